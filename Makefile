@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make serve` and `make test`. Each sets up .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints/cpu.txt
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help serve demo test check format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+serve: $(VENV)/.service ## serve a tiny checkpoint on http://127.0.0.1:8000 (CHECKPOINT=DIR for yours)
+	@$(BIN)/jrm serve $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(FLAGS)
+
+demo: $(VENV)/.service ## score edits of a photograph through the SDK and print a table
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## every test; needs no network, GPU or model hub
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, format, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.service: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "installing jrm-serve[service] into $(VENV) (a few minutes, once)"
+	@$(INSTALL) '.[service]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "installing jrm-serve[dev] into $(VENV) (a few minutes, once)"
+	@$(INSTALL) '.[dev]'
+	@touch $(VENV)/.service $@

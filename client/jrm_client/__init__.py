@@ -1,0 +1,41 @@
+"""JRM client: rewards for edited images from a JRM server.
+
+    from jrm_client import JRMClient
+
+    client = JRMClient("http://localhost:8000")
+    client.score_group("source.png", "make the car red", ["edit-0.png", "edit-1.png"]).rewards
+
+``jrm_client.flow_grpo`` has the reward functions that a Flow-GRPO trainer plugs in.
+"""
+
+from .aio import AsyncJRMClient
+from .client import JRMClient
+from .errors import (
+    APIConnectionError,
+    APIResponseError,
+    APIStatusError,
+    APITimeoutError,
+    CandidateError,
+    JRMError,
+    ScoreError,
+)
+from .protocol import Explanation
+from .results import Dimension, GroupScores, Score
+from .retry import Backoff
+
+__all__ = [
+    "APIConnectionError",
+    "APIResponseError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncJRMClient",
+    "Backoff",
+    "CandidateError",
+    "Dimension",
+    "Explanation",
+    "GroupScores",
+    "JRMClient",
+    "JRMError",
+    "Score",
+    "ScoreError",
+]

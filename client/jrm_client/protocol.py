@@ -1,0 +1,242 @@
+"""The HTTP contract of JRM Serve as pydantic models: the one source that client and server share.
+
+Field names, units and defaults here *are* the contract. An ``<image>`` is base64 (bare or a data URL) of a PNG,
+JPEG, WebP or PPM (P6) file; inside the ``request`` part of a multipart body it is ``"part:NAME"`` instead.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+
+MAX_TIMEOUT_MS = 600_000
+DEFAULT_TIMEOUT_MS = 60_000
+PART_PREFIX = "part:"
+
+Image = Annotated[str, Field(min_length=1, description="base64 or a data URL of PNG, JPEG, WebP or PPM (P6)")]
+Instruction = Annotated[str, Field(min_length=1, pattern=r"\S", description="the edit that was asked for")]
+TimeoutMs = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS, strict=True, description="milliseconds")]
+
+
+class _Request(BaseModel):
+    """A misspelt field is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Reply(BaseModel):
+    """A client keeps working when a newer server adds a field."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# --- POST /v1/score ---------------------------------------------------------------------------------------------------
+
+
+class Group(_Request):
+    """One (source, instruction) and the G edits to be scored against it."""
+
+    source: Image
+    instruction: Instruction
+    edits: Annotated[list[Image], Field(min_length=1)]
+
+
+class GroupsRequest(_Request):
+    """Any number of groups; candidates are numbered by (group, edit)."""
+
+    groups: Annotated[list[Group], Field(min_length=1)]
+    timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
+
+
+class PairRequest(_Request):
+    """Shorthand for one group with one edit."""
+
+    source: Image
+    edited: Image
+    instruction: Instruction
+    timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
+
+
+def _form_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return "groups" if "groups" in value else "pair"
+    return "groups" if isinstance(value, GroupsRequest) else "pair"
+
+
+ScoreRequest = Annotated[
+    Annotated[GroupsRequest, Tag("groups")] | Annotated[PairRequest, Tag("pair")], Discriminator(_form_of)
+]
+score_request_adapter: TypeAdapter[GroupsRequest | PairRequest] = TypeAdapter(ScoreRequest)
+
+
+class DimensionScore(_Reply):
+    """One named output: r ~ N(mean, std²); ``std`` is null for a mean-only head."""
+
+    mean: float
+    std: float | None
+
+
+class CandidateErrorBody(_Reply):
+    """Why one candidate has no score."""
+
+    code: str
+    message: str
+
+
+class CandidateScore(_Reply):
+    """A candidate that was scored."""
+
+    index: int
+    status: Literal["ok"] = "ok"
+    reward: float
+    reward_std: float | None
+    cached: bool = False
+    dimensions: dict[str, DimensionScore]
+
+
+class CandidateFailure(_Reply):
+    """A candidate that was not scored; it never carries a number."""
+
+    index: int
+    status: Literal["error"] = "error"
+    error: CandidateErrorBody
+
+
+CandidateResult = Annotated[CandidateScore | CandidateFailure, Field(discriminator="status")]
+
+
+class GroupResult(_Reply):
+    """The outcomes of one group, in the order of its edits."""
+
+    index: int
+    scores: list[CandidateResult]
+
+
+class Usage(_Reply):
+    """What the request cost. ``tokens`` counts every pass in full, ``tokens_computed`` what the model really ran."""
+
+    candidates: int
+    images: int
+    tokens: int
+    tokens_computed: int
+
+
+class Timings(_Reply):
+    """Milliseconds. ``queue`` and ``inference`` are the longest of the request's candidates."""
+
+    preprocess: float
+    queue: float
+    inference: float
+    total: float
+
+
+class ScoreResponse(_Reply):
+    """200: at least one candidate has a score."""
+
+    id: str
+    object: Literal["score.list"] = "score.list"
+    created: int
+    model: str
+    fingerprint: str
+    groups: list[GroupResult]
+    usage: Usage
+    timings_ms: Timings
+
+
+# --- POST /v1/explain -------------------------------------------------------------------------------------------------
+
+
+class ExplainRequest(_Request):
+    """Ask the language head for its critique of one edit."""
+
+    source: Image
+    edited: Image
+    instruction: Instruction
+    dimensions: Annotated[list[str], Field(min_length=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] = 512
+    stream: bool = False
+    timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
+
+
+class Segment(_Reply):
+    """A piece of the critique about one region, or about the image as a whole (appendix C)."""
+
+    region: int | Literal["global"]
+    text: str
+
+
+class EditRegion(_Reply):
+    """A region that the critique points at: ``bbox_2d`` on a 0-1000 scale, ``bbox_pixels`` in the edited image."""
+
+    id: int
+    label: str
+    bbox_2d: tuple[float, float, float, float]
+    bbox_pixels: tuple[int, int, int, int]
+
+
+class ExplainUsage(_Reply):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Explanation(_Reply):
+    """The critique of one dimension; ``truncated`` keeps what was complete when ``max_tokens`` cut it."""
+
+    status: Literal["ok", "truncated", "error"]
+    reasoning: str = ""
+    segments: list[Segment] = []
+    edit_regions: list[EditRegion] = []
+    raw: str = ""
+    finish_reason: str | None = None
+    usage: ExplainUsage | None = None
+    error: CandidateErrorBody | None = None
+
+
+class ExplainResponse(_Reply):
+    """One explanation per dimension."""
+
+    id: str
+    object: Literal["explanation"] = "explanation"
+    model: str
+    fingerprint: str
+    explanations: dict[str, Explanation]
+
+
+# --- operations and errors --------------------------------------------------------------------------------------------
+
+ErrorType = Literal["invalid_request_error", "authentication_error", "rate_limit_error", "server_error"]
+
+
+class ErrorBody(_Reply):
+    """OpenAI's error object."""
+
+    message: str
+    type: ErrorType
+    param: str | None = None
+    code: str
+
+
+class ErrorResponse(_Reply):
+    """Every reply that is not 2xx. ``groups`` is there when every candidate of a score request failed."""
+
+    error: ErrorBody
+    groups: list[GroupResult] | None = None
+
+
+class ModelCard(_Reply):
+    """One entry of the OpenAI model list."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "jrm-serve"
+
+
+class ModelList(_Reply):
+    """``GET /v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

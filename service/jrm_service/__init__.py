@@ -1,0 +1,1 @@
+"""JRM Serve: the server around a trained JRM checkpoint."""

@@ -1,0 +1,1 @@
+"""HTTP: parse, guard, answer. No torch here."""

@@ -1,0 +1,110 @@
+"""Domain error -> HTTP: the one table of statuses, and replies in OpenAI's shape."""
+
+from __future__ import annotations
+
+import math
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from jrm_client.protocol import ErrorBody, ErrorResponse, ErrorType, GroupResult
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from jrm_service.errors import CandidateError, JRMError, RequestError
+
+STATUS: dict[str, int] = {
+    "invalid_request": 400,
+    "unauthorized": 401,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_image": 422,
+    "image_too_large": 422,
+    "instruction_too_long": 422,
+    "overloaded": 429,
+    "rate_limited": 429,
+    "non_finite_score": 500,
+    "internal": 500,
+    "not_ready": 503,
+    "draining": 503,
+    "explain_disabled": 503,
+    "explain_unavailable": 503,
+    "deadline_exceeded": 504,
+}
+_DEFAULT_RETRY_AFTER = 1.0
+_DRAIN_BYTES = 256 * 2**20  # how much of a refused body is read and thrown away so that the refusal arrives
+
+
+def error_type(status: int) -> ErrorType:
+    """OpenAI's ``type`` of a status."""
+    if status == 401:
+        return "authentication_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def error_reply(
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    retry_after: float | None = None,
+    groups: list[GroupResult] | None = None,
+) -> JSONResponse:
+    """A reply that is not 2xx; 429 and 503 always say when to come back."""
+    status = STATUS[code]
+    body = ErrorResponse(
+        error=ErrorBody(message=message, type=error_type(status), param=param, code=code), groups=groups
+    )
+    headers = {}
+    if status in (429, 503):
+        headers["retry-after"] = str(max(1, math.ceil(retry_after or _DEFAULT_RETRY_AFTER)))
+    content = body.model_dump(mode="json", exclude={"groups"} if groups is None else None)
+    # A body that was refused half-way cannot be followed by another request on the same connection.
+    if status in (408, 413):
+        return _UnreadBodyResponse(content, status, headers | {"connection": "close"})
+    return JSONResponse(content, status, headers)
+
+
+class _UnreadBodyResponse(JSONResponse):
+    """Sends the reply, then reads on for a while: closing on unread data would reset the connection, and the caller
+    would see a broken pipe in place of the reason."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        left = _DRAIN_BYTES if self.status_code == 413 else 0
+        while left > 0:
+            message = await receive()
+            if message["type"] != "http.request" or not message.get("more_body"):
+                break
+            left -= len(message["body"])
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def domain_error_reply(error: JRMError) -> JSONResponse:
+    """Reply to a request that failed as a whole."""
+    if isinstance(error, RequestError):
+        return error_reply(error.code, str(error), param=error.param, retry_after=error.retry_after)
+    return error_reply(error.code, str(error) if isinstance(error, CandidateError) else "internal error")
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of the app, ours or the framework's, the contract's shape."""
+
+    async def domain(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, JRMError)
+        return domain_error_reply(error)
+
+    async def framework(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        reply = error_reply(code, f"{error.detail}")
+        reply.headers.update(error.headers or {})
+        return reply
+
+    app.add_exception_handler(JRMError, domain)
+    app.add_exception_handler(HTTPException, framework)

@@ -1,0 +1,94 @@
+"""Routes for operators: health, metrics, models, info."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from jrm_client.protocol import ErrorResponse, ModelCard, ModelList
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from jrm_service.metrics import Metrics
+from jrm_service.scoring.types import ServedModel
+
+from .errors import error_reply
+
+PartState = Literal["loading", "ready", "degraded", "draining", "failed"]
+_PACKAGES = ("jrm-serve", "torch", "transformers", "tokenizers", "pillow", "numpy", "fastapi")
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """Everything that this process serves is loaded and warm. ``degraded``: some workers are lost, others serve."""
+
+    status: Literal["ready"] = "ready"
+    parts: dict[str, PartState]
+
+
+def ops_router(
+    *,
+    state: Callable[[], tuple[PartState, str]],
+    model: Callable[[], ServedModel],
+    limits: Mapping[str, Any],
+    metrics: Metrics,
+) -> APIRouter:
+    """``state`` gives the state of scoring with a reason; ``model`` what is served, or raises NotReady."""
+    router = APIRouter(tags=["operations"])
+    started = int(time.time())
+
+    @router.get("/health/live", response_model=Live)
+    async def live() -> Live:
+        """The process is up. Never fails while the process can answer at all."""
+        return Live()
+
+    @router.get("/health/ready", response_model=Ready, responses=_NOT_READY)
+    async def ready() -> Ready | JSONResponse:
+        """Ready to score: loaded, warm, at least one worker alive, not draining. Else 503 with the reason."""
+        now, reason = state()
+        if now in ("ready", "degraded"):
+            return Ready(parts={"score": now})
+        return error_reply("draining" if now == "draining" else "not_ready", f"score: {now}: {reason}")
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def prometheus() -> Response:
+        """Prometheus text format."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/v1/models", response_model=ModelList, responses=_NOT_READY)
+    async def models() -> ModelList:
+        """OpenAI's list of models: the one checkpoint that is served."""
+        return ModelList(data=[ModelCard(id=model().name, created=started)])
+
+    @router.get("/v1/info", response_model=dict[str, Any], responses=_NOT_READY)
+    async def info() -> dict[str, Any]:
+        """What produces the scores: fingerprint, manifest summary, image spec, device, dtype, limits, versions."""
+        served = model()
+        return {
+            "model": served.name,
+            "fingerprint": served.fingerprint,
+            **served.description,
+            "limits": dict(limits),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        }
+
+    return router
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,240 @@
+"""Request bodies to groups: JSON, a plain form, or a form with a ``request`` part. Pure; run it off the event loop."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from typing import TYPE_CHECKING
+
+from jrm_client.protocol import (
+    DEFAULT_TIMEOUT_MS,
+    MAX_TIMEOUT_MS,
+    PART_PREFIX,
+    Group,
+    PairRequest,
+    score_request_adapter,
+)
+from pydantic import ValidationError
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from jrm_service.errors import CandidateError, InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from jrm_service.scoring.service import GroupInput, ImageInput
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+_MAX_PARTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A valid request."""
+
+    groups: list[GroupInput]
+    timeout_ms: int
+
+
+def parse_score_request(content_type: str, body: bytes, *, content_encoding: str, max_candidates: int) -> Parsed:
+    """Parse any of the three forms of ``POST /v1/score``.
+
+    An image that is not base64 becomes its candidate's InvalidImage; everything else that is wrong is the request's
+    own error. Raises UnsupportedMediaType, InvalidRequest, PayloadTooLarge.
+    """
+    if content_encoding.strip().lower() != "identity":
+        raise UnsupportedMediaType("send the body without a content-encoding")
+    header = Message()
+    header["content-type"] = content_type
+    kind = header.get_content_type() if content_type else ""
+    if kind == "application/json":
+        return _from_json(body, _decode_base64, max_candidates)
+    if kind == "multipart/form-data":
+        parts = _parse_multipart(content_type, body)
+        if any(part.name == "request" for part in parts):
+            return _from_request_part(parts, max_candidates)
+        return _from_form(parts, max_candidates)
+    raise UnsupportedMediaType("send application/json or multipart/form-data")
+
+
+def _from_json(body: bytes, read: Callable[[str], bytes], max_candidates: int) -> Parsed:
+    try:
+        request = score_request_adapter.validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    if isinstance(request, PairRequest):
+        edited = ImageInput.of("edited", _read_image(request.edited, read))
+        source = ImageInput.of("source", _read_image(request.source, read))
+        return Parsed([GroupInput(source, request.instruction, [edited])], request.timeout_ms)
+    _check_count(sum(len(group.edits) for group in request.groups), max_candidates)
+    return Parsed([_group(group, read) for group in request.groups], request.timeout_ms)
+
+
+def _group(group: Group, read: Callable[[str], bytes]) -> GroupInput:
+    edits = [ImageInput.of(f"edits[{n}]", _read_image(edit, read)) for n, edit in enumerate(group.edits)]
+    return GroupInput(ImageInput.of("source", _read_image(group.source, read)), group.instruction, edits)
+
+
+def _read_image(text: str, read: Callable[[str], bytes]) -> bytes | CandidateError:
+    try:
+        return read(text)
+    except CandidateError as error:
+        return error
+
+
+def _decode_base64(text: str) -> bytes:
+    """base64, bare or a data URL; line breaks, as ``base64`` prints them, are allowed."""
+    if text[:5].lower() == "data:":
+        match = _DATA_URL.match(text)
+        if match is None:
+            raise InvalidImage("not a base64 data URL")
+        text = text[match.end() :]
+    try:
+        return binascii.a2b_base64(text.encode("ascii").translate(None, b" \t\r\n"), strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise InvalidImage("not valid base64") from None
+
+
+def _check_count(count: int, max_candidates: int) -> None:
+    if count > max_candidates:
+        raise PayloadTooLarge(f"{count} candidates in one request, the limit is {max_candidates}")
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    """The first problem, with its field, and never the input itself."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    # The leading element is our own name of the request's form, not a field of it.
+    field = ".".join(str(piece) for piece in first["loc"][1:])
+    return InvalidRequest(f"{field}: {first['msg']}" if field else first["msg"], param=field or None)
+
+
+# --- multipart -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Part:
+    name: str
+    data: bytearray
+
+
+def _parse_multipart(content_type: str, body: bytes) -> list[_Part]:
+    """Split the body; the library's parser finds the parts, the bytes stay in memory and are bounded by the body."""
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise InvalidRequest("multipart/form-data without a boundary")
+    collector = _PartCollector()
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except MultipartParseError:
+        raise InvalidRequest("malformed multipart body") from None
+    if not collector.ended:
+        raise InvalidRequest("the multipart body ends before its closing boundary")
+    return collector.parts
+
+
+class _PartCollector:
+    """Receives python-multipart's callbacks."""
+
+    def __init__(self) -> None:
+        self.parts: list[_Part] = []
+        self.ended = False
+        self._headers: dict[bytes, bytes] = {}
+        self._field = bytearray()
+        self._value = bytearray()
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._headers.clear,
+            "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": lambda data, start, end: self.parts[-1].data.extend(memoryview(data)[start:end]),
+            "on_end": self._end,
+        }
+
+    def _header_end(self) -> None:
+        self._headers[bytes(self._field).lower()] = bytes(self._value)
+        self._field.clear()
+        self._value.clear()
+
+    def _headers_finished(self) -> None:
+        disposition, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        name = options.get(b"name")
+        if disposition != b"form-data" or name is None:
+            raise InvalidRequest("a part without a form-data name")
+        if len(self.parts) == _MAX_PARTS:
+            raise InvalidRequest(f"more than {_MAX_PARTS} parts")
+        self.parts.append(_Part(name.decode("utf-8", "replace"), bytearray()))
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _from_request_part(parts: list[_Part], max_candidates: int) -> Parsed:
+    """The SDK's form: one part ``request`` (JSON whose images are ``part:NAME``) and one binary part per image."""
+    files: dict[str, bytes] = {}
+    for part in parts:
+        if part.name in files:
+            raise InvalidRequest(f"part '{part.name[:64]}' is there twice", param=part.name[:64])
+        files[part.name] = bytes(part.data)
+    document = files.pop("request")
+    unused = set(files)
+
+    def read(text: str) -> bytes:
+        if not text.startswith(PART_PREFIX):
+            return _decode_base64(text)
+        name = text.removeprefix(PART_PREFIX)
+        if name not in files:
+            raise InvalidRequest(f"part '{name[:64]}' is missing", param=name[:64])
+        unused.discard(name)
+        return files[name]
+
+    parsed = _from_json(document, read, max_candidates)
+    if unused:
+        name = sorted(unused)[0]
+        raise InvalidRequest(f"part '{name[:64]}' is not used by the request", param=name[:64])
+    return parsed
+
+
+def _from_form(parts: list[_Part], max_candidates: int) -> Parsed:
+    """The form of ``curl -F``: ``source`` (file), ``instruction`` (text), ``edited`` (file, repeatable)."""
+    single: dict[str, bytes] = {}
+    edits: list[bytes] = []
+    for part in parts:
+        if part.name == "edited":
+            edits.append(bytes(part.data))
+        elif part.name not in ("source", "instruction", "timeout_ms"):
+            raise InvalidRequest(f"unknown field '{part.name[:64]}'", param=part.name[:64])
+        elif part.name in single:
+            raise InvalidRequest(f"field '{part.name}' is there twice", param=part.name)
+        else:
+            single[part.name] = bytes(part.data)
+    for name, there in (("source", "source" in single), ("instruction", "instruction" in single), ("edited", edits)):
+        if not there:
+            raise InvalidRequest(f"field '{name}' is missing", param=name)
+    _check_count(len(edits), max_candidates)
+    try:
+        instruction = single["instruction"].decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest("instruction: not UTF-8", param="instruction") from None
+    if not instruction.strip():
+        raise InvalidRequest("instruction: is empty", param="instruction")
+    images = [ImageInput.of(f"edited[{n}]" if len(edits) > 1 else "edited", data) for n, data in enumerate(edits)]
+    group = GroupInput(ImageInput.of("source", single["source"]), instruction, images)
+    return Parsed([group], _timeout(single.get("timeout_ms")))
+
+
+def _timeout(text: bytes | None) -> int:
+    if text is None:
+        return DEFAULT_TIMEOUT_MS
+    value = int(text) if text.isdigit() and len(text) < 10 else 0
+    if not 1 <= value <= MAX_TIMEOUT_MS:
+        raise InvalidRequest(f"timeout_ms: must be a whole number in 1..{MAX_TIMEOUT_MS}", param="timeout_ms")
+    return value

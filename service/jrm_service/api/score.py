@@ -1,0 +1,147 @@
+"""``POST /v1/score``: read, parse, score, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from jrm_client.protocol import (
+    CandidateErrorBody,
+    CandidateFailure,
+    CandidateScore,
+    DimensionScore,
+    ErrorResponse,
+    GroupResult,
+    ScoreResponse,
+    Timings,
+    Usage,
+)
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from jrm_service.errors import CandidateError
+from jrm_service.scoring.service import ScoreResult, ScoreService
+from jrm_service.scoring.types import Score
+
+from .errors import error_reply
+from .guards import disconnected, read_body
+from .openapi import SCORE_REQUEST_BODY
+from .parse import parse_score_request
+
+T = TypeVar("T")
+
+_CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may ask for."""
+
+    max_body_bytes: int
+    body_timeout_s: float
+    max_candidates: int
+
+
+def score_router(service: Callable[[], ScoreService], limits: RequestLimits) -> APIRouter:
+    """``service`` gives the running service, or raises NotReady."""
+    router = APIRouter(tags=["score"])
+
+    async def score(request: Request) -> Response:
+        """Rewards from the discriminative head, for groups of edits or one pair. Scores never depend on the batch."""
+        started = time.perf_counter()
+        scorer = service()
+        try:
+            body = await read_body(request, max_bytes=limits.max_body_bytes, idle_timeout_s=limits.body_timeout_s)
+            parsed = await run_in_threadpool(
+                parse_score_request,
+                request.headers.get("content-type", ""),
+                body,
+                content_encoding=request.headers.get("content-encoding", "identity"),
+                max_candidates=limits.max_candidates,
+            )
+            del body
+            result = await _unless_disconnected(request, scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3))
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_CLOSED)
+        return _reply(scorer, result, time.perf_counter() - started)
+
+    for path in ("/v1/score", "/score"):
+        router.add_api_route(
+            path,
+            score,
+            methods=["POST"],
+            operation_id=f"score{path.replace('/', '_')}",
+            response_model=ScoreResponse,
+            responses={
+                status: {"model": ErrorResponse} for status in (400, 401, 408, 413, 415, 422, 429, 500, 503, 504)
+            },
+            openapi_extra={"requestBody": SCORE_REQUEST_BODY},
+        )
+    return router
+
+
+async def _unless_disconnected(request: Request, work: Any) -> Any:
+    """The result of ``work``, which is cancelled when the caller hangs up. Raises ClientDisconnect then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return await task
+    finally:
+        for one in (task, watch):
+            one.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await one
+
+
+def _reply(scorer: ScoreService, result: ScoreResult, seconds: float) -> Response:
+    groups = [GroupResult(index=n, scores=_results(outcomes)) for n, outcomes in enumerate(result.groups)]
+    outcomes = [outcome for group in result.groups for outcome in group]
+    if not any(isinstance(outcome, Score) for outcome in outcomes):
+        first = next(outcome for outcome in outcomes if isinstance(outcome, CandidateError))
+        return error_reply(first.code, str(first), groups=groups)
+    response = ScoreResponse(
+        id=f"score-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=scorer.model.name,
+        fingerprint=scorer.model.fingerprint,
+        groups=groups,
+        usage=Usage(
+            candidates=len(outcomes),
+            images=result.images,
+            tokens=result.tokens,
+            tokens_computed=result.tokens_computed,
+        ),
+        timings_ms=Timings(
+            preprocess=round(result.preprocess_ms, 3),
+            queue=round(result.queue_ms, 3),
+            inference=round(result.inference_ms, 3),
+            total=round(seconds * 1e3, 3),
+        ),
+    )
+    return JSONResponse(response.model_dump(mode="json"))
+
+
+def _results(outcomes: Sequence[Score | CandidateError]) -> list[CandidateScore | CandidateFailure]:
+    return [_result(index, outcome) for index, outcome in enumerate(outcomes)]
+
+
+def _result(index: int, outcome: Score | CandidateError) -> CandidateScore | CandidateFailure:
+    if isinstance(outcome, CandidateError):
+        return CandidateFailure(index=index, error=CandidateErrorBody(code=outcome.code, message=str(outcome)))
+    return CandidateScore(
+        index=index,
+        reward=outcome.reward,
+        reward_std=outcome.reward_std,
+        dimensions={name: DimensionScore(mean=d.mean, std=d.std) for name, d in outcome.dimensions.items()},
+    )

@@ -1,0 +1,189 @@
+"""The composition root: the only place that wires settings, model, queue and HTTP together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from starlette.types import ASGIApp
+
+from .api import errors as api_errors
+from .api import openapi
+from .api.explain import explain_router
+from .api.guards import RequestContext
+from .api.ops import PartState, ops_router
+from .api.score import RequestLimits, score_router
+from .errors import Draining, JRMError, NotReady
+from .metrics import Metrics
+from .scoring.backend import Backend, Preparer
+from .scoring.batcher import Batcher
+from .scoring.fakes import FakeBackend, FakePreparer
+from .scoring.service import ImageLimits, ScoreService
+from .scoring.types import ServedModel
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a source of scores provides: a checkpoint on devices, or fakes."""
+
+    model: ServedModel
+    preparer: Preparer
+    backends: Sequence[Backend[Any]]
+
+
+class Runtime:
+    """The running server behind the routes: loading, ready, draining, failed."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Parts]) -> None:
+        self.metrics = Metrics(_registry())
+        self._settings = settings
+        self._load = load
+        self._service: ScoreService | None = None
+        self._state: PartState = "loading"
+        self._reason = "the model is being loaded"
+
+    async def start(self) -> None:
+        """Load in a thread, warm every device, open the queue. Raises what loading raises."""
+        try:
+            parts = await asyncio.to_thread(self._load)
+            batcher = Batcher(
+                parts.backends,
+                max_batch_tokens=self._settings.max_batch_tokens,
+                max_queue=self._settings.max_queue,
+                hang_timeout_s=self._settings.hang_timeout_s,
+                metrics=self.metrics,
+            )
+            await batcher.start()
+        except BaseException as error:
+            self._state, self._reason = "failed", type(error).__name__
+            raise
+        self._service = ScoreService(
+            parts.model,
+            parts.preparer,
+            batcher,
+            limits=ImageLimits(self._settings.max_image_pixels, self._settings.max_decoded_bytes),
+            max_instruction_chars=self._settings.max_instruction_chars,
+            threads=self._settings.preprocess_threads,
+            metrics=self.metrics,
+        )
+        self._state, self._reason = "ready", ""
+
+    async def stop(self) -> None:
+        """Finish what was admitted, within the grace period, then let go of the devices."""
+        self._state, self._reason = "draining", "the server is shutting down"
+        if self._service is not None:
+            try:
+                async with asyncio.timeout(self._settings.grace_s):
+                    await self._service.batcher.drain()
+            except TimeoutError:
+                logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
+            await self._service.batcher.stop()
+            self._service.close()
+
+    def service(self) -> ScoreService:
+        """The service that scores. Raises NotReady or Draining."""
+        state, reason = self.state()
+        if state == "draining":
+            raise Draining("the server is shutting down; send the request to another replica", retry_after=5)
+        if self._service is None or state == "failed":
+            raise NotReady(f"not ready to score: {reason}", retry_after=5)
+        return self._service
+
+    def model(self) -> ServedModel:
+        """What is served. Raises NotReady while it loads."""
+        if self._service is None:
+            raise NotReady(f"not ready: {self._reason}", retry_after=5)
+        return self._service.model
+
+    def state(self) -> tuple[PartState, str]:
+        """State of scoring and, when it is not ready, why."""
+        if self._state != "ready" or self._service is None:
+            return self._state, self._reason
+        alive, workers = self._service.batcher.alive, len(self._service.batcher.workers)
+        if alive == 0:
+            return "failed", "no worker is alive"
+        return ("ready", "") if alive == workers else ("degraded", f"{workers - alive} of {workers} workers are lost")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    on_ready: Callable[[ServedModel], None] = lambda _model: None,
+    on_failed: Callable[[BaseException], None] = lambda _error: None,
+) -> ASGIApp:
+    """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
+
+    Raises CheckpointError at once for a checkpoint whose files do not agree; ``on_failed`` is told of what goes wrong
+    later, while the weights are read.
+    """
+    runtime = Runtime(settings, _loader(settings))
+
+    async def start() -> None:
+        try:
+            await runtime.start()
+        except Exception as error:
+            logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, JRMError))
+            on_failed(error)
+        else:
+            on_ready(runtime.model())
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start())
+        yield
+        if not starting.done():  # the loading thread cannot be stopped, but nobody waits for it
+            starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await runtime.stop()
+
+    app = FastAPI(
+        title="JRM Serve",
+        version=version("jrm-serve"),
+        description="Rewards for image edits from a JRM checkpoint.",
+        lifespan=lifespan,
+    )
+    limits = RequestLimits(settings.max_body_bytes, settings.body_timeout_s, settings.max_candidates)
+    shown = asdict(limits) | {
+        "max_instruction_chars": settings.max_instruction_chars,
+        "max_image_pixels": settings.max_image_pixels,
+        "max_queue": settings.max_queue,
+        "max_batch_tokens": settings.max_batch_tokens,
+    }
+    app.include_router(score_router(runtime.service, limits))
+    app.include_router(explain_router())
+    app.include_router(ops_router(state=runtime.state, model=runtime.model, limits=shown, metrics=runtime.metrics))
+    api_errors.install(app)
+    openapi.install(app)
+    return RequestContext(app, runtime.metrics)
+
+
+def _loader(settings: Settings) -> Callable[[], Parts]:
+    """Check what can be checked now; return what loads the rest."""
+    if settings.backend == "fake":
+        preparer = FakePreparer()
+        devices = ["cpu" if device == "auto" else device for device in settings.devices]
+        model = ServedModel("jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "backend": "fake"})
+        backends = [FakeBackend(device=device) for device in devices]
+        return lambda: Parts(model, preparer, backends)
+    from .model.source import open_source  # imports torch, which a fake does not need
+
+    source = open_source(settings.checkpoint, settings.devices, settings.dtype)
+    return lambda: Parts(source.served, source.preparer, source.load())
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

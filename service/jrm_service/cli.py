@@ -1,0 +1,163 @@
+"""``jrm serve | settings | inspect``. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import base64
+import inspect as python_inspect
+import io
+import json
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from .errors import CheckpointError
+from .settings import PREFIX, Settings
+
+
+def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag per setting, so that flags, environment variables and docs cannot drift apart."""
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        help_text = f"{field.description} [env: {PREFIX}{name.upper()}, default: {field.default}]"
+        annotation = Annotated[
+            str | None, typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False)
+        ]
+        parameters.append(
+            python_inspect.Parameter(name, python_inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    command.__signature__ = python_inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _read_settings(flags: dict[str, str | None]) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [".".join(str(p) for p in e["loc"]) + f": {e['msg']}" for e in error.errors(include_url=False)]
+        _fail([line.removeprefix(": ").removeprefix("Value error, ") for line in lines], code=2)
+
+
+def _fail(lines: list[str], *, code: int = 1) -> NoReturn:
+    for line in lines:
+        typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(code)
+
+
+@_settings_flags
+def serve(**flags: str | None) -> None:
+    """Serve a checkpoint over HTTP."""
+    settings = _read_settings(flags)
+    import uvicorn
+
+    from .app import create_app
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    try:
+        app = create_app(settings, on_ready=lambda model: _announce(url, model), on_failed=failed)
+    except CheckpointError as error:
+        _fail(error.problems)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than the pause between two steps of most trainers
+        timeout_graceful_shutdown=round(settings.grace_s),
+    )
+    server = uvicorn.Server(config)
+    listener = config.bind_socket()  # before loading: a port that is taken should be said at once
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    typer.echo(f"starting on {url}")
+    # uvicorn raises the signal again after its graceful shutdown; a clean stop should exit with 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if failures:
+        problems = failures[0].problems if isinstance(failures[0], CheckpointError) else [str(failures[0])]
+        _fail(problems)
+
+
+def _announce(url: str, model: Any) -> None:
+    typer.echo(
+        f"ready: {model.name} (fingerprint {model.fingerprint}) at {url}, API at {url}/docs. Try:\n\n{curl_line(url)}\n"
+    )
+    sys.stdout.flush()
+
+
+def curl_line(url: str) -> str:
+    """A ``curl`` command that scores one made-up edit, self-contained so that it works from any folder."""
+    request = {"source": _square("red"), "edited": _square("blue"), "instruction": "make the red square blue"}
+    return f"curl -s {url}/score -H 'content-type: application/json' -d {shlex.quote(json.dumps(request))}"
+
+
+def _square(color: str) -> str:
+    from PIL import Image
+
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste(color, (16, 16, 48, 48))
+    buffer = io.BytesIO()
+    image.quantize(4).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@_settings_flags
+def settings(**flags: str | None) -> None:
+    """Print the settings in force as JSON, secrets redacted."""
+    typer.echo(_read_settings(flags).model_dump_json(indent=2))
+
+
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Print what a checkpoint is, or every problem that keeps it from being served."""
+    from .model.checkpoint import open_checkpoint
+    from .model.source import describe
+
+    try:
+        opened = open_checkpoint(checkpoint)
+    except CheckpointError as error:
+        _fail(error.problems)
+    facts = {"name": opened.manifest.name, "fingerprint": opened.fingerprint, **describe(opened)}
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        table.add_row(key, _plain(value))
+    Console().print(table)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_plain(item).replace(chr(10), ', ')}" for key, item in value.items())
+    if isinstance(value, list):
+        return "\n".join(_plain(item).replace("\n", ", ") for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,140 @@
+"""Domain errors. They say what went wrong and know nothing of HTTP: ``api/errors.py`` has the one table of statuses.
+
+JRMError
+├── RequestError                 the request as a whole was refused
+│   ├── InvalidRequest           malformed, missing or unknown field, empty group or instruction
+│   ├── PayloadTooLarge          body over the limit, more candidates than could ever be admitted
+│   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
+│   ├── RequestTimeout           the body stopped arriving
+│   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
+│   ├── NotReady                 the model is still loading, or no worker is alive
+│   ├── Draining                 the server is shutting down
+│   └── ExplainDisabled          this process does not serve /explain
+├── CandidateError               one candidate has no score; its neighbours are untouched
+│   ├── InvalidImage             not PNG/JPEG/WebP/PPM, truncated, bad base64
+│   ├── ImageTooLarge            too many pixels by its header, or an extreme aspect ratio
+│   ├── InstructionTooLong       over the character limit or the model's length
+│   ├── DeadlineExceeded         ``timeout_ms`` passed
+│   ├── NonFiniteScore           the model gave NaN or infinity
+│   └── InternalError            the backend raised, hung or died
+└── CheckpointError              every problem of a checkpoint, each with its file and key
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class JRMError(Exception):
+    """Base of all domain errors; ``code`` is the stable name that clients match on."""
+
+    code: ClassVar[str] = "internal"
+
+
+class RequestError(JRMError):
+    """The request as a whole was refused; ``param`` names the field at fault, ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(RequestError):
+    """The request does not say what the contract allows."""
+
+    code = "invalid_request"
+
+
+class PayloadTooLarge(RequestError):
+    """Too many bytes, or more candidates than could ever be admitted."""
+
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """The content type is neither JSON nor multipart/form-data."""
+
+    code = "unsupported_media_type"
+
+
+class RequestTimeout(RequestError):
+    """The body stopped arriving."""
+
+    code = "request_timeout"
+
+
+class Overloaded(RequestError):
+    """The queue is full."""
+
+    code = "overloaded"
+
+
+class NotReady(RequestError):
+    """The model is not loaded, or no worker is alive."""
+
+    code = "not_ready"
+
+
+class Draining(RequestError):
+    """The server is shutting down."""
+
+    code = "draining"
+
+
+class ExplainDisabled(RequestError):
+    """This process does not serve /explain."""
+
+    code = "explain_disabled"
+
+
+class CandidateError(JRMError):
+    """One candidate has no score."""
+
+    code = "internal"
+
+
+class InvalidImage(CandidateError):
+    """The bytes are not an image that we read."""
+
+    code = "invalid_image"
+
+
+class ImageTooLarge(CandidateError):
+    """Too many pixels by its header, or an aspect ratio that the model cannot take."""
+
+    code = "image_too_large"
+
+
+class InstructionTooLong(CandidateError):
+    """Over the character limit or the model's context length."""
+
+    code = "instruction_too_long"
+
+
+class DeadlineExceeded(CandidateError):
+    """``timeout_ms`` passed before there was a score."""
+
+    code = "deadline_exceeded"
+
+
+class NonFiniteScore(CandidateError):
+    """The model gave NaN or infinity, which must never reach an optimizer as a number."""
+
+    code = "non_finite_score"
+
+
+class InternalError(CandidateError):
+    """The backend raised, hung or died while this candidate was in its batch."""
+
+    code = "internal"
+
+
+class CheckpointError(JRMError):
+    """A checkpoint that must not be served. ``problems`` holds one line each: file, key, what is wrong."""
+
+    code = "invalid_checkpoint"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

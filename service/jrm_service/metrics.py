@@ -1,0 +1,132 @@
+"""Every Prometheus collector of the service, in one place. Times in seconds; ratios from 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# A method is the caller's own word; whatever is not one of these counts as OTHER, so that labels stay few.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# From an instant fake backend (sub-millisecond) to a deadline of minutes.
+_SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+_CANDIDATES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+_TOKENS = tuple(2**power for power in range(7, 19))  # 128 to 262,144
+
+
+class Metrics:
+    """The collectors of one server, registered with ``registry`` and never with the global one.
+
+    So several servers live in one process, and a test reads exactly what it caused.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: Iterable[float] = _SECONDS) -> Histogram:
+            return Histogram(name, text, labels, registry=registry, buckets=tuple(buckets))
+
+        self.http_requests = counter(
+            "jrm_http_requests_total", "HTTP requests that were answered.", "method", "route", "status"
+        )
+        self.http_request_seconds = histogram(
+            "jrm_http_request_duration_seconds", "From the request's head to the end of its reply.", "method", "route"
+        )
+        self.images_decoded = counter("jrm_images_decoded_total", "Images decoded from untrusted bytes.")
+        self.preprocess_seconds = histogram(
+            "jrm_preprocess_seconds", "From admission of a request until its last candidate was preprocessed."
+        )
+        self.queue_depth = gauge("jrm_queue_depth", "Candidates admitted and not finished, those on a device included.")
+        self.queue_limit = gauge("jrm_queue_limit", "Candidates that may be admitted and not finished at once.")
+        self.queue_wait_seconds = histogram(
+            "jrm_queue_wait_seconds", "Per candidate, from being put into the queue until its batch went to a device."
+        )
+        self.candidates = counter(
+            "jrm_candidates_total", "Candidates that were admitted, by how they ended: ok or an error code.", "outcome"
+        )
+        self.group_completion_seconds = histogram(
+            "jrm_group_completion_seconds", "Per group, from its first candidate in to its last score out."
+        )
+        self.batch_candidates = histogram(
+            "jrm_batch_candidates", "Candidates in each batch that went to a device.", buckets=_CANDIDATES
+        )
+        self.batch_tokens = histogram(
+            "jrm_batch_tokens", "Tokens that each batch counts against the budget.", buckets=_TOKENS
+        )
+        self.inference_seconds = histogram("jrm_inference_seconds", "Per batch, the time on its device.")
+        self.device_busy_seconds = counter(
+            "jrm_device_busy_seconds_total",
+            "Time that a worker's device spent on batches.",
+            "worker",
+            "device",
+        )
+        self.device_busy_ratio = gauge(
+            "jrm_device_busy_ratio", "Share of about the last minute in which the device worked.", "worker", "device"
+        )
+        self.workers = gauge("jrm_workers", "Workers that were configured.")
+        self.workers_alive = gauge("jrm_workers_alive", "Workers that take work: neither hung nor dead.")
+        self.worker_failures = counter(
+            "jrm_worker_failures_total",
+            "Workers given up on, because they hung or died.",
+            "worker",
+            "device",
+            "reason",
+        )
+        self.batch_failures = counter(
+            "jrm_batch_failures_total", "Batches, parts of split ones included, in which the backend raised."
+        )
+
+    def observe_batch(self, *, candidates: int, tokens: int, waited: Iterable[float]) -> None:
+        """Count a batch that goes to a device, and the seconds that each of its candidates has waited for it."""
+        self.batch_candidates.observe(candidates)
+        self.batch_tokens.observe(tokens)
+        for seconds in waited:
+            self.queue_wait_seconds.observe(seconds)
+
+    def observe_run(self, worker: int, device: str, seconds: float) -> None:
+        """Count the time that a batch took on a worker's device."""
+        self.inference_seconds.observe(seconds)
+        self.device_busy_seconds.labels(str(worker), device).inc(seconds)
+
+    def observe_groups(self, seconds: Iterable[float]) -> None:
+        """Count completed groups, each with its completion time in seconds."""
+        for value in seconds:
+            self.group_completion_seconds.observe(value)
+
+    def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered HTTP request. ``route`` is the path template, never the raw path: labels must be few."""
+        method = method if method in _METHODS else "OTHER"
+        self.http_requests.labels(method, route, str(status)).inc()
+        self.http_request_seconds.labels(method, route).observe(seconds)
+
+    def watch_queue(self, *, depth: Callable[[], float], limit: int, alive: Callable[[], float], workers: int) -> None:
+        """Read the state of the queue and its workers whenever the metrics are read."""
+        self.queue_depth.set_function(depth)
+        self.queue_limit.set(limit)
+        self.workers.set(workers)
+        self.workers_alive.set_function(alive)

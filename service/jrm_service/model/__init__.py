@@ -1,0 +1,1 @@
+"""The checkpoint format and the model behind the backend interface."""

@@ -1,0 +1,274 @@
+"""A JRM checkpoint on disk: a stock Hugging Face Qwen3-VL folder plus ``reward/``.
+
+``open_checkpoint`` reads headers only, cross-checks all files and reports *every* problem with its file and key;
+``load_model`` then brings the weights to a device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
+
+from jrm_service.errors import CheckpointError
+from jrm_service.images.preprocess import ImageSpec
+
+from .heads import RewardHeads, head_shapes
+from .manifest import Manifest, read_manifest
+from .prompts import IMAGE_TOKEN, SequenceBuilder, TemplateError
+from .weights import (
+    LM_HEAD,
+    TensorHeader,
+    compare_tensors,
+    expected_tensors,
+    load_backbone,
+    read_headers,
+    read_sharded_headers,
+    read_tensors,
+    tensor_digests,
+)
+
+# Part of the fingerprint: raised whenever the same bytes would become other pixels or other tokens than before.
+PIPELINE_VERSION = 1
+
+_RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every file was found and agrees with the others; no weight has been read yet."""
+
+    path: Path
+    manifest: Manifest
+    config: Qwen3VLConfig
+    image_spec: ImageSpec
+    builder: SequenceBuilder
+    chat_template: str
+    weights: Mapping[str, TensorHeader]
+    heads: Mapping[str, TensorHeader]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H of the hidden state **h**."""
+        return int(self.config.text_config.hidden_size)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights on disk, heads included."""
+        return sum(torch.Size(header.shape).numel() for header in [*self.weights.values(), *self.heads.values()])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (32 hex digits) over weights, heads, manifest, tokenizer, chat template and preprocessing.
+
+        Tensors are hashed by name and content, so sharding does not matter; JSON by meaning, so spelling does not.
+        """
+        parts: dict[str, Any] = {
+            "pipeline": PIPELINE_VERSION,
+            "manifest": self.manifest.canonical_json(),
+            "config": _without(json.loads((self.path / "config.json").read_bytes()), "transformers_version"),
+            "image": repr(self.image_spec),
+            "chat_template": self.chat_template,
+            "tokenizer": {
+                name: hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+                for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+                if (self.path / name).exists()
+            },
+            "weights": tensor_digests(self.weights),
+            "heads": tensor_digests(self.heads),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open and cross-check a checkpoint folder. Raises CheckpointError naming every problem by file and key."""
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError([f"{path}: not a folder"])
+    manifest, problems = read_manifest(path / "reward" / "manifest.json")
+    config = _read_config(path, problems)
+    spec = _read_image_spec(path, manifest, config, problems)
+    weights = _read_weight_headers(path, problems)
+    heads = read_headers(path / "reward" / "heads.safetensors", path, problems)
+    if config is not None and weights:
+        optional = frozenset({LM_HEAD} if config.tie_word_embeddings else ())
+        expected = expected_tensors(config)
+        problems += compare_tensors(weights, expected, optional=optional, source="config.json", root=path)
+    if config is not None and manifest is not None and heads:
+        shapes = head_shapes(manifest, config.text_config.hidden_size)
+        problems += compare_tensors(heads, shapes, source="reward/manifest.json", root=path)
+    template = _read_chat_template(path, problems)
+    builder = None
+    if manifest is not None and config is not None and template is not None:
+        builder = _read_tokenizer(path, manifest, config, template, problems)
+    if problems or manifest is None or config is None or spec is None or template is None or builder is None:
+        raise CheckpointError(problems)
+    return Checkpoint(path, manifest, config, spec, builder, template, weights, heads)
+
+
+def load_model(
+    checkpoint: Checkpoint, device: str | torch.device, dtype: torch.dtype
+) -> tuple[Qwen3VLModel, RewardHeads]:
+    """Bring the backbone to ``device`` in ``dtype`` and the heads to ``device`` in float32, both in eval mode.
+
+    Raises CheckpointError when a tensor holds NaN or infinity.
+    """
+    device = torch.device(device)
+    model, problems = load_backbone(checkpoint.config, checkpoint.weights, device, dtype)
+    heads = RewardHeads(checkpoint.manifest, checkpoint.hidden_size).to(device)
+    heads.load(dict(read_tensors(checkpoint.heads, device, torch.float32, problems)))
+    if problems:
+        raise CheckpointError(problems)
+    return model, heads.eval().requires_grad_(False)
+
+
+# --- reading the parts: each adds its problems to the list -----------------------------------------------------------
+
+
+def _read_json(file: Path, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        problems.append(f"{file.name}: missing")
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name}: not readable JSON ({error})")
+    else:
+        if isinstance(value, dict):
+            return value
+        problems.append(f"{file.name}: must be a JSON object")
+    return None
+
+
+def _read_config(path: Path, problems: list[str]) -> Qwen3VLConfig | None:
+    raw = _read_json(path / "config.json", problems)
+    if raw is None:
+        return None
+    if raw.get("model_type") != "qwen3_vl":
+        problems.append(f"config.json: model_type is {raw.get('model_type')!r}, must be 'qwen3_vl'")
+        return None
+    try:
+        return Qwen3VLConfig.from_dict(raw)
+    except Exception as error:  # transformers raises many types here; all mean the same to a user
+        problems.append(f"config.json: transformers refuses it ({_one_line(error)})")
+        return None
+
+
+def _read_image_spec(
+    path: Path, manifest: Manifest | None, config: Qwen3VLConfig | None, problems: list[str]
+) -> ImageSpec | None:
+    """The manifest governs; ``preprocessor_config.json``, which vLLM reads, must say the same."""
+    raw = _read_json(path / "preprocessor_config.json", problems)
+    if manifest is None or config is None or raw is None:
+        return None
+    vision = config.vision_config
+    spec = ImageSpec(
+        min_pixels=manifest.image.min_pixels,
+        max_pixels=manifest.image.max_pixels,
+        resample=manifest.image.resample,
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        mean=tuple(raw.get("image_mean", (0.5, 0.5, 0.5))),
+        std=tuple(raw.get("image_std", (0.5, 0.5, 0.5))),
+    )
+    for key, ours, theirs in _image_rules(spec, raw):
+        if theirs is not None and theirs != ours:
+            problems.append(f"preprocessor_config.json: {key} is {theirs}, the manifest and config.json say {ours}")
+    return spec
+
+
+def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object, object]]:
+    size = raw.get("size") if isinstance(raw.get("size"), dict) else {}
+    assert isinstance(size, dict)
+    resample = raw.get("resample")
+    return [
+        ("size.shortest_edge", spec.min_pixels, raw.get("min_pixels", size.get("shortest_edge"))),
+        ("size.longest_edge", spec.max_pixels, raw.get("max_pixels", size.get("longest_edge"))),
+        ("patch_size", spec.patch_size, raw.get("patch_size")),
+        ("merge_size", spec.merge_size, raw.get("merge_size")),
+        ("temporal_patch_size", spec.temporal_patch_size, raw.get("temporal_patch_size")),
+        ("resample", spec.resample, _RESAMPLE_NAMES.get(resample, resample) if resample is not None else None),
+        ("rescale_factor", 1 / 255, raw.get("rescale_factor")),
+        *[(key, True, raw.get(key)) for key in ("do_resize", "do_rescale", "do_normalize")],
+    ]
+
+
+def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHeader]:
+    """Headers of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` names."""
+    if (path / "model.safetensors").exists():
+        return read_headers(path / "model.safetensors", path, problems)
+    index_file = path / "model.safetensors.index.json"
+    if not index_file.exists():
+        pickled = next((file.name for file in sorted(path.glob("*.bin")) + sorted(path.glob("*.pth"))), None)
+        hint = f" ({pickled} is a pickle: convert it to safetensors)" if pickled else ""
+        problems.append(f"model.safetensors: missing, and no model.safetensors.index.json{hint}")
+        return {}
+    index = _read_json(index_file, problems)
+    if index is None:
+        return {}
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        problems.append(f"{index_file.name}: weight_map: must map tensor names to files")
+        return {}
+    return read_sharded_headers(path, weight_map, problems)
+
+
+def _read_chat_template(path: Path, problems: list[str]) -> str | None:
+    """In the order that transformers looks: chat_template.jinja, chat_template.json, tokenizer_config.json."""
+    jinja = path / "chat_template.jinja"
+    if jinja.exists():
+        return jinja.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (path / name).exists():
+            template = (_read_json(path / name, problems) or {}).get("chat_template")
+            if isinstance(template, str):
+                return template
+    problems.append("chat_template.jinja: missing, and no chat_template in tokenizer_config.json")
+    return None
+
+
+def _read_tokenizer(
+    path: Path, manifest: Manifest, config: Qwen3VLConfig, chat_template: str, problems: list[str]
+) -> SequenceBuilder | None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # see _read_config
+        problems.append(f"tokenizer.json: transformers cannot load the tokenizer ({_one_line(error)})")
+        return None
+    _compare_token_ids(tokenizer, manifest, config, problems)
+    try:
+        max_tokens = int(config.text_config.max_position_embeddings)
+        return SequenceBuilder(manifest, tokenizer, chat_template, max_tokens=max_tokens)
+    except TemplateError as error:
+        problems += str(error).splitlines()
+    except Exception as error:  # a chat template is a program: jinja raises what it likes
+        problems.append(f"chat_template.jinja: cannot render a turn of two images and a text ({_one_line(error)})")
+    return None
+
+
+def _compare_token_ids(
+    tokenizer: PreTrainedTokenizerBase, manifest: Manifest, config: Qwen3VLConfig, problems: list[str]
+) -> None:
+    ids = tokenizer.get_vocab()
+    image_id = ids.get(IMAGE_TOKEN)
+    if image_id != config.image_token_id:
+        problems.append(f"config.json: image_token_id is {config.image_token_id}, the tokenizer says {image_id}")
+    rows = config.text_config.vocab_size
+    over = sorted(token for token, number in ids.items() if number >= rows)
+    if over:
+        problems.append(f"tokenizer.json: {over[0]} has id {ids[over[0]]}, the embedding has {rows} rows")
+
+
+def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key not in keys}
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,188 @@
+"""``reward/manifest.json``: everything a score depends on, named and validated.
+
+A manifest says how the sequences are built (``passes``), where they are read (``reward_token``), what each head means
+(``read``, ``heads``) and how dimensions become one reward (``reward``). Unknown keys are refused: a misspelt key that
+is silently ignored is a silently different reward.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+FORMAT = "jrm-reward/1"
+INSTRUCTION = "{instruction}"
+
+Part = Literal["source", "edited", "prompt", "ending"]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageRules(_Strict):
+    """Qwen's smart resize: the area in pixels after resizing lies in [min_pixels, max_pixels]."""
+
+    min_pixels: Annotated[int, Field(ge=1, strict=True)]
+    max_pixels: Annotated[int, Field(ge=1, strict=True)]
+    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        return self
+
+
+class Pass(_Strict):
+    """One user turn in the checkpoint's chat template, generation prompt added; ``read`` maps dimension -> head."""
+
+    parts: list[Part]
+    prompt: Name
+    ending: Name | None = None
+    read: Annotated[dict[Name, Name], Field(min_length=1)]
+
+    @field_validator("parts")
+    @classmethod
+    def _each_part_once(cls, parts: list[Part]) -> list[Part]:
+        repeated = [part for part, count in Counter(parts).items() if count > 1]
+        missing = [part for part in ("edited", "prompt") if part not in parts]
+        if repeated or missing:
+            raise ValueError(f"each part stands once and 'edited' and 'prompt' must be there, got {parts}")
+        return parts
+
+    @model_validator(mode="after")
+    def _ending_is_used(self) -> Self:
+        if ("ending" in self.parts) != (self.ending is not None):
+            raise ValueError("the part 'ending' and the template 'ending' go together")
+        return self
+
+    def template(self, part: Part) -> str | None:
+        """The text of a text part; None for an image."""
+        return {"prompt": self.prompt, "ending": self.ending}.get(part)
+
+    @property
+    def text(self) -> str:
+        """Both templates, in the order of ``parts``."""
+        return "".join(self.template(part) or "" for part in self.parts)
+
+
+class Head(_Strict):
+    """Linear-ReLU per hidden width, then Linear to the outputs. float32 always."""
+
+    hidden: list[Annotated[int, Field(ge=1, strict=True)]]
+    outputs: list[Literal["mean", "log_std"]]
+
+    @field_validator("outputs")
+    @classmethod
+    def _known_outputs(cls, outputs: list[str]) -> list[str]:
+        if outputs not in (["mean"], ["mean", "log_std"]):
+            raise ValueError(f'outputs are ["mean"] or ["mean", "log_std"], got {outputs}')
+        return outputs
+
+
+class Reward(_Strict):
+    """How dimensions pool into one reward. No weights means 1.0 for each; a dimension of weight 0 is left out."""
+
+    combine: Literal["mean", "min"] = "mean"
+    weights: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+
+
+class Explain(_Strict):
+    """How a dimension is explained: by default (``template`` null) as the answer to the very prompt that is scored."""
+
+    template: str | None = None
+    regions: bool = False
+
+
+class Manifest(_Strict):
+    """A whole ``reward/manifest.json``."""
+
+    format: Literal["jrm-reward/1"]
+    name: Name
+    reward_token: Name
+    image: ImageRules
+    passes: Annotated[list[Pass], Field(min_length=1)]
+    heads: Annotated[dict[Name, Head], Field(min_length=1)]
+    reward: Reward = Reward()
+    explain: dict[Name, Explain] = {}
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = [*self._template_problems(), *self._name_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _template_problems(self) -> list[str]:
+        problems = []
+        for number, one in enumerate(self.passes):
+            where = f"passes.{number}"
+            if (count := one.text.count(self.reward_token)) != 1:
+                problems.append(f"{where}: the templates hold {self.reward_token} {count} times, must be exactly once")
+                continue
+            if (count := one.text.count(INSTRUCTION)) > 1:
+                problems.append(f"{where}: the templates hold {INSTRUCTION} {count} times, may be once at most")
+            holder = next(part for part in one.parts if self.reward_token in (one.template(part) or ""))
+            unseen = [part for part in one.parts[one.parts.index(holder) :] if part in ("source", "edited")]
+            if unseen:  # attention is causal: such a reward could not depend on the image
+                problems.append(f"{where}: {self.reward_token} stands in '{holder}', before the image '{unseen[0]}'")
+            if INSTRUCTION in one.text.partition(self.reward_token)[2]:
+                problems.append(f"{where}: {INSTRUCTION} stands after {self.reward_token}, which cannot see it")
+        return problems
+
+    def _name_problems(self) -> list[str]:
+        problems = []
+        dimensions = Counter(dimension for one in self.passes for dimension in one.read)
+        problems += [f"dimension '{name}' is read {count} times" for name, count in dimensions.items() if count > 1]
+        used = {head for one in self.passes for head in one.read.values()}
+        problems += [
+            f"passes read head '{head}', which heads does not define" for head in sorted(used - set(self.heads))
+        ]
+        problems += [f"heads.{head} is read by no pass" for head in sorted(set(self.heads) - used)]
+        for key, names in (("reward.weights", self.reward.weights), ("explain", self.explain)):
+            unknown = sorted(set(names) - set(dimensions))
+            problems += [f"{key}.{name} is not a dimension ({', '.join(dimensions)})" for name in unknown]
+        if self.reward.weights and not any(self.reward.weights.values()):
+            problems.append("reward.weights are all 0")
+        return problems
+
+    @property
+    def dimensions(self) -> list[str]:
+        """Names of all dimensions, in the order in which the passes read them."""
+        return [dimension for one in self.passes for dimension in one.read]
+
+    @property
+    def pooled_weights(self) -> dict[str, float]:
+        """Weight of each dimension that takes part in the reward."""
+        weights = self.reward.weights or dict.fromkeys(self.dimensions, 1.0)
+        return {name: weights[name] for name in self.dimensions if weights.get(name, 0.0) > 0}
+
+    def canonical_json(self) -> str:
+        """One spelling of the same manifest, defaults filled in: what the fingerprint hashes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
+    """Read and validate a manifest file: (manifest, []) or (None, problems), each problem with its key."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        return Manifest.model_validate_json(path.read_bytes()), []
+    except FileNotFoundError:
+        return None, [f"{where}: missing"]
+    except OSError as error:
+        return None, [f"{where}: cannot be read ({error.strerror})"]
+    except ValidationError as error:
+        return None, [_problem(where, item) for item in error.errors(include_url=False)]
+
+
+def _problem(where: str, item: Any) -> str:
+    key = ".".join(str(piece) for piece in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {message}" if key else f"{where}: {message}"

@@ -1,0 +1,111 @@
+"""The plain scorer: each sequence alone through transformers' own Qwen3-VL forward, then the heads in float32.
+
+It is the reference that every faster path is tested against and the honest baseline of the benchmarks: nothing is
+shared, padded, packed or cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from transformers import Qwen3VLModel
+
+from jrm_service.errors import CandidateError
+from jrm_service.images import preprocess
+from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
+
+from .checkpoint import Checkpoint, load_model
+from .heads import RewardHeads, to_score
+
+
+class CheckpointPreparer:
+    """Implements ``Preparer`` for a checkpoint: its image spec, its tokenizer, its templates. Thread-safe."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._spec = checkpoint.image_spec
+        self._builder = checkpoint.builder
+
+    def image(self, rgb: PILImage.Image) -> Image:
+        """RGB to uint8 pixels at the size that the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
+        pixels = preprocess.resize(rgb, self._spec)
+        return Image(preprocess.digest(pixels), pixels, preprocess.tokens(pixels, self._spec))
+
+    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
+        return self._builder.candidate(source, edited, instruction)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceInputs:
+    """One sequence as Qwen3-VL's forward takes it, on the host.
+
+    ``input_ids`` and ``mm_token_type_ids`` are int64 [1, T]; ``pixel_values`` float32 [patches, 3·2·16·16];
+    ``image_grid_thw`` int64 [images, 3]; ``read`` is the position of the reward token.
+    """
+
+    input_ids: torch.Tensor
+    mm_token_type_ids: torch.Tensor
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+    read: int
+
+
+class PlainScorer:
+    """Implements ``Backend``: one forward pass per sequence, batch size 1."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
+        """Loads the weights. Raises CheckpointError."""
+        self.device = device
+        self._checkpoint = checkpoint
+        self._model: Qwen3VLModel
+        self._heads: RewardHeads
+        self._model, self._heads = load_model(checkpoint, device, dtype)
+
+    def collate(self, candidates: Sequence[Candidate]) -> list[list[SequenceInputs]]:
+        """Host tensors of every sequence of every candidate."""
+        return [[self._inputs(sequence) for sequence in candidate.sequences] for candidate in candidates]
+
+    def _inputs(self, sequence: TokenSequence) -> SequenceInputs:
+        spec = self._checkpoint.image_spec
+        image_id = self._checkpoint.config.image_token_id
+        ids: list[int] = []
+        types: list[int] = []
+        images: list[Image] = []
+        for segment in sequence.segments:
+            is_image = isinstance(segment, Image)
+            ids += [image_id] * segment.tokens if isinstance(segment, Image) else segment.ids
+            types += [int(is_image)] * segment.tokens
+            images += [segment] if isinstance(segment, Image) else []
+        read = len(ids) - 1
+        return SequenceInputs(
+            input_ids=torch.tensor([ids + list(sequence.tail)]),
+            mm_token_type_ids=torch.tensor([types + [0] * len(sequence.tail)]),
+            pixel_values=torch.from_numpy(np.concatenate([preprocess.patches(i.pixels, spec) for i in images])),
+            image_grid_thw=torch.tensor([preprocess.grid(i.pixels, spec) for i in images]),
+            read=read,
+        )
+
+    @torch.inference_mode()
+    def score(self, batch: list[list[SequenceInputs]]) -> Scored:
+        """One score per candidate; every token of every sequence is computed."""
+        outcomes: list[Score | CandidateError] = []
+        for sequences in batch:
+            outputs = self._heads([self._hidden_state(inputs) for inputs in sequences])
+            outcomes.append(to_score(self._checkpoint.manifest, {name: v.tolist() for name, v in outputs.items()}))
+        return Scored(outcomes, tokens_computed=sum(s.input_ids.numel() for sequences in batch for s in sequences))
+
+    def _hidden_state(self, inputs: SequenceInputs) -> torch.Tensor:
+        """The final hidden state **h** [H] of the reward token (Eq. 1), after the last norm."""
+        last_hidden_state: torch.Tensor = self._model(
+            input_ids=inputs.input_ids.to(self.device),
+            mm_token_type_ids=inputs.mm_token_type_ids.to(self.device),
+            pixel_values=inputs.pixel_values.to(self.device),
+            image_grid_thw=inputs.image_grid_thw.to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+        return last_hidden_state[0, inputs.read]

@@ -1,0 +1,161 @@
+"""Tensors on disk: read headers, compare them with an architecture, hash them, bring them to a device.
+
+Only safetensors is read: nothing here unpickles or runs code from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import Qwen3VLConfig, Qwen3VLModel
+
+LM_HEAD = "lm_head.weight"
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Where a tensor lies and what it is, from the file's header."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def expected_tensors(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every tensor of a stock ``Qwen3VLForConditionalGeneration``, without allocating any."""
+    model = empty_model(config)
+    shapes = {f"model.{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return shapes | {LM_HEAD: (config.text_config.vocab_size, config.text_config.hidden_size)}
+
+
+def empty_model(config: Qwen3VLConfig) -> Qwen3VLModel:
+    """The backbone without its language head, on the meta device."""
+    with torch.device("meta"):
+        return Qwen3VLModel(config)
+
+
+def read_headers(file: Path, root: Path, problems: list[str]) -> dict[str, TensorHeader]:
+    """Tensor headers of one safetensors file; what is wrong with the file is added to ``problems``."""
+    where = file.relative_to(root).as_posix()
+    if not file.exists():
+        problems.append(f"{where}: missing")
+        return {}
+    try:
+        with safe_open(file, framework="pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+            return {n: TensorHeader(file, tuple(s.get_shape()), str(s.get_dtype())) for n, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        problems.append(f"{where}: not a readable safetensors file ({' '.join(str(error).split())[:200]})")
+        return {}
+
+
+def read_sharded_headers(root: Path, weight_map: Mapping[str, str], problems: list[str]) -> dict[str, TensorHeader]:
+    """Headers of all shards of a ``model.safetensors.index.json``, checked against its ``weight_map``."""
+    headers: dict[str, TensorHeader] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:  # a checkpoint may come from anywhere: it must not point outside its folder
+            problems.append(f"model.safetensors.index.json: weight_map: '{shard}' is not a file name")
+            continue
+        found = read_headers(root / shard, root, problems)
+        named = {name for name, file in weight_map.items() if file == shard}
+        if found:
+            problems += [f"{shard}: {name}: missing, though the index names it" for name in sorted(named - set(found))]
+            problems += [f"{shard}: {name}: not in the index" for name in sorted(set(found) - named)]
+        headers |= found
+    return headers
+
+
+def compare_tensors(
+    found: Mapping[str, TensorHeader],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    optional: frozenset[str] = frozenset(),
+    source: str,
+    root: Path,
+) -> list[str]:
+    """Every missing, extra, misshapen or non-float tensor, named with its file; ``source`` is what asks for it."""
+    files = sorted({header.file.relative_to(root).as_posix() for header in found.values()})
+    where = files[0] if len(files) == 1 else "model*.safetensors"
+    problems = [
+        f"{where}: {name}: missing, {source} asks for {list(expected[name])}"
+        for name in sorted(set(expected) - set(found) - optional)
+    ]
+    for name, header in sorted(found.items()):
+        file = header.file.relative_to(root).as_posix()
+        if name not in expected:
+            problems.append(f"{file}: {name}: extra, not a tensor of what {source} describes")
+        elif header.shape != expected[name]:
+            problems.append(f"{file}: {name}: has shape {list(header.shape)}, {source} asks for {list(expected[name])}")
+        elif header.dtype not in _FLOATS:
+            problems.append(f"{file}: {name}: has dtype {header.dtype}, must be one of {', '.join(sorted(_FLOATS))}")
+    return problems
+
+
+def load_backbone(
+    config: Qwen3VLConfig, headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype
+) -> tuple[Qwen3VLModel, list[str]]:
+    """Bring every tensor straight to ``device`` and ``dtype``; returns (model in eval mode, problems).
+
+    Tensors are read, moved and cast one at a time, so the weights are never held twice. The language head is left on
+    disk: scoring does not use it.
+    """
+    model = empty_model(config)
+    problems: list[str] = []
+    wanted = {name: header for name, header in headers.items() if name != LM_HEAD}
+    for name, tensor in read_tensors(wanted, device, dtype, problems):
+        parent, _, leaf = name.removeprefix("model.").rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+    _rebuild_rotary_tables(model, device)
+    left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    return model.eval(), problems + [f"{name}: was not loaded" for name in left]
+
+
+def read_tensors(
+    headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype, problems: list[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor on device in dtype), shard by shard; a NaN or infinity is added to ``problems``."""
+    for file in sorted({header.file for header in headers.values()}):
+        with safe_open(file, framework="pt", device=str(device)) as handle:
+            for name in sorted(name for name, header in headers.items() if header.file == file):
+                # A copy, not a view of the mapped file: overwriting a checkpoint on disk must not change a live reward.
+                tensor = handle.get_tensor(name).to(dtype=dtype, copy=True)
+                if not torch.isfinite(tensor).all():
+                    problems.append(f"{file.name}: {name}: holds NaN or infinity")
+                yield name, tensor
+
+
+def _rebuild_rotary_tables(model: nn.Module, device: torch.device) -> None:
+    """Rotary frequencies are computed, not stored: on the meta device they came out empty, so make them again."""
+    computed = [(name, module) for name, module in model.named_modules() if module._non_persistent_buffers_set]
+    for name, module in computed:
+        parent, _, leaf = name.rpartition(".")
+        rebuilt: nn.Module = type(module)(module.config)
+        setattr(model.get_submodule(parent), leaf, rebuilt.to(device))
+
+
+def tensor_digests(headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """name -> SHA-256 of dtype, shape and bytes. Files are hashed in parallel: hashlib releases the GIL."""
+
+    def digest(file: Path) -> dict[str, str]:
+        names = [name for name, header in headers.items() if header.file == file]
+        with safe_open(file, framework="pt") as handle:
+            return {name: _digest(handle.get_tensor(name)) for name in names}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = {header.file for header in headers.values()}
+        return {name: value for found in pool.map(digest, files) for name, value in found.items()}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

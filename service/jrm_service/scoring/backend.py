@@ -1,0 +1,64 @@
+"""The small interface between the service and a model: everything the queue knows of a backend is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from PIL import Image as PILImage
+
+from ..errors import CandidateError
+from .types import Candidate, Image, Score
+
+BatchT = TypeVar("BatchT")
+
+
+class WorkerLost(Exception):
+    """A backend raises this when its device is gone for good (a sticky CUDA error, a dead process), not just the batch.
+
+    Its worker takes no more work; the candidates that it held are retried once on another worker.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a backend returns for one batch.
+
+    ``outcomes`` has one entry per candidate, in order: a score, or the typed error of that candidate alone.
+    ``tokens_computed`` counts the language-model tokens that were really run for the whole batch.
+    """
+
+    outcomes: list[Score | CandidateError]
+    tokens_computed: int
+
+
+class Preparer(Protocol):
+    """Turns decoded images and instructions into candidates. Pure CPU work; safe to call from many threads at once."""
+
+    def image(self, rgb: PILImage.Image) -> Image:
+        """Resize an RGB image to what the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
+        ...
+
+    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
+        ...
+
+
+class Backend(Protocol, Generic[BatchT]):
+    """Scores batches on one device. One thread calls ``score``; ``collate`` may run in another thread ahead of it."""
+
+    device: str
+
+    def collate(self, candidates: Sequence[Candidate]) -> BatchT:
+        """Build the device inputs of a batch. Host work only: it overlaps with the batch that is running."""
+        ...
+
+    def score(self, batch: BatchT) -> Scored:
+        """Run the model. A NaN stays in its own candidate's score.
+
+        An exception means that the whole batch failed, out of memory included: the batch is collated and scored again
+        in halves, until only the candidates that make the backend raise by themselves are left. Raises WorkerLost when
+        trying again on this device is pointless.
+        """
+        ...

@@ -1,0 +1,126 @@
+"""The nouns of scoring: image, segment, sequence, candidate, score. Plain data; no torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """An image as the model will see it: RGB, resized to a multiple of the merge block.
+
+    ``pixels`` is uint8 [H, W, 3]; ``tokens`` the number of language-model tokens it becomes; ``key`` a digest of pixels
+    and size, so that equal images are one segment wherever they come from.
+    """
+
+    key: bytes
+    pixels: npt.NDArray[np.uint8]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A run of text token ids. Segments meet only at special tokens, so tokenizing them apart is exact."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Length in tokens."""
+        return len(self.ids)
+
+
+Segment = Text | Image
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One pass over one candidate. The reward token is the last id of the last segment.
+
+    ``tail`` is what the chat template adds after it. Attention is causal, so the tail cannot change the score: the
+    reference scorer runs it as published code does, a faster scorer need not.
+    """
+
+    segments: tuple[Segment, ...]
+    tail: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Length in tokens, tail included."""
+        return sum(segment.tokens for segment in self.segments) + len(self.tail)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One edit, preprocessed and tokenized: all that a backend needs to score it."""
+
+    source: Image
+    edited: Image
+    instruction: str
+    sequences: tuple[TokenSequence, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Language-model tokens of all passes, nothing shared."""
+        return sum(sequence.tokens for sequence in self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One named output: r ~ N(mean, std²). ``std`` is None for a mean-only head."""
+
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A finished candidate."""
+
+    reward: float
+    reward_std: float | None
+    dimensions: Mapping[str, Dimension]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number is finite; a score that is not must become an error."""
+        values = [self.reward, self.reward_std]
+        values += [number for d in self.dimensions.values() for number in (d.mean, d.std)]
+        return all(value is None or math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What is being served, for replies and ``/v1/info``."""
+
+    name: str
+    fingerprint: str
+    description: Mapping[str, Any]
+
+
+def combine(
+    dimensions: Mapping[str, Dimension], weights: Mapping[str, float], how: Literal["mean", "min"]
+) -> tuple[float, float | None]:
+    """Pool named dimensions into (reward, reward_std).
+
+    ``mean``: sum(w·mean) / sum(w), with std sqrt(sum((w·std)²)) / sum(w) for independent Gaussians.
+    ``min``: mean and std of the lowest dimension. The std is None when a dimension it needs has none.
+    A NaN mean makes the reward NaN under either rule: it must surface, not be skipped by a comparison.
+    """
+    chosen = [dimensions[name] for name in weights]
+    if how == "min":
+        broken = [d for d in chosen if math.isnan(d.mean)]
+        lowest = broken[0] if broken else min(chosen, key=lambda d: d.mean)
+        return lowest.mean, lowest.std
+    total = sum(weights.values())
+    reward = sum(weight * d.mean for weight, d in zip(weights.values(), chosen, strict=True)) / total
+    if any(d.std is None for d in chosen):
+        return reward, None
+    variance = sum((weight * (d.std or 0.0)) ** 2 for weight, d in zip(weights.values(), chosen, strict=True))
+    return reward, math.sqrt(variance) / total

@@ -1,0 +1,78 @@
+"""One frozen settings object: flags win over ``JRM_…`` environment variables, which win over the defaults here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "JRM_"
+# The client reads these from the same environment; they are not the server's.
+_CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
+
+MiB = 2**20
+_Count = Annotated[int, Field(ge=1)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Everything the server can be told. Unknown ``JRM_…`` variables are refused: a misspelt limit is no limit."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    checkpoint: Annotated[
+        Path | None, Field(description="JRM checkpoint folder; the bundled tiny one when not given")
+    ] = None
+    backend: Annotated[
+        Literal["model", "fake"],
+        Field(description="'fake' answers instantly with made-up scores, for integration tests"),
+    ] = "model"
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 8000
+    device: Annotated[
+        str, Field(pattern=r"^[a-z0-9:,]+$", description="auto, cpu, cuda:0, or several: cuda:0,cuda:1")
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="backbone dtype; auto is bfloat16 on a GPU, float32 on a CPU. Heads are always float32"),
+    ] = "auto"
+    serve: Annotated[Literal["score"], Field(description="what this process serves")] = "score"
+
+    max_body_bytes: Annotated[_Count, Field(description="largest request body, in bytes")] = 64 * MiB
+    max_candidates: Annotated[_Count, Field(description="most candidates in one request")] = 1024
+    max_instruction_chars: Annotated[_Count, Field(description="longest instruction, in characters")] = 8192
+    max_image_pixels: Annotated[_Count, Field(description="largest image, in pixels by its header")] = 32_000_000
+    body_timeout_s: Annotated[_Seconds, Field(description="seconds without a byte of the body before 408")] = 10.0
+    max_queue: Annotated[_Count, Field(description="most candidates admitted and not yet finished, all callers")] = 4096
+    max_batch_tokens: Annotated[_Count, Field(description="token budget of one batch")] = 16_384
+    max_decoded_bytes: Annotated[_Count, Field(description="budget of decoded image bytes in flight")] = 512 * MiB
+    preprocess_threads: Annotated[_Count, Field(description="threads that decode, resize and tokenize")] = (
+        os.cpu_count() or 1
+    )
+    hang_timeout_s: Annotated[_Seconds, Field(description="seconds after which a silent device counts as hung")] = 120.0
+    grace_s: Annotated[_Seconds, Field(description="seconds that running requests get on shutdown")] = 60.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_variables(cls, values: Any) -> Any:
+        known = {PREFIX + name.upper() for name in cls.model_fields} | _CLIENT_VARIABLES
+        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        if unknown:
+            raise ValueError(f"unknown environment variable {unknown[0]}; `jrm settings` lists the known ones")
+        return values
+
+    @model_validator(mode="after")
+    def _request_fits_queue(self) -> Self:
+        if self.max_candidates > self.max_queue:
+            raise ValueError(
+                f"max_candidates {self.max_candidates} could never be admitted: max_queue is {self.max_queue}"
+            )
+        return self
+
+    @property
+    def devices(self) -> list[str]:
+        """Device names as given, one worker each."""
+        return self.device.split(",")
