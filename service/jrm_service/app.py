@@ -118,15 +118,17 @@ class Runtime:
 def create_app(
     settings: Settings,
     *,
+    load: Callable[[], Parts] | None = None,
     on_ready: Callable[[ServedModel], None] = lambda _model: None,
     on_failed: Callable[[BaseException], None] = lambda _error: None,
 ) -> ASGIApp:
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
+    ``load`` replaces the source of scores that the settings name; it runs in a thread.
     Raises CheckpointError at once for a checkpoint whose files do not agree; ``on_failed`` is told of what goes wrong
     later, while the weights are read.
     """
-    runtime = Runtime(settings, _loader(settings))
+    runtime = Runtime(settings, load or _loader(settings))
 
     async def start() -> None:
         try:

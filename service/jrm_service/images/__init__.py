@@ -1,0 +1,1 @@
+"""Untrusted bytes to RGB, RGB to what the model sees."""

@@ -1,0 +1,100 @@
+"""Untrusted bytes to RGB. Nothing of an image is decoded before its header has been found acceptable.
+
+Each format has a module that parses the container, refuses what is damaged, and leaves the pixels to pillow; here is
+what they share: limits, colour rules and the two errors. Colour follows transformers' ``load_image``, which is what
+training code sees: first frame of an animation, EXIF orientation applied, alpha dropped (not composited), palette
+expanded, gray replicated, CMYK converted. The one exception is 16-bit gray, which ``load_image`` clips to white: it is
+cut to its high byte, like every other 16-bit PNG. ``docs/images.md`` has the table.
+
+No global state of pillow is read or changed and no warning is raised: safe from any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from jrm_service.errors import CandidateError, ImageTooLarge, InvalidImage
+
+from . import jpeg, png, ppm, webp
+from .header import Header
+from .orientation import TRANSPOSE
+from .preprocess import MAX_ASPECT_RATIO
+
+MAX_PIXELS = 32_000_000
+
+
+class _Format(Protocol):
+    """What the module of a format offers. ``matches`` looks at the first bytes; the others raise InvalidImage."""
+
+    def matches(self, data: bytes) -> bool: ...
+    def read_header(self, data: bytes) -> Header: ...
+    def read_image(self, data: bytes) -> tuple[Image.Image, int]: ...
+
+
+_FORMATS: dict[str, _Format] = {"PNG": png, "JPEG": jpeg, "WebP": webp, "PPM": ppm}
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a PNG, JPEG, WebP or binary PPM (P6) file to an upright 8-bit RGB image of its full size.
+
+    Raises ImageTooLarge, from the header alone, for more than ``max_pixels`` pixels or an aspect ratio over 200, and
+    InvalidImage for everything else that is wrong with the bytes: another format, damaged, or truncated (an image is
+    whole or it is an error; missing pixels are never filled in). Raises nothing else.
+    """
+    name, header = _accepted_header(data, max_pixels)
+    try:
+        image, orientation = _FORMATS[name].read_image(data)
+        if image.size != (header.width, header.height):
+            raise InvalidImage(f"damaged {name}: header and image data disagree")
+        rgb = _to_rgb(image)
+        if orientation in TRANSPOSE:
+            rgb = rgb.transpose(TRANSPOSE[orientation])
+    except CandidateError:
+        raise
+    except MemoryError:
+        raise InvalidImage(f"{name} that needs more memory than there is") from None
+    except Exception:
+        # Pillow's plugins let hostile bytes surface as nearly any exception, with texts about their own internals.
+        raise InvalidImage(f"damaged {name}") from None
+    return rgb
+
+
+def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (width, height) as stored, EXIF orientation not applied, from the header. Raises what ``decode`` does."""
+    _, header = _accepted_header(data, max_pixels)
+    return header.width, header.height
+
+
+def decoded_bytes(data: bytes, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Return an upper bound, from the header, of the bytes of pixels that ``decode`` holds at any one moment.
+
+    Copies of the compressed bytes themselves are not counted. Raises what ``decode`` raises; an image that passes here
+    may still turn out to be damaged.
+    """
+    _, header = _accepted_header(data, max_pixels)
+    return header.width * header.height * header.bytes_per_pixel
+
+
+def _accepted_header(data: bytes, max_pixels: int) -> tuple[str, Header]:
+    if not data:
+        raise InvalidImage("empty image")
+    name = next((name for name, module in _FORMATS.items() if module.matches(data)), None)
+    if name is None:
+        raise InvalidImage("not a PNG, JPEG, WebP or PPM image")
+    header = _FORMATS[name].read_header(data)
+    width, height = header.width, header.height
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width} x {height} pixels, over the limit of {max_pixels / 1e6:g} Mpixel")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ImageTooLarge(f"{width} x {height} pixels, an aspect ratio over the limit of {MAX_ASPECT_RATIO}")
+    return name, header
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A plain 8-bit RGB image that shares nothing with the decoder it came from."""
+    if image.mode.startswith("I"):  # 16-bit gray; pillow would clip it to 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,100 @@
+"""JPEG: the segments before the first scan are checked and sifted here, libjpeg decodes.
+
+Of the application segments only JFIF (APP0) and Adobe (APP14) change what the pixels are. The others are left out of
+what pillow sees, because it warns about damaged EXIF and multi-picture data and opens the latter as another format.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from PIL import Image, JpegImagePlugin
+
+from jrm_service.errors import InvalidImage
+
+from .header import Header
+from .orientation import read_orientation
+
+MAX_SEGMENTS = 10_000  # before the first scan; a 64 MiB file that is all full-length segments has 1,025
+MAX_SCANS = 128  # every scan costs a walk over the whole image, however few bytes it has; progressive files have ~10
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_BODY = frozenset({0x01, *range(0xD0, 0xD9)})
+_APP1, _COMMENT = 0xE1, 0xFE
+_LEFT_OUT = frozenset({*range(0xE1, 0xEE), 0xEF, _COMMENT})
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def matches(data: bytes) -> bool:
+    """Whether these bytes claim to be a JPEG file."""
+    return data.startswith(b"\xff\xd8\xff")
+
+
+def read_header(data: bytes) -> Header:
+    """Walk the segments to the frame header. Raises InvalidImage."""
+    for marker, start, end in _segments(data):
+        if marker in _START_OF_FRAME:
+            height, width = int.from_bytes(data[start + 1 : start + 3]), int.from_bytes(data[start + 3 : start + 5])
+            if end - start < 6 or not width or not height:
+                break
+            # While a progressive file is decoded, each pixel has 2 bytes for each of up to four components.
+            return Header(width, height, 16)
+    raise InvalidImage("damaged JPEG: no usable frame header")
+
+
+def read_image(data: bytes) -> tuple[Image.Image, int]:
+    """Decode at full size: (image in its own mode, EXIF orientation). Of a multi-picture file, the first picture.
+
+    Raises InvalidImage for a damaged or truncated file. JPEG has no checksums: damage inside the scan data that
+    leaves the markers intact decodes to whatever libjpeg makes of it, as in every other program.
+    """
+    kept = [data[:2]]
+    exif = xmp = None
+    frames = 0
+    scans = len(data)
+    for marker, start, end in _segments(data):
+        frames += marker in _START_OF_FRAME
+        if marker == _APP1 and data.startswith(_EXIF, start, end):
+            exif = data[start:end] if exif is None else exif + data[start + len(_EXIF) : end]
+        elif marker == _APP1 and data.startswith(_XMP, start, end):
+            xmp = data[start:end]
+        if marker not in _LEFT_OUT:
+            kept.append(data[start - 4 : end])
+        scans = end
+    if frames != 1:
+        raise InvalidImage("damaged JPEG: more than one frame header" if frames else "damaged JPEG: no frame header")
+    finish = data.find(_END_OF_IMAGE, scans)
+    if finish < 0:
+        raise InvalidImage("truncated JPEG")
+    if data.count(_START_OF_SCAN, scans, finish) >= MAX_SCANS:
+        raise InvalidImage(f"unsupported JPEG: more than {MAX_SCANS} scans")
+    kept.append(data[scans:])
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(kept)))
+    image.load()
+    return image, read_orientation(exif, xmp)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end of its body) up to and including the first start of scan."""
+    position = 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, position)
+        if found is None:
+            raise InvalidImage("truncated JPEG")
+        marker = found[1][0]
+        position = found.end()
+        if marker in _WITHOUT_BODY:
+            continue
+        length = int.from_bytes(data[position : position + 2])
+        if 0 < length < 2 or marker == _END_OF_IMAGE[1]:
+            raise InvalidImage("damaged JPEG: no image data")
+        if length == 0 or position + length > len(data):
+            raise InvalidImage("truncated JPEG")
+        yield marker, position + 2, position + length
+        if marker == _START_OF_SCAN[1]:
+            return
+        position += length
+    raise InvalidImage("damaged JPEG: too many segments")

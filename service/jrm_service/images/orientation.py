@@ -1,0 +1,56 @@
+"""The EXIF orientation of an image, read without pillow: its EXIF reader raises and warns on damaged metadata."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from PIL.Image import Transpose
+
+UPRIGHT = 1
+_ORIENTATION_TAG = 0x0112
+_VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF types BYTE, SHORT, LONG; writers should use SHORT
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+
+TRANSPOSE = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the image upright. Any other value means that it is upright already."""
+
+
+def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """Return the orientation that the EXIF block states, else the one in the XMP packet, else ``UPRIGHT``.
+
+    ``exif`` is a TIFF block with or without its ``Exif\\0\\0`` prefix. Metadata that cannot be read counts as absent:
+    it says nothing about the pixels, so it is no reason to refuse them.
+    """
+    stated = _from_exif(exif) if exif else None
+    if stated is None and xmp and (match := _XMP_ORIENTATION.search(xmp)):
+        stated = int(match[1])
+    return UPRIGHT if stated is None else stated
+
+
+def _from_exif(exif: bytes) -> int | None:
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+    if directory + 2 > len(exif):
+        return None
+    (count,) = struct.unpack_from(f"{order}H", exif, directory)
+    stated = None
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        if entry + 12 > len(exif):
+            break
+        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, entry)
+        if tag == _ORIENTATION_TAG and values == 1 and kind in _VALUE_FORMATS:
+            (stated,) = struct.unpack_from(order + _VALUE_FORMATS[kind], exif, entry + 8)
+    return stated

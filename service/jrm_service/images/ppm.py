@@ -1,0 +1,56 @@
+"""Binary PPM (P6), decoded with numpy: pillow's own decoder loops over pixels in Python unless maxval is 255."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from PIL import Image
+
+from jrm_service.errors import InvalidImage
+
+from .header import Header
+from .orientation import UPRIGHT
+
+# Possessive repetition: a header that does not match fails in one pass over it.
+_GAP = rb"(?:\s|#[^\r\n]*+[\r\n])"
+_HEADER = re.compile(rb"P6\s%b*+(\d{1,10})%b++(\d{1,10})%b++(\d{1,5})\s" % (_GAP, _GAP, _GAP))
+
+
+def matches(data: bytes) -> bool:
+    """Whether these bytes claim to be a binary PPM file."""
+    return data[:2] == b"P6" and data[2:3].isspace()
+
+
+def read_header(data: bytes) -> Header:
+    """Parse magic, width, height and maxval. Raises InvalidImage."""
+    width, height, maxval, _ = _parse(data)
+    return Header(width, height, 16 if maxval > 255 else 12)
+
+
+def read_image(data: bytes) -> tuple[Image.Image, int]:
+    """Decode the first image of the file: (RGB image, orientation, which is always upright).
+
+    Samples are big-endian in two bytes when maxval is over 255; they become ``round(255 * sample / maxval)``, samples
+    over maxval 255. Raises InvalidImage when there are fewer bytes than the header promises.
+    """
+    width, height, maxval, start = _parse(data)
+    sample = np.dtype(np.uint8 if maxval < 256 else ">u2")
+    if len(data) - start < width * height * 3 * sample.itemsize:
+        raise InvalidImage("truncated PPM")
+    samples = np.frombuffer(data, sample, width * height * 3, start)
+    if maxval != 255:
+        table = np.rint(np.arange(np.iinfo(sample).max + 1) / maxval * 255)
+        samples = np.minimum(table, 255).astype(np.uint8)[samples]
+    return Image.fromarray(samples.reshape(height, width, 3)), UPRIGHT
+
+
+def _parse(data: bytes) -> tuple[int, int, int, int]:
+    """(width, height, maxval, offset of the first sample)."""
+    header = _HEADER.match(data)
+    if header is None:
+        raise InvalidImage("damaged PPM: no usable header")
+    width, height, maxval = (int(number) for number in header.groups())
+    if not (width and height and 0 < maxval < 65536):
+        raise InvalidImage("damaged PPM: impossible header")
+    return width, height, maxval, header.end()

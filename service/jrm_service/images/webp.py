@@ -1,0 +1,50 @@
+"""WebP: the canvas size and the RIFF length are read here, libwebp decodes."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, WebPImagePlugin
+
+from jrm_service.errors import InvalidImage
+
+from .header import Header
+from .orientation import read_orientation
+
+# libwebp's animation decoder, which pillow uses for still images too, holds two RGBA canvases and its own working
+# memory while the frame is copied out twice.
+_BYTES_PER_PIXEL = 28
+
+
+def matches(data: bytes) -> bool:
+    """Whether these bytes claim to be a WebP file."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def read_header(data: bytes) -> Header:
+    """Read the canvas size from the first chunk (VP8, VP8L or VP8X). Raises InvalidImage."""
+    if len(data) < 30 or 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise InvalidImage("truncated WebP")
+    kind, body = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        width, height = int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    elif kind == b"VP8L" and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    else:
+        raise InvalidImage("damaged WebP: no usable header")
+    if not (width and height):
+        raise InvalidImage("damaged WebP: no usable header")
+    return Header(width, height, _BYTES_PER_PIXEL)
+
+
+def read_image(data: bytes) -> tuple[Image.Image, int]:
+    """Decode the image, or the first frame of an animation on its canvas: (RGB or RGBA image, EXIF orientation).
+
+    May raise anything that pillow raises. Pillow neither parses the metadata chunks here nor warns about them.
+    """
+    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+    image.load()
+    return image, read_orientation(image.info.get("exif"), image.info.get("xmp"))

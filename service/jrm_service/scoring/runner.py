@@ -1,0 +1,109 @@
+"""Runs one batch on one worker to its end, however the backend behaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import InternalError
+from ..metrics import Metrics
+from .backend import Scored
+from .planner import BatchCost
+from .queue import Entry, ScoreQueue
+from .worker import Finished, Job, Worker
+
+
+class Hung(Exception):
+    """A call has not come back within the hang timeout; ``call`` is done when it does after all."""
+
+    def __init__(self, call: asyncio.Future[Finished[Any]]) -> None:
+        super().__init__()
+        self.call = call
+
+
+class Died(Exception):
+    """A call ended in WorkerLost, or in something that no backend should raise."""
+
+
+class Runner:
+    """The last steps of a batch: collated, stripped of who left, run, isolated when the backend raises, settled.
+
+    Args:
+        queue: where outcomes go.
+        metrics: where batches are counted.
+        clock: monotonic seconds.
+        cost: tokens that a batch counts against the budget.
+        hang_timeout_s: seconds after which one call of a backend counts as hung.
+    """
+
+    def __init__(
+        self,
+        queue: ScoreQueue,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        cost: BatchCost,
+        hang_timeout_s: float,
+    ) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self._clock = clock
+        self._cost = cost
+        self._hang_timeout_s = hang_timeout_s
+
+    async def run(self, worker: Worker, job: Job) -> None:
+        """Give every entry of the job its outcome.
+
+        A batch in which the backend raised is run again in halves, and so on until each culprit is alone: a bug that
+        one candidate triggers fails that candidate, and a batch that was too large for the memory fits in pieces.
+
+        Raises Hung and Died when the worker can take no more; entries without an outcome are then the caller's.
+        """
+        jobs = [job]
+        while jobs:
+            entries, finished = await self._attempt(worker, jobs.pop())
+            now = self._clock()
+            if finished.value is not None:
+                self._queue.settle(entries, finished.value, finished.seconds, now)
+            elif finished.failure is not None:
+                self._metrics.batch_failures.inc()
+                if len(entries) > 1:
+                    middle = len(entries) // 2
+                    jobs += [worker.collate(entries[middle:]), worker.collate(entries[:middle])]
+                else:
+                    error = InternalError(f"the backend raised {finished.failure.name}")
+                    self._queue.settle_error(entries, error, finished.seconds, now)
+
+    async def _attempt(self, worker: Worker, job: Job) -> tuple[list[Entry], Finished[Scored]]:
+        """Run those of a batch who still want it; returns them, and what came of it."""
+        collated = await self._watch(job.collating)
+        while len(live := self._queue.live(job.entries, self._clock())) < len(job.entries):
+            if not live:
+                return [], Finished(None, None, 0.0)
+            job = worker.collate(live)
+            collated = await self._watch(job.collating)
+        if collated.failure is not None:
+            return live, Finished(None, collated.failure, 0.0)
+        now = self._clock()
+        self._queue.start(live, now)
+        self._metrics.observe_batch(
+            candidates=len(live),
+            tokens=self._cost([entry.candidate for entry in live]),
+            waited=[now - entry.put_at for entry in live],
+        )
+        worker.busy.switch(True, now)
+        try:
+            finished = await self._watch(worker.score(collated.value))
+        finally:
+            worker.busy.switch(False, self._clock())
+        self._metrics.observe_run(worker.number, worker.backend.device, finished.seconds)
+        return live, finished
+
+    async def _watch(self, call: asyncio.Future[Finished[Any]]) -> Finished[Any]:
+        await asyncio.wait({call}, timeout=self._hang_timeout_s)
+        if not call.done():
+            raise Hung(call)
+        finished = call.result()
+        if finished.failure is not None and finished.failure.lost:
+            raise Died
+        return finished

@@ -1,0 +1,27 @@
+"""Servers shared by the tests of the service."""
+
+import pytest
+from support import checkpoints, servers
+
+from jrm_service.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    return checkpoints.write(tmp_path_factory.mktemp("tiny"), checkpoints.one_pass())
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_checkpoint):
+    """A server with real weights, on the CPU in float32."""
+    with servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def fake_server():
+    """A server with the fake backend and small limits."""
+    with servers.serving(
+        Settings(backend="fake", max_body_bytes=4_000_000, max_candidates=64, body_timeout_s=0.5)
+    ) as url:
+        yield url

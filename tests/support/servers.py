@@ -1,0 +1,76 @@
+"""Real servers on real sockets, in a thread of the test process."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+from jrm_service.app import Parts, create_app
+from jrm_service.scoring.fakes import FakeBackend, FakePreparer
+from jrm_service.scoring.types import ServedModel
+from jrm_service.settings import Settings
+
+FAKE_MODEL = ServedModel("fake", "fake", {})
+
+
+def fake_parts(*backends) -> Parts:
+    return Parts(FAKE_MODEL, FakePreparer(), list(backends) or [FakeBackend()])
+
+
+@contextlib.contextmanager
+def serving(settings: Settings | None = None, **options) -> Iterator[str]:
+    """Base URL of a server that is ready; ``options`` go to ``create_app``."""
+    with starting(settings, **options) as url:
+        deadline = time.monotonic() + 60
+        while httpx.get(f"{url}/health/ready").status_code != 200:
+            assert time.monotonic() < deadline, "the server did not become ready"
+            time.sleep(0.01)
+        yield url
+
+
+@contextlib.contextmanager
+def starting(settings: Settings | None = None, **options) -> Iterator[str]:
+    """Base URL of a server that listens, ready or not."""
+    settings = settings or Settings(backend="fake")
+    app = create_app(settings, **options)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
+    listener = config.bind_socket()
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Reads one server's metrics."""
+
+    url: str
+
+    def __call__(self, name: str) -> float:
+        """Sum over all label values of one sample name."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def error_of(response: httpx.Response) -> tuple[int, str]:
+    """(status, code) of an error reply, checked for the contract's shape."""
+    body = response.json()
+    assert set(body) <= {"error", "groups"}, json.dumps(body)[:200]
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert len(body["error"]["message"]) < 300
+    assert response.headers["x-request-id"]
+    return response.status_code, body["error"]["code"]
