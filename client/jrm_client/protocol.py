@@ -8,15 +8,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 MAX_TIMEOUT_MS = 600_000
 DEFAULT_TIMEOUT_MS = 60_000
 PART_PREFIX = "part:"
 
-Image = Annotated[str, Field(min_length=1, description="base64 or a data URL of PNG, JPEG, WebP or PPM (P6)")]
+Image = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description="base64 or a data URL of PNG, JPEG, WebP or PPM (P6)",
+        json_schema_extra={"format": "image-base64"},
+    ),
+]
 Instruction = Annotated[str, Field(min_length=1, pattern=r"\S", description="the edit that was asked for")]
-TimeoutMs = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS, strict=True, description="milliseconds")]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 30000.0 is the integer 30000. Strings and booleans stay what they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole = BeforeValidator(_whole)
+TimeoutMs = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS, strict=True, description="milliseconds"), _Whole]
 
 
 class _Request(BaseModel):
@@ -154,7 +169,7 @@ class ExplainRequest(_Request):
     edited: Image
     instruction: Instruction
     dimensions: Annotated[list[str], Field(min_length=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] = 512
+    max_tokens: Annotated[int, Field(ge=1, strict=True), _Whole] = 512
     stream: bool = False
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
 

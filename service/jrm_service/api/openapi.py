@@ -10,20 +10,27 @@ from jrm_client.protocol import MAX_TIMEOUT_MS, score_request_adapter
 
 _REF = "#/components/schemas/{model}"
 
-# Files of the form; the custom format lets a generator of test data make real images.
-_FILE = {"type": "string", "format": "binary", "contentMediaType": "image/*"}
+_FILE = {"type": "string", "format": "binary"}
+_IMAGE_TYPES = "image/png, image/jpeg, image/webp, image/x-portable-pixmap"
 
 SCORE_REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "application/json": {"schema": {"$ref": _REF.format(model="ScoreRequest")}},
-        "multipart/form-data": {"schema": {"$ref": _REF.format(model="ScoreForm")}},
+        "multipart/form-data": {
+            "schema": {"$ref": _REF.format(model="ScoreForm")},
+            "encoding": {
+                "source": {"contentType": _IMAGE_TYPES},
+                "edited": {"contentType": _IMAGE_TYPES},
+                "instruction": {"contentType": "text/plain"},
+            },
+        },
     },
 }
 
 _SCORE_FORM = {
     "title": "ScoreForm",
-    "description": "One group as `curl -F` sends it. The SDK's own form has a part `request` (the JSON body, in which an"
+    "description": "One group, as `curl -F` sends it. The SDK sends a part `request` (the JSON body, in which an"
     ' image is "part:NAME") and one binary part per distinct image.',
     "type": "object",
     "required": ["source", "instruction", "edited"],

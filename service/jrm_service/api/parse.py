@@ -14,10 +14,11 @@ from jrm_client.protocol import (
     MAX_TIMEOUT_MS,
     PART_PREFIX,
     Group,
+    Instruction,
     PairRequest,
     score_request_adapter,
 )
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _MAX_PARTS = 4096
+_INSTRUCTION: TypeAdapter[str] = TypeAdapter(Instruction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +223,11 @@ def _from_form(parts: list[_Part], max_candidates: int) -> Parsed:
             raise InvalidRequest(f"field '{name}' is missing", param=name)
     _check_count(len(edits), max_candidates)
     try:
-        instruction = single["instruction"].decode("utf-8")
+        instruction = _INSTRUCTION.validate_python(single["instruction"].decode("utf-8"))
     except UnicodeDecodeError:
         raise InvalidRequest("instruction: not UTF-8", param="instruction") from None
-    if not instruction.strip():
-        raise InvalidRequest("instruction: is empty", param="instruction")
+    except ValidationError as error:
+        raise InvalidRequest(f"instruction: {error.errors()[0]['msg']}", param="instruction") from None
     images = [ImageInput.of(f"edited[{n}]" if len(edits) > 1 else "edited", data) for n, data in enumerate(edits)]
     group = GroupInput(ImageInput.of("source", single["source"]), instruction, images)
     return Parsed([group], _timeout(single.get("timeout_ms")))
