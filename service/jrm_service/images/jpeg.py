@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator
 
-from PIL import Image, JpegImagePlugin
+from PIL import Image, ImageChops, JpegImagePlugin
 
 from jrm_service.errors import InvalidImage
 
@@ -20,10 +20,15 @@ from .orientation import read_orientation
 MAX_SEGMENTS = 10_000  # before the first scan; a 64 MiB file that is all full-length segments has 1,025
 MAX_SCANS = 128  # every scan costs a walk over the whole image, however few bytes it has; progressive files have ~10
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ARITHMETIC_FRAME = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _WITHOUT_BODY = frozenset({0x01, *range(0xD0, 0xD9)})
 _APP1, _COMMENT = 0xE1, 0xFE
 _LEFT_OUT = frozenset({*range(0xE1, 0xEE), 0xEF, _COMMENT})
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# libjpeg makes up what a scan lacks (gray, if all of it) and tells pillow nothing. Bytes put after a scan show it: they
+# are skipped behind a complete one and become pixels where data is missing. Not so with arithmetic coding, whose
+# encoders drop trailing zeros.
+_PROBE = b"\xfe\x6b\xd9\x35" * 16
 _MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
@@ -41,22 +46,25 @@ def read_header(data: bytes) -> Header:
             if end - start < 6 or not width or not height:
                 break
             # While a progressive file is decoded, each pixel has 2 bytes for each of up to four components.
-            return Header(width, height, 16)
+            return Header(width, height, 20)
     raise InvalidImage("damaged JPEG: no usable frame header")
 
 
 def read_image(data: bytes) -> tuple[Image.Image, int]:
     """Decode at full size: (image in its own mode, EXIF orientation). Of a multi-picture file, the first picture.
 
-    Raises InvalidImage for a damaged or truncated file. JPEG has no checksums: damage inside the scan data that
-    leaves the markers intact decodes to whatever libjpeg makes of it, as in every other program.
+    Raises InvalidImage for a damaged or truncated file, also for one that was cut and then closed with an
+    end-of-image marker. JPEG has no checksums: other damage inside the scan data decodes to whatever libjpeg makes of
+    it, as in every other program.
     """
     kept = [data[:2]]
     exif = xmp = None
     frames = 0
+    arithmetic = False
     scans = len(data)
     for marker, start, end in _segments(data):
         frames += marker in _START_OF_FRAME
+        arithmetic |= marker in _ARITHMETIC_FRAME
         if marker == _APP1 and data.startswith(_EXIF, start, end):
             exif = data[start:end] if exif is None else exif + data[start + len(_EXIF) : end]
         elif marker == _APP1 and data.startswith(_XMP, start, end):
@@ -71,10 +79,17 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
         raise InvalidImage("truncated JPEG")
     if data.count(_START_OF_SCAN, scans, finish) >= MAX_SCANS:
         raise InvalidImage(f"unsupported JPEG: more than {MAX_SCANS} scans")
-    kept.append(data[scans:])
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(kept)))
-    image.load()
+    kept.append(data[scans:finish])
+    image = _decode([*kept, _END_OF_IMAGE])
+    if not arithmetic and ImageChops.difference(image, _decode([*kept, _PROBE, _END_OF_IMAGE])).getbbox():
+        raise InvalidImage("truncated JPEG: image data is missing")
     return image, read_orientation(exif, xmp)
+
+
+def _decode(parts: list[bytes]) -> Image.Image:
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(parts)))
+    image.load()
+    return image
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

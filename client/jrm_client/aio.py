@@ -1,0 +1,278 @@
+"""AsyncJRMClient: images and instructions in, rewards or typed errors out."""
+
+# ruff: noqa: ASYNC109 - a deadline per call is the interface here; inside it is asyncio.timeout
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import hashlib
+import math
+import os
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+from . import arguments, batching, protocol, wire
+from .errors import APIResponseError, CandidateError, ScoreError
+from .images import ImageFormat, ImageInput, encode
+from .protocol import Explanation
+from .results import GroupScores, Score, failed_score
+from .retry import MAX_RETRIES, Backoff
+from .transport import Deadline, Transport, deadline_of
+
+T = TypeVar("T")
+OnError: TypeAlias = Literal["raise", "nan"]
+Pair: TypeAlias = tuple[ImageInput, ImageInput, str]
+
+DEFAULT_TIMEOUT = 60.0
+MAX_CONCURRENCY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A pair, and what error messages call its parts."""
+
+    source: ImageInput
+    edited: ImageInput
+    instruction: str
+    names: tuple[str, str, str]
+
+
+class AsyncJRMClient:
+    """Scores image edits on a JRM server. Every method is a coroutine; usable from any event loop.
+
+    ``base_url``: one URL or several, between which requests take turns; when one cannot be reached, the next is tried.
+    ``api_key``: sent as ``Authorization: Bearer``; by default the environment variable ``JRM_API_KEY``.
+    ``timeout``: seconds for a whole call, encoding and retries included; each method can override it.
+    ``max_retries``: attempts after the first; ``backoff``: the delays between them (``jrm_client.retry`` says when).
+    ``image_format``: how pixels travel, ``"ppm"`` or ``"png"``; both are lossless, PNG is smaller and slower.
+    ``max_concurrency``: HTTP requests that one call has in flight.
+
+    Calls raise ValueError, TypeError or OSError for arguments that cannot be sent, else a ``JRMError`` (see
+    ``jrm_client.errors``). A failure of a request as a whole is the failure of the call: there is one verdict.
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        api_key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = MAX_RETRIES,
+        backoff: Backoff | None = None,
+        image_format: ImageFormat = "ppm",
+        max_concurrency: int = MAX_CONCURRENCY,
+    ) -> None:
+        if max_retries < 0 or max_concurrency < 1:
+            raise ValueError(f"max_retries={max_retries}, max_concurrency={max_concurrency}: at least 0 and 1")
+        if image_format not in ("ppm", "png"):
+            raise ValueError(f'image_format={image_format!r}: expected "ppm" or "png"')
+        self._timeout = arguments.seconds(timeout)
+        self._image_format: ImageFormat = image_format
+        self._max_concurrency = max_concurrency
+        self._transport = Transport(
+            arguments.base_urls(base_url), arguments.key(api_key), max_retries, backoff or Backoff()
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._transport.urls)})"
+
+    async def score(
+        self,
+        source: ImageInput,
+        edited: ImageInput,
+        instruction: str,
+        *,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> Score:
+        """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``."""
+        request = _Request(source, edited, instruction, ("source", "edited", "instruction"))
+        [score] = await self._score([request], on_error, timeout)
+        return score
+
+    async def score_group(
+        self,
+        source: ImageInput,
+        instruction: str,
+        edits: Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> GroupScores:
+        """Score G edits of one source; the scores are in the order of ``edits``, a list or a batch [G, …].
+
+        Raises ScoreError if any of them has no score; under ``on_error="nan"`` those are NaN and carry their error.
+        """
+        requests = [
+            _Request(source, edited, instruction, ("source", f"edits[{index}]", "instruction"))
+            for index, edited in enumerate(arguments.image_list(edits, "edits"))
+        ]
+        return GroupScores(tuple(await self._score(requests, on_error, timeout)))
+
+    async def score_batch(
+        self, pairs: Iterable[Pair], *, on_error: OnError = "raise", timeout: float | None = None
+    ) -> list[Score]:
+        """Score any number of (source, edited, instruction); the scores are in the order of ``pairs``.
+
+        Pairs with equal source and instruction are scored as one group, wherever they stand; every distinct image is
+        uploaded once per HTTP request. Raises as ``score_group`` does.
+        """
+        requests = [
+            _Request(
+                source, edited, instruction, (f"pairs[{i}].source", f"pairs[{i}].edited", f"pairs[{i}].instruction")
+            )
+            for i, (source, edited, instruction) in enumerate(pairs)
+        ]
+        return await self._score(requests, on_error, timeout)
+
+    async def explain(
+        self,
+        source: ImageInput,
+        edited: ImageInput,
+        instruction: str,
+        *,
+        dimensions: Sequence[str] | None = None,
+        max_tokens: int = 512,
+        timeout: float | None = None,
+    ) -> dict[str, Explanation]:
+        """Return the language head's critique of one edit, by dimension; by default of all dimensions.
+
+        An explanation has a ``status``: ``ok``, ``truncated`` (cut by ``max_tokens``) or ``error`` (with its reason).
+        """
+        arguments.instruction(instruction, "instruction")
+        async with deadline_of(self._timeout if timeout is None else arguments.seconds(timeout)) as deadline:
+            images = await _all(
+                asyncio.to_thread(_base64, image, name, self._image_format)
+                for image, name in ((source, "source"), (edited, "edited"))
+            )
+
+            def body(timeout_ms: int) -> dict[str, Any]:
+                request = protocol.ExplainRequest(
+                    source=images[0],
+                    edited=images[1],
+                    instruction=instruction,
+                    dimensions=None if dimensions is None else list(dimensions),
+                    max_tokens=max_tokens,
+                    timeout_ms=timeout_ms,
+                )
+                return {"json": request.model_dump(exclude_none=True)}
+
+            read = functools.partial(wire.parse, protocol.ExplainResponse)
+            reply = await self._transport.call("POST", "/v1/explain", body, read, deadline)
+        if missing := set(dimensions or ()) - reply.explanations.keys():
+            raise APIResponseError(f"the reply lacks explanations of {', '.join(sorted(missing))}")
+        return reply.explanations
+
+    async def info(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return ``GET /v1/info``: fingerprint, manifest summary, image spec, limits, device, versions."""
+        async with deadline_of(self._timeout if timeout is None else arguments.seconds(timeout)) as deadline:
+            return await self._transport.call("GET", "/v1/info", lambda _: {}, wire.read_object, deadline)
+
+    async def close(self) -> None:
+        """Close the connections that were opened on the running event loop."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _score(self, requests: Sequence[_Request], on_error: OnError, timeout: float | None) -> list[Score]:
+        if on_error not in ("raise", "nan"):
+            raise ValueError(f'on_error={on_error!r}: expected "raise" or "nan"')
+        for request in requests:
+            arguments.instruction(request.instruction, request.names[2])
+        seconds = self._timeout if timeout is None else arguments.seconds(timeout)
+        if not requests:
+            return []
+        async with deadline_of(seconds) as deadline:
+            candidates, images = await self._encode(requests)
+            share = math.ceil(len(candidates) / len(self._transport.urls))
+            limits = batching.Limits(target_candidates=share)
+            sizes = {key: len(data) for key, data in images.items()}
+            slots = asyncio.Semaphore(self._max_concurrency)
+            names = [request.names[1] for request in requests]
+            replies = await _all(
+                self._send(batch, images, names, slots, deadline) for batch in batching.plan(candidates, sizes, limits)
+            )
+        outcomes = {position: outcome for reply in replies for position, outcome in reply.items()}
+        return _verdict([outcomes[position] for position in range(len(requests))], on_error)
+
+    async def _encode(self, requests: Sequence[_Request]) -> tuple[list[batching.Candidate], dict[str, bytes]]:
+        """Encode every distinct object once, in threads; equal bytes get equal keys."""
+        objects: dict[object, tuple[ImageInput, str]] = {}
+        for request in requests:
+            objects.setdefault(_identity(request.source), (request.source, request.names[0]))
+            objects.setdefault(_identity(request.edited), (request.edited, request.names[1]))
+        encoded = await _all(
+            asyncio.to_thread(_encode_and_hash, image, name, self._image_format) for image, name in objects.values()
+        )
+        keys = {identity: key for identity, (key, _) in zip(objects, encoded, strict=True)}
+        candidates = [
+            batching.Candidate(keys[_identity(r.source)], keys[_identity(r.edited)], r.instruction) for r in requests
+        ]
+        return candidates, dict(encoded)
+
+    async def _send(
+        self,
+        batch: batching.Batch,
+        images: dict[str, bytes],
+        names: Sequence[str],
+        slots: asyncio.Semaphore,
+        deadline: Deadline,
+    ) -> dict[int, Score | CandidateError]:
+        def body(timeout_ms: int) -> dict[str, Any]:
+            return {"files": wire.multipart(batch, images, timeout_ms)}
+
+        async with slots:
+            read = functools.partial(wire.read_scores, batch, names)
+            return await self._transport.call("POST", "/v1/score", body, read, deadline)
+
+
+def _verdict(outcomes: Sequence[Score | CandidateError], on_error: OnError) -> list[Score]:
+    """The one answer to a call, whatever number of requests it took."""
+    scores = [outcome if isinstance(outcome, Score) else None for outcome in outcomes]
+    scored = [score for score in scores if score is not None]
+    if len(fingerprints := {score.fingerprint for score in scored}) > 1:
+        # Rewards of two checkpoints are not comparable, and nothing would show it: within a group they set advantages.
+        raise APIResponseError(
+            f"the servers have different checkpoints: fingerprints {', '.join(sorted(fingerprints))}"
+        )
+    failed = {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, CandidateError)}
+    if failed and on_error == "raise":
+        raise ScoreError(failed, scores)
+    names = tuple(scored[0].dimensions) if scored else ()
+    return [failed_score(outcome, names) if isinstance(outcome, CandidateError) else outcome for outcome in outcomes]
+
+
+def _identity(image: ImageInput) -> object:
+    """Equal for inputs that are surely one image: the same path, or the same object. Valid while the call lasts."""
+    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else id(image)
+
+
+def _encode_and_hash(image: ImageInput, name: str, image_format: ImageFormat) -> tuple[str, bytes]:
+    data = encode(image, name, image_format)
+    return hashlib.blake2b(data, digest_size=16).hexdigest(), data
+
+
+def _base64(image: ImageInput, name: str, image_format: ImageFormat) -> str:
+    return base64.b64encode(encode(image, name, image_format)).decode()
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run concurrently; the first failure cancels the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failures:
+        failure = failures.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    raise failure

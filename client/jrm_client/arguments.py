@@ -1,0 +1,67 @@
+"""What callers pass, checked before anything is sent: messages name the argument, its value and the remedy."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from .images import ImageInput
+
+
+def base_urls(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one or several base URLs without trailing slashes. Raises ValueError for what is not an HTTP URL."""
+    urls = (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+    if not urls:
+        raise ValueError("base_url: an empty list; pass at least one URL")
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("base_url: a URL with a user or password in it; pass the key as api_key")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"base_url: {url[:200]!r} does not begin with http:// or https:// and a host")
+        if parts.query or parts.fragment:
+            raise ValueError(f"base_url: {url[:200]!r} has a query or fragment")
+    return tuple(url.rstrip("/") for url in urls)
+
+
+def key(api_key: str | None) -> str | None:
+    """Return the API key, by default that of ``JRM_API_KEY``. It is never part of a message."""
+    if api_key is None:
+        api_key = os.environ.get("JRM_API_KEY") or None
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key and " " not in api_key):
+        raise ValueError("api_key (or JRM_API_KEY): empty, or with spaces, line breaks or non-ASCII characters in it")
+    return api_key
+
+
+def seconds(timeout: float) -> float:
+    """Return a timeout in seconds. Raises ValueError unless it is finite and positive."""
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
+    return float(timeout)
+
+
+def instruction(text: str, name: str) -> str:
+    """Return an instruction that the contract allows. Raises TypeError or ValueError with ``name``."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: {type(text).__name__}; expected str")
+    if not text.strip():
+        raise ValueError(f"{name}: empty; say which edit was asked for")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: not valid Unicode (a lone surrogate at {error.start})") from None
+    return text
+
+
+def image_list(images: Iterable[ImageInput], name: str) -> list[ImageInput]:
+    """Return a list or a batch [G, …] as a list. Raises TypeError or ValueError for a single image."""
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        raise TypeError(f"{name}: a single {type(images).__name__}; expected a list of images")
+    shape = getattr(images, "shape", None)
+    if shape is not None and len(shape) != 4:
+        raise ValueError(f"{name}: an array of shape {tuple(shape)}; expected a list of images or a batch of four axes")
+    return list(images)

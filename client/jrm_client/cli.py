@@ -1,0 +1,149 @@
+"""The ``jrm`` command. What the client can do is here; other commands are found by entry point (``commands.py``)."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .aio import DEFAULT_TIMEOUT
+from .client import JRMClient
+from .commands import Commands
+from .errors import JRMError
+from .jsonl import JSONLError, Summary, score_file
+from .report import table, to_json
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+app = typer.Typer(
+    name="jrm",
+    cls=Commands,
+    help="JRM Serve: rewards for image edits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # a local may be an API key
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jrm-serve {version('jrm-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def score(
+    source: Annotated[Path | None, typer.Argument(help="The source image.", show_default=False)] = None,
+    edited: Annotated[list[Path] | None, typer.Argument(help="One or more edits of it.", show_default=False)] = None,
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", "-i", help="The edit that was asked for.", show_default=False)
+    ] = None,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option(help="Score the rows of this file: source, edited, instruction, optional id.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="With --jsonl: append scores here; rows that are in it are skipped.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="With --jsonl: where relative paths start.", show_default="the folder of the file"),
+    ] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="The server; repeat for several.", envvar="JRM_URL", show_default=DEFAULT_URL),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for the call; with --jsonl, for every 64 rows.")
+    ] = DEFAULT_TIMEOUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score edits of one image, or the pairs of a JSONL file.
+
+    jrm score source.png edit-0.png edit-1.png -i "make the car red"
+
+    jrm score --jsonl pairs.jsonl --output scores.jsonl
+
+    A JSONL run can be interrupted and started again: it goes on where it stopped.
+
+    Exit status: 0 if everything has a score, 1 if not, 2 for wrong usage.
+    """
+    try:
+        with JRMClient(url or DEFAULT_URL, api_key=api_key, timeout=timeout) as client:
+            if jsonl is not None:
+                if source is not None or instruction is not None or output is None:
+                    raise typer.BadParameter("--jsonl goes with --output, and without SOURCE, EDITED and --instruction")
+                complete = _score_jsonl(client, jsonl, output, root, as_json)
+            else:
+                if source is None or not edited or instruction is None or output is not None or root is not None:
+                    raise typer.BadParameter("expected SOURCE EDITED... --instruction TEXT, or --jsonl IN --output OUT")
+                complete = _score_group(client, source, edited, instruction, as_json)
+    except (JRMError, JSONLError, OSError, ValueError) as error:
+        typer.echo(f"jrm score: {error}", err=True)
+        raise typer.Exit(1) from None
+    if not complete:
+        raise typer.Exit(1)
+
+
+def _score_group(client: JRMClient, source: Path, edited: list[Path], instruction: str, as_json: bool) -> bool:
+    scores = client.score_group(source, instruction, edited, on_error="nan").scores
+    names = [str(path) for path in edited]
+    if as_json:
+        rows = [{"edited": name, **to_json(one)} for name, one in zip(names, scores, strict=True)]
+        _print_json({"source": str(source), "instruction": instruction, "scores": rows})
+    else:
+        Console().print(table(names, scores))
+    return all(one.error is None for one in scores)
+
+
+def _score_jsonl(client: JRMClient, source: Path, output: Path, root: Path | None, as_json: bool) -> bool:
+    bar = Progress(
+        TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    )
+    with bar:
+        task = bar.add_task("scoring", total=None)
+        summary = score_file(
+            client, source, output, root, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for line, reason in sorted(summary.failed.items()):
+        typer.echo(f"{source}:{line}: {reason}", err=True)
+    if as_json:
+        _print_json(_summary_json(summary))
+    else:
+        typer.echo(f"{summary.scored} scored, {summary.skipped} had a score already, {len(summary.failed)} failed")
+    return not summary.failed
+
+
+def _summary_json(summary: Summary) -> dict[str, object]:
+    failed = [{"line": line, "reason": reason} for line, reason in sorted(summary.failed.items())]
+    return {"rows": summary.rows, "scored": summary.scored, "skipped": summary.skipped, "failed": failed}
+
+
+def _print_json(value: dict[str, object]) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def main() -> None:
+    """Entry point of the ``jrm`` command."""
+    app()

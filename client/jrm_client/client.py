@@ -1,0 +1,130 @@
+"""JRMClient: the asynchronous client for synchronous callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from . import arguments
+from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError, Pair
+from .images import ImageFormat, ImageInput
+from .loop import LoopThread
+from .protocol import Explanation
+from .results import GroupScores, Score
+from .retry import MAX_RETRIES, Backoff
+
+__all__ = ["AsyncJRMClient", "JRMClient"]
+
+
+class JRMClient:
+    """Scores image edits on a JRM server, synchronously; the arguments are those of ``AsyncJRMClient``.
+
+    Safe to call from several threads at once, inside a running event loop (Jupyter) and after ``os.fork``; picklable,
+    connections left behind. Ctrl-C cancels a call. ``close()``, ``with`` or the end of the program ends its thread.
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        api_key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = MAX_RETRIES,
+        backoff: Backoff | None = None,
+        image_format: ImageFormat = "ppm",
+        max_concurrency: int = MAX_CONCURRENCY,
+    ) -> None:
+        self._settings = {
+            "base_url": base_url,
+            "api_key": api_key,
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "backoff": backoff,
+            "image_format": image_format,
+            "max_concurrency": max_concurrency,
+        }
+        self._open()
+
+    def _open(self) -> None:
+        self._client = AsyncJRMClient(**self._settings)  # type: ignore[arg-type]
+        self._loop = LoopThread(self._client.close)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._settings
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._open()
+
+    def __repr__(self) -> str:
+        return repr(self._client).removeprefix("Async")
+
+    def score(
+        self,
+        source: ImageInput,
+        edited: ImageInput,
+        instruction: str,
+        *,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> Score:
+        """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``."""
+        return self._loop.run(
+            lambda: self._client.score(source, edited, instruction, on_error=on_error, timeout=timeout)
+        )
+
+    def score_group(
+        self,
+        source: ImageInput,
+        instruction: str,
+        edits: Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> GroupScores:
+        """Score G edits of one source; see ``AsyncJRMClient.score_group``."""
+        images = arguments.image_list(edits, "edits")  # a generator runs in the caller's thread, not on the loop
+        return self._loop.run(
+            lambda: self._client.score_group(source, instruction, images, on_error=on_error, timeout=timeout)
+        )
+
+    def score_batch(
+        self, pairs: Iterable[Pair], *, on_error: OnError = "raise", timeout: float | None = None
+    ) -> list[Score]:
+        """Score any number of (source, edited, instruction), in order; see ``AsyncJRMClient.score_batch``."""
+        listed = list(pairs)  # in the caller's thread, as above
+        return self._loop.run(lambda: self._client.score_batch(listed, on_error=on_error, timeout=timeout))
+
+    def explain(
+        self,
+        source: ImageInput,
+        edited: ImageInput,
+        instruction: str,
+        *,
+        dimensions: Sequence[str] | None = None,
+        max_tokens: int = 512,
+        timeout: float | None = None,
+    ) -> dict[str, Explanation]:
+        """Return the language head's critique of one edit, by dimension; see ``AsyncJRMClient.explain``."""
+        return self._loop.run(
+            lambda: self._client.explain(
+                source, edited, instruction, dimensions=dimensions, max_tokens=max_tokens, timeout=timeout
+            )
+        )
+
+    def info(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return ``GET /v1/info``: fingerprint, manifest summary, image spec, limits, device, versions."""
+        return self._loop.run(lambda: self._client.info(timeout=timeout))
+
+    def close(self) -> None:
+        """End the client's thread and its connections; calls in progress raise RuntimeError."""
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,113 @@
+"""What a call can raise, besides ValueError, TypeError and OSError for arguments that cannot be sent.
+
+JRMError
+├── APIConnectionError      no server could be reached, or the connection broke before the reply was complete
+├── APITimeoutError         ``timeout`` passed; also a ``TimeoutError``
+├── APIStatusError          the server refused the request as a whole: ``status``, ``code``, ``param``, ``retry_after``
+├── APIResponseError        the reply breaks the contract; no number was taken from it
+├── ScoreError              some candidates have no score: ``failed`` says which and why, ``scores`` has the others
+└── CandidateError          one candidate has no score: ``code``, ``message``
+
+Every error carries ``request_id`` (None where no request was involved): the server logs the same id. All of them can
+be pickled, because trainers pass them between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .results import Score
+
+
+def _rebuild(kind: type[JRMError], args: tuple[Any, ...], state: dict[str, Any]) -> JRMError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class JRMError(Exception):
+    """Base of everything that goes wrong between the caller and a score. ``message`` is the text alone."""
+
+    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.message} [request {self.request_id}]" if self.request_id else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with ``args`` alone, which lacks the keyword arguments.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class APIConnectionError(JRMError):
+    """No server could be reached, or the connection broke before the reply was complete."""
+
+
+class APITimeoutError(JRMError, TimeoutError):
+    """The whole call, encoding and retries included, took longer than ``timeout`` seconds."""
+
+
+class APIStatusError(JRMError):
+    """The server refused the request as a whole.
+
+    ``status`` is the HTTP status; ``code`` the stable name to match on (None when something else than JRM Serve
+    answered, such as a proxy); ``param`` the field at fault; ``retry_after`` seconds, as the server asked.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, request_id=request_id)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+
+class APIResponseError(JRMError):
+    """The reply is not what the contract says: wrong JSON, a missing or repeated index, a number that is not finite."""
+
+
+class CandidateError(JRMError):
+    """One candidate has no score. ``code`` is the stable name (``invalid_image``, ``deadline_exceeded``, …)."""
+
+    def __init__(self, message: str, *, code: str, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.code}: {super().__str__()}"
+
+
+class ScoreError(JRMError):
+    """Some candidates have no score, and the caller asked for all of them (``on_error="raise"``).
+
+    ``failed`` maps the index of a candidate to its error. ``scores`` is in the order of the candidates, None for
+    those that failed, so that the good ones are not lost.
+    """
+
+    def __init__(self, failed: Mapping[int, CandidateError], scores: Sequence[Score | None]) -> None:
+        first = min(failed)
+        message = (
+            f"{len(failed)} of {len(scores)} candidates have no score; the first is candidate {first}: "
+            f'{failed[first]}. ScoreError.scores has the others; on_error="nan" gives NaN instead of raising.'
+        )
+        super().__init__(message)
+        self.request_id = failed[first].request_id
+        self.failed = dict(failed)
+        self.scores = list(scores)
+
+    def __str__(self) -> str:
+        return self.message  # it names the first candidate's request already

@@ -1,0 +1,192 @@
+"""The reward functions that a Flow-GRPO trainer plugs in (the two shapes of its ``flow_grpo/rewards.py``).
+
+``jrm_reward`` replaces ``multi_score``: it is what the trainer calls. ``jrm_score`` is one scorer among those that
+``multi_score`` combines; that function calls its factories without arguments and its scorers without ``ref_images``::
+
+    score_functions["jrm"] = lambda: jrm_score("http://localhost:8000", source_key="image", source_root=dataset)
+
+Both may be called from several threads at once and pickled; after a fork the child opens connections of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .aio import DEFAULT_TIMEOUT, OnError
+from .client import JRMClient
+from .errors import ScoreError
+from .images import ImageInput
+from .results import Score
+from .retry import MAX_RETRIES
+
+
+def jrm_score(
+    url: str | Sequence[str],
+    *,
+    source_key: str | None = None,
+    source_root: str | os.PathLike[str] | None = None,
+    api_key: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    max_retries: int = MAX_RETRIES,
+    on_error: OnError = "raise",
+) -> JRMScore:
+    """Return ``fn(images, prompts, metadata, ref_images=None) -> (list[float], {})``: the reward of each edit.
+
+    ``source_key``: the key of an edit's metadata that holds its source (a path, bytes or a PIL image), with paths taken
+    relative to ``source_root``. When it is given, it wins over ``ref_images``; without it, sources are ``ref_images``.
+    The other arguments are those of ``JRMClient``.
+    """
+    return JRMScore(_client(url, api_key, timeout, max_retries), source_key, source_root, on_error)
+
+
+def jrm_reward(
+    url: str | Sequence[str],
+    *,
+    source_key: str | None = None,
+    source_root: str | os.PathLike[str] | None = None,
+    dimensions: Sequence[str] | None = None,
+    api_key: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    max_retries: int = MAX_RETRIES,
+    on_error: OnError = "raise",
+) -> JRMReward:
+    """Return ``fn(images, prompts, metadata, ref_images=None, only_strict=True) -> (dict[str, list[float]], {})``.
+
+    The dict has ``"avg"``, the reward, and the mean of every dimension. Trainers gather these key by key over all
+    ranks, so the keys and their order are the same everywhere: ``dimensions``, by default all of the checkpoint's,
+    sorted. The other arguments are those of ``jrm_score``.
+    """
+    client = _client(url, api_key, timeout, max_retries)
+    return JRMReward(client, source_key, source_root, on_error, None if dimensions is None else tuple(dimensions))
+
+
+class _Scorer:
+    """What the two functions share: from a trainer's batch to scores."""
+
+    def __init__(
+        self,
+        client: JRMClient,
+        source_key: str | None,
+        source_root: str | os.PathLike[str] | None,
+        on_error: OnError,
+    ) -> None:
+        self._client = client
+        self._source_key = source_key
+        self._source_root = None if source_root is None else Path(source_root)
+        self._on_error: OnError = on_error
+
+    def close(self) -> None:
+        """Close the connections. The end of the program does so too."""
+        self._client.close()
+
+    def _score(self, images: Any, prompts: Sequence[str], metadata: Any, ref_images: Any) -> list[Score]:
+        edits = _unstack(images, "images")
+        if isinstance(prompts, str):
+            raise TypeError("prompts: a single str; expected one instruction for each image")
+        _check_length("prompts", len(prompts), len(edits))
+        if isinstance(metadata, Sequence):
+            _check_length("metadata", len(metadata), len(edits))
+        sources = self._sources(metadata, ref_images, len(edits))
+        return self._client.score_batch(zip(sources, edits, prompts, strict=True), on_error=self._on_error)
+
+    def _sources(self, metadata: Any, ref_images: Any, count: int) -> list[ImageInput]:
+        if self._source_key is not None:
+            if not isinstance(metadata, Sequence) or len(metadata) != count:
+                raise ValueError(f"metadata: expected {count} dicts with the key {self._source_key!r} for the sources")
+            return [self._from_metadata(row, index) for index, row in enumerate(metadata)]
+        if ref_images is None:
+            raise ValueError(
+                "no source images: pass ref_images, or name the metadata key that holds each source with source_key"
+            )
+        sources = _unstack(ref_images, "ref_images")
+        _check_length("ref_images", len(sources), count)
+        return sources
+
+    def _from_metadata(self, row: Any, index: int) -> ImageInput:
+        if not isinstance(row, Mapping) or row.get(self._source_key) is None:
+            raise ValueError(f"metadata[{index}]: no source image under the key {self._source_key!r}")
+        source: ImageInput = row[self._source_key]
+        if self._source_root is not None and isinstance(source, str | os.PathLike):
+            return self._source_root / os.fsdecode(source)
+        return source
+
+
+class JRMScore(_Scorer):
+    """``fn(images, prompts, metadata, ref_images=None) -> (rewards, {})``; made by ``jrm_score``."""
+
+    def __call__(
+        self, images: Any, prompts: Sequence[str], metadata: Any = None, ref_images: Any = None
+    ) -> tuple[list[float], dict[str, Any]]:
+        """Score N edits: images [N, 3, H, W] float in [0, 1] or [N, H, W, 3] uint8, or a list of images.
+
+        Returns N Python floats. Raises ScoreError if an edit has no score; under ``on_error="nan"`` its reward is NaN.
+        Raises ValueError for lengths that differ or a missing source.
+        """
+        return [score.reward for score in self._score(images, prompts, metadata, ref_images)], {}
+
+
+class JRMReward(_Scorer):
+    """``fn(images, prompts, metadata, ref_images=None, only_strict=True) -> (rewards by key, {})``."""
+
+    def __init__(
+        self,
+        client: JRMClient,
+        source_key: str | None,
+        source_root: str | os.PathLike[str] | None,
+        on_error: OnError,
+        dimensions: tuple[str, ...] | None,
+    ) -> None:
+        super().__init__(client, source_key, source_root, on_error)
+        self._dimensions = dimensions
+
+    def __call__(
+        self,
+        images: Any,
+        prompts: Sequence[str],
+        metadata: Any = None,
+        ref_images: Any = None,
+        only_strict: bool = True,
+    ) -> tuple[dict[str, list[float]], dict[str, Any]]:
+        """Score N edits, given as to ``jrm_score``; every list has N Python floats. ``only_strict`` has no effect.
+
+        Raises as ``jrm_score`` does, and under ``on_error="nan"`` still a ScoreError when every edit of the first
+        batch failed and ``dimensions`` was not given: the keys that other ranks wait for are unknown then.
+        """
+        del only_strict  # it spares GenEval work; a JRM score has no part that could be left out
+        scores = self._score(images, prompts, metadata, ref_images)
+        names = self._names(scores)
+        rewards = {"avg": [score.reward for score in scores]}
+        return rewards | {name: [score.dimensions[name].mean for score in scores] for name in names}, {}
+
+    def _names(self, scores: Sequence[Score]) -> tuple[str, ...]:
+        if self._dimensions is None and scores:
+            failed = {index: score.error for index, score in enumerate(scores) if score.error is not None}
+            if len(failed) == len(scores):
+                raise ScoreError(failed, [None] * len(scores))
+            self._dimensions = tuple(sorted(next(score for score in scores if score.error is None).dimensions))
+        return self._dimensions or ()
+
+
+def _client(url: str | Sequence[str], api_key: str | None, timeout: float, max_retries: int) -> JRMClient:
+    return JRMClient(url, api_key=api_key, timeout=timeout, max_retries=max_retries)
+
+
+def _unstack(images: Any, name: str) -> list[ImageInput]:
+    """A batch [N, …] or a list of images as a list; a tensor leaves its device in one copy."""
+    shape = getattr(images, "shape", None)
+    if shape is not None and len(shape) != 4:
+        raise ValueError(f"{name}: shape {tuple(shape)}; expected float [N, 3, H, W] in [0, 1] or uint8 [N, H, W, 3]")
+    if (shape is None and not isinstance(images, Sequence)) or isinstance(images, str | bytes):
+        raise TypeError(f"{name}: {type(images).__name__}; expected a batch of four axes or a list of images")
+    if hasattr(images, "detach"):
+        images = images.detach().cpu()
+    batch: Iterable[ImageInput] = images
+    return list(batch)
+
+
+def _check_length(name: str, length: int, count: int) -> None:
+    if length != count:
+        raise ValueError(f"{name}: {length} for {count} images")

@@ -1,0 +1,213 @@
+"""Everything that a caller may hold as an image -> bytes on the wire, without loss.
+
+========================================  ==========================================================================
+path (``str``, ``os.PathLike``), bytes    the file as it is; the server decodes it
+``PIL.Image`` RGB                         PPM (P6)
+``PIL.Image``, other modes                PNG, which holds 1, L, LA, P, RGBA and 16-bit gray exactly; the server makes
+                                          it RGB by the same rules as a file. Modes that PNG lacks (CMYK, YCbCr, …) go
+                                          through pillow's ``convert``; 32-bit float is refused
+uint8 array [H, W, 3]                     PPM (P6)
+float array or torch tensor [3, H, W]     values in [0, 1] become ``(x * 255).round().clip(0, 255)``, then PPM (P6)
+========================================  ==========================================================================
+
+An EXIF orientation is applied to a PIL image, as the server does for a file, so that a photo scores the same either
+way. Half-precision tensors are widened to float32 first. A float image may overshoot [0, 1] a little, as decoded
+latents do, and is clipped; values outside [-0.5, 1.5] mean another scale (0..255, or -1..1) and are refused, and so
+are NaN and infinity: a reward for the wrong picture looks like any other reward.
+
+PPM costs one copy, and PNG a compression that only pays off on a slow network (``image_format="png"``).
+Tensors are recognised by their methods: torch is never imported.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import threading
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+
+class Tensor(Protocol):
+    """What the client uses of ``torch.Tensor``; any device, any dtype, gradients or not."""
+
+    @property
+    def shape(self) -> Any:
+        """[3, H, W] for floats in [0, 1], [H, W, 3] for uint8."""
+
+    def detach(self) -> Any:
+        """Leave the autograd graph."""
+
+
+ImageInput: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[Any] | Tensor
+)
+ImageFormat: TypeAlias = Literal["ppm", "png"]
+
+LOWEST, HIGHEST = -0.5, 1.5  # floats beyond are on another scale than [0, 1]
+PPM_MAX_BYTES = 24 * 2**20  # 8 megapixels: above, PNG keeps one image from filling a request
+_MAX_PATH = 4096
+
+_UNCHANGED_IN_PNG = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_CONVERTED = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
+
+# A lazily opened PIL image and its EXIF block must not be loaded by two threads at once, and threads easily share a
+# source. For an image that is loaded already, as most are, the lock is held for microseconds.
+_loading = threading.Lock()
+
+
+def _unlock_after_fork() -> None:
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_after_fork)
+
+
+def encode(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> bytes:
+    """Return the bytes that represent ``image`` on the wire; PNG or PPM unless they were bytes or a file already.
+
+    ``name`` is what error messages call the image (``edits[3]``). Raises TypeError for a kind or dtype that is not an
+    image, ValueError for a wrong shape or scale, NaN or infinity, and OSError for a file that cannot be read.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        return _read(os.fsdecode(image), name)
+    if isinstance(image, Image.Image):
+        return _encode_pil(image, name, image_format)
+    if isinstance(image, np.ndarray):
+        return _encode_pixels(_to_uint8(image, name), image_format)
+    if all(hasattr(image, method) for method in ("detach", "cpu", "numpy")):
+        return _encode_pixels(_to_uint8(_tensor_to_array(image), name), image_format)
+    raise TypeError(
+        f"{name}: {type(image).__name__} is not an image; "
+        "expected a path, bytes, a PIL image, a uint8 HWC array, or a float CHW array or tensor"
+    )
+
+
+def _read(path: str, name: str) -> bytes:
+    if len(path) > _MAX_PATH or path.startswith(("http://", "https://", "data:")):
+        raise ValueError(
+            f"{name}: this string is not a path; URLs and base64 are not read, pass the bytes of the file instead"
+        )
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, f"{name}: {error.strerror}", path) from error
+
+
+def _encode_pil(image: Image.Image, name: str, image_format: ImageFormat) -> bytes:
+    if not (image.width and image.height):
+        raise ValueError(f"{name}: the image is empty ({image.width}x{image.height})")
+    with _loading:
+        try:
+            image.load()
+        except OSError as error:
+            raise ValueError(f"{name}: pillow cannot load this image: {error}") from error
+        rotated = _is_rotated(image)
+    if rotated:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info and _fits_ppm(image.size, image_format):
+        return _ppm(image.size, image.tobytes())
+    return _png(_for_png(image, name))
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(0x0112, 1) in range(2, 9)
+    except Exception:  # whatever damaged metadata provokes; it says nothing about the pixels
+        return False
+
+
+def _for_png(image: Image.Image, name: str) -> Image.Image:
+    mode = image.mode
+    if mode in _UNCHANGED_IN_PNG:
+        return image
+    if mode in _CONVERTED:
+        return image.convert(_CONVERTED[mode])
+    if mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() >= 0 and values.max() <= 65535:
+            return Image.fromarray(values.astype(np.uint16))
+        raise ValueError(f"{name}: PIL mode {mode} with values outside 0..65535; convert it to RGB")
+    raise TypeError(f"{name}: PIL mode {mode} has no defined conversion to 8 bits; convert it to RGB")
+
+
+def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()  # numpy has no bfloat16, and x * 255 would be rounded to its 8 bits
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
+
+
+def _to_uint8(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] uint8, contiguous."""
+    if array.dtype == np.uint8:
+        if array.ndim != 3 or array.shape[2] != 3:
+            raise ValueError(f"{name}: uint8 of shape {array.shape}; expected [H, W, 3]{_hint(array.shape, 'uint8')}")
+        _refuse_empty(array, name)
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"{name}: dtype {array.dtype}; expected uint8 [H, W, 3] or floats in [0, 1] as [3, H, W]")
+    if array.ndim != 3 or array.shape[0] != 3:
+        raise ValueError(f"{name}: floats of shape {array.shape}; expected [3, H, W]{_hint(array.shape, 'float')}")
+    _refuse_empty(array, name)
+    if array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name}: the image has NaN or infinite values")
+    if low < LOWEST or high > HIGHEST:
+        raise ValueError(f"{name}: values from {low:g} to {high:g}; expected floats in [0, 1] (or uint8 in 0..255)")
+    scaled = np.multiply(array, 255)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, 0, 255, out=scaled)
+    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(1, 2, 0))
+
+
+def _hint(shape: tuple[int, ...], kind: Literal["uint8", "float"]) -> str:
+    if len(shape) == 4:
+        return "; this is a batch, pass its images one by one"
+    if len(shape) == 2:
+        return "; for a grayscale image repeat the channel three times"
+    if len(shape) == 3 and kind == "float" and shape[2] == 3:
+        return "; this is HWC: transpose it to CHW, or pass uint8"
+    if len(shape) == 3 and kind == "uint8" and shape[0] == 3:
+        return "; this is CHW: transpose it to HWC, or pass floats in [0, 1]"
+    if len(shape) == 3 and 4 in (shape[0], shape[2]):
+        return "; drop the alpha channel, or pass a PIL image"
+    return ""
+
+
+def _refuse_empty(array: npt.NDArray[Any], name: str) -> None:
+    if array.size == 0:
+        raise ValueError(f"{name}: the image is empty (shape {array.shape})")
+
+
+def _encode_pixels(pixels: npt.NDArray[np.uint8], image_format: ImageFormat) -> bytes:
+    size = (pixels.shape[1], pixels.shape[0])
+    if _fits_ppm(size, image_format):
+        return _ppm(size, pixels.data)
+    return _png(Image.fromarray(pixels))
+
+
+def _fits_ppm(size: tuple[int, int], image_format: ImageFormat) -> bool:
+    return image_format == "ppm" and 3 * size[0] * size[1] <= PPM_MAX_BYTES
+
+
+def _ppm(size: tuple[int, int], pixels: bytes | memoryview) -> bytes:
+    return b"".join((b"P6\n%d %d\n255\n" % size, pixels))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,98 @@
+"""What scoring gives back: plain, frozen, picklable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CandidateError
+from .probability import win_probability
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One named output: r ~ N(mean, std²). ``std`` is None for a mean-only head."""
+
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The outcome of one candidate.
+
+    ``reward_std`` is None for a mean-only checkpoint. ``cached``: the server had this score already. ``fingerprint``
+    names the weights and preprocessing that the numbers come from.
+
+    ``error`` is set only under ``on_error="nan"``: the candidate has no score then, ``reward``, ``reward_std`` and
+    every dimension are NaN, and ``model`` and ``fingerprint`` are empty.
+    """
+
+    reward: float
+    reward_std: float | None
+    dimensions: Mapping[str, Dimension]
+    cached: bool
+    model: str
+    fingerprint: str
+    error: CandidateError | None = None
+
+
+class FailedDimensions(dict[str, Dimension]):
+    """The dimensions of a candidate without a score: NaN under every name, also one that no reply has named yet."""
+
+    def __missing__(self, name: str) -> Dimension:
+        return Dimension(math.nan, math.nan)
+
+
+def failed_score(error: CandidateError, dimensions: tuple[str, ...] = ()) -> Score:
+    """Return the score of a candidate that has none: NaN everywhere, and the reason."""
+    names = FailedDimensions({name: Dimension(math.nan, math.nan) for name in dimensions})
+    return Score(math.nan, math.nan, names, False, "", "", error)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """The scores of one group, in the order of its edits. Has a length, can be indexed and iterated."""
+
+    scores: tuple[Score, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self.scores)
+
+    def __getitem__(self, index: int) -> Score:
+        return self.scores[index]
+
+    @property
+    def rewards(self) -> npt.NDArray[np.float32]:
+        """The rewards, float32 [G]. NaN where the candidate failed (``on_error="nan"``)."""
+        return np.array([score.reward for score in self.scores], dtype=np.float32)
+
+    def dimension(self, name: str) -> npt.NDArray[np.float32]:
+        """Return the means of one dimension, float32 [G]. Raises KeyError for a name that the checkpoint lacks."""
+        return np.array([self._dimension(index, name).mean for index in range(len(self.scores))], dtype=np.float32)
+
+    def win_probability(self, i: int, j: int, dimension: str | None = None) -> float:
+        """Return the probability that edit ``i`` is better than edit ``j`` (Eq. 4), for two independent ratings.
+
+        On the mean and std of ``dimension``, or on the reward and its std; without std, sigmoid(r_i - r_j). It is 0.5
+        for i == j and NaN if either has no score. Raises KeyError for an unknown dimension, IndexError for an index.
+        """
+        if dimension is None:
+            a, b = self.scores[i], self.scores[j]
+            return win_probability(a.reward, a.reward_std, b.reward, b.reward_std)
+        first, second = self._dimension(i, dimension), self._dimension(j, dimension)
+        return win_probability(first.mean, first.std, second.mean, second.std)
+
+    def _dimension(self, index: int, name: str) -> Dimension:
+        dimensions = self.scores[index].dimensions
+        try:
+            return dimensions[name]
+        except KeyError:
+            raise KeyError(f"no dimension {name!r}; this checkpoint has {', '.join(sorted(dimensions))}") from None

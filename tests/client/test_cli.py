@@ -1,0 +1,273 @@
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client.scripted_server import Reply, Request, ScriptedServer, refusal, reward_of, score_all, score_entry, scores
+from jrm_client.cli import app
+from typer.testing import CliRunner
+
+Serve = Callable[..., ScriptedServer]
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("S", "A", "B", "BAD"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def jrm(*arguments: object, **environment: str) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+
+
+# --- one group --------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_for_people(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "A", folder / "B", "-i", "red", "--url", serve().url)
+    assert done.exit_code == 0, done.output
+    assert all(heading in done.stdout for heading in ("edited", "reward", "instruction_following", "visual_quality"))
+    assert f"{reward_of(b'A'):.4f} ± 0.2500" in done.stdout
+    assert f"{reward_of(b'B') - 1:.4f} ± 0.5000" in done.stdout
+    assert "scripted · f00d" in done.stdout
+
+
+def test_json_for_programs(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "A", "-i", "red", "--url", serve().url, "--json")
+    printed = json.loads(done.stdout)
+    assert (printed["source"], printed["instruction"]) == (str(folder / "S"), "red")
+    [row] = printed["scores"]
+    assert (row["edited"], row["status"], row["reward"]) == (str(folder / "A"), "ok", reward_of(b"A"))
+    assert row["dimensions"]["visual_quality"] == {"mean": reward_of(b"A") - 1, "std": 0.5}
+
+
+def test_a_failed_edit_is_shown_beside_the_others(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "A", folder / "BAD", "-i", "red", "--url", serve().url)
+    assert done.exit_code == 1
+    assert f"{reward_of(b'A'):.4f}" in done.stdout
+    assert "invalid_image: edits[1]: not an image" in done.stdout
+
+
+def test_a_failed_edit_has_no_number_in_json(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "BAD", "-i", "red", "--url", serve().url, "--json")
+    assert done.exit_code == 1
+    [row] = json.loads(done.stdout)["scores"]
+    assert set(row) == {"edited", "status", "error"}
+
+
+def test_url_and_key_from_the_environment(serve: Serve, folder: Path) -> None:
+    server = serve()
+    done = jrm("score", folder / "S", folder / "A", "-i", "red", JRM_URL=server.url, JRM_API_KEY="sk-1")
+    assert done.exit_code == 0, done.output
+    assert server.requests[0].headers["authorization"] == "Bearer sk-1"
+
+
+def test_a_failure_of_the_call_is_one_line(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "A", "-i", "red", "--url", serve(refusal(401, "unauthorized")).url)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("jrm score: HTTP 401 (unauthorized)")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_missing_file(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "nothing", "-i", "red", "--url", serve().url)
+    assert done.exit_code == 1
+    assert "edits[0]: No such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["S"],
+        ["S", "A"],
+        ["S", "-i", "red"],
+        ["S", "A", "-i", "red", "--output", "o"],
+        ["--jsonl", "rows"],
+        ["--jsonl", "rows", "--output", "o", "-i", "red"],
+        ["S", "--jsonl", "rows", "--output", "o"],
+    ],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert jrm("score", *arguments).exit_code == 2
+
+
+def test_version() -> None:
+    assert jrm("--version").stdout == f"jrm-serve {version('jrm-serve')}\n"
+
+
+# --- JSONL ------------------------------------------------------------------------------------------------------------
+
+
+class Job:
+    """A JSONL file of pairs, where its scores go, and the command that gets them there."""
+
+    def __init__(self, folder: Path, server: ScriptedServer) -> None:
+        self.server, self.input, self.output = server, folder / "pairs.jsonl", folder / "scores.jsonl"
+
+    def write(self, *rows: object) -> None:
+        self.input.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+    def run(self, *arguments: object) -> Any:
+        return jrm(
+            "score", "--jsonl", self.input, "--output", self.output, "--url", self.server.url, "--json", *arguments
+        )
+
+    def written(self) -> dict[int, dict[str, Any]]:
+        rows = [json.loads(line) for line in self.output.read_text().splitlines()]
+        assert len({row["line"] for row in rows}) == len(rows)
+        return {row["line"]: row for row in rows}
+
+
+@pytest.fixture
+def job(serve: Serve, folder: Path) -> Job:
+    return Job(folder, serve())
+
+
+def pair(edited: str, **more: object) -> dict[str, object]:
+    return {"source": "S", "edited": edited, "instruction": "red", **more}
+
+
+def test_rows_are_scored_in_order(job: Job) -> None:
+    job.write(pair("A", id="x-1"), pair("B"))
+    done = job.run()
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"rows": 2, "scored": 2, "skipped": 0, "failed": []}
+    first, second = job.written().values()
+    assert (first["line"], first["id"], first["edited"], first["reward"]) == (1, "x-1", "A", reward_of(b"A"))
+    assert (second["line"], second["reward"], second["fingerprint"]) == (2, reward_of(b"B"), "f00d")
+
+
+def test_many_rows_go_in_several_requests(job: Job) -> None:
+    job.write(*[pair("AB"[k % 2]) for k in range(150)])
+    assert job.run().exit_code == 0
+    assert [row["reward"] for row in job.written().values()] == [reward_of(b"A"), reward_of(b"B")] * 75
+    assert len(job.server.requests) == 3
+
+
+def test_finished_rows_are_not_scored_again(job: Job) -> None:
+    job.write(pair("A"))
+    job.run()
+    job.write(pair("A"), pair("B"))
+    assert json.loads(job.run().stdout) == {"rows": 2, "scored": 1, "skipped": 1, "failed": []}
+    assert json.loads(job.run().stdout) == {"rows": 2, "scored": 0, "skipped": 2, "failed": []}
+    assert list(job.written()) == [1, 2]
+    assert len(job.server.requests) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100])
+def test_a_torn_last_line_is_repaired(job: Job, cut: int) -> None:
+    job.write(pair("A"), pair("B"))
+    job.run()
+    whole = job.output.read_bytes()
+    job.output.write_bytes(whole[:-cut])
+    assert json.loads(job.run().stdout)["scored"] == 1
+    assert job.output.read_bytes() == whole
+
+
+def test_an_interrupted_run_keeps_what_it_had(job: Job) -> None:
+    job.write(*[pair("A") for _ in range(100)])
+    job.server.script = [score_all, refusal(401, "unauthorized")]
+    assert job.run().exit_code == 1
+    assert len(job.written()) == 64
+    assert job.run().exit_code == 0
+    assert len(job.written()) == 100
+
+
+def test_bad_rows_are_reported_and_the_rest_is_scored(job: Job) -> None:
+    job.write(
+        pair("A"),
+        "{not json",
+        "",
+        pair("nothing"),
+        {"source": "S", "instruction": "red"},
+        pair("BAD"),
+        pair("B", instruction=" "),
+        "[1]",
+        pair("B"),
+        pair("B", instruction=7),
+        '{"source": "S", "edited": "A", "instruction": "\\ud800"}',
+    )
+    done = job.run()
+    assert done.exit_code == 1
+    failed = {row["line"]: row["reason"] for row in json.loads(done.stdout)["failed"]}
+    assert list(failed) == [2, 4, 5, 6, 7, 8, 10, 11]
+    assert "not JSON" in failed[2]
+    assert "No such file" in failed[4]
+    assert failed[5] == "edited: missing, empty or not a string"
+    assert failed[6].startswith("invalid_image: ")
+    assert "not a JSON object" in failed[8]
+    assert f"{job.input}:4: " in done.stderr
+    assert list(job.written()) == [1, 9]
+
+
+def test_failed_rows_are_tried_again(job: Job, folder: Path) -> None:
+    job.write(pair("BAD"), pair("A"))
+    assert job.run().exit_code == 1
+    (folder / "BAD").write_bytes(b"repaired")
+    assert job.run().exit_code == 0
+    assert job.written()[1]["reward"] == reward_of(b"repaired")
+
+
+def test_a_row_that_the_server_refuses_does_not_take_its_neighbours_along(job: Job) -> None:
+    def picky(request: Request) -> Reply:
+        return refusal(413, "payload_too_large") if b"B" in request.images.values() else score_all(request)
+
+    job.server.then = picky
+    job.write(pair("A"), pair("B"), pair("A"))
+    done = job.run()
+    assert [row["line"] for row in json.loads(done.stdout)["failed"]] == [2]
+    assert list(job.written()) == [1, 3]
+
+
+def test_scores_of_two_checkpoints_are_not_mixed(job: Job) -> None:
+    job.write(pair("A"))
+    job.run()
+    job.write(pair("A"), pair("B"))
+    job.server.script = [lambda request: scores([[score_entry(0, b"B")]], fingerprint="beef")]
+    done = job.run()
+    assert done.exit_code == 1
+    assert "another output file" in done.stderr
+    assert list(job.written()) == [1]
+
+
+def test_an_output_of_another_input_is_refused(job: Job) -> None:
+    job.write(pair("A"))
+    job.run()
+    job.write(pair("B"))
+    done = job.run()
+    assert done.exit_code == 1
+    assert "line 1" in done.stderr
+
+
+@pytest.mark.parametrize("foreign", ["hello\n", "{}\n", '{"line": 1}\n', "[1]\n"])
+def test_an_output_that_is_something_else_is_left_alone(job: Job, foreign: str) -> None:
+    job.write(pair("A"))
+    job.output.write_text(foreign)
+    assert job.run().exit_code == 1
+    assert job.output.read_text() == foreign
+
+
+def test_relative_paths_can_start_elsewhere(job: Job, folder: Path) -> None:
+    images = folder / "images"
+    images.mkdir()
+    for name in ("S", "A"):
+        (folder / name).rename(images / name)
+    job.write(pair("A"))
+    assert job.run().exit_code == 1
+    assert job.run("--root", images).exit_code == 0
+
+
+def test_people_get_a_summary(serve: Serve, folder: Path) -> None:
+    (folder / "pairs.jsonl").write_text(json.dumps(pair("A")) + "\n")
+    done = jrm("score", "--jsonl", folder / "pairs.jsonl", "-o", folder / "out.jsonl", "--url", serve().url)
+    assert "1 scored, 0 had a score already, 0 failed" in done.stdout
+    assert "1/1" in done.stderr

@@ -1,0 +1,33 @@
+"""The names that users may rely on. Changing this list is a change of the interface."""
+
+import subprocess
+import sys
+
+import jrm_client
+
+
+def test_public_names() -> None:
+    assert sorted(jrm_client.__all__) == [
+        "APIConnectionError",
+        "APIResponseError",
+        "APIStatusError",
+        "APITimeoutError",
+        "AsyncJRMClient",
+        "Backoff",
+        "CandidateError",
+        "Dimension",
+        "Explanation",
+        "GroupScores",
+        "JRMClient",
+        "JRMError",
+        "Score",
+        "ScoreError",
+    ]
+    assert all(hasattr(jrm_client, name) for name in jrm_client.__all__)
+
+
+def test_the_client_needs_only_its_own_dependencies() -> None:
+    heavy = ("torch", "fastapi", "transformers", "starlette", "vllm")
+    code = f"import sys, jrm_client.cli, jrm_client.flow_grpo; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,93 @@
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jrm_client import APIConnectionError, APIResponseError, APIStatusError, JRMError
+from jrm_client.retry import FIRST_DELAY, MAX_DELAY, Backoff, Schedule, parse_retry_after, retryable
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+LONGEST = Backoff(uniform=lambda low, high: high)
+SHORTEST = Backoff(uniform=lambda low, high: low)
+DOWN = APIConnectionError("down")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_statuses_that_are_retried(status: int) -> None:
+    assert retryable(APIStatusError("", status=status))
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 409, 413, 415, 422, 501, 504, 505])
+def test_statuses_that_are_final(status: int) -> None:
+    assert not retryable(APIStatusError("", status=status))
+
+
+@pytest.mark.parametrize(("failure", "expected"), [(DOWN, True), (APIResponseError("nonsense"), False)])
+def test_other_failures(failure: JRMError, expected: bool) -> None:
+    assert retryable(failure) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("3", 3.0),
+        (" 0.5 ", 0.5),
+        (format_datetime(datetime(2026, 1, 2, 3, 4, 35, tzinfo=UTC), usegmt=True), 30.0),
+        (format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True), 0.0),
+        ("soon", None),
+        ("-1", None),
+        ("nan", None),
+        ("²", None),
+        ("", None),
+    ],
+)
+def test_retry_after_header(header: str | None, expected: float | None) -> None:
+    assert parse_retry_after(header, NOW) == expected
+
+
+def test_delays_double_up_to_a_limit() -> None:
+    delays = [LONGEST.delay(failures, None) for failures in range(1, 9)]
+    assert delays[:3] == [FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
+    assert delays[-1] == MAX_DELAY
+    assert LONGEST.delay(10_000, None) == MAX_DELAY
+
+
+def test_jitter_shortens_a_delay_by_at_most_half() -> None:
+    assert SHORTEST.delay(1, None) == FIRST_DELAY / 2
+
+
+@given(st.integers(1, 50), st.floats(0, 1e4))
+def test_never_earlier_than_the_server_asked(failures: int, retry_after: float) -> None:
+    assert Backoff().delay(failures, retry_after) >= retry_after
+
+
+def test_one_server_gets_the_first_attempt_and_max_retries_more() -> None:
+    schedule = Schedule(["a"], 2, LONGEST)
+    waits = []
+    now = 0.0
+    while not schedule.exhausted:
+        server, wait = schedule.next(now)
+        waits.append(wait)
+        now += wait
+        schedule.failed(server, now, DOWN)
+    assert waits == [0.0, FIRST_DELAY, 2 * FIRST_DELAY]
+
+
+def test_another_server_is_asked_at_once() -> None:
+    schedule = Schedule(["a", "b"], 1, LONGEST)
+    assert schedule.next(0.0) == ("a", 0.0)
+    schedule.failed("a", 0.0, DOWN)
+    assert schedule.next(0.0) == ("b", 0.0)
+    schedule.failed("b", 0.1, DOWN)
+    assert schedule.next(0.1) == ("a", pytest.approx(FIRST_DELAY - 0.1))
+
+
+def test_every_server_waits_out_its_own_retry_after() -> None:
+    schedule = Schedule(["a", "b"], 5, SHORTEST)
+    schedule.failed("a", 0.0, APIStatusError("", status=503, retry_after=30.0))
+    schedule.failed("b", 0.0, DOWN)
+    assert schedule.next(0.0) == ("b", FIRST_DELAY / 2)
+    schedule.failed("b", 1.0, APIStatusError("", status=429, retry_after=60.0))
+    assert schedule.next(1.0) == ("a", 29.0)

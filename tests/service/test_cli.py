@@ -1,0 +1,127 @@
+"""The commands as a user runs them, in processes of their own."""
+
+import contextlib
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support import checkpoints
+
+JRM = [str(Path(sys.executable).parent / "jrm")]
+
+
+def jrm(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([*JRM, *arguments], capture_output=True, text=True, check=False, timeout=120, **options)
+
+
+@contextlib.contextmanager
+def served(*arguments: str) -> Iterator[tuple[subprocess.Popen, str, str]]:
+    """A server process, its URL and everything it printed until it was ready."""
+    command = [*JRM, "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        printed = ""
+        try:
+            for line in process.stdout:
+                printed += line
+                if line.startswith("curl "):
+                    break
+            assert "ready: " in printed, f"the server ended with {process.wait()} before it was ready:\n{printed}"
+            yield process, re.search(r"http://[\d.]+:\d+", printed)[0], printed
+        finally:
+            process.kill()
+
+
+def test_serve_prints_a_curl_line_that_works_and_ends_cleanly(tiny_checkpoint):
+    with served("--checkpoint", str(tiny_checkpoint), "--device", "cpu") as (process, url, printed):
+        assert "ready: jrm-tiny-untrained" in printed
+        (line,) = [line for line in printed.splitlines() if line.startswith("curl ")]
+        reply = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True, timeout=60)
+        assert json.loads(reply.stdout)["groups"][0]["scores"][0]["status"] == "ok"
+        assert url in line
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_interrupting_ends_cleanly():
+    with served("--backend", "fake") as (process, _, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_the_fake_backend_needs_no_torch():
+    with served("--backend", "fake") as (process, url, _):
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        assert httpx.get(f"{url}/v1/info").json()["model"] == "jrm-fake"
+
+
+def test_two_devices_are_two_workers(tiny_checkpoint):
+    with served("--checkpoint", str(tiny_checkpoint), "--device", "cpu,cpu") as (_, url, _):
+        assert "jrm_workers_alive 2.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_a_broken_checkpoint_is_told_before_anything_starts(tmp_path):
+    path = checkpoints.write(tmp_path / "broken", checkpoints.one_pass())
+    (path / "config.json").unlink()
+    (path / "reward" / "heads.safetensors").unlink()
+    for arguments in (["serve", "--checkpoint", str(path)], ["inspect", str(path)]):
+        run = jrm(*arguments)
+        assert run.returncode == 1
+        assert run.stderr.splitlines() == ["error: config.json: missing", "error: reward/heads.safetensors: missing"]
+
+
+def test_a_device_that_is_not_there_is_told(tiny_checkpoint):
+    run = jrm("serve", "--checkpoint", str(tiny_checkpoint), "--device", "cuda:0")
+    assert run.returncode == 1
+    assert "torch sees no GPU here" in run.stderr
+
+
+def test_a_port_that_is_taken_is_told():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run = jrm("serve", "--backend", "fake", "--port", str(taken.getsockname()[1]))
+    assert run.returncode != 0
+    assert "in use" in run.stdout + run.stderr
+
+
+def test_wrong_settings_are_told_by_name():
+    run = jrm("serve", "--port", "99999", "--dtype", "int8")
+    assert run.returncode == 2
+    assert "port: " in run.stderr
+    assert "dtype: " in run.stderr
+
+
+def test_settings_prints_what_is_in_force(monkeypatch):
+    monkeypatch.setenv("JRM_MAX_QUEUE", "5000")
+    printed = json.loads(jrm("settings", "--port", "8123").stdout)
+    assert (printed["port"], printed["max_queue"]) == (8123, 5000)
+
+
+def test_inspect_names_everything(tiny_checkpoint):
+    facts = json.loads(jrm("inspect", str(tiny_checkpoint), "--json").stdout)
+    assert facts["name"] == "jrm-tiny-untrained"
+    expected = {"fingerprint", "backbone", "dimensions", "passes", "heads", "reward", "reward_token", "image", "provenance"}
+    assert expected <= set(facts)
+    table = jrm("inspect", str(tiny_checkpoint)).stdout
+    assert facts["fingerprint"] in table
+    assert "instruction_following" in table
+
+
+def test_help_lists_every_command_without_torch():
+    run = jrm("--help")
+    assert run.returncode == 0
+    for command in ("score", "serve", "settings", "inspect"):
+        assert command in run.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "settings", "inspect"])
+def test_every_command_has_help(command):
+    assert jrm(command, "--help").returncode == 0

@@ -1,0 +1,51 @@
+"""Flags win over the environment, which wins over defaults; what is unknown or unsafe is refused."""
+
+import pytest
+from jrm_service.settings import Settings
+from pydantic import ValidationError
+
+
+def test_flags_win_over_environment_over_defaults(monkeypatch):
+    assert Settings().port == 8000
+    monkeypatch.setenv("JRM_PORT", "9000")
+    assert Settings().port == 9000
+    assert Settings(port=9001).port == 9001
+
+
+def test_a_misspelt_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("JRM_MAX_CANDIDATE", "5")
+    with pytest.raises(ValidationError, match="unknown environment variable JRM_MAX_CANDIDATE"):
+        Settings()
+
+
+def test_the_clients_variables_are_not_the_servers(monkeypatch):
+    monkeypatch.setenv("JRM_URL", "http://localhost:8000")
+    monkeypatch.setenv("JRM_API_KEY", "secret")
+    assert "secret" not in repr(Settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 70000),
+        ("dtype", "int8"),
+        ("max_candidates", 0),
+        ("body_timeout_s", "inf"),
+        ("serve", "nothing"),
+        ("device", "cpu; rm -rf"),
+        ("checkpont", "x"),
+        ("max_queue", 5),
+    ],
+)
+def test_unusable_values_are_refused(name, value):
+    with pytest.raises(ValidationError):
+        Settings(**{name: value})
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+
+
+def test_devices_are_a_list():
+    assert Settings(device="cuda:0,cuda:1").devices == ["cuda:0", "cuda:1"]
