@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -99,13 +99,14 @@ class ScoreService:
         self._limits = limits
         self._max_instruction_chars = max_instruction_chars
         self._budget = ByteBudget(limits.max_decoded_bytes)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="jrm-preprocess")
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="jrm-preprocess")
         self._metrics = metrics
         self._clock = clock
 
     def close(self) -> None:
         """Stop the preprocessing threads; work that has not started is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def score(self, groups: Sequence[GroupInput], *, timeout_s: float) -> ScoreResult:
         """Score every candidate of a request; cancelling the call drops whatever is unfinished.
@@ -113,27 +114,37 @@ class ScoreService:
         Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining). Everything else is the
         outcome of a candidate.
         """
-        started = self._clock()
         sizes = [len(group.edits) for group in groups]
         with self.batcher.admit(sum(sizes), timeout_s=timeout_s, groups=sizes) as ticket:
-            intake = _Intake(ticket, self._prepare_image, self._prepare_candidate)
-            await intake.run(groups)
-            prepared = self._clock()
-            outcomes = await ticket.outcomes()
-        self._metrics.preprocess_seconds.observe(prepared - started)
-        self._metrics.images_decoded.inc(intake.decoded)
+            intake = _Intake(ticket, self)
+            preparing = asyncio.create_task(self._prepare(intake, groups))
+            try:
+                # Outcomes come at the latest at the deadline, however long preprocessing still takes.
+                outcomes = await ticket.outcomes()
+            finally:
+                preparing.cancel()
+                await asyncio.gather(preparing, return_exceptions=True)
         results = iter([outcome.result for outcome in outcomes])
         return ScoreResult(
             groups=[[next(results) for _ in group.edits] for group in groups],
-            images=len(intake.images),
+            images=len({image.key for group in groups for image in (group.source, *group.edits)}),
             tokens=intake.tokens,
             tokens_computed=round(sum(outcome.tokens_computed for outcome in outcomes)),
-            preprocess_ms=(prepared - started) * 1e3,
+            preprocess_ms=intake.seconds * 1e3,
             queue_ms=max(outcome.queue_ms for outcome in outcomes),
             inference_ms=max(outcome.inference_ms for outcome in outcomes),
         )
 
-    async def _prepare_image(self, image: ImageInput, ticket: Ticket) -> Image:
+    async def _prepare(self, intake: _Intake, groups: Sequence[GroupInput]) -> None:
+        started = self._clock()
+        try:
+            await intake.run(groups)
+        finally:
+            intake.seconds = self._clock() - started
+            self._metrics.preprocess_seconds.observe(intake.seconds)
+            self._metrics.images_decoded.inc(intake.decoded)
+
+    async def prepare_image(self, image: ImageInput, ticket: Ticket) -> Image:
         """Decode and resize in a thread, under the byte budget. Raises the image's own CandidateError."""
         if isinstance(image.data, CandidateError):
             raise image.data
@@ -144,60 +155,52 @@ class ScoreService:
                 raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
             return await self._in_thread(lambda: self._preparer.image(decode(data, max_pixels=self._limits.max_pixels)))
 
-    async def _prepare_candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+    def check_instruction(self, instruction: str) -> None:
+        """Before anything is decoded for its sake. Raises InstructionTooLong."""
         if len(instruction) > self._max_instruction_chars:
             limit = self._max_instruction_chars
             raise InstructionTooLong(f"instruction: {len(instruction)} characters, the limit is {limit}")
+
+    async def prepare_candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+        """Tokenize in a thread. Raises InstructionTooLong when the model's context is too short."""
         return await self._in_thread(lambda: self._preparer.candidate(source, edited, instruction))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 class _Intake:
-    """The way of one request's candidates into the queue."""
+    """The way of one request's candidates into the queue, in order and a few at a time.
 
-    def __init__(
-        self,
-        ticket: Ticket,
-        prepare_image: Callable[[ImageInput, Ticket], Awaitable[Image]],
-        prepare_candidate: Callable[[Image, Image, str], Awaitable[Candidate]],
-    ) -> None:
+    A few: a request of a thousand candidates must neither fill the threads' queue in front of everybody else nor keep
+    its own first candidate from the device until its last image is decoded.
+    """
+
+    def __init__(self, ticket: Ticket, service: ScoreService) -> None:
         self._ticket = ticket
-        self._prepare_image = prepare_image
-        self._prepare_candidate = prepare_candidate
-        self.images: dict[bytes, asyncio.Task[Image | CandidateError]] = {}
+        self._service = service
+        self._images: dict[bytes, asyncio.Task[Image | CandidateError]] = {}
         self.decoded = 0
         self.tokens = 0
+        self.seconds = 0.0
 
     async def run(self, groups: Sequence[GroupInput]) -> None:
         """Every candidate ends in the queue or with its error; returns when the last one has."""
-        async with asyncio.TaskGroup() as tasks:
-            index = 0
-            for group in groups:
-                for edit in group.edits:
-                    for image in (group.source, edit):
-                        if image.key not in self.images:
-                            self.images[image.key] = tasks.create_task(self._image(image))
-                    tasks.create_task(self._candidate(index, group, edit))
-                    index += 1
+        waiting = enumerate((group, edit) for group in groups for edit in group.edits)
 
-    async def _image(self, image: ImageInput) -> Image | CandidateError:
-        """Equal bytes come here once. An error is a value: every candidate of the image tells it in its own words."""
-        try:
-            prepared = await self._prepare_image(image, self._ticket)
-        except CandidateError as error:
-            return error
-        except Exception:
-            logger.exception("preprocessing an image failed")
-            return InternalError("preprocessing failed")
-        self.decoded += 1
-        return prepared
+        async def worker() -> None:
+            for index, (group, edit) in waiting:
+                await self._candidate(index, group, edit)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._service.threads):
+                tasks.create_task(worker())
 
     async def _candidate(self, index: int, group: GroupInput, edit: ImageInput) -> None:
         try:
-            source, edited = await self._ready(group.source), await self._ready(edit)
-            candidate = await self._prepare_candidate(source, edited, group.instruction)
+            self._service.check_instruction(group.instruction)
+            source, edited = await self._image(group.source), await self._image(edit)
+            candidate = await self._service.prepare_candidate(source, edited, group.instruction)
         except CandidateError as error:
             self._ticket.fail(index, error)
         except Exception:
@@ -207,8 +210,20 @@ class _Intake:
             self.tokens += candidate.tokens
             self._ticket.put(index, candidate)
 
-    async def _ready(self, image: ImageInput) -> Image:
-        prepared = await self.images[image.key]
+    async def _image(self, image: ImageInput) -> Image:
+        """The prepared image; equal bytes are prepared once. Its error is told under this input's own name."""
+        if image.key not in self._images:
+            self._images[image.key] = asyncio.create_task(self._prepare(image))
+        prepared = await self._images[image.key]
         if isinstance(prepared, CandidateError):
             raise type(prepared)(f"{image.name}: {prepared}")
+        return prepared
+
+    async def _prepare(self, image: ImageInput) -> Image | CandidateError:
+        """An error is a value here: several candidates may wait for the same image."""
+        try:
+            prepared = await self._service.prepare_image(image, self._ticket)
+        except CandidateError as error:
+            return error
+        self.decoded += 1
         return prepared

@@ -96,7 +96,7 @@ def test_metrics_count_requests_and_candidates():
 
 def test_an_error_inside_has_no_traceback_and_keeps_the_request_id():
     """The backend's exception is the candidate's InternalError; its text stays in the log."""
-    backend = RaisingBackend(FakeBackend(), error=RuntimeError("secret /path/to/weights"))
+    backend = RaisingBackend(FakeBackend(), error=lambda: RuntimeError("secret /path/to/weights"))
     with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
         files = {"source": ("s", encode(photo())), "edited": ("e", encode(photo()))}
         headers = {"x-request-id": "mine"}

@@ -1,0 +1,228 @@
+"""Many callers, one queue, over real sockets: shared batches, and what happens to the work of callers who leave."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import threading
+
+import httpx
+import pytest
+from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RecordingBackend, SlowBackend
+from jrm_service.settings import Settings
+from support import servers
+from support.pictures import encode, photo
+from support.servers import Metric, error_of
+
+SOURCE = encode(photo(48, 48))
+EDITS = [encode(photo(48, 48, seed=n + 1)) for n in range(64)]
+
+
+def as_json(instruction: str, edit: bytes = EDITS[0], **more) -> dict:
+    body = {"source": SOURCE, "edited": edit}
+    return {"json": {k: base64.b64encode(v).decode() for k, v in body.items()} | {"instruction": instruction} | more}
+
+
+def as_form(instruction: str, edit: bytes = EDITS[0], **more) -> dict:
+    fields = {"instruction": instruction} | {name: str(value) for name, value in more.items()}
+    return {"files": {"source": ("s", SOURCE), "edited": ("e", edit)}, "data": fields}
+
+
+def as_sdk_form(instruction: str, edit: bytes = EDITS[0], **more) -> dict:
+    request = {"source": "part:s", "edited": "part:e", "instruction": instruction} | more
+    return {"files": {"request": (None, json.dumps(request)), "s": ("s", SOURCE), "e": ("e", edit)}}
+
+
+FORMS = {"JSON": as_json, "form": as_form, "SDK form": as_sdk_form}
+
+
+class GatedPreparer(FakePreparer):
+    """Stops at the instruction ``stop`` or in front of every image until the test lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def image(self, rgb):
+        self.entered.release()
+        assert self.gate.wait(30)
+        return super().image(rgb)
+
+
+async def until(condition) -> None:
+    """Wait for something that another thread brings about."""
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.005)
+
+
+def outcomes(url: str, outcome: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    prefix = f'jrm_candidates_total{{outcome="{outcome}"}} '
+    return sum(float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix))
+
+
+# --- the event loop --------------------------------------------------------------------------------------------------
+
+
+def test_the_server_answers_while_it_decodes_and_while_it_scores():
+    preparer, slow = GatedPreparer(), SlowBackend(FakeBackend(), gated=True)
+    with servers.serving(load=lambda: servers.Parts(servers.FAKE_MODEL, preparer, [slow])) as url:
+
+        async def run() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                scoring = asyncio.create_task(client.post("/v1/score", **as_json("x")))
+                assert await asyncio.to_thread(preparer.entered.acquire)
+                assert (await client.get("/health/live")).status_code == 200
+                preparer.gate.set()
+                await asyncio.to_thread(slow.wait_entered)
+                assert (await client.get("/health/live")).status_code == 200
+                slow.open()
+                assert (await scoring).status_code == 200
+
+        asyncio.run(run())
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_64_callers_share_batches_and_get_their_own_scores(tiny_checkpoint):
+    with servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as url:
+        metric = Metric(url)
+
+        async def run() -> None:
+            limits = httpx.Limits(max_connections=64)
+            async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+
+                async def reward(edit: bytes) -> float:
+                    reply = (await client.post("/v1/score", **as_form("make it blue", edit))).json()
+                    return reply["groups"][0]["scores"][0]["reward"]
+
+                alone = [await reward(edit) for edit in EDITS]
+                batches, candidates = metric("jrm_batch_candidates_count"), metric("jrm_batch_candidates_sum")
+                together = await asyncio.gather(*map(reward, EDITS))
+                mean = (metric("jrm_batch_candidates_sum") - candidates) / (metric("jrm_batch_candidates_count") - batches)
+                assert together == pytest.approx(alone, abs=1e-4)
+                assert len(set(alone)) == 64
+                assert mean > 8
+
+        asyncio.run(run())
+
+
+# --- callers who leave -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_caller_who_leaves_before_preprocessing_never_reaches_the_backend(form):
+    preparer, recording = GatedPreparer(), RecordingBackend(FakeBackend())
+    with servers.serving(load=lambda: servers.Parts(servers.FAKE_MODEL, preparer, [recording])) as url:
+
+        async def run() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                leaving = asyncio.create_task(client.post("/v1/score", **FORMS[form]("leaving")))
+                assert await asyncio.to_thread(preparer.entered.acquire)
+                leaving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await leaving
+            await until(lambda: outcomes(url, "cancelled") == 1)
+            preparer.gate.set()
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                assert (await client.post("/v1/score", **FORMS[form]("staying"))).status_code == 200
+
+        asyncio.run(run())
+        assert {candidate.instruction for batch in recording.collated for candidate in batch} == {"staying"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_caller_who_leaves_the_queue_never_reaches_the_backend(form):
+    slow = SlowBackend(FakeBackend(), gated=True)
+    recording = RecordingBackend(slow)
+    with servers.serving(load=lambda: servers.fake_parts(recording)) as url:
+
+        async def run() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                first = asyncio.create_task(client.post("/v1/score", **FORMS[form]("first")))
+                await asyncio.to_thread(slow.wait_entered)
+                async with httpx.AsyncClient(base_url=url, timeout=30) as other:
+                    leaving = asyncio.create_task(other.post("/v1/score", **FORMS[form]("leaving")))
+                    await until(lambda: Metric(url)("jrm_queue_depth") == 2)
+                    await until(lambda: Metric(url)("jrm_preprocess_seconds_count") == 2)
+                    leaving.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await leaving
+                await until(lambda: outcomes(url, "cancelled") == 1)
+                slow.open()
+                assert (await first).status_code == 200
+                assert (await client.post("/v1/score", **FORMS[form]("last"))).status_code == 200
+
+        asyncio.run(run())
+        assert [candidate.instruction for candidate in recording.seen] == ["first", "last"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_time_that_is_up_is_an_error_and_the_work_is_dropped(form):
+    slow = SlowBackend(FakeBackend(), gated=True)
+    recording = RecordingBackend(slow)
+    with servers.serving(load=lambda: servers.fake_parts(recording)) as url:
+
+        async def run() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                first = asyncio.create_task(client.post("/v1/score", **FORMS[form]("first")))
+                await asyncio.to_thread(slow.wait_entered)
+                late = await client.post("/v1/score", **FORMS[form]("late", timeout_ms=50))
+                assert error_of(late) == (504, "deadline_exceeded")
+                assert late.json()["groups"][0]["scores"][0]["error"]["code"] == "deadline_exceeded"
+                slow.open()
+                assert (await first).status_code == 200
+
+        asyncio.run(run())
+        assert [candidate.instruction for candidate in recording.seen] == ["first"]
+
+
+def test_a_backend_that_hangs_costs_a_caller_its_timeout_and_no_more():
+    slow = SlowBackend(FakeBackend(), gated=True)
+    with servers.serving(load=lambda: servers.fake_parts(slow)) as url:
+        assert error_of(httpx.post(f"{url}/v1/score", **as_json("x", timeout_ms=100))) == (504, "deadline_exceeded")
+        slow.open()
+        assert httpx.post(f"{url}/v1/score", **as_json("x")).status_code == 200
+
+
+# --- overload --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_refuses_whole_requests_and_says_when_to_come_back():
+    slow = SlowBackend(FakeBackend(), gated=True)
+    settings = Settings(backend="fake", max_queue=16, max_candidates=16)
+    with servers.serving(settings, load=lambda: servers.fake_parts(slow)) as url:
+        group = {"source": base64.b64encode(SOURCE).decode(), "instruction": "x"}
+        edit = base64.b64encode(EDITS[0]).decode()
+
+        async def run() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                twelve = {"groups": [group | {"edits": [edit] * 12}]}
+                first = asyncio.create_task(client.post("/v1/score", json=twelve))
+                await asyncio.to_thread(slow.wait_entered)
+                refused = await client.post("/v1/score", json=twelve)
+                assert error_of(refused) == (429, "overloaded")
+                assert refused.json()["error"]["type"] == "rate_limit_error"
+                assert int(refused.headers["retry-after"]) >= 1
+                four = asyncio.create_task(client.post("/v1/score", json={"groups": [group | {"edits": [edit] * 4}]}))
+                await until(lambda: Metric(url)("jrm_queue_depth") == 16)
+                slow.open()
+                assert [reply.status_code for reply in await asyncio.gather(first, four)] == [200, 200]
+                assert (await client.post("/v1/score", json=twelve)).status_code == 200
+
+        asyncio.run(run())
+
+
+def test_a_deadline_holds_while_preprocessing_is_stuck():
+    preparer, recording = GatedPreparer(), RecordingBackend(FakeBackend())
+    with servers.serving(load=lambda: servers.Parts(servers.FAKE_MODEL, preparer, [recording])) as url:
+        try:
+            late = httpx.post(f"{url}/v1/score", **as_json("late", timeout_ms=50))
+            assert error_of(late) == (504, "deadline_exceeded")
+        finally:
+            preparer.gate.set()
+        assert httpx.post(f"{url}/v1/score", **as_json("next")).status_code == 200
+    assert [candidate.instruction for candidate in recording.seen] == ["next"]
