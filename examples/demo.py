@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jrm_client import GroupScores, JRMClient
-from make_edits import INSTRUCTION, PHOTO, edits
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
+from jrm_client import GroupScores, JRMClient
+from make_edits import INSTRUCTION, PHOTO, edits
 
 JRM = Path(sys.executable).with_name("jrm")
 

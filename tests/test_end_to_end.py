@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from jrm_client import JRMClient, ScoreError
 from jrm_client.flow_grpo import jrm_reward, jrm_score
 from jrm_service.settings import Settings

@@ -2,6 +2,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from client.scripted_server import ScriptedServer, Step
 from jrm_client import Backoff, JRMClient
 

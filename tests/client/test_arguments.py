@@ -1,4 +1,5 @@
 import pytest
+
 from jrm_client import JRMClient, arguments
 
 

@@ -1,5 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jrm_client.batching import Candidate, Limits, plan
 
 ROOMY = Limits()

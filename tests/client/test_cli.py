@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
 from client.scripted_server import Reply, Request, ScriptedServer, refusal, reward_of, score_all, score_entry, scores
 from jrm_client.cli import app
-from typer.testing import CliRunner
 
 Serve = Callable[..., ScriptedServer]
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from client.conftest import FAST
 from client.scripted_server import (
     Reply,
@@ -22,7 +24,6 @@ from client.scripted_server import (
 )
 from jrm_client import APIResponseError, APIStatusError, AsyncJRMClient, JRMClient, ScoreError
 from jrm_client.images import encode
-from PIL import Image
 
 Serve = Callable[..., ScriptedServer]
 Connect = Callable[..., JRMClient]

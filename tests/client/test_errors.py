@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+
 from jrm_client import (
     APIConnectionError,
     APIResponseError,

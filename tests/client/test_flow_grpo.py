@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from client.scripted_server import ScriptedServer, refusal, reward_of
 from jrm_client import APIStatusError, ScoreError
 from jrm_client.flow_grpo import JRMReward, JRMScore, jrm_reward, jrm_score
 from jrm_client.images import encode
-from PIL import Image
 
 Serve = Callable[..., ScriptedServer]
 N = 6

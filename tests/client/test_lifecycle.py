@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from client.conftest import FAST
 from client.scripted_server import Hang, Reply, Request, ScriptedServer, reward_of, score_all
 from jrm_client import JRMClient

@@ -4,6 +4,7 @@ import mpmath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jrm_client.probability import expected_sigmoid, win_probability
 
 MEANS = [-800.0, -60.0, -37.0, -7.3, -1.0, -1e-3, 0.0, 0.4, 3.0, 25.0, 120.0, 1e6]

@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from jrm_client import CandidateError, Dimension, GroupScores, Score
 from jrm_client.probability import expected_sigmoid
 from jrm_client.results import failed_score

@@ -4,6 +4,7 @@ from email.utils import format_datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jrm_client import APIConnectionError, APIResponseError, APIStatusError, JRMError
 from jrm_client.retry import FIRST_DELAY, MAX_DELAY, Backoff, Schedule, parse_retry_after, retryable
 

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
+
 from client.scripted_server import Drop, Hang, Reply, ScriptedServer, Step, Trickle, Truncate, refusal, reward_of
 from jrm_client import APIConnectionError, APIResponseError, APIStatusError, APITimeoutError, JRMClient
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from client.scripted_server import ScriptedServer, refusal, reward_of
 from jrm_client import APIStatusError, JRMClient
 from jrm_client.images import encode
-from PIL import Image
 
 Serve = Callable[..., ScriptedServer]
 Connect = Callable[..., JRMClient]

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+
 from client.scripted_server import Reply as Scripted
 from client.scripted_server import error_entry, refusal, score_entry, scores
 from jrm_client import APIResponseError, APIStatusError, CandidateError, Score

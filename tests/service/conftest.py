@@ -1,9 +1,9 @@
 """Servers shared by the tests of the service."""
 
 import pytest
-from support import checkpoints, servers
 
 from jrm_service.settings import Settings
+from support import checkpoints, servers
 
 
 @pytest.fixture(scope="session")

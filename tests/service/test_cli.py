@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support import checkpoints
 
 JRM = [str(Path(sys.executable).parent / "jrm")]
@@ -108,7 +109,17 @@ def test_settings_prints_what_is_in_force(monkeypatch):
 def test_inspect_names_everything(tiny_checkpoint):
     facts = json.loads(jrm("inspect", str(tiny_checkpoint), "--json").stdout)
     assert facts["name"] == "jrm-tiny-untrained"
-    expected = {"fingerprint", "backbone", "dimensions", "passes", "heads", "reward", "reward_token", "image", "provenance"}
+    expected = {
+        "fingerprint",
+        "backbone",
+        "dimensions",
+        "passes",
+        "heads",
+        "reward",
+        "reward_token",
+        "image",
+        "provenance",
+    }
     assert expected <= set(facts)
     table = jrm("inspect", str(tiny_checkpoint)).stdout
     assert facts["fingerprint"] in table

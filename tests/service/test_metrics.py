@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from jrm_service.metrics import Metrics
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from jrm_service.metrics import Metrics
 
 
 def families(metrics: Metrics) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Flags win over the environment, which wins over defaults; what is unknown or unsafe is refused."""
 
 import pytest
-from jrm_service.settings import Settings
 from pydantic import ValidationError
+
+from jrm_service.settings import Settings
 
 
 def test_flags_win_over_environment_over_defaults(monkeypatch):

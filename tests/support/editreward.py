@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from jrm_service.errors import CheckpointError
-from jrm_service.model.editreward import import_editreward
-from jrm_service.model.tiny import write_tiny_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from jrm_service.errors import CheckpointError
+from jrm_service.model.editreward import import_editreward
+from jrm_service.model.tiny import write_tiny_checkpoint
 
 # As EditReward's templates are: a leading newline, trailing spaces, text after the reward token.
 _END = "\nText instruction - {instruction}\n\nRate: <|Reward|>\n\nEND\n"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 import uvicorn
+
 from jrm_service.app import Parts, create_app
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer
 from jrm_service.scoring.types import ServedModel

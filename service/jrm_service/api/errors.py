@@ -6,10 +6,10 @@ import math
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from jrm_client.protocol import ErrorBody, ErrorResponse, ErrorType, GroupResult
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from jrm_client.protocol import ErrorBody, ErrorResponse, ErrorType, GroupResult
 from jrm_service.errors import CandidateError, JRMError, RequestError
 
 STATUS: dict[str, int] = {

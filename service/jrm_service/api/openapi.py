@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+
 from jrm_client.protocol import MAX_TIMEOUT_MS, score_request_adapter
 
 _REF = "#/components/schemas/{model}"

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from jrm_client.protocol import ErrorResponse, ModelCard, ModelList
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from jrm_client.protocol import ErrorResponse, ModelCard, ModelList
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.types import ServedModel
 

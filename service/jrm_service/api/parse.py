@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
 from jrm_client.protocol import (
     DEFAULT_TIMEOUT_MS,
     MAX_TIMEOUT_MS,
@@ -18,10 +22,6 @@ from jrm_client.protocol import (
     PairRequest,
     score_request_adapter,
 )
-from pydantic import TypeAdapter, ValidationError
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from jrm_service.errors import CandidateError, InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from jrm_service.scoring.service import GroupInput, ImageInput
 

@@ -12,6 +12,10 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
 from jrm_client.protocol import (
     CandidateErrorBody,
     CandidateFailure,
@@ -23,10 +27,6 @@ from jrm_client.protocol import (
     Timings,
     Usage,
 )
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-
 from jrm_service.errors import CandidateError
 from jrm_service.scoring.service import ScoreResult, ScoreService
 from jrm_service.scoring.types import Score

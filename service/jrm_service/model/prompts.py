@@ -2,8 +2,8 @@
 
 Each pass is rendered once, when the checkpoint is opened, with a marker where the instruction goes. Control tokens are
 recognised in that rendering only. An instruction is put into its stretch of template text *before* tokenizing (token
-merges cross its edges) and the stretch is tokenized with special tokens switched off: ``<|im_end|>``,
-``<|image_pad|>`` or ``<|Reward|>`` inside an instruction is plain text, which can neither close the turn nor move the read.
+merges cross its edges), and the stretch is tokenized with special tokens off: ``<|im_end|>``, ``<|image_pad|>`` or
+``<|Reward|>`` inside an instruction is plain text, which can neither close the turn nor move the read.
 """
 
 from __future__ import annotations

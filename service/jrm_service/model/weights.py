@@ -123,14 +123,14 @@ def read_tensors(
     headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype, problems: list[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor on device in dtype), shard by shard; a NaN or infinity is added to ``problems``."""
-    for file in sorted({header.file for header in headers.values()}):
-        with safe_open(file, framework="pt", device=str(device)) as handle:
-            for name in sorted(name for name, header in headers.items() if header.file == file):
-                # A copy, not a view of the mapped file: overwriting a checkpoint on disk must not change a live reward.
-                tensor = handle.get_tensor(name).to(dtype=dtype, copy=True)
-                if not torch.isfinite(tensor).all():
-                    problems.append(f"{file.name}: {name}: holds NaN or infinity")
-                yield name, tensor
+    for name, header in sorted(headers.items(), key=lambda item: (item[1].file, item[0])):
+        # Opened anew for each tensor: pages of a mapped file stay resident until it is closed, and would add up to a
+        # second copy of the weights. A copy, not a view: overwriting the file must not change a live reward.
+        with safe_open(header.file, framework="pt", device=str(device)) as handle:
+            tensor = handle.get_tensor(name).to(dtype=dtype, copy=True)
+        if not torch.isfinite(tensor).all():
+            problems.append(f"{header.file.name}: {name}: holds NaN or infinity")
+        yield name, tensor
 
 
 def _rebuild_rotary_tables(model: nn.Module, device: torch.device) -> None:
@@ -143,16 +143,14 @@ def _rebuild_rotary_tables(model: nn.Module, device: torch.device) -> None:
 
 
 def tensor_digests(headers: Mapping[str, TensorHeader]) -> dict[str, str]:
-    """name -> SHA-256 of dtype, shape and bytes. Files are hashed in parallel: hashlib releases the GIL."""
+    """name -> SHA-256 of dtype, shape and bytes. Tensors are hashed in parallel: hashlib releases the GIL."""
 
-    def digest(file: Path) -> dict[str, str]:
-        names = [name for name, header in headers.items() if header.file == file]
-        with safe_open(file, framework="pt") as handle:
-            return {name: _digest(handle.get_tensor(name)) for name in names}
+    def digest(name: str) -> str:
+        with safe_open(headers[name].file, framework="pt") as handle:
+            return _digest(handle.get_tensor(name))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = {header.file for header in headers.values()}
-        return {name: value for found in pool.map(digest, files) for name, value in found.items()}
+        return dict(zip(headers, pool.map(digest, headers), strict=True))
 
 
 def _digest(tensor: torch.Tensor) -> str:

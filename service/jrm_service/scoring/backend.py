@@ -8,7 +8,8 @@ from typing import Generic, Protocol, TypeVar
 
 from PIL import Image as PILImage
 
-from ..errors import CandidateError
+from jrm_service.errors import CandidateError
+
 from .types import Candidate, Image, Score
 
 BatchT = TypeVar("BatchT")

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..metrics import Metrics
+from jrm_service.metrics import Metrics
+
 from .backend import Backend
 from .planner import BatchCost, unshared_tokens
 from .queue import ScoreQueue
@@ -211,8 +212,8 @@ class Batcher:
 
     async def _serve(self, worker: Worker) -> None:
         while True:
-            job = await self._next(worker)
             try:
+                job = await self._next(worker)
                 await self._runner.run(worker, job)
                 worker.held = ()
             except Hung as hung:

@@ -21,7 +21,8 @@ from hashlib import blake2b
 import numpy as np
 from PIL import Image as PILImage
 
-from ..errors import ImageTooLarge, InstructionTooLong
+from jrm_service.errors import ImageTooLarge, InstructionTooLong
+
 from .backend import Backend, Scored
 from .types import Candidate, Dimension, Image, Score, Text, TokenSequence, combine
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import CandidateError, InternalError, NonFiniteScore
+from jrm_service.errors import CandidateError, InternalError, NonFiniteScore
+
 from .backend import Scored
 from .types import Score
 

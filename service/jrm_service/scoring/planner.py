@@ -6,8 +6,8 @@ once), then its next oldest, and so on. A turn lasts for one budget's worth of c
 back of the line. This is round robin with a quantum of one batch: requests that fit into a batch are served first come,
 first served, and a request of any size delays the ones behind it by about one batch at a time.
 
-A batch is a prefix of that order, as long as the budget allows. Nothing is skipped to fill a gap with something smaller,
-so an expensive candidate waits no longer than a cheap one in its place.
+A batch is a prefix of that order, as long as the budget allows. Nothing is skipped to fill a gap with something
+smaller, so an expensive candidate waits no longer than a cheap one in its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Generic, Protocol, TypeVar
 from .types import Candidate
 
 BatchCost = Callable[[Sequence[Candidate]], int]
-"""Tokens that a batch costs. It must not fall when a candidate is appended; it is called a few times per batch."""
+"""Tokens that a batch costs; called a few times per batch. Sharing may save, nothing else: it must not fall when a
+candidate is appended, nor exceed the sum of what the candidates cost alone."""
 
 
 def unshared_tokens(candidates: Sequence[Candidate]) -> int:
@@ -65,6 +66,7 @@ class Planner(Generic[EntryT]):
         self._line: dict[int, _Aged[EntryT]] = {}  # request -> its entries with their price; the first has the turn
         self._by_source: dict[bytes, _Aged[EntryT]] = {}
         self._spent = 0  # tokens that the turn of the first request has used
+        self._unshared = 0  # the prices of all that waits
 
     def __len__(self) -> int:
         return sum(len(entries) for entries in self._line.values())
@@ -72,6 +74,7 @@ class Planner(Generic[EntryT]):
     def add(self, entry: EntryT) -> None:
         """Let an entry wait. A request with nothing else waiting joins at the back of the line."""
         price = self._cost([entry.candidate])
+        self._unshared += price
         self._line.setdefault(entry.request, {})[entry] = price
         self._by_source.setdefault(entry.candidate.source.key, {})[entry] = price
 
@@ -80,7 +83,7 @@ class Planner(Generic[EntryT]):
         entries = self._line.get(entry.request, {})
         if entry not in entries:
             return
-        del entries[entry]
+        self._unshared -= entries.pop(entry)
         if not entries:
             if next(iter(self._line)) == entry.request:
                 self._spent = 0
@@ -95,7 +98,7 @@ class Planner(Generic[EntryT]):
         entries = [entry for lane in self._line.values() for entry in lane]
         self._line.clear()
         self._by_source.clear()
-        self._spent = 0
+        self._spent = self._unshared = 0
         return entries
 
     def take(self, *, only_full: bool = False) -> list[EntryT]:
@@ -103,6 +106,8 @@ class Planner(Generic[EntryT]):
 
         With ``only_full``, a batch that later arrivals could still join is not taken, and the result is empty.
         """
+        if only_full and self._unshared < self._budget:
+            return []  # asked after every arrival while the devices work, so the common answer must be cheap
         size, full = self._fitting()
         if size == 0 or (only_full and not full):
             return []
@@ -151,6 +156,10 @@ class _Walk(Generic[EntryT]):
     def __iter__(self) -> Iterator[EntryT]:
         served: set[EntryT] = set()
         while self.line:
+            # Only now, not when the budget was reached: whoever has joined since then goes first.
+            if self.spent >= self._budget:
+                self.line.rotate(-1)
+                self.spent = 0
             request = self.line[0]
             lead = next((entry for entry in self._unread[request] if entry not in served), None)
             if lead is None:
@@ -163,10 +172,6 @@ class _Walk(Generic[EntryT]):
                     continue
                 served.add(entry)
                 self.spent += self._lanes[entry.request][entry]
-                turn_ends = self.spent >= self._budget
-                if turn_ends:
-                    self.line.rotate(-1)
-                    self.spent = 0
                 yield entry
-                if turn_ends:
+                if self.spent >= self._budget:
                     break

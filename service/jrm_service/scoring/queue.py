@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from ..errors import CandidateError, DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, PayloadTooLarge
+from jrm_service.errors import (
+    CandidateError,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+)
+
 from .backend import Scored
 from .outcomes import Cancelled, Outcome, shares, verdicts
 from .planner import BatchCost, Planner, unshared_tokens

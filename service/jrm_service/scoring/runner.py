@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InternalError
-from ..metrics import Metrics
+from jrm_service.errors import InternalError
+from jrm_service.metrics import Metrics
+
 from .backend import Scored
 from .planner import BatchCost
 from .queue import Entry, ScoreQueue

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from ..errors import CandidateError
-from ..metrics import Metrics
+from jrm_service.errors import CandidateError
+from jrm_service.metrics import Metrics
+
 from .outcomes import Outcome
 from .queue import Admission, ScoreQueue
 from .types import Candidate

@@ -1,12 +1,14 @@
 """Health, metrics, models, info, the schema: what operators and generic clients see."""
 
+import base64
 import threading
 
 import httpx
 import openai
 import pytest
+
 from jrm_service.errors import InternalError
-from jrm_service.scoring.fakes import FakeBackend, RaisingBackend
+from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend
 from support import servers
 from support.pictures import encode, photo
 from support.servers import Metric, error_of
@@ -107,6 +109,21 @@ def test_an_error_inside_has_no_traceback_and_keeps_the_request_id():
         assert "Traceback" not in response.text
 
 
+def test_a_number_that_is_not_finite_is_an_error_and_never_a_reward():
+    backend = NaNBackend(FakeBackend(), when=lambda candidate: candidate.instruction == "nan")
+    with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
+        image = base64.b64encode(encode(photo())).decode()
+        groups = [{"source": image, "instruction": text, "edits": [image]} for text in ("fine", "nan")]
+        reply = httpx.post(f"{url}/v1/score", json={"groups": groups})
+        assert reply.status_code == 200
+        fine, broken = (group["scores"][0] for group in reply.json()["groups"])
+        assert fine["status"] == "ok"
+        assert broken["error"]["code"] == "non_finite_score"
+        assert "reward" not in broken
+        alone = httpx.post(f"{url}/v1/score", json={"groups": groups[1:]})
+        assert error_of(alone) == (500, "non_finite_score")
+
+
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
 def test_the_documentation_is_served(fake_server, path):
     assert httpx.get(f"{fake_server}{path}").status_code == 200
@@ -117,7 +134,9 @@ def test_the_schema_is_complete(fake_server):
     for path in ("/v1/score", "/score"):
         operation = schema["paths"][path]["post"]
         assert set(operation["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
-        assert {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= set(operation["responses"])
+        assert {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"} <= set(
+            operation["responses"]
+        )
 
     def references(node):
         if isinstance(node, dict):

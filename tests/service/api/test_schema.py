@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import servers
 
 ROOT = Path(__file__).parents[3]
@@ -14,7 +15,16 @@ ROOT = Path(__file__).parents[3]
 def test_the_server_keeps_to_its_schema(seed):
     """Every operation, valid and invalid data; settings and image data are in schemathesis.toml."""
     with servers.serving() as url:
-        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", "all", "--no-color"]
+        command = [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{url}/openapi.json",
+            "--checks",
+            "all",
+            "--no-color",
+        ]
         options = ["--max-examples", "40", "--seed", str(seed), "--generation-database", "none"]
         run = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-1000:]

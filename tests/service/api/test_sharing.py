@@ -8,6 +8,7 @@ import threading
 
 import httpx
 import pytest
+
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RecordingBackend, SlowBackend
 from jrm_service.settings import Settings
 from support import servers
@@ -53,7 +54,7 @@ class GatedPreparer(FakePreparer):
 async def until(condition) -> None:
     """Wait for something that another thread brings about."""
     async with asyncio.timeout(30):
-        while not await asyncio.to_thread(condition):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - metrics have no event to wait for
             await asyncio.sleep(0.005)
 
 
@@ -102,7 +103,9 @@ def test_64_callers_share_batches_and_get_their_own_scores(tiny_checkpoint):
                 alone = [await reward(edit) for edit in EDITS]
                 batches, candidates = metric("jrm_batch_candidates_count"), metric("jrm_batch_candidates_sum")
                 together = await asyncio.gather(*map(reward, EDITS))
-                mean = (metric("jrm_batch_candidates_sum") - candidates) / (metric("jrm_batch_candidates_count") - batches)
+                mean = (metric("jrm_batch_candidates_sum") - candidates) / (
+                    metric("jrm_batch_candidates_count") - batches
+                )
                 assert together == pytest.approx(alone, abs=1e-4)
                 assert len(set(alone)) == 64
                 assert mean > 8

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jrm_service.errors import ImageTooLarge, InvalidImage
-from jrm_service.images.decode import MAX_PIXELS, decode, decoded_bytes, image_size
 from PIL import Image, ImageFile
 from transformers.image_utils import load_image
+
+from jrm_service.errors import ImageTooLarge, InvalidImage
+from jrm_service.images.decode import MAX_PIXELS, decode, decoded_bytes, image_size
 
 from .samples import SIGNATURE, chunk, encode, exif, insert_segment, photo, pixels, png
 

@@ -6,10 +6,11 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from jrm_service.errors import InvalidImage
 from jrm_service.images.decode import decode, image_size
 from jrm_service.images.jpeg import MAX_SCANS
-from PIL import Image
 
 from .samples import encode, insert_segment, photo, pixels
 

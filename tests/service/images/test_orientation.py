@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
 from jrm_service.images.decode import decode
 from jrm_service.images.orientation import UPRIGHT, read_orientation
-from PIL import Image, ImageOps
 
 from .samples import chunk, encode, exif, insert_chunks, insert_segment, photo, pixels, xmp
 

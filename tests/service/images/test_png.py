@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+
 from jrm_service.errors import InvalidImage
 from jrm_service.images.decode import decode
 

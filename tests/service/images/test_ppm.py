@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from jrm_service.errors import InvalidImage
 from jrm_service.images.decode import decode, image_size
-from PIL import Image
 
 from .samples import pixels
 

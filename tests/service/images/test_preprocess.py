@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as reference
+
 from jrm_service.errors import ImageTooLarge
 from jrm_service.images.decode import decode
 from jrm_service.images.preprocess import ImageSpec, digest, grid, patches, resize, smart_resize, tokens
-from PIL import Image
-from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as reference
 
 from .samples import encode, photo
 

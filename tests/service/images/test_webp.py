@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from jrm_service.errors import InvalidImage
 from jrm_service.images.decode import decode, image_size
 

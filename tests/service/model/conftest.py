@@ -1,6 +1,7 @@
 """A tiny EditReward and what an import makes of it."""
 
 import pytest
+
 from jrm_service.model.editreward import import_editreward
 from support.editreward import PROMPTS, Case, Published, write, write_base
 

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import load_model, open_checkpoint
 from jrm_service.model.tiny import NAME, cached_tiny_checkpoint
 from jrm_service.model.weights import expected_tensors
-from safetensors.torch import load_file, save_file
 from support import checkpoints
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 PUBLISHED_8B = {
     "model_type": "qwen3_vl",
@@ -298,3 +301,37 @@ def test_the_default_checkpoint_is_written_once_and_always_the_same(tmp_path, mo
     assert open_checkpoint(first).fingerprint == open_checkpoint(second).fingerprint
     assert open_checkpoint(first).manifest.name == NAME == "jrm-tiny-untrained"
     assert [entry.name for entry in first.parent.iterdir()] == [first.name]
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import resource, sys, torch
+from jrm_service.model.checkpoint import load_model, open_checkpoint
+checkpoint = open_checkpoint(sys.argv[1])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+checkpoint.fingerprint
+hashed = peak() - before
+model, _ = load_model(checkpoint, "cpu", torch.float32)
+print(hashed, peak() - before, sum(p.nbytes for p in model.parameters()))
+"""
+
+
+def test_the_weights_are_never_held_twice(path):
+    """A checkpoint of 150 MB in tensors of 17 MB: loading it costs its size and about one tensor more."""
+    wide = 65_536
+    config = json.loads((path / "config.json").read_text())
+    edit_json(path / "config.json", text_config=config["text_config"] | {"intermediate_size": wide})
+
+    def widen(tensors):
+        for name, tensor in tensors.items():
+            if ".mlp." in name and "language_model" in name:
+                tensors[name] = torch.zeros([wide if side == 128 else side for side in tensor.shape])
+
+    edit_tensors(path / "model.safetensors", widen)
+    run = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
+    hashed, loaded, size = map(int, run.stdout.split())
+    assert size > 150e6
+    assert hashed < 0.5 * size
+    assert loaded < 1.4 * size

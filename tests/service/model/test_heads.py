@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from jrm_service.model.heads import RewardHeads, head_shapes, to_score
 from jrm_service.model.manifest import Manifest
 from jrm_service.scoring.types import Dimension, combine

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from jrm_service.model.manifest import Manifest, read_manifest
 from support import checkpoints
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
 from jrm_service.images.decode import decode
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
 from jrm_service.scoring.types import Score
-from PIL import Image
 from support import checkpoints
 from support.pictures import ODD_FILES, encode, photo
 from support.reference import Reference

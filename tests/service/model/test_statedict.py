@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from jrm_service.model.statedict import copy_tensors, open_state_dict, plan_shards
 from safetensors.torch import load_file, save_file
+
+from jrm_service.model.statedict import copy_tensors, open_state_dict, plan_shards
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(4, dtype=torch.bfloat16)}
 

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
+from prometheus_client import CollectorRegistry
+
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.types import Candidate, Image, Text, TokenSequence
-from prometheus_client import CollectorRegistry
 
 T = TypeVar("T")
 

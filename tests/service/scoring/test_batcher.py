@@ -7,13 +7,14 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from prometheus_client import CollectorRegistry
+
 from jrm_service.errors import DeadlineExceeded, Draining, InternalError, InvalidImage, NotReady, Overloaded
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.fakes import FakeBackend, FakeBatch, RecordingBackend, SlowBackend, fake_score
 from jrm_service.scoring.types import Candidate
 from jrm_service.scoring.worker import State
-from prometheus_client import CollectorRegistry
 from service.scoring.support import Clock, Counts, candidate, run, running, score
 
 
@@ -123,7 +124,8 @@ def test_a_single_waits_for_one_batch_of_a_large_caller_not_for_all() -> None:
     async def main() -> None:
         slow, recording = gated()
         async with running(recording, budget=10) as batcher:
-            large = asyncio.create_task(score(batcher, [candidate(source="x") for _ in range(1000)]))
+            thousand = [candidate(source="x") for _ in range(1000)]
+            large = asyncio.create_task(score(batcher, thousand))
             await entered(slow)
             single = candidate()
             small = asyncio.create_task(score(batcher, [single]))
@@ -401,6 +403,7 @@ def test_group_completion_is_measured_from_first_in_to_last_out() -> None:
                 clock.now += 2.0
                 ticket.put(1, candidate())
                 ticket.put(2, candidate())
+                ticket.put(3, candidate())
                 ticket.fail(3, InvalidImage("a group without any score"))
                 clock.now += 1.0
                 slow.let_through()

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 import pytest
+from prometheus_client import CollectorRegistry
+
 from jrm_service.errors import InternalError, NonFiniteScore, NotReady
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import Scored, WorkerLost
@@ -22,7 +24,6 @@ from jrm_service.scoring.fakes import (
 )
 from jrm_service.scoring.types import Candidate, Score
 from jrm_service.scoring.worker import State
-from prometheus_client import CollectorRegistry
 from service.scoring.support import Counts, candidate, run, running, score, until
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
 from jrm_service.errors import (
     CandidateError,
     DeadlineExceeded,
@@ -24,7 +26,6 @@ from jrm_service.scoring.backend import WorkerLost
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.fakes import FakeBackend, FakeLike, NaNBackend, RaisingBackend, RecordingBackend, fake_score
 from jrm_service.scoring.types import Candidate
-from prometheus_client import CollectorRegistry
 from service.scoring.support import Counts, candidate, run, running
 
 WORKERS = 3

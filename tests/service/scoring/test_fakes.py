@@ -6,6 +6,8 @@ import math
 import threading
 
 import pytest
+from PIL import Image as PILImage
+
 from jrm_service.errors import ImageTooLarge, InstructionTooLong
 from jrm_service.scoring.backend import Backend, Preparer, WorkerLost
 from jrm_service.scoring.fakes import (
@@ -19,7 +21,6 @@ from jrm_service.scoring.fakes import (
     fake_score,
 )
 from jrm_service.scoring.types import Candidate, Score
-from PIL import Image as PILImage
 from service.scoring.support import candidate
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jrm_service.errors import InternalError, InvalidImage, NonFiniteScore
 from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.outcomes import Outcome, shares, verdicts

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jrm_service.scoring.planner import Planner, unshared_tokens
 from jrm_service.scoring.types import Candidate
 from service.scoring.support import candidate
@@ -180,6 +181,25 @@ def test_no_batch_is_cut_before_the_budget(entries: list[Entry], budget: int) ->
     batches = drain(planner)
     for number, batch in enumerate(batches[:-1]):
         assert tokens(batch) + max(one.candidate.tokens for later in batches[number + 1 :] for one in later) > budget
+
+
+@given(waiting, st.integers(1, 60), st.data())
+def test_only_full_takes_the_same_batch_or_none(entries: list[Entry], budget: int, data: st.DataObject) -> None:
+    patient, eager = Planner[Entry](budget), Planner[Entry](budget)
+    for planner in (patient, eager):
+        fill(planner, entries)
+    left = list(entries)
+    while left:
+        gone = data.draw(st.sampled_from(left), label="leaves")
+        for planner in (patient, eager):
+            planner.discard(gone)
+        left.remove(gone)
+        full = tokens(left) >= budget
+        batch = eager.take()
+        assert patient.take(only_full=True) == (batch if full else [])
+        if not full:
+            return
+        left = [one for one in left if one not in batch]
 
 
 @given(waiting, st.integers(1, 60))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from jrm_service.errors import (
     CandidateError,
     DeadlineExceeded,

@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from jrm_service.errors import CandidateError, InternalError, InvalidImage, NotReady, Overloaded
 from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.outcomes import Outcome
