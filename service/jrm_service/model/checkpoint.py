@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, 
 from jrm_service.errors import CheckpointError
 from jrm_service.images.preprocess import ImageSpec
 
+from .files import RESAMPLE_NAMES, one_line, read_chat_template, read_json
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
 from .prompts import IMAGE_TOKEN, SequenceBuilder, TemplateError
@@ -37,8 +38,6 @@ from .weights import (
 
 # Part of the fingerprint: raised whenever the same bytes would become other pixels or other tokens than before.
 PIPELINE_VERSION = 1
-
-_RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if config is not None and manifest is not None and heads:
         shapes = head_shapes(manifest, config.text_config.hidden_size)
         problems += compare_tensors(heads, shapes, source="reward/manifest.json", root=path)
-    template = _read_chat_template(path, problems)
+    template = read_chat_template(path, problems)
     builder = None
     if manifest is not None and config is not None and template is not None:
         builder = _read_tokenizer(path, manifest, config, template, problems)
@@ -132,22 +131,8 @@ def load_model(
 # --- reading the parts: each adds its problems to the list -----------------------------------------------------------
 
 
-def _read_json(file: Path, problems: list[str]) -> dict[str, Any] | None:
-    try:
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        problems.append(f"{file.name}: missing")
-    except (OSError, ValueError) as error:
-        problems.append(f"{file.name}: not readable JSON ({error})")
-    else:
-        if isinstance(value, dict):
-            return value
-        problems.append(f"{file.name}: must be a JSON object")
-    return None
-
-
 def _read_config(path: Path, problems: list[str]) -> Qwen3VLConfig | None:
-    raw = _read_json(path / "config.json", problems)
+    raw = read_json(path / "config.json", problems)
     if raw is None:
         return None
     if raw.get("model_type") != "qwen3_vl":
@@ -156,7 +141,7 @@ def _read_config(path: Path, problems: list[str]) -> Qwen3VLConfig | None:
     try:
         return Qwen3VLConfig.from_dict(raw)
     except Exception as error:  # transformers raises many types here; all mean the same to a user
-        problems.append(f"config.json: transformers refuses it ({_one_line(error)})")
+        problems.append(f"config.json: transformers refuses it ({one_line(error)})")
         return None
 
 
@@ -164,20 +149,29 @@ def _read_image_spec(
     path: Path, manifest: Manifest | None, config: Qwen3VLConfig | None, problems: list[str]
 ) -> ImageSpec | None:
     """The manifest governs; ``preprocessor_config.json``, which vLLM reads, must say the same."""
-    raw = _read_json(path / "preprocessor_config.json", problems)
+    raw = read_json(path / "preprocessor_config.json", problems)
     if manifest is None or config is None or raw is None:
         return None
+    # Where these are silent, Qwen's image processor falls back on the numbers of an older family.
+    missing = [key for key in ("image_mean", "image_std", "patch_size") if raw.get(key) is None]
+    if missing:
+        problems += [f"preprocessor_config.json: {key}: missing" for key in missing]
+        return None
     vision = config.vision_config
-    spec = ImageSpec(
-        min_pixels=manifest.image.min_pixels,
-        max_pixels=manifest.image.max_pixels,
-        resample=manifest.image.resample,
-        patch_size=vision.patch_size,
-        merge_size=vision.spatial_merge_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        mean=tuple(raw.get("image_mean", (0.5, 0.5, 0.5))),
-        std=tuple(raw.get("image_std", (0.5, 0.5, 0.5))),
-    )
+    try:
+        spec = ImageSpec(
+            min_pixels=manifest.image.min_pixels,
+            max_pixels=manifest.image.max_pixels,
+            resample=manifest.image.resample,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            mean=tuple(raw["image_mean"]),
+            std=tuple(raw["image_std"]),
+        )
+    except (TypeError, ValueError) as error:
+        problems.append(f"preprocessor_config.json: {error}")
+        return None
     for key, ours, theirs in _image_rules(spec, raw):
         if theirs is not None and theirs != ours:
             problems.append(f"preprocessor_config.json: {key} is {theirs}, the manifest and config.json say {ours}")
@@ -185,16 +179,21 @@ def _read_image_spec(
 
 
 def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object, object]]:
-    size = raw.get("size") if isinstance(raw.get("size"), dict) else {}
-    assert isinstance(size, dict)
+    """(key, what we do, what the file says): areas in pixels, which the file may spell in two ways."""
+    size = raw["size"] if isinstance(raw.get("size"), dict) else {}
+    smallest, largest = raw.get("min_pixels"), raw.get("max_pixels")
     resample = raw.get("resample")
     return [
-        ("size.shortest_edge", spec.min_pixels, raw.get("min_pixels", size.get("shortest_edge"))),
-        ("size.longest_edge", spec.max_pixels, raw.get("max_pixels", size.get("longest_edge"))),
+        (
+            "size.shortest_edge",
+            spec.min_pixels,
+            size.get("shortest_edge", "not given") if smallest is None else smallest,
+        ),
+        ("size.longest_edge", spec.max_pixels, size.get("longest_edge", "not given") if largest is None else largest),
         ("patch_size", spec.patch_size, raw.get("patch_size")),
         ("merge_size", spec.merge_size, raw.get("merge_size")),
         ("temporal_patch_size", spec.temporal_patch_size, raw.get("temporal_patch_size")),
-        ("resample", spec.resample, _RESAMPLE_NAMES.get(resample, resample) if resample is not None else None),
+        ("resample", spec.resample, RESAMPLE_NAMES.get(resample, resample) if resample is not None else None),
         ("rescale_factor", 1 / 255, raw.get("rescale_factor")),
         *[(key, True, raw.get(key)) for key in ("do_resize", "do_rescale", "do_normalize")],
     ]
@@ -210,7 +209,7 @@ def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHea
         hint = f" ({pickled} is a pickle: convert it to safetensors)" if pickled else ""
         problems.append(f"model.safetensors: missing, and no model.safetensors.index.json{hint}")
         return {}
-    index = _read_json(index_file, problems)
+    index = read_json(index_file, problems)
     if index is None:
         return {}
     weight_map = index.get("weight_map")
@@ -220,27 +219,13 @@ def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHea
     return read_sharded_headers(path, weight_map, problems)
 
 
-def _read_chat_template(path: Path, problems: list[str]) -> str | None:
-    """In the order that transformers looks: chat_template.jinja, chat_template.json, tokenizer_config.json."""
-    jinja = path / "chat_template.jinja"
-    if jinja.exists():
-        return jinja.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        if (path / name).exists():
-            template = (_read_json(path / name, problems) or {}).get("chat_template")
-            if isinstance(template, str):
-                return template
-    problems.append("chat_template.jinja: missing, and no chat_template in tokenizer_config.json")
-    return None
-
-
 def _read_tokenizer(
     path: Path, manifest: Manifest, config: Qwen3VLConfig, chat_template: str, problems: list[str]
 ) -> SequenceBuilder | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # see _read_config
-        problems.append(f"tokenizer.json: transformers cannot load the tokenizer ({_one_line(error)})")
+        problems.append(f"tokenizer.json: transformers cannot load the tokenizer ({one_line(error)})")
         return None
     _compare_token_ids(tokenizer, manifest, config, problems)
     try:
@@ -249,7 +234,7 @@ def _read_tokenizer(
     except TemplateError as error:
         problems += str(error).splitlines()
     except Exception as error:  # a chat template is a program: jinja raises what it likes
-        problems.append(f"chat_template.jinja: cannot render a turn of two images and a text ({_one_line(error)})")
+        problems.append(f"chat_template.jinja: cannot render a turn of two images and a text ({one_line(error)})")
     return None
 
 
@@ -268,7 +253,3 @@ def _compare_token_ids(
 
 def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: item for key, item in value.items() if key not in keys}
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

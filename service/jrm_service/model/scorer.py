@@ -16,7 +16,7 @@ from transformers import Qwen3VLModel
 
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
-from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.backend import Scored, WorkerLost
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
@@ -90,9 +90,16 @@ class PlainScorer:
             read=read,
         )
 
-    @torch.inference_mode()
     def score(self, batch: list[list[SequenceInputs]]) -> Scored:
-        """One score per candidate; every token of every sequence is computed."""
+        """One score per candidate; every token of every sequence is computed. Raises WorkerLost as ``Backend`` does."""
+        try:
+            return self._score(batch)
+        except torch.AcceleratorError as error:
+            # Not out of memory, which is an error of its own: after this one every call on the device fails.
+            raise WorkerLost(f"{self.device} is lost") from error
+
+    @torch.inference_mode()
+    def _score(self, batch: list[list[SequenceInputs]]) -> Scored:
         outcomes: list[Score | CandidateError] = []
         for sequences in batch:
             outputs = self._heads([self._hidden_state(inputs) for inputs in sequences])

@@ -6,7 +6,6 @@ their variants from: any manifest, tied or untied embeddings, one file or shards
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -17,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer, Qwen3VLConfig
 
+from .files import write_json
 from .heads import head_shapes
 from .manifest import FORMAT, Manifest
+from .statedict import save_tensors
 from .weights import LM_HEAD, expected_tensors
 
 NAME = "jrm-tiny-untrained"
@@ -111,10 +111,10 @@ def write_tiny_checkpoint(
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(path)
     config = _config(tokenizer, tied=tied)
-    _write_json(path / "config.json", config)
-    _write_json(path / "preprocessor_config.json", _preprocessor(checked))
-    _write_json(path / "video_preprocessor_config.json", _video_preprocessor())
-    _write_json(path / "reward" / "manifest.json", manifest)
+    write_json(path / "config.json", config)
+    write_json(path / "preprocessor_config.json", _preprocessor(checked))
+    write_json(path / "video_preprocessor_config.json", _video_preprocessor())
+    write_json(path / "reward" / "manifest.json", manifest)
     shapes = expected_tensors(Qwen3VLConfig.from_dict(config))
     if tied:
         del shapes[LM_HEAD]
@@ -122,7 +122,7 @@ def write_tiny_checkpoint(
     _write_shards(path, {name: _initial(name, shape, random) for name, shape in shapes.items()}, shards)
     hidden_size = config["text_config"]["hidden_size"]
     heads = {name: _initial(name, shape, random) for name, shape in head_shapes(checked, hidden_size).items()}
-    save_file(heads, path / "reward" / "heads.safetensors")
+    save_tensors(heads, path / "reward" / "heads.safetensors")
     return path
 
 
@@ -136,19 +136,14 @@ def _initial(name: str, shape: tuple[int, ...], random: np.random.RandomState) -
 
 def _write_shards(path: Path, tensors: dict[str, torch.Tensor], shards: int) -> None:
     if shards == 1:
-        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(tensors, path / "model.safetensors")
         return
     names = sorted(tensors)
     files = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(names)}
     for file in sorted(set(files.values())):
-        save_file({n: tensors[n] for n in names if files[n] == file}, path / file, metadata={"format": "pt"})
+        save_tensors({n: tensors[n] for n in names if files[n] == file}, path / file)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(path / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": files})
-
-
-def _write_json(file: Path, value: object) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": files})
 
 
 def _tokenizer() -> Qwen2Tokenizer:

@@ -169,6 +169,10 @@ BREAK = {
         lambda p: edit_json(p / "preprocessor_config.json", size={"shortest_edge": 1, "longest_edge": 65536}),
         "preprocessor_config.json: size.shortest_edge is 1",
     ),
+    "no normalization": (
+        lambda p: (p / "preprocessor_config.json").write_text('{"patch_size": 16}'),
+        "preprocessor_config.json: image_mean: missing",
+    ),
     "other patch size": (lambda p: edit_json(p / "preprocessor_config.json", patch_size=14), "patch_size is 14"),
     "other resampling": (lambda p: edit_json(p / "preprocessor_config.json", resample=2), "resample is bilinear"),
     "other image token": (lambda p: edit_json(p / "config.json", image_token_id=3), "image_token_id is 3"),

@@ -5,14 +5,15 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.editreward import import_editreward
 from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
 from jrm_service.scoring.types import Score
-from safetensors.torch import load_file, save_file
 from support.editreward import EMBEDDING, Published, edit, read, write_base
 from support.pictures import photo
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 TOLERANCE = 1e-4
 CANDIDATES = [
@@ -158,6 +159,13 @@ def test_companion_files_are_copied_and_hold_no_path_of_this_machine(imported, b
     assert imported.checkpoint.manifest.provenance["base"] == "base"
     assert imported.checkpoint.manifest.provenance["source"] == ["weights/model.safetensors"]
     assert read(out / "config.json")["architectures"] == ["Qwen3VLForConditionalGeneration"]
+
+
+def test_companion_files_that_are_missing_do_not_stop_the_import(case):
+    for name in ("video_preprocessor_config.json", "generation_config.json"):
+        (case.base / name).unlink()
+    imported = import_editreward(case.weights, case.base, case.folder / "out", prompts=case.prompts)
+    assert [note.split(":")[0] for note in imported.notes] == ["base/video_preprocessor_config.json"]
 
 
 def test_other_users_may_read_what_they_may_read_elsewhere(imported, tmp_path):

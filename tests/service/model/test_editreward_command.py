@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from jrm_client.cli import app
 from support.editreward import PROMPTS, edit, read
-from typer.testing import CliRunner
 
 
 def command(case, *more):

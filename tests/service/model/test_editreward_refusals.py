@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+
 from jrm_service.errors import CheckpointError
 from jrm_service.model.editreward import import_editreward
 from support.editreward import EMBEDDING, edit, read, write

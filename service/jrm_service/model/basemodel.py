@@ -1,0 +1,183 @@
+"""What a reward model takes over from the Qwen3-VL folder that it was trained from: all but the weights.
+
+Each reader names the file at fault, adds every problem to the list it is given, and returns None when there is nothing
+to go on with.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
+
+from .files import RESAMPLE_NAMES, one_line, read_json, write_json
+from .prompts import IMAGE_TOKEN
+
+PREPROCESSOR = "preprocessor_config.json"
+_ARCHITECTURE = "Qwen3VLForConditionalGeneration"
+_BICUBIC = 3  # what Qwen's image processor does when its file does not say
+_LOADING_FLAGS = ("is_local", "local_files_only", "trust_remote_code")  # of our call; transformers saves them as well
+
+
+def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict[str, Any], Qwen3VLConfig] | None:
+    """``config.json`` as (JSON, config) with the vocabulary of ``rows`` embedding rows.
+
+    Training resized the embedding, so its rows count, not the base's ``vocab_size``. ``architectures`` is the stock
+    class, whatever class saved the file.
+    """
+    file = base / "config.json"
+    raw = read_json(file, problems, label=_where(file))
+    if raw is None:
+        return None
+    if raw.get("model_type") != "qwen3_vl":
+        problems.append(
+            f"{_where(file)}: model_type is {raw.get('model_type')!r}, must be 'qwen3_vl': other families "
+            "(Qwen2.5-VL, MiMo-VL) are other architectures"
+        )
+        return None
+    if not isinstance(raw.get("text_config"), dict):
+        problems.append(f"{_where(file)}: text_config: missing")
+        return None
+    raw["architectures"] = [_ARCHITECTURE]
+    if rows is not None:
+        raw["text_config"]["vocab_size"] = rows
+        if "vocab_size" in raw:
+            raw["vocab_size"] = rows
+    try:
+        return raw, Qwen3VLConfig.from_dict(copy.deepcopy(raw))
+    except Exception as error:  # transformers raises many types here; all mean the same to a user
+        problems.append(f"{_where(file)}: transformers refuses it ({one_line(error)})")
+        return None
+
+
+def read_tokenizer(
+    base: Path, token: str, rows: int | None, config: Qwen3VLConfig | None, problems: list[str], notes: list[str]
+) -> PreTrainedTokenizerBase | None:
+    """The base's tokenizer with ``token`` as a special token: at the next free id, or where it is already.
+
+    ``rows`` of the embedding must be there for every token. More are padding; that is noted, for it may also mean that
+    this is not the tokenizer that the weights were trained with.
+    """
+    if not (base / "tokenizer.json").exists() and not (base / "vocab.json").exists():
+        problems.append(f"{base.name}/tokenizer.json: missing, and no vocab.json")
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # see read_config
+        problems.append(f"{base.name}/tokenizer.json: transformers cannot load the tokenizer ({one_line(error)})")
+        return None
+    before = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+    ids = tokenizer.get_vocab()
+    if before != len(tokenizer) and ids[token] != before:
+        problems.append(f"{base.name}/tokenizer.json: {token} gets id {ids[token]}, not {before}: its ids have gaps")
+    if config is not None and ids.get(IMAGE_TOKEN) != config.image_token_id:
+        problems.append(
+            f"{base.name}/config.json: image_token_id is {config.image_token_id}, the tokenizer has {IMAGE_TOKEN} at "
+            f"{ids.get(IMAGE_TOKEN)}"
+        )
+    if rows is not None:
+        _compare_rows(base, token, before, len(tokenizer), rows, problems, notes)
+    return tokenizer
+
+
+def _compare_rows(
+    base: Path, token: str, before: int, after: int, rows: int, problems: list[str], notes: list[str]
+) -> None:
+    size = f"{before} tokens" if before == after else f"{before} tokens, {after} with {token}"
+    if rows < after:
+        problems.append(
+            f"{base.name}/tokenizer.json: has {size}, the embedding of the weights has only {rows} rows: they were "
+            "trained with another tokenizer"
+        )
+    elif rows > after:
+        notes.append(
+            f"the embedding has {rows} rows, the tokenizer {size}: the rest was taken for padding; EditReward's own "
+            f"training leaves exactly {after}"
+        )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str, folder: Path) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``."""
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    config = {key: value for key, value in json.loads(file.read_bytes()).items() if key not in _LOADING_FLAGS}
+    write_json(file, config)
+
+
+def read_preprocessor(
+    base: Path,
+    min_pixels: int | None,
+    max_pixels: int | None,
+    config: Qwen3VLConfig | None,
+    problems: list[str],
+) -> dict[str, Any] | None:
+    """``preprocessor_config.json`` with its size rules made explicit, ``min_pixels`` and ``max_pixels`` over them.
+
+    ``size.shortest_edge`` and ``size.longest_edge`` are areas in pixels, as Qwen's image processor means them.
+    """
+    file = base / PREPROCESSOR
+    raw = read_json(file, problems, label=_where(file))
+    if raw is None:
+        return None
+    size = raw["size"] if isinstance(raw.get("size"), dict) else {}
+    smallest = raw.get("min_pixels", size.get("shortest_edge")) if min_pixels is None else min_pixels
+    largest = raw.get("max_pixels", size.get("longest_edge")) if max_pixels is None else max_pixels
+    preprocessor = {key: value for key, value in raw.items() if key not in ("min_pixels", "max_pixels")}
+    preprocessor["size"] = {"shortest_edge": smallest, "longest_edge": largest}
+    preprocessor.setdefault("resample", _BICUBIC)
+    found = [
+        f"{_where(file)}: {problem}" for problem in (*_size_problems(smallest, largest), *_other_problems(preprocessor))
+    ]
+    if config is not None:
+        vision = config.vision_config
+        rules = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
+        rules["temporal_patch_size"] = vision.temporal_patch_size
+        found += [
+            f"{_where(file)}: {key} is {raw.get(key)}, config.json says {value}"
+            for key, value in rules.items()
+            if raw.get(key) != value
+        ]
+    problems += found
+    return None if found else preprocessor
+
+
+def _size_problems(smallest: object, largest: object) -> list[str]:
+    if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:
+        return [f"min_pixels {smallest} is above max_pixels {largest}"]
+    return [
+        f"size.{edge} is {value}, must be an area in pixels; {flag} sets it"
+        for edge, flag, value in (
+            ("shortest_edge", "--min-pixels", smallest),
+            ("longest_edge", "--max-pixels", largest),
+        )
+        if not isinstance(value, int) or value < 1
+    ]
+
+
+def _other_problems(preprocessor: dict[str, Any]) -> list[str]:
+    problems = []
+    if preprocessor["resample"] not in RESAMPLE_NAMES:
+        problems.append(f"resample is {preprocessor['resample']}, must be one of {list(RESAMPLE_NAMES)}")
+    # Where these are silent, Qwen's image processor falls back on the numbers of an older family.
+    problems += [f"{key}: missing" for key in ("image_mean", "image_std") if key not in preprocessor]
+    return problems
+
+
+def image_rules(preprocessor: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's ``image`` for what ``read_preprocessor`` returned."""
+    size = preprocessor["size"]
+    return {
+        "min_pixels": size["shortest_edge"],
+        "max_pixels": size["longest_edge"],
+        "resample": RESAMPLE_NAMES[preprocessor["resample"]],
+    }
+
+
+def _where(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"

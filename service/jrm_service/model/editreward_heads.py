@@ -1,0 +1,100 @@
+"""EditReward's reward heads, read from its state dict and renamed to ours."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import torch
+from transformers import Qwen3VLConfig
+
+from .statedict import DTYPE_BYTES, StateDict
+
+HEADS = {"instruction_following": "head_0", "visual_quality": "head_1"}  # what each head of EditReward means
+OUTPUTS = ["mean", "log_std"]
+
+_PREFIX = "rm_heads."
+_KEY = re.compile(r"rm_heads\.(\w+)\.(\d+)\.(?:weight|bias)")
+
+
+def read_heads(
+    source: StateDict, config: Qwen3VLConfig | None, problems: list[str], notes: list[str]
+) -> tuple[dict[str, list[int]], dict[str, torch.Tensor]]:
+    """Return (hidden widths per head, tensors of ``reward/heads.safetensors``), float32.
+
+    EditReward's heads are Linear, ReLU, Dropout, Linear, ReLU, (Dropout,) Linear in a Sequential, so the keys are
+    ``rm_heads.head_0.{0,3,5}`` or ``{0,3,6}``. A last layer without bias, as its ``rm_head_kwargs`` make it, gets a
+    bias of 0, which is noted.
+    """
+    hidden: dict[str, list[int]] = {head: [] for head in HEADS.values()}
+    tensors: dict[str, torch.Tensor] = {}
+    if not source.headers:  # nothing could be read, which is said already
+        return hidden, tensors
+    if any(name.startswith("rm_head.") for name in source.headers):
+        problems.append("rm_head.*: a single head; what is imported has two, rm_heads.head_0 and rm_heads.head_1")
+    layers: dict[str, set[int]] = {head: set() for head in hidden}
+    for name in source.headers:
+        key = _KEY.fullmatch(name)
+        if key is not None and key[1] in layers:
+            layers[key[1]].add(int(key[2]))
+        elif name.startswith(_PREFIX):
+            problems.append(f"{name}: not a tensor of {' or '.join(hidden)}")
+    for head, numbers in layers.items():
+        found = _head_problems(head, sorted(numbers), source, config)
+        problems += found
+        if not found:
+            hidden[head] = [source.headers[f"{_PREFIX}{head}.{n}.weight"].shape[0] for n in sorted(numbers)][:-1]
+            tensors |= _head_tensors(head, sorted(numbers), source, problems, notes)
+    return hidden, tensors
+
+
+def _head_problems(head: str, layers: list[int], source: StateDict, config: Qwen3VLConfig | None) -> list[str]:
+    if not layers:
+        return [f"{_PREFIX}{head}: missing"]
+    problems = []
+    gaps = {after - before for before, after in itertools.pairwise(layers)}
+    if layers[0] != 0 or not gaps <= {2, 3}:
+        problems.append(f"{_PREFIX}{head}: has layers at {layers}, must be Linear, ReLU, (Dropout,) Linear, …")
+    width = None if config is None else int(config.text_config.hidden_size)
+    for layer in layers:
+        last = layer == layers[-1]
+        rows = len(OUTPUTS) if last else None
+        key = f"{_PREFIX}{head}.{layer}"
+        found = _shape_problems(f"{key}.weight", (rows, width), source)
+        width = None if found else source.headers[f"{key}.weight"].shape[0]
+        if not last or f"{key}.bias" in source.headers:
+            found += _shape_problems(f"{key}.bias", (width,), source)
+        problems += found
+    return problems
+
+
+def _shape_problems(name: str, wanted: tuple[int | None, ...], source: StateDict) -> list[str]:
+    """``wanted`` has None where any size will do."""
+    header = source.headers.get(name)
+    if header is None:
+        return [f"{name}: missing"]
+    if header.dtype not in DTYPE_BYTES:
+        return [f"{name}: has dtype {header.dtype}, must be one of {', '.join(DTYPE_BYTES)}"]
+    fits = len(header.shape) == len(wanted) and all(
+        size is None or size == found for size, found in zip(wanted, header.shape, strict=True)
+    )
+    asked = ", ".join("any" if size is None else str(size) for size in wanted)
+    return [] if fits else [f"{name}: has shape {list(header.shape)}, must be [{asked}]"]
+
+
+def _head_tensors(
+    head: str, layers: list[int], source: StateDict, problems: list[str], notes: list[str]
+) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for number, layer in enumerate(layers):
+        for kind in ("weight", "bias"):
+            name = f"{_PREFIX}{head}.{layer}.{kind}"
+            if name in source.headers:
+                tensor = source.read(name).float().contiguous()
+            else:
+                tensor = torch.zeros(len(OUTPUTS))
+                notes.append(f"{name}: is not there, so the last layer has no bias")
+            if not torch.isfinite(tensor).all():
+                problems.append(f"{name}: holds NaN or infinity")
+            tensors[f"{head}.{number}.{kind}"] = tensor
+    return tensors

@@ -1,0 +1,54 @@
+"""Small readers and writers that opening, importing and writing a checkpoint share.
+
+A reader names the file at fault and adds its problem to the list it is given.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's resampling numbers, as ``preprocessor_config.json`` has them, and the manifest's names."""
+
+
+def read_json(file: Path, problems: list[str], *, label: str | None = None) -> dict[str, Any] | None:
+    """A JSON object; ``label`` is what problems call the file, its name by default."""
+    label = label or file.name
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        problems.append(f"{label}: missing")
+    except (OSError, ValueError) as error:
+        problems.append(f"{label}: not readable JSON ({error})")
+    else:
+        if isinstance(value, dict):
+            return value
+        problems.append(f"{label}: must be a JSON object")
+    return None
+
+
+def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -> str | None:
+    """In the order that transformers looks: chat_template.jinja, chat_template.json, tokenizer_config.json."""
+    jinja = folder / "chat_template.jinja"
+    if jinja.exists():
+        return jinja.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            template = (read_json(folder / name, problems, label=prefix + name) or {}).get("chat_template")
+            if isinstance(template, str):
+                return template
+    problems.append(f"{prefix}chat_template.jinja: missing, and no chat_template in tokenizer_config.json")
+    return None
+
+
+def write_json(file: Path, value: object) -> None:
+    """Indented UTF-8 JSON; makes the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in at most about 200 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,194 @@
+"""A state dict on disk, in any form that training code leaves it, and its copy into safetensors shards.
+
+Tensors are read one at a time and keep their dtype; at most one shard is held in memory. Pickles are read with
+``weights_only=True``: code inside them is never run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .weights import TensorHeader, read_headers, read_sharded_headers
+
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("model.pth", "final_model.pth")
+SHARD_BYTES = 4 * 10**9
+
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_WRAPPERS = ("model", "state_dict", "module")
+_PARALLEL_PREFIX = "module."  # what DataParallel and its kin put before every name
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors by name: ``headers`` costs nothing to look at, ``read`` brings one, in its own dtype, to the CPU."""
+
+    headers: Mapping[str, TensorHeader]
+    read: Callable[[str], torch.Tensor]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that hold tensors."""
+        return sorted({header.file.name for header in self.headers.values()})
+
+    def nbytes(self, name: str) -> int:
+        """Size of one tensor in bytes."""
+        header = self.headers[name]
+        return math.prod(header.shape) * DTYPE_BYTES[header.dtype]
+
+
+def open_state_dict(folder: Path, problems: list[str], notes: list[str]) -> StateDict:
+    """Find and open ``model.safetensors``, its sharded form, ``model.pth`` or ``final_model.pth``, in this order.
+
+    What is wrong goes to ``problems``, what the user should know to ``notes``; without weights the result is empty.
+    """
+    candidates = [folder / name for name in (WHOLE, INDEX, *PICKLES) if (folder / name).exists()]
+    if not candidates:
+        problems.append(f"{folder.name}: holds none of {', '.join((WHOLE, INDEX, *PICKLES))}")
+        return _from_tensors({}, folder)
+    chosen, *others = candidates
+    notes += [f"{chosen.name} was read, {other.name} beside it was not" for other in others]
+    if chosen.name in PICKLES:
+        return _from_tensors(_read_pickle(chosen, problems), chosen)
+    if chosen.name == INDEX:
+        return _from_headers(read_sharded_headers(folder, _read_weight_map(chosen, problems), problems))
+    return _from_headers(read_headers(chosen, folder, problems))
+
+
+def _read_weight_map(file: Path, problems: list[str]) -> dict[str, str]:
+    try:
+        weight_map = json.loads(file.read_bytes())["weight_map"]
+        return {str(name): str(shard) for name, shard in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        problems.append(f"{file.name}: weight_map: must be JSON that maps tensor names to files")
+        return {}
+
+
+def _read_pickle(file: Path, problems: list[str]) -> dict[str, torch.Tensor]:
+    """Map a ``torch.save`` file into memory, unwrapped to the state dict inside."""
+    try:
+        loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        # Torch's own message advises to load it unsafely, which is the one thing that must not be done here.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        asked = f"it asks for '{found[1]}'" if found else "it is not a plain file of tensors"
+        problems.append(
+            f"{file.name}: refused: {asked}, and pickled code is never run; save the state dict alone as safetensors"
+        )
+        return {}
+    except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
+        problems.append(f"{file.name}: not a readable torch.save file ({type(error).__name__})")
+        return {}
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded:
+        problems.append(f"{file.name}: holds no state dict (names -> tensors)")
+        return {}
+    strange = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    problems += [f"{file.name}: {name}: not a tensor" for name in strange]
+    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+
+
+def _from_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> StateDict:
+    prefix = _prefix(tensors)
+    by_name = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    headers = {
+        name: TensorHeader(file, tuple(tensor.shape), _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)))
+        for name, tensor in by_name.items()
+    }
+    # A pickle may hold one storage under several names, which safetensors refuses to write: every read is a copy.
+    return StateDict(headers, lambda name: by_name[name].detach().clone(memory_format=torch.contiguous_format))
+
+
+def _from_headers(stored: Mapping[str, TensorHeader]) -> StateDict:
+    prefix = _prefix(stored)
+    stored_name = {name.removeprefix(prefix): name for name in stored}
+    headers = {name: stored[old] for name, old in stored_name.items()}
+
+    def read(name: str) -> torch.Tensor:
+        with safe_open(headers[name].file, framework="pt") as handle:
+            tensor: torch.Tensor = handle.get_tensor(stored_name[name])
+            return tensor
+
+    return StateDict(headers, read)
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """What to take off every name: a prefix that only some have belongs to them."""
+    return _PARALLEL_PREFIX if all(name.startswith(_PARALLEL_PREFIX) for name in names) else ""
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Write one safetensors file that others may read as far as the umask lets them.
+
+    safetensors writes through a private temporary file, so what it leaves is readable by its owner alone: no server
+    under another user could load it. Raises OSError or SafetensorError when it cannot be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
+def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Split names, in their order, into shards of at most ``limit`` bytes; a larger tensor has a shard of its own."""
+    shards: list[list[str]] = []
+    free = 0
+    for name, size in sizes.items():
+        if not shards or size > free:
+            shards.append([])
+            free = limit
+        shards[-1].append(name)
+        free -= size
+    return shards
+
+
+def copy_tensors(
+    source: StateDict,
+    names: Iterable[str],
+    folder: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None],
+) -> list[str]:
+    """Copy tensors, dtype kept, to ``model.safetensors`` or to shards with an index; returns problems.
+
+    A tensor that holds NaN or infinity is a problem. ``progress`` is called with (bytes done, bytes in all). Raises
+    OSError or SafetensorError when the folder cannot be written.
+    """
+    sizes = {name: source.nbytes(name) for name in names}
+    shards = plan_shards(sizes, shard_bytes)
+    total, done = sum(sizes.values()), 0
+    problems: list[str] = []
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = WHOLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {}
+        for name in shard:
+            tensors[name] = source.read(name)
+            if not torch.isfinite(tensors[name]).all():
+                problems.append(f"{source.headers[name].file.name}: {name}: holds NaN or infinity")
+            weight_map[name] = file
+            done += sizes[name]
+            progress(done, total)
+        if not problems:
+            save_tensors(tensors, folder / file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return problems
