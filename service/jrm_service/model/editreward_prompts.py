@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from .files import read_json
 from .editreward_heads import HEADS
+from .files import read_json
 from .manifest import INSTRUCTION
 
 REWARD_TOKEN = "<|Reward|>"  # noqa: S105 - a vocabulary entry
