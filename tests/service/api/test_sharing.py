@@ -9,7 +9,8 @@ import threading
 import httpx
 import pytest
 
-from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RecordingBackend, SlowBackend
+from jrm_service.scoring.backend import WorkerLost
+from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
 from jrm_service.settings import Settings
 from support import servers
 from support.pictures import encode, photo
@@ -229,3 +230,46 @@ def test_a_deadline_holds_while_preprocessing_is_stuck():
             preparer.gate.set()
         assert httpx.post(f"{url}/v1/score", **as_json("next")).status_code == 200
     assert [candidate.instruction for candidate in recording.seen] == ["next"]
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+def dying(deaths: int) -> list[RaisingBackend]:
+    """Two workers, of which the first ``deaths`` runs end in a lost device, whoever gets them."""
+    left = iter(range(deaths))
+    return [
+        RaisingBackend(FakeBackend(name), when=lambda _: next(left, None) is not None, error=lambda: WorkerLost("gone"))
+        for name in ("gpu-a", "gpu-b")
+    ]
+
+
+def test_a_worker_that_dies_takes_nothing_with_it():
+    with servers.serving(load=lambda: servers.fake_parts(*dying(1))) as url:
+        assert httpx.post(f"{url}/v1/score", **as_json("x")).status_code == 200
+        assert httpx.get(f"{url}/health/ready").json() == {"status": "ready", "parts": {"score": "degraded"}}
+        metric = Metric(url)
+        assert (metric("jrm_workers"), metric("jrm_workers_alive")) == (2, 1)
+        assert metric("jrm_worker_failures_total") == 1
+        assert httpx.post(f"{url}/v1/score", **as_json("y")).status_code == 200
+
+
+def test_without_a_worker_requests_fail_with_a_typed_error_and_readiness_shows_it():
+    with servers.serving(load=lambda: servers.fake_parts(*dying(2))) as url:
+        assert error_of(httpx.post(f"{url}/v1/score", **as_json("x"))) == (500, "internal")
+        assert error_of(httpx.get(f"{url}/health/ready")) == (503, "not_ready")
+        assert error_of(httpx.post(f"{url}/v1/score", **as_json("y"))) == (503, "not_ready")
+        assert httpx.get(f"{url}/health/live").status_code == 200
+
+
+def test_a_bad_candidate_touches_nobody_elses_score():
+    """The backend raises for one of twelve: eleven scores and one error, each equal to what it is alone."""
+    backend = RaisingBackend(FakeBackend(), when=lambda candidate: candidate.instruction == "boom")
+    with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
+        image, edits = base64.b64encode(SOURCE).decode(), [base64.b64encode(edit).decode() for edit in EDITS[:11]]
+        good = {"source": image, "instruction": "fine", "edits": edits}
+        bad = {"source": image, "instruction": "boom", "edits": edits[:1]}
+        together = httpx.post(f"{url}/v1/score", json={"groups": [good, bad]}).json()["groups"]
+        alone = httpx.post(f"{url}/v1/score", json={"groups": [good]}).json()["groups"]
+        assert together[0] == alone[0]
+        assert together[1]["scores"][0]["error"]["code"] == "internal"
