@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -164,6 +164,15 @@ def test_a_forked_child_ends_cleanly_without_closing(serve: Serve) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "scripted\n", "")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell starts its background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_interrupts_a_call_and_the_client_stays_usable(serve: Serve, connect: Connect) -> None:
     main = threading.main_thread().ident
     assert main is not None
