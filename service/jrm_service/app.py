@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -25,11 +26,14 @@ from .metrics import Metrics
 from .scoring.backend import Backend, Preparer
 from .scoring.batcher import Batcher
 from .scoring.fakes import FakeBackend, FakePreparer
+from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Parts:
     model: ServedModel
     preparer: Preparer
     backends: Sequence[Backend[Any]]
+    cost: BatchCost = unshared_tokens
 
 
 class Runtime:
@@ -55,13 +60,14 @@ class Runtime:
     async def start(self) -> None:
         """Load in a thread, warm every device, open the queue. Raises what loading raises."""
         try:
-            parts = await asyncio.to_thread(self._load)
+            parts = await _in_daemon_thread(self._load)
             batcher = Batcher(
                 parts.backends,
                 max_batch_tokens=self._settings.max_batch_tokens,
                 max_queue=self._settings.max_queue,
                 hang_timeout_s=self._settings.hang_timeout_s,
                 metrics=self.metrics,
+                cost=parts.cost,
             )
             await batcher.start()
         except BaseException as error:
@@ -143,8 +149,7 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(start())
         yield
-        if not starting.done():  # the loading thread cannot be stopped, but nobody waits for it
-            starting.cancel()
+        starting.cancel()  # a loading thread cannot be stopped, but nobody waits for it
         await asyncio.gather(starting, return_exceptions=True)
         await runtime.stop()
 
@@ -179,8 +184,33 @@ def _loader(settings: Settings) -> Callable[[], Parts]:
         return lambda: Parts(model, preparer, backends)
     from .model.source import open_source  # imports torch, which a fake does not need
 
-    source = open_source(settings.checkpoint, settings.devices, settings.dtype)
-    return lambda: Parts(source.served, source.preparer, source.load())
+    source = open_source(settings.checkpoint, settings.devices, settings.dtype, settings.engine)
+    return lambda: Parts(source.served, source.preparer, source.load(), source.cost)
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """The result of ``work``. Unlike asyncio's own threads, this one keeps no process from ending half-way."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = (work(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        with suppress(RuntimeError):  # the loop has ended: nobody waits
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="jrm-load", daemon=True).start()
+    return await future
 
 
 def _registry() -> CollectorRegistry:

@@ -7,9 +7,12 @@ import inspect as python_inspect
 import io
 import json
 import logging
+import math
+import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +29,7 @@ def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag per setting, so that flags, environment variables and docs cannot drift apart."""
     parameters = []
     for name, field in Settings.model_fields.items():
-        help_text = f"{field.description} [env: {PREFIX}{name.upper()}, default: {field.default}]"
+        help_text = f"{field.description} (environment: {PREFIX}{name.upper()}; default: {field.default})"
         annotation = Annotated[
             str | None, typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False)
         ]
@@ -80,7 +83,7 @@ def serve(**flags: str | None) -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than the pause between two steps of most trainers
-        timeout_graceful_shutdown=round(settings.grace_s),
+        timeout_graceful_shutdown=math.ceil(settings.grace_s),
     )
     server = uvicorn.Server(config)
     listener = config.bind_socket()  # before loading: a port that is taken should be said at once
@@ -91,9 +94,22 @@ def serve(**flags: str | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
-    if failures:
-        problems = failures[0].problems if isinstance(failures[0], CheckpointError) else [str(failures[0])]
-        _fail(problems)
+    for failure in failures:
+        for problem in failure.problems if isinstance(failure, CheckpointError) else [str(failure)]:
+            typer.echo(f"error: {problem}", err=True)
+    _exit(1 if failures else 0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process, past threads that nobody can stop: one that still loads, or hangs on its device.
+
+    An interpreter that takes itself apart under such a thread aborts, and a clean stop would look like a crash.
+    """
+    if any(thread.daemon and thread.name.startswith("jrm-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 def _announce(url: str, model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -31,6 +32,19 @@ _SECONDS = (
 )
 _CANDIDATES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 _TOKENS = tuple(2**power for power in range(7, 19))  # 128 to 262,144
+
+
+class Work(Protocol):
+    """What is counted of a finished batch."""
+
+    @property
+    def tokens_computed(self) -> int: ...  # noqa: D102 - see scoring.backend.Scored
+    @property
+    def images_encoded(self) -> int: ...  # noqa: D102
+    @property
+    def images_reused(self) -> int: ...  # noqa: D102
+    @property
+    def feature_bytes(self) -> int: ...  # noqa: D102
 
 
 class Metrics:
@@ -78,6 +92,19 @@ class Metrics:
         self.batch_tokens = histogram(
             "jrm_batch_tokens", "Tokens that each batch counts against the budget.", buckets=_TOKENS
         )
+        self.tokens = counter(
+            "jrm_tokens_total",
+            "Language-model tokens of scored candidates: computed, or shared with another candidate or pass.",
+            "kind",
+        )
+        self.images = counter(
+            "jrm_images_total",
+            "Images of batches: encoded by the vision tower, or reused from the feature cache.",
+            "kind",
+        )
+        self.feature_cache_bytes = gauge(
+            "jrm_feature_cache_bytes", "Bytes of image features that are held on the device.", "worker", "device"
+        )
         self.inference_seconds = histogram("jrm_inference_seconds", "Per batch, the time on its device.")
         self.device_busy_seconds = counter(
             "jrm_device_busy_seconds_total",
@@ -112,6 +139,14 @@ class Metrics:
         """Count the time that a batch took on a worker's device."""
         self.inference_seconds.observe(seconds)
         self.device_busy_seconds.labels(str(worker), device).inc(seconds)
+
+    def observe_work(self, worker: int, device: str, tokens: int, work: Work) -> None:
+        """Count what a batch of ``tokens`` in all really cost."""
+        self.tokens.labels("computed").inc(work.tokens_computed)
+        self.tokens.labels("shared").inc(max(0, tokens - work.tokens_computed))
+        self.images.labels("encoded").inc(work.images_encoded)
+        self.images.labels("reused").inc(work.images_reused)
+        self.feature_cache_bytes.labels(str(worker), device).set(work.feature_bytes)
 
     def observe_groups(self, seconds: Iterable[float]) -> None:
         """Count completed groups, each with its completion time in seconds."""

@@ -39,6 +39,10 @@ class Settings(BaseSettings):
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(description="backbone dtype; auto is bfloat16 on a GPU, float32 on a CPU. Heads are always float32"),
     ] = "auto"
+    engine: Annotated[
+        Literal["trie", "plain"],
+        Field(description="'trie' computes what candidates share once; 'plain', the reference, shares nothing"),
+    ] = "trie"
     serve: Annotated[Literal["score"], Field(description="what this process serves")] = "score"
 
     max_body_bytes: Annotated[_Count, Field(description="largest request body, in bytes")] = 64 * MiB

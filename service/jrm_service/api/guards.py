@@ -47,6 +47,10 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # Only a shutdown that has run out of patience cancels a request: say so rather than drop the line.
+            if status == 0:
+                await error_reply("draining", "the server is shutting down")(scope, receive, send_with_id)
         except Exception:
             logger.exception("request %s failed", request_id)
             if status == 0:

@@ -39,6 +39,12 @@ from .weights import (
 # Part of the fingerprint: raised whenever the same bytes would become other pixels or other tokens than before.
 PIPELINE_VERSION = 1
 
+# All that transformers may take token ids from.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json"),
+)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -77,7 +83,7 @@ class Checkpoint:
             "chat_template": self.chat_template,
             "tokenizer": {
                 name: hashlib.sha256((self.path / name).read_bytes()).hexdigest()
-                for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+                for name in _TOKENIZER_FILES
                 if (self.path / name).exists()
             },
             "weights": tensor_digests(self.weights),

@@ -48,33 +48,34 @@ class RewardHead(nn.Module):
 
 
 class RewardHeads(nn.Module):
-    """All heads of a manifest."""
+    """All heads of a manifest, in its order: a head's name is data, and may be anything."""
 
     def __init__(self, manifest: Manifest, hidden_size: int) -> None:
         super().__init__()
         self.manifest = manifest
-        self.heads = nn.ModuleDict({name: RewardHead(head, hidden_size) for name, head in manifest.heads.items()})
+        self.heads = nn.ModuleList(RewardHead(head, hidden_size) for head in manifest.heads.values())
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take the tensors of ``reward/heads.safetensors``, named as in ``head_shapes``."""
-        self.heads.load_state_dict({_module_key(name): tensor for name, tensor in tensors.items()})
+        for name, parameter in self.tensors().items():
+            parameter.copy_(tensors[name])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The inverse of ``load``: what is written to ``reward/heads.safetensors``."""
-        return {name.replace(".layers.", "."): tensor for name, tensor in self.heads.state_dict().items()}
+        """What is written to ``reward/heads.safetensors``, sharing memory with the heads."""
+        return {
+            f"{name}.{key.removeprefix('layers.')}": tensor
+            for name, head in zip(self.manifest.heads, self.heads, strict=True)
+            for key, tensor in head.state_dict().items()
+        }
 
     def forward(self, h_of_pass: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Hidden states [H] or [B, H], one per pass -> float32 outputs [..., 1 or 2] per dimension."""
+        head_of = dict(zip(self.manifest.heads, self.heads, strict=True))
         return {
-            dimension: self.heads[head](h)
+            dimension: head_of[head](h)
             for one, h in zip(self.manifest.passes, h_of_pass, strict=True)
             for dimension, head in one.read.items()
         }
-
-
-def _module_key(name: str) -> str:
-    head, number, kind = name.rsplit(".", 2)
-    return f"{head}.layers.{number}.{kind}"
 
 
 def to_score(manifest: Manifest, outputs: Mapping[str, Sequence[float]]) -> Score:

@@ -104,7 +104,12 @@ class PlainScorer:
         for sequences in batch:
             outputs = self._heads([self._hidden_state(inputs) for inputs in sequences])
             outcomes.append(to_score(self._checkpoint.manifest, {name: v.tolist() for name, v in outputs.items()}))
-        return Scored(outcomes, tokens_computed=sum(s.input_ids.numel() for sequences in batch for s in sequences))
+        every = [inputs for sequences in batch for inputs in sequences]
+        return Scored(
+            outcomes=outcomes,
+            tokens_computed=sum(inputs.input_ids.numel() for inputs in every),
+            images_encoded=sum(len(inputs.image_grid_thw) for inputs in every),
+        )
 
     def _hidden_state(self, inputs: SequenceInputs) -> torch.Tensor:
         """The final hidden state **h** [H] of the reward token (Eq. 1), after the last norm."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,26 @@ from PIL import Image as PILImage
 
 from jrm_service.errors import CheckpointError
 from jrm_service.scoring.backend import Backend
+from jrm_service.scoring.planner import BatchCost, unshared_tokens
 from jrm_service.scoring.types import Score, ServedModel
 
 from .checkpoint import Checkpoint, open_checkpoint
+from .engine import TrieScorer
 from .scorer import CheckpointPreparer, PlainScorer
 from .tiny import cached_tiny_checkpoint
+from .trie import shared_tokens
 
+_SCORERS: dict[str, Callable[..., Backend[Any]]] = {"trie": TrieScorer, "plain": PlainScorer}
+_COSTS: dict[str, BatchCost] = {"trie": shared_tokens, "plain": unshared_tokens}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CheckpointSource:
     """An opened checkpoint with the devices that it will run on."""
 
-    def __init__(self, checkpoint: Checkpoint, devices: Sequence[str], dtype: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, devices: Sequence[str], dtype: str, engine: str) -> None:
         self.checkpoint = checkpoint
+        self.engine = engine
         self.devices = [_resolve(device) for device in devices]
         on_gpu = all(device.startswith("cuda") for device in self.devices)
         self.dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
@@ -34,12 +40,22 @@ class CheckpointSource:
     @cached_property
     def served(self) -> ServedModel:
         """Name, fingerprint and summary. Reads every weight once, for the fingerprint."""
-        description = describe(self.checkpoint) | {"device": ",".join(self.devices), "dtype": self.dtype}
+        description = describe(self.checkpoint) | {
+            "device": ",".join(self.devices),
+            "dtype": self.dtype,
+            "engine": self.engine,
+        }
         return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description)
+
+    @property
+    def cost(self) -> BatchCost:
+        """What a batch costs against the token budget."""
+        return _COSTS[self.engine]
 
     def load(self) -> list[Backend[Any]]:
         """One warm backend per device. Raises CheckpointError when a weight or a first score is not finite."""
-        backends = [PlainScorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
+        scorer = _SCORERS[self.engine]
+        backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
         blank = self.preparer.image(PILImage.new("RGB", (64, 64), "gray"))
         for backend in backends:
             (outcome,) = backend.score(backend.collate([self.preparer.candidate(blank, blank, "warm up")])).outcomes
@@ -47,12 +63,12 @@ class CheckpointSource:
                 raise CheckpointError(
                     [f"{self.checkpoint.path.name}: the first score on {backend.device} is {outcome}"]
                 )
-        return list(backends)
+        return backends
 
 
-def open_source(path: Path | None, devices: Sequence[str], dtype: str) -> CheckpointSource:
+def open_source(path: Path | None, devices: Sequence[str], dtype: str, engine: str) -> CheckpointSource:
     """Open a checkpoint folder, or the bundled tiny one. Raises CheckpointError."""
-    return CheckpointSource(open_checkpoint(path or cached_tiny_checkpoint()), devices, dtype)
+    return CheckpointSource(open_checkpoint(path or cached_tiny_checkpoint()), devices, dtype, engine)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Only safetensors is read: nothing here unpickles or runs code from a checkpoint.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def expected_tensors(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
 def empty_model(config: Qwen3VLConfig) -> Qwen3VLModel:
     """The backbone without its language head, on the meta device."""
     with torch.device("meta"):
-        return Qwen3VLModel(config)
+        return Qwen3VLModel(copy.deepcopy(config))  # a model may change its configuration, another must not see it
 
 
 def read_headers(file: Path, root: Path, problems: list[str]) -> dict[str, TensorHeader]:

@@ -27,11 +27,16 @@ class Scored:
     """What a backend returns for one batch.
 
     ``outcomes`` has one entry per candidate, in order: a score, or the typed error of that candidate alone.
-    ``tokens_computed`` counts the language-model tokens that were really run for the whole batch.
+    ``tokens_computed`` counts the language-model tokens that were really run for the whole batch, ``images_encoded``
+    the images that went through the vision tower for it, ``images_reused`` those whose features were there already, and
+    ``feature_bytes`` what all kept features take on the device now.
     """
 
     outcomes: list[Score | CandidateError]
     tokens_computed: int
+    images_encoded: int = 0
+    images_reused: int = 0
+    feature_bytes: int = 0
 
 
 class Preparer(Protocol):

@@ -65,6 +65,8 @@ class Runner:
             entries, finished = await self._attempt(worker, jobs.pop())
             now = self._clock()
             if finished.value is not None:
+                tokens = sum(entry.candidate.tokens for entry in entries)
+                self._metrics.observe_work(worker.number, worker.backend.device, tokens, finished.value)
                 self._queue.settle(entries, finished.value, finished.seconds, now)
             elif finished.failure is not None:
                 self._metrics.batch_failures.inc()

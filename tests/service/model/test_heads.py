@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from jrm_service.model.checkpoint import load_model, open_checkpoint
 from jrm_service.model.heads import RewardHeads, head_shapes, to_score
 from jrm_service.model.manifest import Manifest
 from jrm_service.scoring.types import Dimension, combine
@@ -49,6 +51,17 @@ def test_a_head_is_linear_relu_linear():
         weight, bias = tensors[f"head_0.{number}.weight"], tensors[f"head_0.{number}.bias"]
         expected = weight @ torch.relu(expected) + bias
     torch.testing.assert_close(heads([h])["instruction_following"], expected)
+
+
+@pytest.mark.parametrize("name", ["a.b", "train", "pop", "forward", "0"])
+def test_a_head_may_have_any_name(tmp_path, name):
+    document = checkpoints.one_pass()
+    document["heads"] = {name: document["heads"]["head_0"]}
+    document["passes"][0]["read"] = {"visual_quality": name}
+    document |= {"reward": {}, "explain": {}}
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path, document))
+    _, heads = load_model(checkpoint, "cpu", torch.float32)
+    assert heads.tensors().keys() == load_file(tmp_path / "reward" / "heads.safetensors").keys()
 
 
 def test_an_overflowing_std_is_not_finite():

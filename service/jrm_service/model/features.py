@@ -1,0 +1,54 @@
+"""Features of images that come back: a byte-bounded LRU on the device."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the vision tower makes of one image: ``embeds`` [tokens, H] and the DeepStack features, [tokens, H] each."""
+
+    embeds: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return sum(tensor.nbytes for tensor in (self.embeds, *self.deepstack))
+
+
+class FeatureCache:
+    """Least recently used goes first once ``max_bytes`` are held. Safe under threads: collation asks, scoring fills."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[bytes, Features] = OrderedDict()
+        self._lock = threading.Lock()
+        self.nbytes = 0
+
+    def __contains__(self, key: bytes) -> bool:
+        with self._lock:
+            return key in self._held
+
+    def get(self, key: bytes) -> Features | None:
+        """The features, now the most recently used."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
+
+    def put(self, key: bytes, features: Features) -> None:
+        """Keep features, at the cost of those that were used least recently. Larger than the cache: not kept."""
+        if features.nbytes > self._max_bytes:
+            return
+        with self._lock:
+            old = self._held.pop(key, None)
+            self._held[key] = features
+            self.nbytes += features.nbytes - (old.nbytes if old else 0)
+            while self.nbytes > self._max_bytes:
+                self.nbytes -= self._held.popitem(last=False)[1].nbytes

@@ -1,0 +1,180 @@
+"""The trie scorer against the plain scorer: the same scores, whatever shares the batch."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.engine import TrieScorer
+from jrm_service.model.features import FeatureCache, Features
+from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from support import checkpoints
+from support.pictures import photo
+
+PLAIN = 1e-4
+COMPANY = 1e-5
+LAYOUTS = {
+    "one pass": checkpoints.one_pass,
+    "two passes": checkpoints.two_passes,
+    "prompt first": checkpoints.prompt_first,
+    "two passes, mean only": lambda: checkpoints.mean_only(checkpoints.two_passes()),
+    "prompt first, min": lambda: checkpoints.lowest(checkpoints.prompt_first()),
+}
+SIZES = [(96, 80), (40, 40), (300, 40), (40, 200), (1, 1), (128, 128), (210, 190)]
+PICTURES = [photo(*size, seed=n) for n, size in enumerate(SIZES)]
+INSTRUCTIONS = ["make it red", "x", "把它变成蓝色", "<|Reward|> <|image_pad|>", "a long one " * 12]
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def scorers(request, tmp_path_factory):
+    """(preparer, plain, trie) over the same weights, and every prepared picture."""
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path_factory.mktemp("engine"), LAYOUTS[request.param]()))
+    preparer = CheckpointPreparer(checkpoint)
+    plain, trie = (kind(checkpoint, "cpu", torch.float32) for kind in (PlainScorer, TrieScorer))
+    return preparer, plain, trie, [preparer.image(picture) for picture in PICTURES]
+
+
+def score(scorer, candidates):
+    return scorer.score(scorer.collate(candidates)).outcomes
+
+
+def assert_close(ours, theirs, tolerance):
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.reward == pytest.approx(other.reward, abs=tolerance)
+        assert one.reward_std == (None if other.reward_std is None else pytest.approx(other.reward_std, abs=tolerance))
+        for name, dimension in one.dimensions.items():
+            assert dimension.mean == pytest.approx(other.dimensions[name].mean, abs=tolerance)
+            std = other.dimensions[name].std
+            assert dimension.std == (None if std is None else pytest.approx(std, abs=tolerance))
+
+
+picks = st.lists(
+    st.tuples(
+        st.integers(0, len(PICTURES) - 1), st.integers(0, len(PICTURES) - 1), st.integers(0, len(INSTRUCTIONS) - 1)
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(picks=picks)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_batch_scores_as_the_plain_scorer_does(scorers, picks):
+    preparer, plain, trie, images = scorers
+    candidates = [preparer.candidate(images[s], images[e], INSTRUCTIONS[i]) for s, e, i in picks]
+    assert_close(score(trie, candidates), score(plain, candidates), PLAIN)
+
+
+def group_of_twelve(preparer, images):
+    return [preparer.candidate(images[0], images[n % len(images)], f"make it {n}") for n in range(12)]
+
+
+def test_company_and_order_do_not_matter(scorers):
+    preparer, _, trie, images = scorers
+    group = group_of_twelve(preparer, images)
+    together = score(trie, group)
+    assert_close([score(trie, [one])[0] for one in group], together, COMPANY)
+    order = random.Random(0).sample(range(12), 12)
+    shuffled = score(trie, [group[n] for n in order])
+    assert_close([shuffled[order.index(n)] for n in range(12)], together, COMPANY)
+
+
+def test_another_worker_and_a_cold_cache_give_the_same(scorers):
+    preparer, _, trie, images = scorers
+    group = group_of_twelve(preparer, images)
+    warm = score(trie, group)
+    trie.features = FeatureCache(0)
+    assert_close(score(trie, group), warm, COMPANY)
+    trie.features = FeatureCache(2**30)
+
+
+def test_nothing_leaks_between_candidates(scorers):
+    """Changing one edit, or its instruction, changes no other score."""
+    preparer, _, trie, images = scorers
+    group = group_of_twelve(preparer, images)
+    before = score(trie, group)
+    for changed in (
+        preparer.candidate(images[0], images[6], "something else entirely"),
+        preparer.candidate(images[5], images[1], "make it 3"),
+    ):
+        after = score(trie, [*group[:3], changed, *group[4:]])
+        assert after[3].reward != pytest.approx(before[3].reward, abs=1e-6)
+        assert_close(after[:3] + after[4:], before[:3] + before[4:], COMPANY)
+
+
+def test_a_nan_stays_with_its_candidate(scorers):
+    preparer, _, trie, images = scorers
+    spoilt = trie.features
+    trie.features = FeatureCache(2**30)
+    broken = Features(
+        torch.full((images[3].tokens, 64), float("nan")), tuple(torch.zeros(images[3].tokens, 64) for _ in range(2))
+    )
+    trie.features.put(images[3].key, broken)
+    outcomes = score(trie, [preparer.candidate(images[n], images[0], "x") for n in (1, 3, 2)])
+    trie.features = spoilt
+    assert [outcome.finite for outcome in outcomes] == [True, False, True]
+
+
+def test_work_is_shared(scorers):
+    preparer, plain, trie, images = scorers
+    group = [preparer.candidate(images[0], images[n % 6 + 1], "make it red") for n in range(12)]
+    trie.features = FeatureCache(2**30)
+    scored = trie.score(trie.collate(group))
+    one_by_one = plain.score(plain.collate(group))
+    assert scored.tokens_computed < one_by_one.tokens_computed
+    assert one_by_one.images_encoded == 2 * sum(len(candidate.sequences) for candidate in group)
+    assert (scored.images_encoded, scored.images_reused) == (7, 0)
+    again = trie.score(trie.collate(group))
+    assert (again.images_encoded, again.images_reused) == (6, 1)  # the source came from the cache
+
+
+def test_rows_of_any_length_give_the_same(scorers):
+    preparer, _, trie, images = scorers
+    group = [preparer.candidate(images[n % 3], images[n % 7], f"make it {n}") for n in range(12)]
+    expected = score(trie, group)
+    default = trie._row_tokens
+    for tokens in (1, 300, 10**6):
+        trie._row_tokens = tokens
+        assert len(trie.collate(group)) == {1: 12, 10**6: 1}.get(tokens, len(trie.collate(group)))
+        assert_close(score(trie, group), expected, COMPANY)
+    trie._row_tokens = default
+
+
+def test_an_image_evicted_between_collation_and_scoring_is_encoded_again(scorers):
+    preparer, _, trie, images = scorers
+    group = group_of_twelve(preparer, images)
+    expected = score(trie, group)
+    row = trie.collate(group)  # relies on the cached source
+    trie.features = FeatureCache(2**30)
+    assert_close(trie.score(row).outcomes, expected, COMPANY)
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def features(size: int) -> Features:
+    return Features(torch.zeros(size, dtype=torch.uint8), ())
+
+
+def test_the_least_recently_used_goes_first():
+    cache = FeatureCache(100)
+    for key in (b"a", b"b"):
+        cache.put(key, features(50))
+    assert cache.get(b"a") is not None
+    cache.put(b"c", features(50))
+    assert [key in cache for key in (b"a", b"b", b"c")] == [True, False, True]
+    assert cache.nbytes == 100
+
+
+def test_bytes_are_bounded_and_counted():
+    cache = FeatureCache(100)
+    cache.put(b"large", features(101))
+    assert b"large" not in cache
+    for key, size in zip(itertools.cycle([b"a", b"b", b"a"]), [10, 60, 40, 30, 5, 90], strict=False):
+        cache.put(key, features(size))
+        held = [cache.get(name) for name in (b"a", b"b")]
+        assert cache.nbytes == sum(one.nbytes for one in held if one is not None) <= 100
