@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    FailFast,
+    Field,
+    Tag,
+    TypeAdapter,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 MAX_TIMEOUT_MS = 600_000
 DEFAULT_TIMEOUT_MS = 60_000
@@ -35,9 +46,19 @@ TimeoutMs = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS, strict=True, descripti
 
 
 class _Request(BaseModel):
-    """A misspelt field is an error, never ignored."""
+    """A misspelt field is an error, never ignored. Validation stops at the first one: a body may hold a million."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_unknown_field(cls, value: Any) -> Any:
+        unknown = (
+            next((name for name in value if name not in cls.model_fields), None) if isinstance(value, dict) else None
+        )
+        if unknown is not None:
+            raise PydanticCustomError("extra_forbidden", "unknown field '{name}'", {"name": str(unknown)[:64]})
+        return value
 
 
 class _Reply(BaseModel):
@@ -54,13 +75,13 @@ class Group(_Request):
 
     source: Image
     instruction: Instruction
-    edits: Annotated[list[Image], Field(min_length=1)]
+    edits: Annotated[list[Image], Field(min_length=1), FailFast()]
 
 
 class GroupsRequest(_Request):
     """Any number of groups; candidates are numbered by (group, edit)."""
 
-    groups: Annotated[list[Group], Field(min_length=1)]
+    groups: Annotated[list[Group], Field(min_length=1), FailFast()]
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
 
 
@@ -168,7 +189,7 @@ class ExplainRequest(_Request):
     source: Image
     edited: Image
     instruction: Instruction
-    dimensions: Annotated[list[str], Field(min_length=1)] | None = None
+    dimensions: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
     max_tokens: Annotated[int, Field(ge=1, strict=True), _Whole] = 512
     stream: bool = False
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS

@@ -7,20 +7,20 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import errors as api_errors
 from .api import openapi
 from .api.explain import explain_router
-from .api.guards import RequestContext
+from .api.guards import BodyLimits, BodyReader, RequestContext
 from .api.ops import PartState, ops_router
-from .api.score import RequestLimits, score_router
+from .api.score import score_router
 from .errors import Draining, JRMError, NotReady
 from .metrics import Metrics
 from .scoring.backend import Backend, Preparer
@@ -34,6 +34,7 @@ from .settings import Settings
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OnFailed = Callable[[BaseException], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,11 @@ class Parts:
 class Runtime:
     """The running server behind the routes: loading, ready, draining, failed."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Parts]) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Parts], on_failed: OnFailed) -> None:
         self.metrics = Metrics(_registry())
         self._settings = settings
         self._load = load
+        self._on_failed = on_failed
         self._service: ScoreService | None = None
         self._state: PartState = "loading"
         self._reason = "the model is being loaded"
@@ -68,6 +70,7 @@ class Runtime:
                 hang_timeout_s=self._settings.hang_timeout_s,
                 metrics=self.metrics,
                 cost=parts.cost,
+                on_all_lost=lambda: self._on_failed(RuntimeError("every worker is lost")),
             )
             await batcher.start()
         except BaseException as error:
@@ -77,15 +80,19 @@ class Runtime:
             parts.model,
             parts.preparer,
             batcher,
-            limits=ImageLimits(self._settings.max_image_pixels, self._settings.max_decoded_bytes),
+            limits=ImageLimits(
+                max_pixels=self._settings.max_image_pixels,
+                max_decoded_bytes=self._settings.max_decoded_bytes,
+                max_prepared_bytes=self._settings.max_prepared_bytes,
+            ),
             max_instruction_chars=self._settings.max_instruction_chars,
             threads=self._settings.preprocess_threads,
             metrics=self.metrics,
         )
         self._state, self._reason = "ready", ""
 
-    async def stop(self) -> None:
-        """Finish what was admitted, within the grace period, then let go of the devices."""
+    async def drain(self) -> None:
+        """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
         self._state, self._reason = "draining", "the server is shutting down"
         if self._service is not None:
             try:
@@ -93,6 +100,11 @@ class Runtime:
                     await self._service.batcher.drain()
             except TimeoutError:
                 logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
+
+    async def stop(self) -> None:
+        """Let go of the devices; what is unfinished fails."""
+        self._state, self._reason = "draining", "the server is shutting down"
+        if self._service is not None:
             await self._service.batcher.stop()
             self._service.close()
 
@@ -121,20 +133,35 @@ class Runtime:
         return ("ready", "") if alive == workers else ("degraded", f"{workers - alive} of {workers} workers are lost")
 
 
+class Application:
+    """The ASGI application, and what its server needs to end it gracefully."""
+
+    def __init__(self, asgi: ASGIApp, runtime: Runtime) -> None:
+        self._asgi = asgi
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        await self._asgi(scope, receive, send)
+
+    async def drain(self) -> None:
+        """Call it before the listeners close, so that callers read 503 ``draining`` and not a refused connection."""
+        await self._runtime.drain()
+
+
 def create_app(
     settings: Settings,
     *,
     load: Callable[[], Parts] | None = None,
     on_ready: Callable[[ServedModel], None] = lambda _model: None,
-    on_failed: Callable[[BaseException], None] = lambda _error: None,
-) -> ASGIApp:
+    on_failed: OnFailed = lambda _error: None,
+) -> Application:
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
     ``load`` replaces the source of scores that the settings name; it runs in a thread.
     Raises CheckpointError at once for a checkpoint whose files do not agree; ``on_failed`` is told of what goes wrong
-    later, while the weights are read.
+    later: while the weights are read, or when the last worker is lost and nothing will be scored any more.
     """
-    runtime = Runtime(settings, load or _loader(settings))
+    runtime = Runtime(settings, load or _loader(settings), on_failed)
 
     async def start() -> None:
         try:
@@ -159,19 +186,29 @@ def create_app(
         description="Rewards for image edits from a JRM checkpoint.",
         lifespan=lifespan,
     )
-    limits = RequestLimits(settings.max_body_bytes, settings.body_timeout_s, settings.max_candidates)
-    shown = asdict(limits) | {
+    bodies = BodyReader(
+        BodyLimits(
+            max_bytes=settings.max_body_bytes,
+            max_bytes_of_all=settings.max_bodies_bytes,
+            idle_timeout_s=settings.body_timeout_s,
+            total_timeout_s=settings.body_total_timeout_s,
+        )
+    )
+    limits = {
+        "max_body_bytes": settings.max_body_bytes,
+        "body_timeout_s": settings.body_timeout_s,
+        "max_candidates": settings.max_candidates,
         "max_instruction_chars": settings.max_instruction_chars,
         "max_image_pixels": settings.max_image_pixels,
         "max_queue": settings.max_queue,
         "max_batch_tokens": settings.max_batch_tokens,
     }
-    app.include_router(score_router(runtime.service, limits))
+    app.include_router(score_router(runtime.service, bodies, max_candidates=settings.max_candidates))
     app.include_router(explain_router())
-    app.include_router(ops_router(state=runtime.state, model=runtime.model, limits=shown, metrics=runtime.metrics))
+    app.include_router(ops_router(state=runtime.state, model=runtime.model, limits=limits, metrics=runtime.metrics))
     api_errors.install(app)
     openapi.install(app)
-    return RequestContext(app, runtime.metrics)
+    return Application(RequestContext(app, runtime.metrics), runtime)
 
 
 def _loader(settings: Settings) -> Callable[[], Parts]:

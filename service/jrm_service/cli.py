@@ -7,14 +7,11 @@ import inspect as python_inspect
 import io
 import json
 import logging
-import math
 import os
 import shlex
-import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -59,9 +56,8 @@ def _fail(lines: list[str], *, code: int = 1) -> NoReturn:
 def serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP."""
     settings = _read_settings(flags)
-    import uvicorn
-
     from .app import create_app
+    from .server import Server
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed bodies are answered, not logged
@@ -75,25 +71,12 @@ def serve(**flags: str | None) -> None:
         app = create_app(settings, on_ready=lambda model: _announce(url, model), on_failed=failed)
     except CheckpointError as error:
         _fail(error.problems)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than the pause between two steps of most trainers
-        timeout_graceful_shutdown=math.ceil(settings.grace_s),
-    )
-    server = uvicorn.Server(config)
-    listener = config.bind_socket()  # before loading: a port that is taken should be said at once
+    server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s)
+    listener = server.config.bind_socket()  # before loading: a port that is taken should be said at once
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     typer.echo(f"starting on {url}")
-    # uvicorn raises the signal again after its graceful shutdown; a clean stop should exit with 0.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    server.run(sockets=[listener])
     for failure in failures:
         for problem in failure.problems if isinstance(failure, CheckpointError) else [str(failure)]:
             typer.echo(f"error: {problem}", err=True)

@@ -3,7 +3,8 @@
 JRMError
 ├── RequestError                 the request as a whole was refused
 │   ├── InvalidRequest           malformed, missing or unknown field, empty group or instruction
-│   ├── PayloadTooLarge          body over the limit, more candidates than could ever be admitted
+│   ├── PayloadTooLarge          more candidates than could ever be admitted
+│   │   └── BodyTooLarge         the body is over the limit, and not all of it was read
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
 │   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
@@ -50,6 +51,10 @@ class PayloadTooLarge(RequestError):
     """Too many bytes, or more candidates than could ever be admitted."""
 
     code = "payload_too_large"
+
+
+class BodyTooLarge(PayloadTooLarge):
+    """The body is over the limit; the rest of it is still on its way."""
 
 
 class UnsupportedMediaType(RequestError):

@@ -49,10 +49,13 @@ class Settings(BaseSettings):
     max_candidates: Annotated[_Count, Field(description="most candidates in one request")] = 1024
     max_instruction_chars: Annotated[_Count, Field(description="longest instruction, in characters")] = 8192
     max_image_pixels: Annotated[_Count, Field(description="largest image, in pixels by its header")] = 32_000_000
+    max_bodies_bytes: Annotated[_Count, Field(description="budget of all request bodies, in bytes")] = 1024 * MiB
     body_timeout_s: Annotated[_Seconds, Field(description="seconds without a byte of the body before 408")] = 10.0
+    body_total_timeout_s: Annotated[_Seconds, Field(description="seconds for a whole body before 408")] = 120.0
     max_queue: Annotated[_Count, Field(description="most candidates admitted and not yet finished, all callers")] = 4096
     max_batch_tokens: Annotated[_Count, Field(description="token budget of one batch")] = 16_384
     max_decoded_bytes: Annotated[_Count, Field(description="budget of decoded image bytes in flight")] = 512 * MiB
+    max_prepared_bytes: Annotated[_Count, Field(description="budget of resized image bytes in flight")] = 1024 * MiB
     preprocess_threads: Annotated[_Count, Field(description="threads that decode, resize and tokenize")] = (
         os.cpu_count() or 1
     )

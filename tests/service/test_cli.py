@@ -81,7 +81,7 @@ def test_a_broken_checkpoint_is_told_before_anything_starts(tmp_path):
 def test_a_device_that_is_not_there_is_told(tiny_checkpoint):
     run = jrm("serve", "--checkpoint", str(tiny_checkpoint), "--device", "cuda:0")
     assert run.returncode == 1
-    assert "torch sees no GPU here" in run.stderr
+    assert "torch sees 0 GPUs here" in run.stderr
 
 
 def test_a_port_that_is_taken_is_told():

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
-import uvicorn
 
 from jrm_service.app import Parts, create_app
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer
 from jrm_service.scoring.types import ServedModel
+from jrm_service.server import Server
 from jrm_service.settings import Settings
 
 FAKE_MODEL = ServedModel("fake", "fake", {})
@@ -27,22 +27,25 @@ def serving(settings: Settings | None = None, **options) -> Iterator[str]:
     """Base URL of a server that is ready; ``options`` go to ``create_app``."""
     with starting(settings, **options) as url:
         deadline = time.monotonic() + 60
-        while httpx.get(f"{url}/health/ready").status_code != 200:
+        while (reply := httpx.get(f"{url}/health/ready")).status_code != 200:
+            assert "failed" not in reply.text, reply.text
             assert time.monotonic() < deadline, "the server did not become ready"
             time.sleep(0.01)
         yield url
 
 
 @contextlib.contextmanager
-def starting(settings: Settings | None = None, **options) -> Iterator[str]:
-    """Base URL of a server that listens, ready or not."""
+def starting(settings: Settings | None = None, *, expose: list | None = None, **options) -> Iterator[str]:
+    """Base URL of a server that listens, ready or not; ``expose`` receives the server, with its ``thread``."""
     settings = settings or Settings(backend="fake")
     app = create_app(settings, **options)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
-    listener = config.bind_socket()
+    server = Server(app, host="127.0.0.1", port=0, grace_s=10)
+    listener = server.config.bind_socket()
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
+    if expose is not None:
+        server.thread = thread
+        expose.append(server)
     try:
         while not server.started:
             assert thread.is_alive()

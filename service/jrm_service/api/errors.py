@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from contextlib import suppress
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -34,7 +36,9 @@ STATUS: dict[str, int] = {
     "deadline_exceeded": 504,
 }
 _DEFAULT_RETRY_AFTER = 1.0
-_DRAIN_BYTES = 256 * 2**20  # how much of a refused body is read and thrown away so that the refusal arrives
+# How much of a refused body is read and thrown away, and for how long, so that the refusal arrives.
+_DRAIN_BYTES = 256 * 2**20
+_DRAIN_SECONDS = 5.0
 
 
 def error_type(status: int) -> ErrorType:
@@ -63,25 +67,30 @@ def error_reply(
     if status in (429, 503):
         headers["retry-after"] = str(max(1, math.ceil(retry_after or _DEFAULT_RETRY_AFTER)))
     content = body.model_dump(mode="json", exclude={"groups"} if groups is None else None)
-    # A body that was refused half-way cannot be followed by another request on the same connection.
-    if status in (408, 413):
-        return _UnreadBodyResponse(content, status, headers | {"connection": "close"})
     return JSONResponse(content, status, headers)
 
 
-class _UnreadBodyResponse(JSONResponse):
-    """Sends the reply, then reads on for a while: closing on unread data would reset the connection, and the caller
-    would see a broken pipe in place of the reason."""
+class UnreadBodyReply(Response):
+    """A reply to a request whose body was not read to its end: nothing can follow on this connection.
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    It is sent, then the body is read on for a while: closing on unread data would reset the connection, and the caller
+    would see a broken pipe in place of the reason.
+    """
+
+    def __init__(self, reply: Response) -> None:
+        super().__init__(reply.body, reply.status_code, dict(reply.headers) | {"connection": "close"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        left = _DRAIN_BYTES if self.status_code == 413 else 0
-        while left > 0:
-            message = await receive()
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
-            left -= len(message["body"])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                left = _DRAIN_BYTES
+                while left > 0:
+                    message = await receive()
+                    if message["type"] != "http.request" or not message.get("more_body"):
+                        break
+                    left -= len(message["body"])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -106,5 +115,9 @@ def install(app: FastAPI) -> None:
         reply.headers.update(error.headers or {})
         return reply
 
+    async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
+        return error_reply("internal", "internal error")  # the framework raises it again, for the log
+
     app.add_exception_handler(JRMError, domain)
     app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(Exception, unexpected)

@@ -7,12 +7,15 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jrm_service.errors import PayloadTooLarge, RequestTimeout
+from jrm_service.errors import BodyTooLarge, Overloaded, RequestTimeout
 from jrm_service.metrics import Metrics
 
 from .errors import error_reply
@@ -61,30 +64,63 @@ class RequestContext:
             self._metrics.observe_http(scope["method"], route, status, time.perf_counter() - started)
 
 
-async def read_body(request: Request, *, max_bytes: int, idle_timeout_s: float) -> bytes:
-    """The whole body, refused as soon as it is too large or stops arriving.
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Of one body in bytes, of all bodies that are held at one moment, and how long one may take to arrive."""
 
-    Raises PayloadTooLarge (by content-length before the first byte is read, or while it streams in), RequestTimeout
-    after ``idle_timeout_s`` without a byte, and starlette's ClientDisconnect when the caller has gone.
-    """
-    too_large = PayloadTooLarge(f"the body is over {max_bytes} bytes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large
-    body = bytearray()
-    while True:
+    max_bytes: int
+    max_bytes_of_all: int
+    idle_timeout_s: float
+    total_timeout_s: float
+
+
+class BodyReader:
+    """Reads request bodies within limits. Use from one event loop."""
+
+    def __init__(self, limits: BodyLimits) -> None:
+        self._limits = limits
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytearray]:
+        """The whole body, which counts as held until the block ends. Empty it when it is no longer needed.
+
+        Raises BodyTooLarge by content-length before the first byte is read, or while it streams in; RequestTimeout when
+        it stops arriving or takes too long; Overloaded when all bodies together are too large; starlette's
+        ClientDisconnect when the caller has gone.
+        """
+        body = bytearray()
+        counted = 0
         try:
-            async with asyncio.timeout(idle_timeout_s):
-                message = await request.receive()
-        except TimeoutError:
-            raise RequestTimeout(f"no byte of the body for {idle_timeout_s:g} s") from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > max_bytes:
-            raise too_large
-        if not message.get("more_body", False):
-            return bytes(body)
+            async for chunk in self._chunks(request):
+                self._held += len(chunk)
+                counted += len(chunk)
+                if counted > self._limits.max_bytes:
+                    raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
+                if self._held > self._limits.max_bytes_of_all:
+                    raise Overloaded("too many request bodies at once", retry_after=1.0)
+                body += chunk
+            yield body
+        finally:
+            self._held -= counted
+
+    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._limits.max_bytes:
+            raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
+        deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s
+        while True:
+            patience = min(self._limits.idle_timeout_s, deadline - asyncio.get_running_loop().time())
+            try:
+                async with asyncio.timeout(patience):
+                    message = await request.receive()
+            except TimeoutError:
+                raise RequestTimeout("the body does not arrive in time") from None
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            yield message.get("body", b"")
+            if not message.get("more_body", False):
+                return
 
 
 async def disconnected(request: Request) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import TypeAdapter, ValidationError
 from python_multipart.exceptions import MultipartParseError
@@ -22,14 +22,17 @@ from jrm_client.protocol import (
     PairRequest,
     score_request_adapter,
 )
-from jrm_service.errors import CandidateError, InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from jrm_service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from jrm_service.scoring.service import GroupInput, ImageInput
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+_Read = Callable[[str, str], ImageInput]  # (field, text of the request) -> the image
+
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _MAX_PARTS = 4096
+_MAX_DATA_URL_HEAD = 256
 _INSTRUCTION: TypeAdapter[str] = TypeAdapter(Instruction)
 
 
@@ -41,7 +44,9 @@ class Parsed:
     timeout_ms: int
 
 
-def parse_score_request(content_type: str, body: bytes, *, content_encoding: str, max_candidates: int) -> Parsed:
+def parse_score_request(
+    content_type: str, body: bytes | bytearray, *, content_encoding: str, max_candidates: int
+) -> Parsed:
     """Parse any of the three forms of ``POST /v1/score``.
 
     An image that is not base64 becomes its candidate's InvalidImage; everything else that is wrong is the request's
@@ -53,7 +58,7 @@ def parse_score_request(content_type: str, body: bytes, *, content_encoding: str
     header["content-type"] = content_type
     kind = header.get_content_type() if content_type else ""
     if kind == "application/json":
-        return _from_json(body, _decode_base64, max_candidates)
+        return _from_json(body, _read_base64, max_candidates)
     if kind == "multipart/form-data":
         parts = _parse_multipart(content_type, body)
         if any(part.name == "request" for part in parts):
@@ -62,35 +67,34 @@ def parse_score_request(content_type: str, body: bytes, *, content_encoding: str
     raise UnsupportedMediaType("send application/json or multipart/form-data")
 
 
-def _from_json(body: bytes, read: Callable[[str], bytes], max_candidates: int) -> Parsed:
+def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Parsed:
     try:
         request = score_request_adapter.validate_json(body)
     except ValidationError as error:
         raise _invalid(error) from None
     if isinstance(request, PairRequest):
-        edited = ImageInput.of("edited", _read_image(request.edited, read))
-        source = ImageInput.of("source", _read_image(request.source, read))
+        edited, source = read("edited", request.edited), read("source", request.source)
         return Parsed([GroupInput(source, request.instruction, [edited])], request.timeout_ms)
     _check_count(sum(len(group.edits) for group in request.groups), max_candidates)
     return Parsed([_group(group, read) for group in request.groups], request.timeout_ms)
 
 
-def _group(group: Group, read: Callable[[str], bytes]) -> GroupInput:
-    edits = [ImageInput.of(f"edits[{n}]", _read_image(edit, read)) for n, edit in enumerate(group.edits)]
-    return GroupInput(ImageInput.of("source", _read_image(group.source, read)), group.instruction, edits)
+def _group(group: Group, read: _Read) -> GroupInput:
+    edits = [read(f"edits[{number}]", edit) for number, edit in enumerate(group.edits)]
+    return GroupInput(read("source", group.source), group.instruction, edits)
 
 
-def _read_image(text: str, read: Callable[[str], bytes]) -> bytes | CandidateError:
+def _read_base64(name: str, text: str) -> ImageInput:
     try:
-        return read(text)
-    except CandidateError as error:
-        return error
+        return ImageInput.of(name, _decode_base64(text))
+    except InvalidImage as error:
+        return ImageInput.of(name, error)
 
 
 def _decode_base64(text: str) -> bytes:
     """base64, bare or a data URL; line breaks, as ``base64`` prints them, are allowed."""
     if text[:5].lower() == "data:":
-        match = _DATA_URL.match(text)
+        match = _DATA_URL.match(text, 0, _MAX_DATA_URL_HEAD)
         if match is None:
             raise InvalidImage("not a base64 data URL")
         text = text[match.end() :]
@@ -122,7 +126,7 @@ class _Part:
     data: bytearray
 
 
-def _parse_multipart(content_type: str, body: bytes) -> list[_Part]:
+def _parse_multipart(content_type: str, body: bytes | bytearray) -> list[_Part]:
     """Split the body; the library's parser finds the parts, the bytes stay in memory and are bounded by the body."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -131,7 +135,7 @@ def _parse_multipart(content_type: str, body: bytes) -> list[_Part]:
     collector = _PartCollector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())
-        parser.write(body)
+        parser.write(cast(bytes, body))  # it only slices and searches
         parser.finalize()
     except MultipartParseError:
         raise InvalidRequest("malformed multipart body") from None
@@ -181,22 +185,26 @@ class _PartCollector:
 
 def _from_request_part(parts: list[_Part], max_candidates: int) -> Parsed:
     """The SDK's form: one part ``request`` (JSON whose images are ``part:NAME``) and one binary part per image."""
-    files: dict[str, bytes] = {}
+    files: dict[str, ImageInput] = {}
+    document: bytearray | None = None
     for part in parts:
-        if part.name in files:
+        if part.name in files or (part.name == "request" and document is not None):
             raise InvalidRequest(f"part '{part.name[:64]}' is there twice", param=part.name[:64])
-        files[part.name] = bytes(part.data)
-    document = files.pop("request")
+        if part.name == "request":
+            document = part.data
+        else:
+            files[part.name] = ImageInput.of(part.name, bytes(part.data))
+    assert document is not None
     unused = set(files)
 
-    def read(text: str) -> bytes:
+    def read(name: str, text: str) -> ImageInput:
         if not text.startswith(PART_PREFIX):
-            return _decode_base64(text)
-        name = text.removeprefix(PART_PREFIX)
-        if name not in files:
-            raise InvalidRequest(f"part '{name[:64]}' is missing", param=name[:64])
-        unused.discard(name)
-        return files[name]
+            return _read_base64(name, text)
+        part = text.removeprefix(PART_PREFIX)
+        if part not in files:
+            raise InvalidRequest(f"part '{part[:64]}' is missing", param=part[:64])
+        unused.discard(part)
+        return replace(files[part], name=name)  # hashed once, however often it is named
 
     parsed = _from_json(document, read, max_candidates)
     if unused:

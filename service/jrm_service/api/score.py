@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -27,12 +26,12 @@ from jrm_client.protocol import (
     Timings,
     Usage,
 )
-from jrm_service.errors import CandidateError
+from jrm_service.errors import BodyTooLarge, CandidateError, RequestTimeout
 from jrm_service.scoring.service import ScoreResult, ScoreService
 from jrm_service.scoring.types import Score
 
-from .errors import error_reply
-from .guards import disconnected, read_body
+from .errors import UnreadBodyReply, domain_error_reply, error_reply
+from .guards import BodyReader, disconnected
 from .openapi import SCORE_REQUEST_BODY
 from .parse import parse_score_request
 
@@ -41,16 +40,7 @@ T = TypeVar("T")
 _CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    """What one request may ask for."""
-
-    max_body_bytes: int
-    body_timeout_s: float
-    max_candidates: int
-
-
-def score_router(service: Callable[[], ScoreService], limits: RequestLimits) -> APIRouter:
+def score_router(service: Callable[[], ScoreService], bodies: BodyReader, *, max_candidates: int) -> APIRouter:
     """``service`` gives the running service, or raises NotReady."""
     router = APIRouter(tags=["score"])
 
@@ -59,18 +49,21 @@ def score_router(service: Callable[[], ScoreService], limits: RequestLimits) -> 
         started = time.perf_counter()
         scorer = service()
         try:
-            body = await read_body(request, max_bytes=limits.max_body_bytes, idle_timeout_s=limits.body_timeout_s)
-            parsed = await run_in_threadpool(
-                parse_score_request,
-                request.headers.get("content-type", ""),
-                body,
-                content_encoding=request.headers.get("content-encoding", "identity"),
-                max_candidates=limits.max_candidates,
-            )
-            del body
-            result = await _unless_disconnected(request, scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3))
+            async with bodies.read(request) as body:
+                parsed = await run_in_threadpool(
+                    parse_score_request,
+                    request.headers.get("content-type", ""),
+                    body,
+                    content_encoding=request.headers.get("content-encoding", "identity"),
+                    max_candidates=max_candidates,
+                )
+                body.clear()
+                work = scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3)
+                result = await _unless_disconnected(request, work)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED)
+        except (BodyTooLarge, RequestTimeout) as error:
+            return UnreadBodyReply(domain_error_reply(error))
         return _reply(scorer, result, time.perf_counter() - started)
 
     for path in ("/v1/score", "/score"):
@@ -88,7 +81,7 @@ def score_router(service: Callable[[], ScoreService], limits: RequestLimits) -> 
     return router
 
 
-async def _unless_disconnected(request: Request, work: Any) -> Any:
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``, which is cancelled when the caller hangs up. Raises ClientDisconnect then."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(disconnected(request))

@@ -126,8 +126,8 @@ def read_preprocessor(
     if raw is None:
         return None
     size = raw["size"] if isinstance(raw.get("size"), dict) else {}
-    smallest = raw.get("min_pixels", size.get("shortest_edge")) if min_pixels is None else min_pixels
-    largest = raw.get("max_pixels", size.get("longest_edge")) if max_pixels is None else max_pixels
+    smallest = _first_given(min_pixels, raw.get("min_pixels"), size.get("shortest_edge"))
+    largest = _first_given(max_pixels, raw.get("max_pixels"), size.get("longest_edge"))
     preprocessor = {key: value for key, value in raw.items() if key not in ("min_pixels", "max_pixels")}
     preprocessor["size"] = {"shortest_edge": smallest, "longest_edge": largest}
     preprocessor.setdefault("resample", _BICUBIC)
@@ -145,6 +145,10 @@ def read_preprocessor(
         ]
     problems += found
     return None if found else preprocessor
+
+
+def _first_given(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
 
 
 def _size_problems(smallest: object, largest: object) -> list[str]:

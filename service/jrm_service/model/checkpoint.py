@@ -73,7 +73,8 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """SHA-256 (32 hex digits) over weights, heads, manifest, tokenizer, chat template and preprocessing.
 
-        Tensors are hashed by name and content, so sharding does not matter; JSON by meaning, so spelling does not.
+        Tensors are hashed by name and content, so sharding does not matter; manifest and ``config.json`` by meaning, so
+        their spelling does not; the tokenizer's files as they are.
         """
         parts: dict[str, Any] = {
             "pipeline": PIPELINE_VERSION,

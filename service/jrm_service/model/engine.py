@@ -17,10 +17,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, Qwen3VLMode
 
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
-from jrm_service.scoring.backend import Scored, WorkerLost
+from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.types import Candidate, Image, Score, Text
 
 from .checkpoint import Checkpoint, load_model
+from .devices import on_device
 from .features import FeatureCache, Features
 from .heads import RewardHeads, to_score
 from .trie import attention_groups, build_trie, positions, split_rows
@@ -148,11 +149,8 @@ class TrieScorer:
 
     def score(self, batch: list[Row]) -> Scored:
         """Score every row. Raises WorkerLost as ``Backend`` does."""
-        try:
+        with on_device(self.device):
             return self._score(batch)
-        except torch.AcceleratorError as error:
-            # Not out of memory, which is an error of its own: after this one every call on the device fails.
-            raise WorkerLost(f"{self.device} is lost") from error
 
     @torch.inference_mode()
     def _score(self, rows: list[Row]) -> Scored:

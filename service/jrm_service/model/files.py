@@ -33,7 +33,11 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
     """In the order that transformers looks: chat_template.jinja, chat_template.json, tokenizer_config.json."""
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
-        return jinja.read_text(encoding="utf-8")
+        try:
+            return jinja.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            problems.append(f"{prefix}chat_template.jinja: cannot be read ({one_line(error)})")
+            return None
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).exists():
             template = (read_json(folder / name, problems, label=prefix + name) or {}).get("chat_template")

@@ -87,6 +87,8 @@ class SequenceBuilder:
             raise TemplateError(f"passes.{number}: the chat template shows no {IMAGE_TOKEN} for '{images[0]}'")
         if sum(piece == (self._reward_id,) for piece in pieces) != 1:
             raise TemplateError(f"passes.{number}: the rendered turn must hold the reward token exactly once")
+        if rendered.count(_MARKER) != one.text.count(INSTRUCTION):
+            raise TemplateError(f"passes.{number}: the chat template drops or repeats {INSTRUCTION}")
         return tuple(pieces)
 
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
@@ -95,7 +97,7 @@ class SequenceBuilder:
         longest = max(sequence.tokens for sequence in sequences)
         if longest > self._max_tokens:
             raise InstructionTooLong(
-                f"instruction: the sequence has {longest} tokens, the model takes {self._max_tokens}"
+                f"instruction and images make {longest} tokens, the model takes {self._max_tokens}"
             )
         return Candidate(source=source, edited=edited, instruction=instruction, sequences=sequences)
 

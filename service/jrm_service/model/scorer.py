@@ -16,10 +16,11 @@ from transformers import Qwen3VLModel
 
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
-from jrm_service.scoring.backend import Scored, WorkerLost
+from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
+from .devices import on_device
 from .heads import RewardHeads, to_score
 
 
@@ -34,6 +35,11 @@ class CheckpointPreparer:
         """RGB to uint8 pixels at the size that the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
         pixels = preprocess.resize(rgb, self._spec)
         return Image(preprocess.digest(pixels), pixels, preprocess.tokens(pixels, self._spec))
+
+    def image_bytes(self, width: int, height: int) -> int:
+        """Bytes of the resized pixels. Raises ImageTooLarge for an aspect ratio over 200."""
+        rows, columns = preprocess.smart_resize(height, width, self._spec)
+        return rows * columns * 3
 
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
         """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
@@ -92,11 +98,8 @@ class PlainScorer:
 
     def score(self, batch: list[list[SequenceInputs]]) -> Scored:
         """One score per candidate; every token of every sequence is computed. Raises WorkerLost as ``Backend`` does."""
-        try:
+        with on_device(self.device):
             return self._score(batch)
-        except torch.AcceleratorError as error:
-            # Not out of memory, which is an error of its own: after this one every call on the device fails.
-            raise WorkerLost(f"{self.device} is lost") from error
 
     @torch.inference_mode()
     def _score(self, batch: list[list[SequenceInputs]]) -> Scored:

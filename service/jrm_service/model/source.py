@@ -16,6 +16,7 @@ from jrm_service.scoring.planner import BatchCost, unshared_tokens
 from jrm_service.scoring.types import Score, ServedModel
 
 from .checkpoint import Checkpoint, open_checkpoint
+from .devices import resolve_device
 from .engine import TrieScorer
 from .scorer import CheckpointPreparer, PlainScorer
 from .tiny import cached_tiny_checkpoint
@@ -32,7 +33,7 @@ class CheckpointSource:
     def __init__(self, checkpoint: Checkpoint, devices: Sequence[str], dtype: str, engine: str) -> None:
         self.checkpoint = checkpoint
         self.engine = engine
-        self.devices = [_resolve(device) for device in devices]
+        self.devices = [resolve_device(device) for device in devices]
         on_gpu = all(device.startswith("cuda") for device in self.devices)
         self.dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
         self.preparer = CheckpointPreparer(checkpoint)
@@ -101,15 +102,3 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "provenance": manifest.provenance,
     }
-
-
-def _resolve(device: str) -> str:
-    if device == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise CheckpointError([f"device '{device}': not a device name; use auto, cpu or cuda:0"]) from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError([f"device '{device}': torch sees no GPU here; use --device cpu or check the driver"])
-    return device

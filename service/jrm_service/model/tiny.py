@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer, Qwen3VLConfig
+
+from jrm_service.errors import CheckpointError
 
 from .files import write_json
 from .heads import head_shapes
@@ -82,20 +83,21 @@ MANIFEST: dict[str, Any] = {
 
 
 def cached_tiny_checkpoint() -> Path:
-    """The default checkpoint, written on first use under the user's cache directory. Safe when processes race."""
+    """The default checkpoint, written on first use under the user's cache directory. Safe when processes race.
+
+    Raises CheckpointError when it cannot be written.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrm-serve"
     path = root / f"{NAME}-{REVISION}"
     if not path.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=root))
         try:
-            write_tiny_checkpoint(draft)
-            draft.rename(path)
-        except OSError:  # another process was first: its copy is the same
-            if not path.exists():
-                raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=root) as draft:
+                write_tiny_checkpoint(Path(draft) / NAME).rename(path)
+        except OSError as error:
+            if not path.exists():  # else another process was first, and its copy is the same
+                reason = f"{root}: cannot be written ({error.strerror}); set XDG_CACHE_HOME or give --checkpoint"
+                raise CheckpointError([reason]) from None
     return path
 
 

@@ -139,7 +139,9 @@ def _rebuild_rotary_tables(model: nn.Module, device: torch.device) -> None:
     computed = [(name, module) for name, module in model.named_modules() if module._non_persistent_buffers_set]
     for name, module in computed:
         parent, _, leaf = name.rpartition(".")
-        rebuilt: nn.Module = type(module)(module.config)
+        # transformers 5.16 builds the vision table from two numbers, later versions from the configuration.
+        made_of = (module.config,) if hasattr(module, "config") else (module.dim, module.theta)
+        rebuilt: nn.Module = type(module)(*made_of)
         setattr(model.get_submodule(parent), leaf, rebuilt.to(device))
 
 

@@ -46,6 +46,10 @@ class Preparer(Protocol):
         """Resize an RGB image to what the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
         ...
 
+    def image_bytes(self, width: int, height: int) -> int:
+        """Bytes of ``Image.pixels`` for an image of that size in pixels. Raises as ``image`` does."""
+        ...
+
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
         """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
         ...

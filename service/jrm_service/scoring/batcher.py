@@ -41,6 +41,7 @@ class Batcher:
         metrics: where everything is counted.
         clock: monotonic seconds.
         cost: tokens that a batch costs.
+        on_all_lost: called once when the last worker is lost for good: nothing will be scored any more.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Batcher:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         cost: BatchCost = unshared_tokens,
+        on_all_lost: Callable[[], None] = lambda: None,
     ) -> None:
         if not backends:
             raise ValueError("a batcher needs at least one backend")
@@ -61,6 +63,7 @@ class Batcher:
         self._runner = Runner(self._queue, metrics, clock, cost, hang_timeout_s)
         self._metrics = metrics
         self._clock = clock
+        self._on_all_lost = on_all_lost
         self._workers: list[Worker] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -213,8 +216,8 @@ class Batcher:
     async def _serve(self, worker: Worker) -> None:
         while True:
             try:
-                job = await self._next(worker)
-                await self._runner.run(worker, job)
+                # No name for the job: it would keep the last batch's tensors alive while the worker waits.
+                await self._runner.run(worker, await self._next(worker))
                 worker.held = ()
             except Hung as hung:
                 self._give_up(worker, State.HUNG)
@@ -236,6 +239,8 @@ class Batcher:
                 self._give_up(worker, State.LOST)
                 break
         worker.close()
+        if all(other.state is State.LOST for other in self._workers):
+            self._on_all_lost()
 
     async def _next(self, worker: Worker) -> Job:
         """The next batch for a free worker, as soon as there is one."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 
 class ByteBudget:
@@ -16,41 +15,38 @@ class ByteBudget:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._spent = 0
+        self.spent = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @asynccontextmanager
-    async def hold(self, amount: int) -> AsyncIterator[None]:
-        """Hold ``amount`` bytes (at most the whole budget) for the length of the block."""
+    async def acquire(self, amount: int) -> int:
+        """Wait for ``amount`` bytes, or for the whole budget if that is less; returns what is to be released."""
         amount = min(amount, self._total)
-        if self._waiting or self._spent + amount > self._total:
-            turn = asyncio.get_running_loop().create_future()
-            entry = (amount, turn)
-            self._waiting.append(entry)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._release(amount)  # granted and cancelled in the same tick
-                else:
-                    with suppress(ValueError):  # already passed over by `_grant`
-                        self._waiting.remove(entry)
-                    self._grant()
-                raise
-        else:
-            self._spent += amount
+        if not self._waiting and self.spent + amount <= self._total:
+            self.spent += amount
+            return amount
+        turn = asyncio.get_running_loop().create_future()
+        entry = (amount, turn)
+        self._waiting.append(entry)
         try:
-            yield
-        finally:
-            self._release(amount)
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(amount)  # granted and cancelled in the same tick
+            else:
+                with suppress(ValueError):  # already passed over by `_grant`
+                    self._waiting.remove(entry)
+                self._grant()
+            raise
+        return amount
 
-    def _release(self, amount: int) -> None:
-        self._spent -= amount
+    def release(self, amount: int) -> None:
+        """Give back what ``acquire`` returned."""
+        self.spent -= amount
         self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and self._spent + self._waiting[0][0] <= self._total:
+        while self._waiting and self.spent + self._waiting[0][0] <= self._total:
             amount, turn = self._waiting.popleft()
             if not turn.done():
-                self._spent += amount
+                self.spent += amount
                 turn.set_result(None)

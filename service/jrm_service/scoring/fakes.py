@@ -63,6 +63,10 @@ class FakePreparer:
         thumbnail = rgb.reduce(math.ceil(max(width, height) / 64))
         return Image(key=key.digest(), pixels=np.array(thumbnail, dtype=np.uint8), tokens=tokens)
 
+    def image_bytes(self, width: int, height: int) -> int:
+        """A bound on the thumbnail's bytes."""
+        return 64 * 64 * 3
+
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
         """Build two passes, source first. Raises InstructionTooLong when a pass exceeds ``max_tokens``."""
         prompt = Text((0,) * _PROMPT_TOKENS + tuple(instruction.encode("utf-8", "replace")))

@@ -10,13 +10,15 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from jrm_service.errors import CandidateError, DeadlineExceeded, InstructionTooLong, InternalError
-from jrm_service.images.decode import decode, decoded_bytes
+from jrm_service.images.decode import decode, decoded_bytes, image_size
 from jrm_service.metrics import Metrics
 
 from .backend import Preparer
@@ -72,10 +74,11 @@ class ScoreResult:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Bounds on what is decoded: pixels of one image by its header, decoded bytes of all images at one moment."""
+    """Pixels of one image by its header; bytes of all that are being decoded, and of all that are ready."""
 
     max_pixels: int
     max_decoded_bytes: int
+    max_prepared_bytes: int
 
 
 class ScoreService:
@@ -98,7 +101,10 @@ class ScoreService:
         self._preparer = preparer
         self._limits = limits
         self._max_instruction_chars = max_instruction_chars
-        self._budget = ByteBudget(limits.max_decoded_bytes)
+        self._decoding = ByteBudget(limits.max_decoded_bytes)
+        # Two, because a source waits for its edits: whoever holds bytes for an edit waits for nothing but the device.
+        self.sources = ByteBudget(limits.max_prepared_bytes // 2)
+        self.edits = ByteBudget(limits.max_prepared_bytes // 2)
         self.threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="jrm-preprocess")
         self._metrics = metrics
@@ -116,8 +122,8 @@ class ScoreService:
         """
         sizes = [len(group.edits) for group in groups]
         with self.batcher.admit(sum(sizes), timeout_s=timeout_s, groups=sizes) as ticket:
-            intake = _Intake(ticket, self)
-            preparing = asyncio.create_task(self._prepare(intake, groups))
+            intake = _Intake(ticket, self, groups)
+            preparing = asyncio.create_task(self._prepare(intake))
             try:
                 # Outcomes come at the latest at the deadline, however long preprocessing still takes.
                 outcomes = await ticket.outcomes()
@@ -127,7 +133,7 @@ class ScoreService:
         results = iter([outcome.result for outcome in outcomes])
         return ScoreResult(
             groups=[[next(results) for _ in group.edits] for group in groups],
-            images=len({image.key for group in groups for image in (group.source, *group.edits)}),
+            images=intake.images,
             tokens=intake.tokens,
             tokens_computed=round(sum(outcome.tokens_computed for outcome in outcomes)),
             preprocess_ms=intake.seconds * 1e3,
@@ -135,25 +141,37 @@ class ScoreService:
             inference_ms=max(outcome.inference_ms for outcome in outcomes),
         )
 
-    async def _prepare(self, intake: _Intake, groups: Sequence[GroupInput]) -> None:
+    async def _prepare(self, intake: _Intake) -> None:
         started = self._clock()
         try:
-            await intake.run(groups)
+            await intake.run()
         finally:
             intake.seconds = self._clock() - started
             self._metrics.preprocess_seconds.observe(intake.seconds)
             self._metrics.images_decoded.inc(intake.decoded)
 
+    async def prepared_bytes(self, image: ImageInput) -> int:
+        """What ``prepare_image`` will hold, from the image's header. Raises the image's own CandidateError."""
+        if isinstance(image.data, CandidateError):
+            raise image.data
+        data, max_pixels = image.data, self._limits.max_pixels
+        return await self._in_thread(lambda: self._preparer.image_bytes(*image_size(data, max_pixels=max_pixels)))
+
     async def prepare_image(self, image: ImageInput, ticket: Ticket) -> Image:
         """Decode and resize in a thread, under the byte budget. Raises the image's own CandidateError."""
         if isinstance(image.data, CandidateError):
             raise image.data
-        data = image.data
-        needed = await self._in_thread(lambda: decoded_bytes(data, max_pixels=self._limits.max_pixels))
-        async with self._budget.hold(needed):
-            if not ticket.active:
-                raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
-            return await self._in_thread(lambda: self._preparer.image(decode(data, max_pixels=self._limits.max_pixels)))
+        data, max_pixels = image.data, self._limits.max_pixels
+        needed = await self._in_thread(lambda: decoded_bytes(data, max_pixels=max_pixels))
+        held = await self._decoding.acquire(needed)
+        if not ticket.active:
+            self._decoding.release(held)
+            raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
+        work = self._executor.submit(lambda: self._preparer.image(decode(data, max_pixels=max_pixels)))
+        # Given back when the thread is done, which may be long after a caller who left.
+        loop = asyncio.get_running_loop()
+        work.add_done_callback(lambda _: _call_in(loop, self._decoding.release, held))
+        return await asyncio.wrap_future(work)
 
     def check_instruction(self, instruction: str) -> None:
         """Before anything is decoded for its sake. Raises InstructionTooLong."""
@@ -169,37 +187,53 @@ class ScoreService:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[[int], None], argument: int) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and with it the budget
+        loop.call_soon_threadsafe(callback, argument)
+
+
 class _Intake:
     """The way of one request's candidates into the queue, in order and a few at a time.
 
     A few: a request of a thousand candidates must neither fill the threads' queue in front of everybody else nor keep
-    its own first candidate from the device until its last image is decoded.
+    its own first candidate from the device until its last image is decoded. Pixels are held from when they are needed
+    until the last candidate that uses them has its outcome.
     """
 
-    def __init__(self, ticket: Ticket, service: ScoreService) -> None:
+    def __init__(self, ticket: Ticket, service: ScoreService, groups: Sequence[GroupInput]) -> None:
         self._ticket = ticket
         self._service = service
+        self._candidates = [(group, edit) for group in groups for edit in group.edits]
+        self._users = Counter(image.key for group, edit in self._candidates for image in (group.source, edit))
+        self._source_users = Counter(group.source.key for group, _ in self._candidates)
         self._images: dict[bytes, asyncio.Task[Image | CandidateError]] = {}
+        self._source_bytes: dict[bytes, asyncio.Task[int | CandidateError]] = {}
+        self._edit_bytes: dict[int, int] = {}
+        self._finished = [False] * len(self._candidates)
+        self.images = len(self._users)
         self.decoded = 0
         self.tokens = 0
         self.seconds = 0.0
+        ticket.on_outcome = self._on_outcome
 
-    async def run(self, groups: Sequence[GroupInput]) -> None:
+    async def run(self) -> None:
         """Every candidate ends in the queue or with its error; returns when the last one has."""
-        waiting = enumerate((group, edit) for group in groups for edit in group.edits)
+        waiting = iter(range(len(self._candidates)))
 
         async def worker() -> None:
-            for index, (group, edit) in waiting:
-                await self._candidate(index, group, edit)
+            for index in waiting:
+                if not self._finished[index]:
+                    await self._candidate(index, *self._candidates[index])
 
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._service.threads):
+            for _ in range(min(self._service.threads, len(self._candidates))):
                 tasks.create_task(worker())
 
     async def _candidate(self, index: int, group: GroupInput, edit: ImageInput) -> None:
         try:
             self._service.check_instruction(group.instruction)
-            source, edited = await self._image(group.source), await self._image(edit)
+            source = await self._source(group.source)
+            edited = await self._edit(index, edit)
             candidate = await self._service.prepare_candidate(source, edited, group.instruction)
         except CandidateError as error:
             self._ticket.fail(index, error)
@@ -210,14 +244,40 @@ class _Intake:
             self.tokens += candidate.tokens
             self._ticket.put(index, candidate)
 
+    async def _source(self, image: ImageInput) -> Image:
+        """Prepare a source; its bytes are held once for all of its candidates."""
+        if image.key not in self._source_bytes:
+            self._source_bytes[image.key] = asyncio.create_task(self._hold_source(image))
+        held = await self._source_bytes[image.key]
+        return await self._image(image) if isinstance(held, int) else _raise_as(image, held)
+
+    async def _hold_source(self, image: ImageInput) -> int | CandidateError:
+        try:
+            held = await self._service.sources.acquire(await self._service.prepared_bytes(image))
+        except CandidateError as error:
+            return error
+        if self._source_users[image.key] == 0:  # all of its candidates have ended meanwhile
+            self._service.sources.release(held)
+        return held
+
+    async def _edit(self, index: int, image: ImageInput) -> Image:
+        """Prepare an edit; its bytes are held for its candidate."""
+        try:
+            held = await self._service.edits.acquire(await self._service.prepared_bytes(image))
+        except CandidateError as error:
+            _raise_as(image, error)
+        if self._finished[index]:
+            self._service.edits.release(held)
+            raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
+        self._edit_bytes[index] = held
+        return await self._image(image)
+
     async def _image(self, image: ImageInput) -> Image:
-        """The prepared image; equal bytes are prepared once. Its error is told under this input's own name."""
+        """The prepared image; equal bytes are prepared once."""
         if image.key not in self._images:
             self._images[image.key] = asyncio.create_task(self._prepare(image))
         prepared = await self._images[image.key]
-        if isinstance(prepared, CandidateError):
-            raise type(prepared)(f"{image.name}: {prepared}")
-        return prepared
+        return prepared if isinstance(prepared, Image) else _raise_as(image, prepared)
 
     async def _prepare(self, image: ImageInput) -> Image | CandidateError:
         """An error is a value here: several candidates may wait for the same image."""
@@ -227,3 +287,26 @@ class _Intake:
             return error
         self.decoded += 1
         return prepared
+
+    def _on_outcome(self, index: int) -> None:
+        """A candidate has ended: let go of what only it still held."""
+        self._finished[index] = True
+        group, edit = self._candidates[index]
+        self._service.edits.release(self._edit_bytes.pop(index, 0))
+        self._source_users[group.source.key] -= 1
+        if self._source_users[group.source.key] == 0:
+            self._service.sources.release(self._held_for(group.source))
+        for image in (group.source, edit):
+            self._users[image.key] -= 1
+            if self._users[image.key] == 0:
+                self._images.pop(image.key, None)
+
+    def _held_for(self, source: ImageInput) -> int:
+        task = self._source_bytes.get(source.key)
+        held = task.result() if task is not None and task.done() and not task.cancelled() else 0
+        return held if isinstance(held, int) else 0
+
+
+def _raise_as(image: ImageInput, error: CandidateError) -> NoReturn:
+    """An image's error, told under the name of this input: another may hold the same bytes."""
+    raise type(error)(f"{image.name}: {error}")

@@ -51,6 +51,8 @@ class Ticket:
         self._scored = [False] * len(groups)
         self._first_in: list[float | None] = [None] * len(groups)
         self._done = asyncio.Event()
+        self.on_outcome: Callable[[int], None] = lambda _index: None
+        """Called with each index as it gets its outcome, from inside the queue: it must not use the ticket."""
         self._admission: Admission = queue.admit(candidates, now, now + timeout_s, self._on_outcome)
 
     def put(self, index: int, candidate: Candidate) -> None:
@@ -102,6 +104,7 @@ class Ticket:
 
     def _on_outcome(self, index: int, outcome: Outcome, now: float) -> None:
         self._metrics.candidates.labels(outcome.label).inc()
+        self.on_outcome(index)
         if self._group:
             self._count(self._group[index], outcome, now)
         if self._admission.unfinished == 0:

@@ -122,5 +122,5 @@ def combine(
     reward = sum(weight * d.mean for weight, d in zip(weights.values(), chosen, strict=True)) / total
     if any(d.std is None for d in chosen):
         return reward, None
-    variance = sum((weight * (d.std or 0.0)) ** 2 for weight, d in zip(weights.values(), chosen, strict=True))
-    return reward, math.sqrt(variance) / total
+    # hypot, not a sum of squares: a std of 1e200 is finite, its square is an OverflowError.
+    return reward, math.hypot(*(w * (d.std or 0.0) for w, d in zip(weights.values(), chosen, strict=True))) / total

@@ -110,7 +110,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker as readiness and ``/v1/info`` show it."""
+    """One worker, as readiness sees it."""
 
     worker: int
     device: str

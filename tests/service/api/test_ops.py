@@ -8,7 +8,8 @@ import openai
 import pytest
 
 from jrm_service.errors import InternalError
-from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend
+from jrm_service.scoring.fakes import FakeBackend, FakePreparer, NaNBackend, RaisingBackend
+from jrm_service.scoring.types import ServedModel
 from support import servers
 from support.pictures import encode, photo
 from support.servers import Metric, error_of
@@ -107,6 +108,16 @@ def test_an_error_inside_has_no_traceback_and_keeps_the_request_id():
         assert response.headers["x-request-id"] == "mine"
         assert "secret" not in response.text
         assert "Traceback" not in response.text
+
+
+def test_a_defect_in_a_route_has_the_contracts_shape():
+    """What nobody foresaw is still a typed error with the request's id."""
+    broken = servers.Parts(ServedModel("x", "x", {"oops": object()}), FakePreparer(), [FakeBackend()])
+    with servers.serving(load=lambda: broken) as url:
+        response = httpx.get(f"{url}/v1/info", headers={"x-request-id": "mine"})
+        assert error_of(response) == (500, "internal")
+        assert response.headers["x-request-id"] == "mine"
+        assert "object" not in response.text
 
 
 def test_a_number_that_is_not_finite_is_an_error_and_never_a_reward():

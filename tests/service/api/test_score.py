@@ -10,9 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jrm_service.settings import Settings
+from support import servers
 from support.pictures import encode, photo
 from support.reference import Reference
-from support.servers import error_of
+from support.servers import Metric, error_of
 
 RED, BLUE, GREEN = (encode(photo(40, 40, seed=n)) for n in range(3))
 
@@ -343,3 +345,83 @@ def test_paths_never_reach_the_file_system(fake_server):
     name = str(Path(__file__))
     assert error_of(post(fake_server, pair(edited=name))) == (422, "invalid_image")
     assert error_of(post(fake_server, pair(edited=f"file://{name}"))) == (422, "invalid_image")
+
+
+# --- what a hostile body may cost ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"groups":[' + b"1," * 1_000_000 + b"1]}",
+        b'{"groups":[{"source":"AA==","instruction":"x","edits":[' + b"1," * 1_000_000 + b"1]}]}",
+        b"{" + b",".join(b'"k%d":1' % n for n in range(200_000)) + b"}",
+        b'{"source":"data:a/a' + b";a=a" * 500_000 + b'","edited":"AA==","instruction":"x"}',
+    ],
+    ids=["groups", "edits", "unknown fields", "data URL"],
+)
+def test_a_body_full_of_mistakes_is_refused_at_the_first(fake_server, body):
+    """Collecting every mistake takes minutes and gigabytes: the server must be the same after a dozen of them."""
+    before = Metric(fake_server)("process_resident_memory_bytes")
+    for _ in range(12):
+        reply = httpx.post(
+            f"{fake_server}/v1/score", content=body, headers={"content-type": "application/json"}, timeout=60
+        )
+        assert error_of(reply)[0] in (400, 422)
+    assert Metric(fake_server)("process_resident_memory_bytes") - before < 300e6
+
+
+@pytest.mark.parametrize(
+    ("candidates", "padding"), [(65, 0), (1, 5_000_000)], ids=["too many candidates", "too many bytes"]
+)
+def test_a_refused_body_is_let_go_though_the_caller_stays(fake_server, candidates, padding):
+    """The reply is complete, and counted, while the connection is still open."""
+    edits = ["AA=="] * candidates
+    body = json.dumps({"groups": [{"source": "AA==" + "A" * padding, "instruction": "x", "edits": edits}]}).encode()
+    host, port = fake_server.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    counted = Metric(fake_server)("jrm_http_requests_total")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode() + body)
+        reply = connection.recv(65536)
+        assert reply.startswith(b"HTTP/1.1 413 ")
+        while Metric(fake_server)("jrm_http_requests_total") - counted < 2:
+            pass
+
+
+def test_bodies_of_all_callers_share_a_budget():
+    with servers.serving(Settings(backend="fake", max_bodies_bytes=100_000)) as url:
+        assert error_of(post(url, pair(edited="A" * 200_000))) == (429, "overloaded")
+        assert post(url, pair()).status_code == 200
+
+
+def test_a_body_that_drips_is_given_up():
+    with servers.serving(Settings(backend="fake", body_timeout_s=5, body_total_timeout_s=0.3)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(head)
+            connection.settimeout(0.05)
+            reply = b""
+            while not reply:
+                try:
+                    connection.sendall(b" ")
+                    reply = connection.recv(65536)
+                except TimeoutError:
+                    continue
+        assert reply.startswith(b"HTTP/1.1 408 ")
+
+
+def test_small_budgets_are_slow_and_never_stuck(tiny_checkpoint):
+    """Room for one image at a time, of each kind: every candidate still gets its score."""
+    settings = Settings(checkpoint=tiny_checkpoint, device="cpu", max_decoded_bytes=1, max_prepared_bytes=2)
+    with servers.serving(settings) as url, servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as roomy:
+        sources = [encode(photo(30, 30, seed=20 + n)) for n in range(4)]
+        groups = [group(RED, BLUE, GREEN, source=source) for source in sources] + [group(*[RED] * 4, source=RED)]
+        tight, wide = (post(server, {"groups": groups}).json()["groups"] for server in (url, roomy))
+        assert [len(one["scores"]) for one in tight] == [3, 3, 3, 3, 4]
+        for one, other in zip(tight, wide, strict=True):
+            rewards = [score["reward"] for score in one["scores"]]
+            assert rewards == pytest.approx([score["reward"] for score in other["scores"]], abs=1e-5)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import signal
 import threading
 
 import httpx
@@ -273,3 +274,37 @@ def test_a_bad_candidate_touches_nobody_elses_score():
         alone = httpx.post(f"{url}/v1/score", json={"groups": [good]}).json()["groups"]
         assert together[0] == alone[0]
         assert together[1]["scores"][0]["error"]["code"] == "internal"
+
+
+# --- shutdown --------------------------------------------------------------------------------------------------------
+
+
+def test_a_draining_server_finishes_its_work_and_says_that_it_takes_no_more():
+    slow = SlowBackend(FakeBackend(), gated=True)
+    with servers.starting(load=lambda: servers.fake_parts(slow), expose=(running := [])) as url:
+
+        async def run() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                await until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
+                first = asyncio.create_task(client.post("/v1/score", **as_json("first")))
+                await asyncio.to_thread(slow.wait_entered)
+                running[0].handle_exit(signal.SIGTERM, None)
+                await until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
+                assert error_of(await client.get("/health/ready")) == (503, "draining")
+                refused = await client.post("/v1/score", **as_json("second"))
+                assert error_of(refused) == (503, "draining")
+                assert int(refused.headers["retry-after"]) >= 1
+                assert (await client.get("/health/live")).status_code == 200
+                slow.open()
+                assert (await first).status_code == 200
+
+        asyncio.run(run())
+        running[0].thread.join(30)
+        assert not running[0].thread.is_alive()
+
+
+def test_the_last_lost_worker_is_told():
+    told = threading.Event()
+    with servers.serving(load=lambda: servers.fake_parts(*dying(2)), on_failed=lambda _: told.set()) as url:
+        httpx.post(f"{url}/v1/score", **as_json("x"))
+        assert told.wait(30)
