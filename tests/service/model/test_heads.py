@@ -29,6 +29,12 @@ def test_min_takes_mean_and_std_of_the_lowest():
     assert combine(TWO, {"a": 1.0, "b": 1.0}, "min") == (1.0, 0.3)
 
 
+def test_a_huge_std_is_no_overflow():
+    """Its square would be: exp(log_std) is finite up to about 1e308."""
+    huge = {name: Dimension(0.0, 1e200) for name in "ab"}
+    assert combine(huge, {"a": 1.0, "b": 1.0}, "mean")[1] == pytest.approx(math.sqrt(2) / 2 * 1e200)
+
+
 def test_no_std_without_the_stds():
     assert combine({"a": Dimension(1.0, None), "b": TWO["b"]}, {"a": 1.0, "b": 1.0}, "mean") == (2.0, None)
 

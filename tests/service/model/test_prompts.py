@@ -1,5 +1,6 @@
 """Token sequences: control tokens come from templates only, and threads do not disturb each other."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -86,6 +87,17 @@ def test_a_template_that_shows_one_image_is_refused(tmp_path):
     path = checkpoints.write(tmp_path, checkpoints.one_pass())
     (path / "chat_template.jinja").write_text("{{ messages[0].content[2].text }}<|image_pad|>")
     with pytest.raises(CheckpointError, match=r"shows no <.image_pad.> for 'edited'"):
+        open_checkpoint(path)
+
+
+def test_a_template_that_drops_the_instruction_is_refused(tmp_path):
+    """Only the last text is rendered: every instruction would get the same score."""
+    path = checkpoints.write(tmp_path, checkpoints.prompt_first() | {"explain": {}})
+    document = json.loads((path / "reward" / "manifest.json").read_text())
+    document["passes"][0] |= {"prompt": "Edit: {instruction}", "ending": "<|Reward|>"}
+    (path / "reward" / "manifest.json").write_text(json.dumps(document))
+    (path / "chat_template.jinja").write_text("<|image_pad|><|image_pad|>{{ messages[0].content[-1].text }}")
+    with pytest.raises(CheckpointError, match=r"drops or repeats \{instruction\}"):
         open_checkpoint(path)
 
 

@@ -1,0 +1,72 @@
+"""The benchmarks run from end to end, as a user starts them. Nothing is said about speed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object, **environment: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_the_comparison_prints_its_tables_and_draws_its_plots(tmp_path):
+    printed = run("benchmarks.compare", "--quick", "--plots", tmp_path / "plots", XDG_CACHE_HOME=str(tmp_path))
+    for heading in ("| paper ", "| short ", "| prompt first ", "tokens of a row", "edits of a group", "| callers "):
+        assert heading in printed
+    for contestant in ("(a) plain", "(b) padded", "(c) engine", "(d) service", "(e) service"):
+        assert printed.count(f"| {contestant}") == 3
+    plots = sorted((tmp_path / "plots").iterdir())
+    assert [file.name for file in plots] == [f"performance-{name}.png" for name in ("comparison", "group", "load")]
+    for file in plots:
+        with Image.open(file) as image:
+            assert min(image.size) > 400
+
+
+@pytest.fixture
+def bare_machine(tmp_path):
+    """A PYTHONPATH with this repository and nothing that a bare GPU machine lacks."""
+    missing = ["pydantic", "pydantic_core", "fastapi", "starlette", "uvicorn", "typer", "matplotlib"]
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {missing}:\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    return os.pathsep.join(map(str, [tmp_path, ROOT / "client", ROOT / "service"]))
+
+
+def test_the_gpu_benchmark_runs_on_a_bare_machine(bare_machine):
+    printed = run("benchmarks.gpu", "--shape", "tiny", "--device", "cpu", "--rounds", 1, PYTHONPATH=bare_machine)
+    for heading in ("matrix product: ", "| paper: one candidate", "| paper: G, ", "| prompt first: G, "):
+        assert heading in printed
+
+
+def test_a_difference_above_the_tolerance_ends_the_gpu_benchmark(bare_machine):
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--shape", "tiny", "--device", "cpu", "--tolerance", "-1"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": bare_machine},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert finished.returncode != 0
+    assert "its speed means nothing" in finished.stderr
+    assert "candidates/s" not in finished.stdout
