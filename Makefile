@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints/cpu.txt
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check format clean
+.PHONY: help serve demo test check bench format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,10 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 8 minutes)
+	@$(BIN)/python -m benchmarks.work
+	@$(BIN)/python -m benchmarks.compare --plots docs $(FLAGS)
+
 format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -44,4 +48,9 @@ $(VENV)/.service: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[dev] into $(VENV) (a few minutes, once)"
 	@$(INSTALL) '.[dev]'
+	@touch $(VENV)/.service $@
+
+$(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "installing jrm-serve[bench] into $(VENV) (a few minutes, once)"
+	@$(INSTALL) '.[bench]'
 	@touch $(VENV)/.service $@

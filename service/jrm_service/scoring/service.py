@@ -218,7 +218,9 @@ class _Intake:
 
     async def run(self) -> None:
         """Every candidate ends in the queue or with its error; returns when the last one has."""
-        waiting = iter(range(len(self._candidates)))
+        # Source by source: whoever waits for room for the next one has started all that keeps the last one held.
+        rank = {key: number for number, key in enumerate(self._source_users)}
+        waiting = iter(sorted(range(len(self._candidates)), key=lambda n: rank[self._candidates[n][0].source.key]))
 
         async def worker() -> None:
             for index in waiting:

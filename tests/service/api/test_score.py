@@ -416,12 +416,15 @@ def test_a_body_that_drips_is_given_up():
 
 def test_small_budgets_are_slow_and_never_stuck(tiny_checkpoint):
     """Room for one image at a time, of each kind: every candidate still gets its score."""
-    settings = Settings(checkpoint=tiny_checkpoint, device="cpu", max_decoded_bytes=1, max_prepared_bytes=2)
+    budgets = {"max_decoded_bytes": 1, "max_prepared_bytes": 2, "preprocess_threads": 1}
+    settings = Settings(checkpoint=tiny_checkpoint, device="cpu", **budgets)
     with servers.serving(settings) as url, servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as roomy:
         sources = [encode(photo(30, 30, seed=20 + n)) for n in range(4)]
-        groups = [group(RED, BLUE, GREEN, source=source) for source in sources] + [group(*[RED] * 4, source=RED)]
+        groups = [group(RED, BLUE, GREEN, source=source) for source in [*sources, *sources]] + [
+            group(*[RED] * 4, source=RED)
+        ]
         tight, wide = (post(server, {"groups": groups}).json()["groups"] for server in (url, roomy))
-        assert [len(one["scores"]) for one in tight] == [3, 3, 3, 3, 4]
+        assert [len(one["scores"]) for one in tight] == [2] * 8 + [4]
         for one, other in zip(tight, wide, strict=True):
             rewards = [score["reward"] for score in one["scores"]]
             assert rewards == pytest.approx([score["reward"] for score in other["scores"]], abs=1e-5)
