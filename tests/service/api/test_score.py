@@ -420,11 +420,12 @@ def test_small_budgets_are_slow_and_never_stuck(tiny_checkpoint):
     settings = Settings(checkpoint=tiny_checkpoint, device="cpu", **budgets)
     with servers.serving(settings) as url, servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as roomy:
         sources = [encode(photo(30, 30, seed=20 + n)) for n in range(4)]
-        groups = [group(RED, BLUE, GREEN, source=source) for source in [*sources, *sources]] + [
+        groups = [group(RED, BLUE, GREEN, source=source) for source in [*sources, *sources]]
+        groups.append(group(*[RED] * 4, source=RED))
             group(*[RED] * 4, source=RED)
         ]
         tight, wide = (post(server, {"groups": groups}).json()["groups"] for server in (url, roomy))
-        assert [len(one["scores"]) for one in tight] == [2] * 8 + [4]
+        assert [len(one["scores"]) for one in tight] == [3] * 8 + [4]
         for one, other in zip(tight, wide, strict=True):
             rewards = [score["reward"] for score in one["scores"]]
             assert rewards == pytest.approx([score["reward"] for score in other["scores"]], abs=1e-5)
