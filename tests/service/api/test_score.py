@@ -422,8 +422,6 @@ def test_small_budgets_are_slow_and_never_stuck(tiny_checkpoint):
         sources = [encode(photo(30, 30, seed=20 + n)) for n in range(4)]
         groups = [group(RED, BLUE, GREEN, source=source) for source in [*sources, *sources]]
         groups.append(group(*[RED] * 4, source=RED))
-            group(*[RED] * 4, source=RED)
-        ]
         tight, wide = (post(server, {"groups": groups}).json()["groups"] for server in (url, roomy))
         assert [len(one["scores"]) for one in tight] == [3] * 8 + [4]
         for one, other in zip(tight, wide, strict=True):
