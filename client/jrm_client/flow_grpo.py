@@ -158,6 +158,8 @@ class JRMReward(_Scorer):
         del only_strict  # it spares GenEval work; a JRM score has no part that could be left out
         scores = self._score(images, prompts, metadata, ref_images)
         names = self._names(scores)
+        if "avg" in names:
+            raise ValueError('the checkpoint has a dimension named "avg", which is what trainers call the reward')
         rewards = {"avg": [score.reward for score in scores]}
         return rewards | {name: [score.dimensions[name].mean for score in scores] for name in names}, {}
 

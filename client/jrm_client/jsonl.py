@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import arguments
 from .client import JRMClient
@@ -44,6 +44,9 @@ class Summary:
     failed: dict[int, str] = field(default_factory=dict)
 
 
+_ROW_START = b'{"line": '  # how every row that we write begins
+
+
 class JSONLError(Exception):
     """The files do not belong together, or are not what they should be. The message says which line."""
 
@@ -58,6 +61,10 @@ def score_file(
     of another checkpoint.
     """
     summary = Summary()
+    if output.exists() and not output.is_file():
+        raise JSONLError(f"{output}: must be a regular file, since a later run reads it to go on where this one ended")
+    if output.exists() and output.samefile(source):
+        raise JSONLError(f"{output}: is the input; use another output file")
     finished = _finished(output)
     pending: list[Row] = []
     for row in _rows(source, summary):
@@ -106,9 +113,11 @@ def _rows(path: Path, summary: Summary) -> Iterator[Row]:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not JSON that makes sense here: nested too deeply") from None
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")
     for name in _FIELDS:
@@ -118,22 +127,30 @@ def _parse(text: bytes) -> dict[str, Any]:
     return {name: row[name] for name in ("id", *_FIELDS) if name in row}
 
 
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
 def _finished(output: Path) -> dict[int, dict[str, Any]]:
     """The rows that ``output`` holds, by line, after cutting off a last line that a crash left incomplete."""
     if not output.exists():
         return {}
     data = output.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(output, len(whole))
     finished = {}
     for number, text in enumerate(whole.splitlines(), start=1):
         try:
             record = json.loads(text)
             finished[int(record["line"])] = record
             _ = record["fingerprint"], record["reward"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise JSONLError(f"{output}:{number}: not a row that `jrm score` wrote; use another output file") from None
+    # Only now: a file of somebody else's is refused, and left as it is.
+    torn = data[len(whole) :]
+    if not torn.startswith(_ROW_START[: len(torn)]):
+        raise JSONLError(f"{output}: its last line is not one that `jrm score` began; use another output file")
+    if torn:
+        os.truncate(output, len(whole))
     return finished
 
 

@@ -25,6 +25,10 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                # h11 bounds the head of a request and the trailers of a body, and stops reading from a caller who does
+                # not read; uvicorn's other parser does neither, and loses the body of an offered upgrade to HTTP/2.
+                http="h11",
+                h11_max_incomplete_event_size=64 * 1024,
                 log_level="warning",
                 access_log=False,
                 server_header=False,

@@ -21,7 +21,7 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """Everything the server can be told. Unknown ``JRM_…`` variables are refused: a misspelt limit is no limit."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     checkpoint: Annotated[
         Path | None, Field(description="JRM checkpoint folder; the bundled tiny one when not given")
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         Literal["model", "fake"],
         Field(description="'fake' answers instantly with made-up scores, for integration tests"),
     ] = "model"
-    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 8000
     device: Annotated[
         str, Field(pattern=r"^[a-z0-9:,]+$", description="auto, cpu, cuda:0, or several: cuda:0,cuda:1")
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     max_batch_tokens: Annotated[_Count, Field(description="token budget of one batch")] = 16_384
     max_decoded_bytes: Annotated[_Count, Field(description="budget of decoded image bytes in flight")] = 512 * MiB
     max_prepared_bytes: Annotated[_Count, Field(description="budget of resized image bytes in flight")] = 1024 * MiB
-    preprocess_threads: Annotated[_Count, Field(description="threads that decode, resize and tokenize")] = (
+    preprocess_threads: Annotated[_Count, Field(le=256, description="threads that decode, resize and tokenize")] = (
         os.cpu_count() or 1
     )
     hang_timeout_s: Annotated[_Seconds, Field(description="seconds after which a silent device counts as hung")] = 120.0

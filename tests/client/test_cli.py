@@ -196,11 +196,13 @@ def test_bad_rows_are_reported_and_the_rest_is_scored(job: Job) -> None:
         pair("B"),
         pair("B", instruction=7),
         '{"source": "S", "edited": "A", "instruction": "\\ud800"}',
+        '{"id": NaN, "source": "S", "edited": "A", "instruction": "red"}',
+        "[" * 100_000,
     )
     done = job.run()
     assert done.exit_code == 1
     failed = {row["line"]: row["reason"] for row in json.loads(done.stdout)["failed"]}
-    assert list(failed) == [2, 4, 5, 6, 7, 8, 10, 11]
+    assert list(failed) == [2, 4, 5, 6, 7, 8, 10, 11, 12, 13]
     assert "not JSON" in failed[2]
     assert "No such file" in failed[4]
     assert failed[5] == "edited: missing, empty or not a string"
@@ -249,12 +251,29 @@ def test_an_output_of_another_input_is_refused(job: Job) -> None:
     assert "line 1" in done.stderr
 
 
-@pytest.mark.parametrize("foreign", ["hello\n", "{}\n", '{"line": 1}\n', "[1]\n"])
+@pytest.mark.parametrize("foreign", ["hello\n", "notes", "{}\n", '{"line": 1}\n', "[1]\n", "[" * 100_000 + "\n"])
 def test_an_output_that_is_something_else_is_left_alone(job: Job, foreign: str) -> None:
     job.write(pair("A"))
     job.output.write_text(foreign)
     assert job.run().exit_code == 1
     assert job.output.read_text() == foreign
+
+
+def test_the_input_is_never_the_output(job: Job) -> None:
+    """Not even its last row, when that has no line end."""
+    job.input.write_text(json.dumps(pair("A")) + "\n" + json.dumps(pair("B")))
+    before = job.input.read_text()
+    job.output = job.input
+    assert job.run().exit_code == 1
+    assert job.input.read_text() == before
+
+
+def test_an_output_that_cannot_be_read_back_is_refused(job: Job) -> None:
+    job.write(pair("A"))
+    job.output = Path("/dev/null")
+    done = job.run()
+    assert done.exit_code == 1
+    assert "must be a regular file" in done.stderr
 
 
 def test_relative_paths_can_start_elsewhere(job: Job, folder: Path) -> None:

@@ -130,7 +130,8 @@ class _Metadata:
             self.chunk = bytes(body)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             key, _, rest = bytes(body).partition(b"\0")
-            if key in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
+            # The first of a kind counts: inflating one is cheap, inflating a million of them is not.
+            if key in (b"Raw profile type exif", b"XML:com.adobe.xmp") and key not in self.texts:
                 self.texts[key] = _text(kind, rest)
 
     @property

@@ -200,10 +200,14 @@ def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object
         ("patch_size", spec.patch_size, raw.get("patch_size")),
         ("merge_size", spec.merge_size, raw.get("merge_size")),
         ("temporal_patch_size", spec.temporal_patch_size, raw.get("temporal_patch_size")),
-        ("resample", spec.resample, RESAMPLE_NAMES.get(resample, resample) if resample is not None else None),
+        ("resample", spec.resample, _resample_name(resample)),
         ("rescale_factor", 1 / 255, raw.get("rescale_factor")),
         *[(key, True, raw.get(key)) for key in ("do_resize", "do_rescale", "do_normalize")],
     ]
+
+
+def _resample_name(value: object) -> object:
+    return RESAMPLE_NAMES.get(value, value) if isinstance(value, int) else value
 
 
 def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHeader]:

@@ -20,7 +20,7 @@ def read_json(file: Path, problems: list[str], *, label: str | None = None) -> d
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
         problems.append(f"{label}: missing")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{label}: not readable JSON ({error})")
     else:
         if isinstance(value, dict):
