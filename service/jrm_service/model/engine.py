@@ -220,7 +220,10 @@ class TrieScorer:
         output = self._model.get_image_features(
             torch.cat(pixels).to(self.device, non_blocking=True), grids.to(self.device), return_dict=True
         )
-        for image, embeds, *deepstack in zip(new, output.pooler_output, *output.deepstack_features, strict=True):
+        sizes = [image.tokens for image in new]
+        # transformers 5.16 leaves the DeepStack features of all images in one piece, later versions split them.
+        layers = [f.split(sizes) if isinstance(f, torch.Tensor) else f for f in output.deepstack_features]
+        for image, embeds, *deepstack in zip(new, output.pooler_output, *layers, strict=True):
             found[image.key] = Features(embeds, tuple(deepstack))
             if image.key in row.sources:
                 # A copy: a view would keep the whole call's output alive for as long as one image is cached.
