@@ -222,7 +222,7 @@ class TrieScorer:
         )
         sizes = [image.tokens for image in new]
         # transformers 5.16 leaves the DeepStack features of all images in one piece, later versions split them.
-        layers = [f.split(sizes) if isinstance(f, torch.Tensor) else f for f in output.deepstack_features]
+        layers = [torch.split(f, sizes) if isinstance(f, torch.Tensor) else f for f in output.deepstack_features]
         for image, embeds, *deepstack in zip(new, output.pooler_output, *layers, strict=True):
             found[image.key] = Features(embeds, tuple(deepstack))
             if image.key in row.sources:

@@ -1,0 +1,128 @@
+"""`make bench`: five ways to score, compared in one run on this machine, and what their speed depends on.
+
+Prints Markdown tables with medians and same-round ratios; ``--plots DIR`` draws them. ``--quick`` runs everything on a
+tiny model in seconds, to show that it works: those numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jrm_service.model.checkpoint import open_checkpoint
+
+from . import sweeps
+from .contestants import ENGINE, PLAIN, Contestants, contestants
+from .models import LAYOUTS, Layout, cached_checkpoint
+from .rounds import Rates
+from .service import Load
+from .tables import load, machine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. ``side`` is that of the images that callers send, in pixels."""
+
+    model: str
+    side: int
+    rounds: int
+    edits: int
+    groups: int
+    alone: int
+    callers: int
+    row_lengths: tuple[int, ...]
+    group_sizes: tuple[int, ...]
+    loads: tuple[int, ...]
+
+
+FULL = Plan(
+    model="mid",
+    side=512,
+    rounds=3,
+    edits=12,
+    groups=2,
+    alone=4,
+    callers=64,
+    row_lengths=(1024, 2048, 4096, 8192, 16384),
+    group_sizes=(1, 2, 4, 8, 12, 24),
+    loads=(1, 4, 16, 64),
+)
+QUICK = Plan(
+    model="tiny",
+    side=80,
+    rounds=1,
+    edits=3,
+    groups=2,
+    alone=2,
+    callers=4,
+    row_lengths=(64, 4096),
+    group_sizes=(1, 3),
+    loads=(1, 4),
+)
+
+
+@dataclass
+class Results:
+    """Everything that was measured, by layout; the load only for the paper's."""
+
+    compared: dict[Layout, Rates]
+    rows: dict[Layout, Rates]
+    sizes: dict[Layout, Rates]
+    loads: list[Load]
+
+
+def run(plan: Plan) -> Results:
+    """Measure, and print each table as soon as it is known."""
+    print(f"{machine()}; torch {torch.__version__}, float32, {torch.get_num_threads()} threads\n")
+    results = Results({}, {}, {}, [])
+    sweep_rounds = max(1, plan.rounds - 1)
+    for layout in LAYOUTS:
+        checkpoint = cached_checkpoint(plan.model, layout)
+        opened = open_checkpoint(checkpoint)
+        with contestants(checkpoint, edits=plan.edits, side=plan.side, callers=plan.callers) as five:
+            results.compared[layout] = _compare(five, layout, plan)
+            results.rows[layout] = sweeps.row_lengths(five, opened, plan.row_lengths, sweep_rounds)
+            print(results.rows[layout].table(f"{layout}: tokens of a row", sweeps.ALONE) + "\n", flush=True)
+            if layout == "paper":
+                results.loads = sweeps.loads(five, plan.loads, at_least=plan.edits)
+                print(sweeps.load_table(results.loads) + "\n", flush=True)
+            results.sizes[layout] = sweeps.group_sizes(five, plan.group_sizes, sweep_rounds)
+            print(results.sizes[layout].table(f"{layout}: edits of a group", sweeps.ALONE) + "\n", flush=True)
+    print(f"load average {load():.1f} after the run (the benchmark alone keeps it near {torch.get_num_threads()})")
+    return results
+
+
+def _compare(five: Contestants, layout: Layout, plan: Plan) -> Rates:
+    lengths = [sequence.tokens for sequence in five.prepare(five.fresh(1))[0].sequences]
+    five.choose_batch_size()
+    apart = five.check()
+    rates = Rates()
+    for _ in range(plan.rounds):
+        rates.run(five.turns(plan.groups, plan.alone))
+    print(
+        f"{layout}: sequences of {' and '.join(map(str, lengths))} tokens, groups of {plan.edits}, padded batches of "
+        f"{five.padded.batch_size} sequences, {plan.callers} callers; all scores agree to {apart:.0e}\n"
+    )
+    print(rates.table(layout, PLAIN, ENGINE) + "\n", flush=True)
+    return rates
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tiny model: shows that everything works, no more")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for the plots, as PNG (needs matplotlib)")
+    arguments = parser.parse_args()
+    results = run(QUICK if arguments.quick else FULL)
+    if arguments.plots:
+        from . import plots  # matplotlib comes with the extra `bench`
+
+        for file in plots.draw(results, arguments.plots):
+            print(f"wrote {file.name}")
+
+
+if __name__ == "__main__":
+    main()
