@@ -28,7 +28,8 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 
 bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 8 minutes)
 	@$(BIN)/python -m benchmarks.work
-	@$(BIN)/python -m benchmarks.compare --plots docs $(FLAGS)
+	@$(BIN)/python -m benchmarks.compare --save docs/performance.json $(FLAGS)
+	@$(BIN)/python -m benchmarks.plots docs/performance.json docs
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .

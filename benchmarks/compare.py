@@ -1,7 +1,7 @@
 """`make bench`: five ways to score, compared in one run on this machine, and what their speed depends on.
 
-Prints Markdown tables with medians and same-round ratios; ``--plots DIR`` draws them. ``--quick`` runs everything on a
-tiny model in seconds, to show that it works: those numbers mean nothing.
+Prints Markdown tables with medians and same-round ratios; ``--save`` keeps the numbers for ``benchmarks.plots``.
+``--quick`` runs everything on a tiny model in seconds, to show that it works: those numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jrm_service.model.checkpoint import open_checkpoint
 from . import sweeps
 from .contestants import ENGINE, PLAIN, Contestants, contestants
 from .models import LAYOUTS, Layout, cached_checkpoint
+from .results import Measured, save
 from .rounds import Rates
-from .service import Load
 from .tables import load, machine
 
 
@@ -64,35 +64,19 @@ QUICK = Plan(
 )
 
 
-@dataclass
-class Results:
-    """Everything that was measured, by layout; the load only for the paper's."""
-
-    compared: dict[Layout, Rates]
-    rows: dict[Layout, Rates]
-    sizes: dict[Layout, Rates]
-    loads: list[Load]
-
-
-def run(plan: Plan) -> Results:
-    """Measure, and print each table as soon as it is known."""
-    print(f"{machine()}; torch {torch.__version__}, float32, {torch.get_num_threads()} threads\n")
-    results = Results({}, {}, {}, [])
+def measure(layout: Layout, plan: Plan) -> Measured:
+    """Measure one layout, and print each table as soon as it is known."""
+    checkpoint = cached_checkpoint(plan.model, layout)
     sweep_rounds = max(1, plan.rounds - 1)
-    for layout in LAYOUTS:
-        checkpoint = cached_checkpoint(plan.model, layout)
-        opened = open_checkpoint(checkpoint)
-        with contestants(checkpoint, edits=plan.edits, side=plan.side, callers=plan.callers) as five:
-            results.compared[layout] = _compare(five, layout, plan)
-            results.rows[layout] = sweeps.row_lengths(five, opened, plan.row_lengths, sweep_rounds)
-            print(results.rows[layout].table(f"{layout}: tokens of a row", sweeps.ALONE) + "\n", flush=True)
-            if layout == "paper":
-                results.loads = sweeps.loads(five, plan.loads, at_least=plan.edits)
-                print(sweeps.load_table(results.loads) + "\n", flush=True)
-            results.sizes[layout] = sweeps.group_sizes(five, plan.group_sizes, sweep_rounds)
-            print(results.sizes[layout].table(f"{layout}: edits of a group", sweeps.ALONE) + "\n", flush=True)
-    print(f"load average {load():.1f} after the run (the benchmark alone keeps it near {torch.get_num_threads()})")
-    return results
+    with contestants(checkpoint, edits=plan.edits, side=plan.side, callers=plan.callers) as five:
+        compared = _compare(five, layout, plan)
+        rows = sweeps.row_lengths(five, open_checkpoint(checkpoint), plan.row_lengths, sweep_rounds)
+        print(rows.table(f"{layout}: tokens of a row", sweeps.ALONE) + "\n", flush=True)
+        sizes = sweeps.group_sizes(five, plan.group_sizes, sweep_rounds)
+        print(sizes.table(f"{layout}: edits of a group", sweeps.ALONE) + "\n", flush=True)
+        loads = sweeps.loads(five, plan.loads, at_least=plan.edits)
+        print(sweeps.load_table(layout, loads) + "\n", flush=True)
+    return Measured(compared, rows, sizes, loads)
 
 
 def _compare(five: Contestants, layout: Layout, plan: Plan) -> Rates:
@@ -114,14 +98,17 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny model: shows that everything works, no more")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for the plots, as PNG (needs matplotlib)")
+    parser.add_argument("--layout", choices=LAYOUTS, action="append", help="repeatable; all when not given")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="JSON file for the measurements, as plots.py reads it"
+    )
     arguments = parser.parse_args()
-    results = run(QUICK if arguments.quick else FULL)
-    if arguments.plots:
-        from . import plots  # matplotlib comes with the extra `bench`
-
-        for file in plots.draw(results, arguments.plots):
-            print(f"wrote {file.name}")
+    print(f"{machine()}; torch {torch.__version__}, float32, {torch.get_num_threads()} threads\n", flush=True)
+    for layout in arguments.layout or LAYOUTS:
+        measured = measure(layout, QUICK if arguments.quick else FULL)
+        if arguments.save:
+            save({layout: measured}, arguments.save)
+        print(f"load average {load():.1f} afterwards (by itself the benchmark keeps it near 2)\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""The measurements as PNG files for the documentation."""
+"""The measurements as PNG files for the documentation: ``python -m benchmarks.plots FILE DIR``."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .contestants import PLAIN
+from .results import Measured, read
 from .sweeps import ALONE
 
-if TYPE_CHECKING:
-    from .compare import Results
-
+Results = dict[str, Measured]
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868")
 
 
@@ -38,10 +37,11 @@ def _comparison(results: Results) -> Figure:
     """Bars: how many times faster than the plain scorer each way is, by layout; whiskers from worst to best round."""
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()
-    names = next(iter(results.compared.values())).names
-    width = 0.8 / len(results.compared)
-    for number, (layout, rates) in enumerate(results.compared.items()):
-        places = [place + (number - (len(results.compared) - 1) / 2) * width for place in range(len(names))]
+    names = next(iter(results.values())).compared.names
+    width = 0.8 / len(results)
+    for number, (layout, measured) in enumerate(results.items()):
+        rates = measured.compared
+        places = [place + (number - (len(results) - 1) / 2) * width for place in range(len(names))]
         ratios = [rates.ratios(name, PLAIN) for name in names]
         middle = [median(one) for one in ratios]
         whiskers = [
@@ -63,7 +63,8 @@ def _group(results: Results) -> Figure:
     """Lines: the cost of a candidate against G, as a share of scoring it alone with the plain scorer."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for number, (layout, rates) in enumerate(results.sizes.items()):
+    for number, (layout, measured) in enumerate(results.items()):
+        rates = measured.sizes
         sizes = [name for name in rates.names if name != ALONE]
         costs = [median(rates.ratios(ALONE, name)) for name in sizes]
         axes.plot([int(name) for name in sizes], costs, "o-", color=_COLOURS[number], label=layout)
@@ -83,19 +84,33 @@ def _load(results: Results) -> Figure:
     """Throughput and latency of the service against the number of callers."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    callers = [one.callers for one in results.loads]
-    above.plot(callers, [one.rate for one in results.loads], "o-", color=_COLOURS[0])
+    for number, (layout, measured) in enumerate(results.items()):
+        callers = [one.callers for one in measured.loads]
+        colour = _COLOURS[number]
+        above.plot(callers, [one.rate for one in measured.loads], "o-", color=colour, label=layout)
+        below.plot(callers, [one.percentile(50) for one in measured.loads], "o-", color=colour, label="median")
+        below.plot(callers, [one.percentile(95) for one in measured.loads], ":", color=colour, label="95th percentile")
     above.set_ylabel("candidates/s")
     above.set_ylim(bottom=0)
-    above.set_title("The service under load, layout: paper")
-    below.plot(callers, [median(one.latencies) for one in results.loads], "o-", color=_COLOURS[0], label="median")
-    below.plot(
-        callers, [one.percentile(95) for one in results.loads], "o--", color=_COLOURS[1], label="95th percentile"
-    )
-    below.set_ylabel("latency, s")
+    above.set_title("The service under load")
+    above.legend(title="layout", frameon=False)
+    below.set_ylabel("latency, s: median, dotted 95%")
     below.set_ylim(bottom=0)
     below.set_xlabel("callers, each with one candidate at a time")
     below.set_xscale("log", base=2)
     below.set_xticks(callers, map(str, callers))
-    below.legend(frameon=False)
     return figure
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
+    parser.add_argument("file", type=Path, help="what benchmarks.compare --save has written")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    for file in draw(read(arguments.file), arguments.folder):
+        print(f"wrote {file.name}")
+
+
+if __name__ == "__main__":
+    main()

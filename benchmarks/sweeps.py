@@ -56,9 +56,9 @@ def loads(contestants: Contestants, callers: Sequence[int], at_least: int) -> li
     return results
 
 
-def load_table(results: Sequence[service.Load]) -> str:
+def load_table(layout: str, results: Sequence[service.Load]) -> str:
     """Throughput and latency by the number of callers."""
     rows = [
         [one.callers, f"{one.rate:.2f}", f"{median(one.latencies):.2f}", f"{one.percentile(95):.2f}"] for one in results
     ]
-    return table(["callers", "candidates/s", "median latency, s", "95th percentile, s"], rows)
+    return table([f"{layout}: callers", "candidates/s", "median latency, s", "95th percentile, s"], rows)
