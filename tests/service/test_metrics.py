@@ -38,6 +38,9 @@ def test_the_names_are_pinned() -> None:
         "jrm_workers_alive": "gauge",
         "jrm_worker_failures": "counter",
         "jrm_batch_failures": "counter",
+        "jrm_tokens": "counter",
+        "jrm_images": "counter",
+        "jrm_feature_cache_bytes": "gauge",
     }
 
 
