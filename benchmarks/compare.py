@@ -99,9 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny model: shows that everything works, no more")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="repeatable; all when not given")
-    parser.add_argument(
-        "--save", type=Path, metavar="FILE", help="JSON file for the numbers, as plots.py reads it"
-    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="JSON file for the numbers, as plots.py reads it")
     arguments = parser.parse_args()
     print(f"{machine()}; torch {torch.__version__}, float32, {torch.get_num_threads()} threads\n", flush=True)
     for layout in arguments.layout or LAYOUTS:
