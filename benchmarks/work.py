@@ -16,8 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from jrm_service.model.engine import ATTENTION, Group
-from jrm_service.model.trie import Trie, attention_groups, build_trie
+from jrm_service.model.engine import ATTENTION, TrieAttention
+from jrm_service.model.trie import Trie, build_trie
 from jrm_service.model.weights import empty_model
 from jrm_service.scoring.types import Candidate
 
@@ -75,28 +75,14 @@ def _language_flops(model: Qwen3VLModel, tokens: int, trie: Trie | None = None) 
     """FLOPs of the language model over one row: a plain sequence, or the packed row of a trie."""
     config = model.language_model.config
     config._attn_implementation = "sdpa" if trie is None else ATTENTION
-    groups = {} if trie is None else {"groups": _groups(trie)}
+    packed = {} if trie is None else {"trie": TrieAttention.of(trie).to("meta")}
     inputs = torch.empty(1, tokens, config.hidden_size, device="meta")
     position_ids = torch.empty(3, 1, tokens, dtype=torch.int64, device="meta")
     return _count(
         lambda: model.language_model(
-            inputs_embeds=inputs, position_ids=position_ids, attention_mask=None, use_cache=False, **groups
+            inputs_embeds=inputs, position_ids=position_ids, attention_mask=None, use_cache=False, **packed
         )
     )
-
-
-def _groups(trie: Trie) -> list[Group]:
-    """The engine's attention calls, shapes without contents."""
-    shapes = [(group.queries.shape, group.keys.shape) for group in attention_groups(trie)]
-    return [
-        Group(
-            queries=torch.empty(nodes * queries, dtype=torch.int64, device="meta"),
-            keys=torch.empty(nodes * keys, dtype=torch.int64, device="meta"),
-            nodes=nodes,
-            mask=torch.empty(queries, keys, dtype=torch.bool, device="meta"),
-        )
-        for (nodes, queries), (_, keys) in shapes
-    ]
 
 
 def _vision_flops(model: Qwen3VLModel, side: int) -> int:

@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, load_model
 from .devices import on_device
 from .features import FeatureCache, Features
 from .heads import RewardHeads, to_score
-from .trie import attention_groups, build_trie, positions, split_rows
+from .trie import Trie, attention_groups, build_trie, positions, split_rows
 
 ATTENTION = "jrm_trie"
 FEATURE_CACHE_BYTES = 2**30
@@ -32,18 +32,38 @@ CPU_ROW_TOKENS = 2048  # longer packed rows fall out of a CPU's cache: docs/perf
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """An AttentionGroup as tensors: ``queries`` [nodes·q] and ``keys`` [nodes·k] flat, ``mask`` bool [q, k]."""
+class TrieAttention:
+    """Who sees what in a packed row, as tensors: nodes of equal length and context are attended to in one call.
+
+    ``queries`` int64 [T] are the row's slots in the order of the calls, ``restore`` int64 [T] puts results back in
+    packed order; ``keys`` int64 [K] are the slots that the queries see. Call n covers ``shapes[n]``: nodes, queries of
+    each and keys of each, under ``masks[n]`` bool [queries, keys].
+    """
 
     queries: torch.Tensor
+    restore: torch.Tensor
     keys: torch.Tensor
-    mask: torch.Tensor
-    nodes: int
+    shapes: list[tuple[int, int, int]]
+    masks: list[torch.Tensor]
 
-    def to(self, device: str) -> Group:
+    @classmethod
+    def of(cls, trie: Trie) -> TrieAttention:
+        """Describe a trie, on the host."""
+        groups = attention_groups(trie)
+        queries = torch.from_numpy(np.concatenate([group.queries.ravel() for group in groups]))
+        return cls(
+            queries=queries,
+            restore=queries.argsort(),
+            keys=torch.from_numpy(np.concatenate([group.keys.ravel() for group in groups])),
+            shapes=[(*group.queries.shape, group.keys.shape[1]) for group in groups],
+            masks=[_causal(group.queries.shape[1], group.keys.shape[1]) for group in groups],
+        )
+
+    def to(self, device: str | torch.device) -> TrieAttention:
         """The same on a device."""
-        queries, keys, mask = (t.to(device, non_blocking=True) for t in (self.queries, self.keys, self.mask))
-        return Group(queries, keys, mask, self.nodes)
+        queries, restore, keys = (t.to(device, non_blocking=True) for t in (self.queries, self.restore, self.keys))
+        masks = [mask.to(device, non_blocking=True) for mask in self.masks]
+        return TrieAttention(queries, restore, keys, self.shapes, masks)
 
 
 def attend(
@@ -54,19 +74,26 @@ def attend(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    groups: Sequence[Group],
+    trie: TrieAttention,
     **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over the trie: query [1, heads, T, d], key and value [1, kv heads, T, d] -> [1, T, heads, d]."""
-    out = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
-    for group in groups:
-        q, k, v = (
-            tensor[0].index_select(1, index).view(tensor.shape[1], group.nodes, -1, tensor.shape[3]).transpose(0, 1)
-            for tensor, index in ((query, group.queries), (key, group.keys), (value, group.keys))
-        )
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scaling, enable_gqa=True)
-        out[group.queries] = attended.transpose(1, 2).flatten(0, 1)
-    return out[None], None
+    """Attention over the trie: query [1, heads, T, d], key and value [1, kv heads, T, d] -> [1, T, heads, d].
+
+    One gather and one scatter for all calls, because training differentiates through them: the gradient of a gather is
+    as large as the row.
+    """
+    # [n, heads, d]: a call's share is then contiguous.
+    queries = torch.split(query[0].transpose(0, 1).index_select(0, trie.queries), [n * q for n, q, _ in trie.shapes])
+    keys, values = (
+        torch.split(tensor[0].transpose(0, 1).index_select(0, trie.keys), [n * k for n, _, k in trie.shapes])
+        for tensor in (key, value)
+    )
+    attended = []
+    for q, k, v, (nodes, _, _), mask in zip(queries, keys, values, trie.shapes, trie.masks, strict=True):
+        q, k, v = (tensor.view(nodes, -1, *tensor.shape[1:]).transpose(1, 2) for tensor in (q, k, v))
+        one = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
+        attended.append(one.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended).index_select(0, trie.restore)[None], None
 
 
 AttentionInterface.register(ATTENTION, attend)
@@ -85,7 +112,7 @@ class Row:
     candidates: list[int]
     ids: torch.Tensor
     position_ids: torch.Tensor
-    groups: list[Group]
+    attention: TrieAttention
     images: list[Image]
     patches: dict[bytes, torch.Tensor]
     reads: torch.Tensor
@@ -130,15 +157,7 @@ class TrieScorer:
             candidates=indices,
             ids=torch.from_numpy(np.concatenate(ids)),
             position_ids=torch.from_numpy(positions(trie, spec.factor))[:, None],
-            groups=[
-                Group(
-                    queries=torch.from_numpy(group.queries).flatten(),
-                    keys=torch.from_numpy(group.keys).flatten(),
-                    mask=_causal(group.queries.shape[1], group.keys.shape[1]),
-                    nodes=len(group.queries),
-                )
-                for group in attention_groups(trie)
-            ],
+            attention=TrieAttention.of(trie),
             images=images,
             patches={key: torch.from_numpy(preprocess.patches(image.pixels, spec)) for key, image in new.items()},
             reads=torch.tensor(trie.reads),
@@ -197,7 +216,7 @@ class TrieScorer:
             visual_pos_masks=at_image[None],
             deepstack_visual_embeds=[torch.cat(layer) for layer in deepstack],
             use_cache=False,
-            groups=[group.to(self.device) for group in row.groups],
+            trie=row.attention.to(self.device),
         ).last_hidden_state
         return hidden[0, row.reads.to(self.device, non_blocking=True)]
 
