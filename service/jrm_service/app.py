@@ -221,8 +221,15 @@ def _loader(settings: Settings) -> Callable[[], Parts]:
         return lambda: Parts(model, preparer, backends)
     from .model.source import open_source  # imports torch, which a fake does not need
 
-    source = open_source(settings.checkpoint, settings.devices, settings.dtype, settings.engine)
-    return lambda: Parts(source.served, source.preparer, source.load(), source.cost)
+    source = open_source(
+        settings.checkpoint, settings.devices, settings.dtype, settings.engine, self_test=settings.self_test
+    )
+
+    def load() -> Parts:
+        model, backends = source.load()
+        return Parts(model, source.preparer, backends, source.cost)
+
+    return load
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""``jrm serve | settings | inspect | import-editreward``. Heavy imports happen inside the commands."""
+"""``jrm serve | settings | inspect | golden | import-editreward``. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -129,18 +129,54 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Print what a checkpoint is, or every problem that keeps it from being served."""
+    from .model import golden
     from .model.checkpoint import open_checkpoint
     from .model.source import describe
 
     try:
         opened = open_checkpoint(checkpoint)
+        tests = golden.read(opened)
+        if tests is not None:
+            golden.require_fingerprint(tests, opened)
     except CheckpointError as error:
         _fail(error.problems)
     facts = {"name": opened.manifest.name, "fingerprint": opened.fingerprint, **describe(opened)}
+    facts["golden"] = tests and {"cases": len(tests.cases), "tolerance": tests.tolerance.model_dump()}
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         _print_facts(facts)
+
+
+def record_golden(
+    checkpoint: Annotated[Path, typer.Option(help="checkpoint folder; reward/golden.json is written into it")],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSONL file of {"source": path, "edited": path, "instruction": text}',
+            show_default="a few drawn scenes",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="where to compute them, in float32")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="replace golden scores that are there")] = False,
+) -> None:
+    """Record the golden scores that the server compares at start-up."""
+    from .model import golden, recording
+    from .model.checkpoint import open_checkpoint
+    from .model.devices import resolve_device
+
+    try:
+        opened = open_checkpoint(checkpoint)
+        if (checkpoint / golden.FILE).exists() and not force:
+            _fail([f"{golden.FILE}: is there already; --force replaces it"])
+        examples = recording.drawn_examples() if pairs is None else recording.read_examples(pairs)
+        recorded = recording.record(opened, examples, device=resolve_device(device))
+    except CheckpointError as error:
+        _fail(error.problems)
+    except (OSError, ValueError) as error:
+        _fail(str(error).splitlines())
+    allowed = ", ".join(f"{dtype} {value:g}" for dtype, value in recorded.tolerance)
+    typer.echo(f"wrote {golden.FILE}: {len(recorded.cases)} cases of {recorded.fingerprint}, tolerance {allowed}")
 
 
 def import_editreward(

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         Literal["trie", "plain"],
         Field(description="'trie' computes what candidates share once; 'plain', the reference, shares nothing"),
     ] = "trie"
+    self_test: Annotated[
+        bool, Field(description="compare the checkpoint's golden scores at start-up; off by too much is not ready")
+    ] = True
     serve: Annotated[Literal["score"], Field(description="what this process serves")] = "score"
 
     max_body_bytes: Annotated[_Count, Field(description="largest request body, in bytes")] = 64 * MiB

@@ -1,4 +1,4 @@
-"""docs/checkpoint.md against the manifest's types and what `jrm inspect` prints."""
+"""docs/checkpoint.md against the types of the manifest and of golden scores, and what `jrm inspect` prints."""
 
 import json
 import re
@@ -8,15 +8,31 @@ import typer
 
 from docs import pages
 from jrm_service import cli
-from jrm_service.model import manifest
+from jrm_service.model import golden, manifest
+from jrm_service.model.source import open_source
 from support import checkpoints
 
 PAGE = pages.DOCS / "checkpoint.md"
 
 
 def test_the_manifest_on_the_page_is_valid():
-    [example] = pages.blocks(PAGE, "json")
-    manifest.Manifest.model_validate_json(example)
+    manifest.Manifest.model_validate_json(pages.blocks(PAGE, "json")[0])
+
+
+def test_the_golden_scores_on_the_page_are_those_of_the_tiny_checkpoint(tmp_path):
+    tests = golden.Golden.model_validate_json(pages.blocks(PAGE, "json")[1])
+    source = open_source(checkpoints.write(tmp_path, checkpoints.one_pass()), ["cpu"], "float32", "trie")
+    _, [backend] = source.load()
+    assert golden.check(tests, source.preparer, backend, "float32").max_deviation < 1e-4
+    assert tests.tolerance == golden.Tolerance()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "model"), [("", golden.Golden), ("cases[].", golden.GoldenCase)], ids=["file", "case"]
+)
+def test_every_golden_key_has_its_row(prefix, model):
+    rows = {key for keys, *_ in pages.table(PAGE, "golden key") for key in keys.split(", ")}
+    assert {key for key in rows if ("." in key) == bool(prefix)} == {prefix + name for name in model.model_fields}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jrm_service.model import recording
+from jrm_service.model.checkpoint import open_checkpoint
 from support import checkpoints
 
 JRM = [str(Path(sys.executable).parent / "jrm")]
@@ -78,6 +80,21 @@ def test_a_broken_checkpoint_is_told_before_anything_starts(tmp_path):
         assert run.stderr.splitlines() == ["error: config.json: missing", "error: reward/heads.safetensors: missing"]
 
 
+def test_a_failed_self_test_ends_the_server_and_says_by_how_much(tmp_path):
+    path = checkpoints.write(tmp_path / "off", checkpoints.one_pass())
+    recording.record(open_checkpoint(path), recording.drawn_examples())
+    file = path / "reward" / "golden.json"
+    document = json.loads(file.read_text())
+    document["cases"][3]["reward"] += 0.5
+    file.write_text(json.dumps(document))
+    run = jrm("serve", "--port", "0", "--checkpoint", str(path), "--device", "cpu")
+    assert run.returncode == 1
+    assert "ready: " not in run.stdout
+    assert "error: reward/golden.json: self-test on cpu in float32: 1 of 24 numbers are off by up to 0.5" in run.stderr
+    assert "off by 0.5, tolerance 0.001" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_a_device_that_is_not_there_is_told(tiny_checkpoint):
     run = jrm("serve", "--checkpoint", str(tiny_checkpoint), "--device", "cuda:0")
     assert run.returncode == 1
@@ -102,8 +119,8 @@ def test_wrong_settings_are_told_by_name():
 
 def test_settings_prints_what_is_in_force(monkeypatch):
     monkeypatch.setenv("JRM_MAX_QUEUE", "5000")
-    printed = json.loads(jrm("settings", "--port", "8123").stdout)
-    assert (printed["port"], printed["max_queue"]) == (8123, 5000)
+    printed = json.loads(jrm("settings", "--port", "8123", "--self-test", "false").stdout)
+    assert (printed["port"], printed["max_queue"], printed["self_test"]) == (8123, 5000, False)
 
 
 def test_inspect_names_everything(tiny_checkpoint):
@@ -119,6 +136,7 @@ def test_inspect_names_everything(tiny_checkpoint):
         "reward_token",
         "image",
         "provenance",
+        "golden",
     }
     assert expected <= set(facts)
     table = jrm("inspect", str(tiny_checkpoint)).stdout
@@ -129,10 +147,10 @@ def test_inspect_names_everything(tiny_checkpoint):
 def test_help_lists_every_command_without_torch():
     run = jrm("--help")
     assert run.returncode == 0
-    for command in ("score", "serve", "settings", "inspect"):
+    for command in ("score", "serve", "settings", "inspect", "golden"):
         assert command in run.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "settings", "inspect"])
+@pytest.mark.parametrize("command", ["serve", "settings", "inspect", "golden"])
 def test_every_command_has_help(command):
     assert jrm(command, "--help").returncode == 0

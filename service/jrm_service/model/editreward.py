@@ -155,21 +155,21 @@ def _plan(
             "source": [f"{checkpoint.name}/{file}" for file in source.files],
             "notes": f"imported from EditReward; prompts: {prompts.name if prompts else 'JRM paper, C.1 and C.2'}",
         }
-        manifest = _manifest(name, image, templates, hidden, provenance)
-        _check_turns(manifest, tokenizer, chat_template, config, problems)
+        manifest = published_layout(name, image, templates, hidden, provenance)
+        check_turns(manifest, tokenizer, chat_template, config, problems)
         if not problems:
             return _Plan(base, raw, tokenizer, chat_template, preprocessor, manifest, heads, source, backbone)
     raise CheckpointError(problems)
 
 
-def _manifest(
+def published_layout(
     name: str,
     image: dict[str, Any],
     templates: dict[str, str],
     hidden: dict[str, list[int]],
     provenance: dict[str, Any],
 ) -> Manifest:
-    """The published layout: one pass for each dimension, each read by its own head."""
+    """The published layout: one pass for each dimension, each read by its own head, with widths ``hidden``."""
     return Manifest.model_validate(
         {
             "format": FORMAT,
@@ -189,13 +189,14 @@ def _manifest(
     )
 
 
-def _check_turns(
+def check_turns(
     manifest: Manifest,
     tokenizer: PreTrainedTokenizerBase,
     chat_template: str,
     config: Qwen3VLConfig,
     problems: list[str],
 ) -> None:
+    """Add to ``problems`` what keeps the tokenizer and the chat template from expressing the manifest's passes."""
     try:
         SequenceBuilder(manifest, tokenizer, chat_template, max_tokens=config.text_config.max_position_embeddings)
     except TemplateError as error:

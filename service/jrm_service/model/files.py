@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's resampling numbers, as ``preprocessor_config.json`` has them, and the manifest's names."""
 
@@ -45,6 +47,16 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
                 return template
     problems.append(f"{prefix}chat_template.jinja: missing, and no chat_template in tokenizer_config.json")
     return None
+
+
+def validation_problems(label: str, error: ValidationError) -> list[str]:
+    """What pydantic found in a file, one line for each key."""
+    problems = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(piece) for piece in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        problems.append(f"{label}: {key}: {message}" if key else f"{label}: {message}")
+    return problems
 
 
 def write_json(file: Path, value: object) -> None:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .files import validation_problems
+
 FORMAT = "jrm-reward/1"
 INSTRUCTION = "{instruction}"
 
@@ -179,10 +181,4 @@ def read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
     except OSError as error:
         return None, [f"{where}: cannot be read ({error.strerror})"]
     except ValidationError as error:
-        return None, [_problem(where, item) for item in error.errors(include_url=False)]
-
-
-def _problem(where: str, item: Any) -> str:
-    key = ".".join(str(piece) for piece in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message}" if key else f"{where}: {message}"
+        return None, validation_problems(where, error)

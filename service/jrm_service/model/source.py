@@ -1,9 +1,10 @@
-"""A checkpoint as a source of scores: which devices, which dtype, described, loaded and warmed."""
+"""A checkpoint as a source of scores: which devices, which dtype, described, loaded, warmed and tested."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.planner import BatchCost, unshared_tokens
 from jrm_service.scoring.types import Score, ServedModel
 
+from . import golden
 from .checkpoint import Checkpoint, open_checkpoint
 from .devices import resolve_device
 from .engine import TrieScorer
@@ -22,54 +24,99 @@ from .scorer import CheckpointPreparer, PlainScorer
 from .tiny import cached_tiny_checkpoint
 from .trie import shared_tokens
 
+logger = logging.getLogger(__name__)
+
+BUNDLED = Path(__file__).parent / "bundled" / "jrm-tiny"
+
 _SCORERS: dict[str, Callable[..., Backend[Any]]] = {"trie": TrieScorer, "plain": PlainScorer}
 _COSTS: dict[str, BatchCost] = {"trie": shared_tokens, "plain": unshared_tokens}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CheckpointSource:
-    """An opened checkpoint with the devices that it will run on."""
+    """An opened checkpoint with the devices that it will run on, and the golden scores that it is tested against."""
 
-    def __init__(self, checkpoint: Checkpoint, devices: Sequence[str], dtype: str, engine: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        devices: Sequence[str],
+        dtype: str,
+        engine: str,
+        tests: golden.Golden | None,
+    ) -> None:
         self.checkpoint = checkpoint
+        self.tests = tests
         self.engine = engine
         self.devices = [resolve_device(device) for device in devices]
         on_gpu = all(device.startswith("cuda") for device in self.devices)
         self.dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
         self.preparer = CheckpointPreparer(checkpoint)
 
-    @cached_property
-    def served(self) -> ServedModel:
-        """Name, fingerprint and summary. Reads every weight once, for the fingerprint."""
-        description = describe(self.checkpoint) | {
-            "device": ",".join(self.devices),
-            "dtype": self.dtype,
-            "engine": self.engine,
-        }
-        return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description)
-
     @property
     def cost(self) -> BatchCost:
         """What a batch costs against the token budget."""
         return _COSTS[self.engine]
 
-    def load(self) -> list[Backend[Any]]:
-        """One warm backend per device. Raises CheckpointError when a weight or a first score is not finite."""
+    def load(self) -> tuple[ServedModel, list[Backend[Any]]]:
+        """What is served, and one backend per device: warm, and with the golden scores that were recorded.
+
+        Reads every weight once more than there are devices, for the fingerprint. Raises CheckpointError when a weight
+        or a first score is not finite, when the golden scores are of another checkpoint, and when one of them is off.
+        """
+        if self.tests is not None:
+            golden.require_fingerprint(self.tests, self.checkpoint)
         scorer = _SCORERS[self.engine]
         backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
-        blank = self.preparer.image(PILImage.new("RGB", (64, 64), "gray"))
         for backend in backends:
-            (outcome,) = backend.score(backend.collate([self.preparer.candidate(blank, blank, "warm up")])).outcomes
-            if not isinstance(outcome, Score) or not outcome.finite:
-                raise CheckpointError(
-                    [f"{self.checkpoint.path.name}: the first score on {backend.device} is {outcome}"]
-                )
-        return backends
+            self._warm(backend)
+        description = describe(self.checkpoint) | {
+            "device": ",".join(self.devices),
+            "dtype": self.dtype,
+            "engine": self.engine,
+            "self_test": self._self_test(backends),
+        }
+        return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description), backends
+
+    def _warm(self, backend: Backend[Any]) -> None:
+        blank = self.preparer.image(PILImage.new("RGB", (64, 64), "gray"))
+        (outcome,) = backend.score(backend.collate([self.preparer.candidate(blank, blank, "warm up")])).outcomes
+        if not isinstance(outcome, Score) or not outcome.finite:
+            raise CheckpointError([f"{self.checkpoint.path.name}: the first score on {backend.device} is {outcome}"])
+
+    def _self_test(self, backends: Sequence[Backend[Any]]) -> dict[str, Any] | None:
+        """The worst of all devices, as ``/v1/info`` shows it; None when nothing was compared."""
+        if self.tests is None:
+            return None
+        results = [golden.check(self.tests, self.preparer, backend, self.dtype) for backend in backends]
+        worst = max(results, key=lambda result: result.max_deviation)
+        logger.info(
+            "self-test: %d golden cases on %s in %s, largest deviation %.2g, allowed %g",
+            worst.cases,
+            ",".join(self.devices),
+            self.dtype,
+            worst.max_deviation,
+            worst.tolerance,
+        )
+        return asdict(worst)
 
 
-def open_source(path: Path | None, devices: Sequence[str], dtype: str, engine: str) -> CheckpointSource:
-    """Open a checkpoint folder, or the bundled tiny one. Raises CheckpointError."""
-    return CheckpointSource(open_checkpoint(path or cached_tiny_checkpoint()), devices, dtype, engine)
+def open_source(
+    path: Path | None, devices: Sequence[str], dtype: str, engine: str, *, self_test: bool = True
+) -> CheckpointSource:
+    """Open a checkpoint folder, or the bundled one, with its golden scores unless ``self_test`` is off.
+
+    Raises CheckpointError.
+    """
+    checkpoint = open_checkpoint(path or bundled_checkpoint())
+    tests = golden.read(checkpoint) if self_test else None
+    if tests is None:
+        logger.info("no self-test: %s", f"{golden.FILE} is not there" if self_test else "it is switched off")
+    return CheckpointSource(checkpoint, devices, dtype, engine, tests)
+
+
+def bundled_checkpoint() -> Path:
+    """The checkpoint that travels inside the package, which is served when none is given. It is only ever read."""
+    return BUNDLED if BUNDLED.is_dir() else cached_tiny_checkpoint()
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -59,11 +59,11 @@ def open_state_dict(folder: Path, problems: list[str], notes: list[str]) -> Stat
     candidates = [folder / name for name in (WHOLE, INDEX, *PICKLES) if (folder / name).exists()]
     if not candidates:
         problems.append(f"{folder.name}: holds none of {', '.join((WHOLE, INDEX, *PICKLES))}")
-        return _from_tensors({}, folder)
+        return from_tensors({}, folder)
     chosen, *others = candidates
     notes += [f"{chosen.name} was read, {other.name} beside it was not" for other in others]
     if chosen.name in PICKLES:
-        return _from_tensors(_read_pickle(chosen, problems), chosen)
+        return from_tensors(_read_pickle(chosen, problems), chosen)
     if chosen.name == INDEX:
         return _from_headers(read_sharded_headers(folder, _read_weight_map(chosen, problems), problems))
     return _from_headers(read_headers(chosen, folder, problems))
@@ -104,7 +104,8 @@ def _read_pickle(file: Path, problems: list[str]) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
 
 
-def _from_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> StateDict:
+def from_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> StateDict:
+    """Tensors in memory, as if they had been read from ``file``; a prefix that all names share is taken off."""
     prefix = _prefix(tensors)
     by_name = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     headers = {

@@ -29,7 +29,7 @@ from .weights import LM_HEAD, expected_tensors
 NAME = "jrm-tiny-untrained"
 REVISION = 1  # raise when what is written changes, so that an old cached copy is not served
 
-_SPECIAL = [
+SPECIAL_TOKENS = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|image_pad|>", "<|video_pad|>", "<|Reward|>"),
 ]
@@ -48,7 +48,7 @@ _WORDS = (
     "with",
     "edit",
 )
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}{% if part.type == 'image' %}"
@@ -114,8 +114,7 @@ def write_tiny_checkpoint(
     tokenizer.save_pretrained(path)
     config = _config(tokenizer, tied=tied)
     write_json(path / "config.json", config)
-    write_json(path / "preprocessor_config.json", _preprocessor(checked))
-    write_json(path / "video_preprocessor_config.json", _video_preprocessor())
+    write_preprocessors(path, checked, patch_size=16)
     write_json(path / "reward" / "manifest.json", manifest)
     shapes = expected_tensors(Qwen3VLConfig.from_dict(config))
     if tied:
@@ -159,16 +158,16 @@ def _tokenizer() -> Qwen2Tokenizer:
                 vocab[left + letter] = len(vocab)
                 merges.append((left, letter))
             left += letter
-    for token in _SPECIAL:
+    for token in SPECIAL_TOKENS:
         vocab[token] = len(vocab)
     tokenizer = Qwen2Tokenizer(
         vocab=vocab,
         merges=merges,
         eos_token="<|im_end|>",  # noqa: S106 - a vocabulary entry
-        extra_special_tokens=_SPECIAL,
+        extra_special_tokens=SPECIAL_TOKENS,
         model_max_length=8192,
     )
-    tokenizer.chat_template = _CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
@@ -222,24 +221,27 @@ def _config(tokenizer: Qwen2Tokenizer, *, tied: bool) -> dict[str, Any]:
     }
 
 
-def _preprocessor(manifest: Manifest) -> dict[str, Any]:
-    resample = {"lanczos": 1, "bilinear": 2, "bicubic": 3}[manifest.image.resample]
-    size = {"shortest_edge": manifest.image.min_pixels, "longest_edge": manifest.image.max_pixels}
-    return _pixel_rules() | {"image_processor_type": "Qwen2VLImageProcessorFast", "size": size, "resample": resample}
+def write_preprocessors(path: Path, manifest: Manifest, *, patch_size: int) -> None:
+    """Write the two files that transformers and vLLM read, in agreement with the manifest's ``image``.
 
-
-def _video_preprocessor() -> dict[str, Any]:
-    """Never used for scoring, but transformers' processor and vLLM ask for it."""
-    size = {"shortest_edge": 4096, "longest_edge": 65536}
-    return _pixel_rules() | {"video_processor_type": "Qwen3VLVideoProcessor", "size": size}
-
-
-def _pixel_rules() -> dict[str, Any]:
-    return {
+    That for videos is never used for scoring, but both ask for it.
+    """
+    rules = {
         "processor_class": "Qwen3VLProcessor",
-        "patch_size": 16,
+        "patch_size": patch_size,
         "merge_size": 2,
         "temporal_patch_size": 2,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
+    image = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "size": {"shortest_edge": manifest.image.min_pixels, "longest_edge": manifest.image.max_pixels},
+        "resample": {"lanczos": 1, "bilinear": 2, "bicubic": 3}[manifest.image.resample],
+    }
+    video = {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "size": {"shortest_edge": 4096, "longest_edge": 65536},
+    }
+    write_json(path / "preprocessor_config.json", rules | image)
+    write_json(path / "video_preprocessor_config.json", rules | video)

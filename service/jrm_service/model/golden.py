@@ -1,0 +1,220 @@
+"""``reward/golden.json``: scores of a few fixed inputs that travel with a checkpoint, and the test against them.
+
+They were recorded in float32 by the plain scorer, the reference. At start-up they are compared with what the served
+engine, dtype and device give for the same image files, so that a device, driver or library that computes something
+else is found before it has rewarded anything. The file is no part of the fingerprint; it names the one it belongs to.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from jrm_service.errors import CandidateError, CheckpointError
+from jrm_service.images.decode import decode
+from jrm_service.scoring.backend import Backend, Preparer
+from jrm_service.scoring.types import Candidate, Score
+
+from .checkpoint import Checkpoint
+from .files import validation_problems
+
+FILE = "reward/golden.json"
+FORMAT: Final = "jrm-golden/1"
+MAX_CASES = 64
+
+_BATCH = 8  # cases scored together: neighbours share what they have in common, and memory is no question
+_SHOWN = 8  # lines of a failed self-test
+
+
+def _is_base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("not base64") from None
+    return text
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Std = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Allowed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ImageFile = Annotated[str, Field(min_length=1), AfterValidator(_is_base64)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Tolerance(_Strict):
+    """How far a number may be off, by the dtype of the backbone; ``deviation`` says in which unit."""
+
+    float32: Allowed = 1e-3
+    float16: Allowed = 1e-2
+    bfloat16: Allowed = 5e-2
+
+
+class GoldenInput(_Strict):
+    """One candidate: two image files as base64 (PNG where we write them) and an instruction."""
+
+    source: ImageFile
+    edited: ImageFile
+    instruction: Text
+
+
+class GoldenDimension(_Strict):
+    """The recorded output of one dimension; ``std`` is null for a mean-only head."""
+
+    mean: Number
+    std: Std | None
+
+
+class GoldenCase(GoldenInput):
+    """One candidate and its recorded score."""
+
+    dimensions: Annotated[dict[Text, GoldenDimension], Field(min_length=1)]
+    reward: Number
+    reward_std: Std | None
+
+
+class Golden(_Strict):
+    """A whole ``reward/golden.json``."""
+
+    format: Literal["jrm-golden/1"]
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    tolerance: Tolerance = Tolerance()
+    cases: Annotated[list[GoldenCase], Field(min_length=1, max_length=MAX_CASES)]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What a self-test that passed has found; ``max_deviation`` and ``tolerance`` in the unit of ``deviation``."""
+
+    cases: int
+    max_deviation: float
+    tolerance: float
+
+
+def read(checkpoint: Checkpoint) -> Golden | None:
+    """The golden scores of a checkpoint; None when it has none. Raises CheckpointError naming every wrong key."""
+    try:
+        return Golden.model_validate_json((checkpoint.path / FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError([f"{FILE}: cannot be read ({error.strerror})"]) from None
+    except ValidationError as error:
+        raise CheckpointError(validation_problems(FILE, error)) from None
+
+
+def require_fingerprint(golden: Golden, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError when the scores were recorded for another checkpoint than this one."""
+    if golden.fingerprint != checkpoint.fingerprint:
+        reason = (
+            f"{FILE}: fingerprint: recorded for {golden.fingerprint}, the checkpoint's is {checkpoint.fingerprint}: "
+            "weights, manifest, tokenizer or preprocessing have changed since. Restore them or, if the change is "
+            "meant, record anew with `jrm golden --force`"
+        )
+        raise CheckpointError([reason])
+
+
+def check(golden: Golden, preparer: Preparer, backend: Backend[Any], dtype: str) -> SelfTest:
+    """Score every case as a request is scored, from image file to reward, and compare every number.
+
+    ``backend`` is the one that will serve and ``dtype`` its backbone's. Raises CheckpointError, with the numbers, when
+    one is off by more than the dtype's tolerance, missing or not finite, and when a case ends in an error.
+    """
+    allowed: float = getattr(golden.tolerance, dtype)
+    failures: list[tuple[float, str]] = []
+    compared, wrong, largest = 0, 0, 0.0
+    for index, (case, outcome) in enumerate(zip(golden.cases, outcomes(golden.cases, preparer, backend), strict=True)):
+        expected = numbers(case)
+        got = numbers(outcome) if isinstance(outcome, Score) else {}
+        compared += len(expected | got)
+        if isinstance(outcome, CandidateError):
+            wrong += len(expected)
+            failures.append((math.inf, f"cases.{index}: has no score: {outcome}"))
+            continue
+        for name in expected | got:
+            off = deviation(name, got.get(name), expected.get(name))
+            largest = max(largest, off)
+            if off > allowed:
+                wrong += 1
+                text = _difference(name, got.get(name), expected.get(name), allowed)
+                failures.append((off, f"cases.{index}: {text}"))
+    if failures:
+        summary = f"self-test on {backend.device} in {dtype}: {wrong} of {compared} numbers are off"
+        raise CheckpointError(_report(summary, failures))
+    return SelfTest(len(golden.cases), largest, allowed)
+
+
+def outcomes(
+    inputs: Sequence[GoldenInput], preparer: Preparer, backend: Backend[Any]
+) -> Iterator[Score | CandidateError]:
+    """One outcome per input, in order, through the decoder, preparer and backend that serve."""
+    for start in range(0, len(inputs), _BATCH):
+        prepared = [_candidate(one, preparer) for one in inputs[start : start + _BATCH]]
+        candidates = [one for one in prepared if isinstance(one, Candidate)]
+        scored = iter(backend.score(backend.collate(candidates)).outcomes if candidates else [])
+        yield from (next(scored) if isinstance(one, Candidate) else one for one in prepared)
+
+
+def numbers(score: Score | GoldenCase) -> dict[str, float | None]:
+    """Every number of a score by the name that messages call it."""
+    dimensions: dict[str, float | None] = {}
+    for name, dimension in score.dimensions.items():
+        dimensions |= {f"{name}.mean": dimension.mean, f"{name}.std": dimension.std}
+    return dimensions | {"reward": score.reward, "reward_std": score.reward_std}
+
+
+def deviation(name: str, got: float | None, expected: float | None) -> float:
+    """How far a number is off, in the unit of the tolerances; infinite when it is missing, extra or not finite.
+
+    Means and rewards count absolutely: the ranking loss (Eq. 4, 5) fixes their scale, and a mean that is off by d moves
+    a win probability by d / 4 at most. A std above 1 counts relatively, because its logarithm is what a head gives.
+    """
+    if got is None or expected is None:
+        return 0.0 if got is expected else math.inf
+    return abs(got - expected) / _scale(name, expected) if math.isfinite(got) else math.inf
+
+
+def _scale(name: str, expected: float) -> float:
+    return max(1.0, expected) if name.endswith("std") else 1.0
+
+
+def _candidate(one: GoldenInput, preparer: Preparer) -> Candidate | CandidateError:
+    field = "source"
+    try:
+        source = preparer.image(decode(base64.b64decode(one.source)))
+        field = "edited"
+        edited = preparer.image(decode(base64.b64decode(one.edited)))
+        field = "instruction"
+        return preparer.candidate(source, edited, one.instruction)
+    except CandidateError as error:
+        return type(error)(f"{field}: {error}")
+
+
+def _difference(name: str, got: float | None, expected: float | None, allowed: float) -> str:
+    told = f"{name}: got {_shown(got)}, recorded {_shown(expected)}"
+    if got is None or expected is None or not math.isfinite(got):
+        return told
+    return f"{told}: off by {abs(got - expected):.3g}, tolerance {allowed * _scale(name, expected):.3g}"
+
+
+def _shown(number: float | None) -> str:
+    return "none" if number is None else f"{number:.7g}"
+
+
+def _report(summary: str, failures: list[tuple[float, str]]) -> list[str]:
+    """The summary, then the worst failures first."""
+    finite = [off for off, _ in failures if math.isfinite(off)]
+    by = f" by up to {max(finite):.3g}" if finite else ""
+    lines = [text for _, text in sorted(failures, key=lambda failure: -failure[0])]
+    if len(lines) > _SHOWN:
+        lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"]
+    return [f"{FILE}: {line}" for line in (f"{summary}{by}; these are not the scores of its author", *lines)]

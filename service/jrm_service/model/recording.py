@@ -1,0 +1,167 @@
+"""Recording golden scores: which inputs, what they score, how far lower precision is off."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+from jrm_service.errors import CandidateError, CheckpointError
+from jrm_service.images.decode import decode
+from jrm_service.scoring.types import Score
+
+from .checkpoint import Checkpoint
+from .files import write_json
+from .golden import (
+    FILE,
+    FORMAT,
+    MAX_CASES,
+    Golden,
+    GoldenCase,
+    GoldenDimension,
+    GoldenInput,
+    Tolerance,
+    deviation,
+    numbers,
+    outcomes,
+)
+from .scorer import CheckpointPreparer, PlainScorer
+
+_MARGIN = 4  # times the rounding that was measured: another kernel rounds differently, but not that much worse
+_FINER = 5  # float16 has three bits more than bfloat16, so a rounding 8 times finer; less than that is relied on
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a golden case is recorded from: two RGB images and an instruction."""
+
+    source: PILImage.Image
+    edited: PILImage.Image
+    instruction: str
+
+
+def record(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str = "cpu") -> Golden:
+    """Score the examples with the plain scorer in float32, write ``reward/golden.json``, return what it holds.
+
+    The tolerances for lower precision are four times what a bfloat16 backbone is off by on the same device, and at
+    least the defaults. The weights are loaded twice, one copy after the other. Raises CheckpointError when an
+    example has no finite score, and ValueError without examples or with more than ``MAX_CASES``.
+    """
+    if not 1 <= len(examples) <= MAX_CASES:
+        raise ValueError(f"golden scores are recorded of 1 to {MAX_CASES} examples, got {len(examples)}")
+    inputs = [
+        GoldenInput(source=_png(one.source), edited=_png(one.edited), instruction=one.instruction) for one in examples
+    ]
+    exact = _scores(checkpoint, inputs, device, torch.float32)
+    cases = [_case(*recorded, index) for index, recorded in enumerate(zip(inputs, exact, strict=True))]
+    rounded = _scores(checkpoint, inputs, device, torch.bfloat16)
+    golden = Golden(
+        format=FORMAT, fingerprint=checkpoint.fingerprint, tolerance=_tolerance(cases, rounded), cases=cases
+    )
+    write_json(checkpoint.path / FILE, golden.model_dump())
+    return golden
+
+
+def _scores(
+    checkpoint: Checkpoint, inputs: Sequence[GoldenInput], device: str, dtype: torch.dtype
+) -> list[Score | CandidateError]:
+    return list(outcomes(inputs, CheckpointPreparer(checkpoint), PlainScorer(checkpoint, device, dtype)))
+
+
+def _case(one: GoldenInput, outcome: Score | CandidateError, index: int) -> GoldenCase:
+    if not isinstance(outcome, Score) or not outcome.finite:
+        raise CheckpointError([f"{FILE}: cases.{index}: nothing to record, the outcome is {outcome}"])
+    dimensions = {name: GoldenDimension(mean=d.mean, std=d.std) for name, d in outcome.dimensions.items()}
+    return GoldenCase(**one.model_dump(), dimensions=dimensions, reward=outcome.reward, reward_std=outcome.reward_std)
+
+
+def _tolerance(exact: Sequence[GoldenCase], rounded: Sequence[Score | CandidateError]) -> Tolerance:
+    """Defaults, or what this checkpoint's own rounding asks for. Scores that overflowed in bfloat16 allow nothing."""
+    off = [
+        deviation(name, got, expected)
+        for case, score in zip(exact, rounded, strict=True)
+        if isinstance(score, Score)
+        for (name, expected), got in zip(numbers(case).items(), numbers(score).values(), strict=True)
+    ]
+    needed = _MARGIN * max((value for value in off if math.isfinite(value)), default=0.0)
+    least = Tolerance()
+    return Tolerance(
+        bfloat16=float(f"{max(least.bfloat16, needed):.2g}"),
+        float16=float(f"{max(least.float16, needed / _FINER):.2g}"),
+    )
+
+
+def _png(image: PILImage.Image) -> str:
+    """Lossless: other JPEG decoders give other pixels, and other pixels other scores."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def read_examples(file: Path) -> list[Example]:
+    """The rows of a JSONL file, as ``jrm score --jsonl`` reads them; relative paths start at the file's folder.
+
+    Raises ValueError with every bad line, its number and what is wrong with it.
+    """
+    examples: list[Example] = []
+    problems: list[str] = []
+    for line, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            examples.append(_example(json.loads(text), file.parent))
+        except (ValueError, OSError, RecursionError, CandidateError) as error:
+            problems.append(f"{file.name}:{line}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return examples
+
+
+def _example(row: object, folder: Path) -> Example:
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    for name in ("source", "edited", "instruction"):
+        if not isinstance(row.get(name), str) or not row[name]:
+            raise ValueError(f"{name}: missing, empty or not a string")
+    source, edited = (decode((folder / row[name]).read_bytes()) for name in ("source", "edited"))
+    return Example(source, edited, row["instruction"])
+
+
+def drawn_examples() -> list[Example]:
+    """Four edits of two drawn scenes: for a checkpoint whose author has no pictures at hand.
+
+    They have two shapes, so two grids of patches; a gradient and a texture, so that resizing matters; a group with one
+    source, so that there is something to share; and a text beyond ASCII.
+    """
+    wide, tall = _scene((192, 144), "red"), _scene((120, 200), "green")
+    return [
+        Example(wide, _scene((192, 144), "blue"), "make the red square blue"),
+        Example(wide, wide, "make the red square blue"),
+        Example(wide, _scene((192, 144), None), "remove the red square"),
+        Example(tall, _scene((120, 200), "orange"), "把绿色方块变成橙色"),
+    ]
+
+
+def _scene(size: tuple[int, int], square: str | None) -> PILImage.Image:
+    """A shaded background with a texture, a circle and, unless None, a square of that colour."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    shades = [96 + 96 * x / width, 160 - 64 * y / height, 128 + 24 * ((x // 3 + y // 5) % 2)]
+    image = PILImage.fromarray(np.stack(shades, -1).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((width * 0.55, height * 0.5, width * 0.9, height * 0.5 + width * 0.35), fill="yellow", outline="black")
+    if square is not None:
+        draw.rectangle((width * 0.1, height * 0.1, width * 0.4, height * 0.1 + width * 0.3), fill=square)
+    return image

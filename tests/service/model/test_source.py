@@ -1,0 +1,84 @@
+"""A checkpoint on its devices: what is loaded, tested and described."""
+
+import logging
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from jrm_service.errors import CheckpointError
+from jrm_service.model import golden, recording
+from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.source import bundled_checkpoint, open_source
+from support import checkpoints
+
+
+@pytest.fixture
+def path(tmp_path):
+    return checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass())
+
+
+@pytest.fixture
+def recorded(path):
+    recording.record(open_checkpoint(path), recording.drawn_examples())
+    return path
+
+
+def spoil(path) -> None:
+    """Recorded numbers that no device gives."""
+    document = golden.read(open_checkpoint(path)).model_dump()
+    document["cases"][0]["reward"] += 1
+    (path / golden.FILE).write_text(golden.Golden.model_validate(document).model_dump_json())
+
+
+@pytest.mark.parametrize("engine", ["trie", "plain"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_self_test_is_described(recorded, engine, dtype):
+    model, backends = open_source(recorded, ["cpu", "cpu"], dtype, engine).load()
+    assert len(backends) == 2
+    result = model.description["self_test"]
+    assert result["cases"] == 4
+    assert result["max_deviation"] <= result["tolerance"]
+    assert result["tolerance"] == getattr(golden.read(open_checkpoint(recorded)).tolerance, dtype)
+
+
+def test_without_golden_scores_there_is_nothing_to_test(path, caplog):
+    with caplog.at_level(logging.INFO):
+        model, _ = open_source(path, ["cpu"], "auto", "trie").load()
+    assert model.description["self_test"] is None
+    assert "no self-test: reward/golden.json is not there" in caplog.messages
+
+
+def test_scores_that_are_off_are_not_served(recorded):
+    spoil(recorded)
+    with pytest.raises(CheckpointError, match=r"off by 1, tolerance 0\.001"):
+        open_source(recorded, ["cpu"], "auto", "trie").load()
+
+
+def test_golden_scores_of_another_checkpoint_are_refused(recorded):
+    file = recorded / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.visual.pos_embed.weight"] += 1e-6
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="recorded for"):
+        open_source(recorded, ["cpu"], "auto", "trie").load()
+
+
+def test_a_malformed_file_is_told_before_anything_is_loaded(recorded):
+    (recorded / golden.FILE).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"golden\.json: cases: Field required"):
+        open_source(recorded, ["cpu"], "auto", "trie")
+
+
+def test_the_self_test_can_be_switched_off(recorded, caplog):
+    spoil(recorded)
+    with caplog.at_level(logging.INFO):
+        model, _ = open_source(recorded, ["cpu"], "auto", "trie", self_test=False).load()
+    assert model.description["self_test"] is None
+    assert "no self-test: it is switched off" in caplog.messages
+
+
+def test_the_bundled_checkpoint_is_served_when_none_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = open_source(None, ["cpu"], "auto", "trie")
+    assert source.checkpoint.path == bundled_checkpoint()
+    source.load()

@@ -1,0 +1,57 @@
+"""Start-up through the real application: ready after the self-test, or never."""
+
+import threading
+
+import httpx
+import pytest
+
+from jrm_service.errors import CheckpointError
+from jrm_service.model import golden, recording
+from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.settings import Settings
+from support import checkpoints, servers
+from support.servers import error_of
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    path = checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass())
+    recording.record(open_checkpoint(path), recording.drawn_examples())
+    return path
+
+
+@pytest.fixture
+def off(recorded):
+    """A checkpoint whose golden scores nothing here reproduces."""
+    document = golden.read(open_checkpoint(recorded)).model_dump()
+    document["cases"][1]["dimensions"]["visual_quality"]["mean"] += 0.5
+    (recorded / golden.FILE).write_text(golden.Golden.model_validate(document).model_dump_json())
+    return recorded
+
+
+def test_a_server_that_passed_shows_it(recorded):
+    with servers.serving(Settings(checkpoint=recorded, device="cpu,cpu")) as url:
+        result = httpx.get(f"{url}/v1/info").json()["self_test"]
+    assert (result["cases"], result["tolerance"]) == (4, 1e-3)
+    assert 0 <= result["max_deviation"] < 1e-4
+
+
+def test_a_server_that_is_off_never_becomes_ready(off):
+    told: list[BaseException] = []
+    heard = threading.Event()
+    settings = Settings(checkpoint=off, device="cpu")
+    with servers.starting(settings, on_failed=lambda error: (told.append(error), heard.set())) as url:
+        assert heard.wait(60)
+        reply = httpx.get(f"{url}/health/ready")
+        assert error_of(reply) == (503, "not_ready")
+        assert "failed" in reply.text
+        assert error_of(httpx.post(f"{url}/v1/score", json={})) == (503, "not_ready")
+    [error] = told
+    assert isinstance(error, CheckpointError)
+    assert "cases.1: visual_quality.mean: got " in error.problems[1]
+    assert error.problems[1].endswith("off by 0.5, tolerance 0.001")
+
+
+def test_switched_off_it_serves(off):
+    with servers.serving(Settings(checkpoint=off, device="cpu", self_test=False)) as url:
+        assert httpx.get(f"{url}/v1/info").json()["self_test"] is None
