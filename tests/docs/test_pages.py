@@ -14,7 +14,7 @@ from jrm_service.settings import Settings
 
 every_page = pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
 
-PYTHON_NAMES = {"jrm_client", "jrm_service", "jrm_score", "jrm_reward"}
+PYTHON_NAMES = {"jrm_client", "jrm_service", "jrm_training", "jrm_score", "jrm_reward"}
 CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
 
 

@@ -1,0 +1,13 @@
+"""``python -m jrm_training``: what torchrun starts."""
+
+import typer
+
+from .commands import evaluate
+from .train_commands import init, train, world
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+for command in (init, train, evaluate, world):
+    app.command()(command)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,173 @@
+"""Groups to packed rows: the scored prompt, the reward token and the critique as one sequence, shared beginnings once.
+
+The sequences are those that the server builds (``SequenceBuilder``) with the critique as the assistant's answer, and a
+row is the trie that the server scores: sources and edited images are computed once for all edits and passes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from jrm_service.errors import CandidateError, CheckpointError
+from jrm_service.images import preprocess
+from jrm_service.model.checkpoint import Checkpoint
+from jrm_service.model.engine import TrieAttention
+from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.model.trie import build_trie, positions
+from jrm_service.scoring.types import Candidate, Image, Segment, Text, TokenSequence
+
+from .data import Group
+from .rows import quoted
+
+_REGION = re.compile(r"<\|(?:bbox_\d+|global)\|>")
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One packed row on the host.
+
+    ``ids`` int64 [T] has the image token at image slots, ``position_ids`` is int64 [3, 1, T]. ``patches`` float32 [P, D]
+    and ``grids`` int64 [images, 3] are of the distinct images; ``order`` says which of them stands where in packed order.
+    ``reads`` int64 [candidates, passes] are the slots of the reward tokens. ``before`` int64 [C] are the slots whose next
+    token is one of a critique, ``targets`` int64 [C] those tokens. ``labels`` float64 [candidates, dimensions] have NaN
+    where there is none; ``group_of`` int64 [candidates] numbers the groups of the row.
+    """
+
+    ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention: TrieAttention
+    patches: torch.Tensor
+    grids: torch.Tensor
+    order: list[int]
+    reads: torch.Tensor
+    before: torch.Tensor
+    targets: torch.Tensor
+    labels: torch.Tensor
+    group_of: torch.Tensor
+
+
+class Collator:
+    """Turns groups into rows, exactly as the checkpoint's server would read them. Can be pickled for workers."""
+
+    def __init__(self, checkpoint: Checkpoint, *, critiques: bool = True, max_tokens: int | None = None) -> None:
+        """``critiques`` False leaves the language out, for alpha = 0; no sequence may pass ``max_tokens``.
+
+        Nor may one pass the model's context. Raises CheckpointError for a tokenizer that cannot end a turn.
+        """
+        self._checkpoint = checkpoint
+        self._preparer = CheckpointPreparer(checkpoint)
+        self._critiques = critiques
+        context = int(checkpoint.config.text_config.max_position_embeddings)
+        self._max_tokens = context if max_tokens is None else min(max_tokens, context)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+        if tokenizer.eos_token_id is None:
+            raise CheckpointError(["tokenizer_config.json: eos_token: missing, a critique could not end"])
+        self._end = int(tokenizer.eos_token_id)
+        # A private copy, as in SequenceBuilder: these flags are state of the Rust tokenizer that all callers share.
+        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain.encode_special_tokens = True
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
+        self._regions = {token: number for token, number in added.items() if _REGION.fullmatch(token)}
+
+    def critique_ids(self, text: str) -> Ids:
+        """A critique and the end of the turn: region tags that the tokenizer has are tokens, the rest is plain text."""
+        ids: list[int] = []
+        for piece in self._pieces(text):
+            region = self._regions.get(piece)
+            ids += [region] if region is not None else self._plain.encode(piece, add_special_tokens=False).ids
+        return (*ids, self._end)
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        """The text cut around the region tags that the tokenizer has."""
+        end = 0
+        for tag in _REGION.finditer(text):
+            if tag[0] in self._regions:
+                yield from (text[end : tag.start()], tag[0])
+                end = tag.end()
+        yield text[end:]
+
+    def row(self, groups: Sequence[Group]) -> Row:
+        """Pack groups into one row. Raises ValueError, naming the instruction, for a group that the model cannot take."""
+        manifest, spec = self._checkpoint.manifest, self._checkpoint.image_spec
+        candidates = [candidate for group in groups for candidate in self._candidates(group)]
+        scored = [sequence for candidate in candidates for sequence in candidate.sequences]
+        answers = self._answers(groups, scored)
+        told = [(*scored[n].segments, Text((*scored[n].tail, *critique))) for n, critique in answers]
+        trie = build_trie([*(sequence.segments for sequence in scored), *told])
+        before: list[npt.NDArray[np.int64]] = []
+        for (n, critique), end in zip(answers, trie.reads[len(scored) :], strict=True):
+            slots = np.arange(end - len(critique), end)
+            if not scored[n].tail:  # the critique has a node to itself, and the reward token is what it follows
+                slots[0] = trie.reads[n]
+            before.append(slots)
+        images = [segment for segment in trie.segments if isinstance(segment, Image)]
+        distinct = {image.key: image for image in images}
+        place = {key: n for n, key in enumerate(distinct)}
+        return Row(
+            ids=torch.from_numpy(np.concatenate([self._ids(segment) for segment in trie.segments])),
+            position_ids=torch.from_numpy(positions(trie, spec.factor))[:, None],
+            attention=TrieAttention.of(trie),
+            patches=torch.cat([torch.from_numpy(preprocess.patches(i.pixels, spec)) for i in distinct.values()]),
+            grids=torch.tensor([preprocess.grid(image.pixels, spec) for image in distinct.values()]),
+            order=[place[image.key] for image in images],
+            reads=torch.tensor(trie.reads[: len(scored)]).view(len(candidates), len(manifest.passes)),
+            before=torch.from_numpy(np.concatenate([np.empty(0, np.int64), *before])),
+            targets=torch.tensor([number for _, critique in answers for number in critique], dtype=torch.int64),
+            labels=torch.tensor(
+                [labels for group in groups for labels in _labels(group, manifest.dimensions)], dtype=torch.float64
+            ),
+            group_of=torch.tensor([number for number, group in enumerate(groups) for _ in group.edits]),
+        )
+
+    def _candidates(self, group: Group) -> list[Candidate]:
+        try:
+            source = self._preparer.image(group.source)
+            edited = [self._preparer.image(edit.image) for edit in group.edits]
+            return [self._preparer.candidate(source, image, group.instruction) for image in edited]
+        except CandidateError as error:
+            raise ValueError(f"{_named(group)}: {error}") from None
+
+    def _answers(self, groups: Sequence[Group], scored: Sequence[TokenSequence]) -> list[tuple[int, Ids]]:
+        """Every critique with the number of the sequence that it answers.
+
+        A pass that is read for several dimensions has as many answers: all of them shape its **h**.
+        """
+        answers: list[tuple[int, Ids]] = []
+        passes = [(g, edit, one) for g in groups for edit in g.edits for one in self._checkpoint.manifest.passes]
+        for number, ((group, edit, one), sequence) in enumerate(zip(passes, scored, strict=True)):
+            texts = [edit.critiques[name] for name in one.read if name in edit.critiques] if self._critiques else []
+            critiques = [self.critique_ids(text) for text in texts]
+            longest = max(map(len, critiques), default=0)
+            if sequence.tokens + longest > self._max_tokens:
+                raise ValueError(
+                    f"{_named(group)}: a sequence of {sequence.tokens} tokens and a critique of {longest}, "
+                    f"the limit is {self._max_tokens}"
+                )
+            answers += [(number, critique) for critique in critiques]
+        return answers
+
+    def _ids(self, segment: Segment) -> npt.NDArray[np.int64]:
+        if isinstance(segment, Text):
+            return np.array(segment.ids, np.int64)
+        return np.full(segment.tokens, self._checkpoint.config.image_token_id, np.int64)
+
+
+def _labels(group: Group, dimensions: Sequence[str]) -> Iterator[tuple[float, ...]]:
+    """What the edits compare by, one tuple an edit, in the order of the dimensions."""
+    return zip(*(group.ranking(name) for name in dimensions), strict=True)
+
+
+def _named(group: Group) -> str:
+    return f"instruction '{quoted(group.instruction)}'"

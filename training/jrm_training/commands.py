@@ -1,0 +1,142 @@
+"""The training commands of ``jrm``. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from .data import Group
+    from .evaluate_scorers import GroupScorer
+
+
+def evaluate(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="JSONL file of scores; groups that are in it are not scored again.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Preference data to score (docs/training-data.md).", show_default=False)
+    ] = None,
+    world: Annotated[
+        str | None,
+        typer.Option(help="Score the synthetic world instead: train, test or unseen.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="With --world: number of groups.")] = 500,
+    edits: Annotated[int, typer.Option(min=2, help="With --world: edits in a group.")] = 12,
+    seed: Annotated[int, typer.Option(help="With --world: its seed.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder, scored in this process.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="With --checkpoint: auto, cpu or cuda:0.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="With --checkpoint: auto, float32, bfloat16 or float16.")] = "auto",
+    url: Annotated[str | None, typer.Option(help="A running server to ask instead.", show_default=False)] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="With --url: sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="With --url: seconds for one group.")] = 60.0,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure how well a checkpoint or a server orders edits: accuracy, ties, the pick of a group, calibration.
+
+    jrm evaluate --data test.jsonl --checkpoint my-jrm --out scores.jsonl
+
+    jrm evaluate --world test --url http://127.0.0.1:8000 --out scores.jsonl
+
+    A run can be interrupted and started again: it goes on where it stopped, and tries again what failed.
+
+    Exit status: 0 if every edit has a score, 1 if not, 2 for wrong usage.
+    """
+    if (data is None) == (world is None) or (checkpoint is None) == (url is None):
+        raise typer.BadParameter("expected one of --data and --world, and one of --checkpoint and --url")
+    if world not in (None, "train", "test", "unseen"):
+        raise typer.BadParameter(f"--world {world}: expected train, test or unseen")
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise typer.BadParameter(f"--dtype {dtype}: expected auto, float32, bfloat16 or float16")
+    from jrm_client import JRMError
+    from jrm_service.errors import CheckpointError
+    from jrm_service.scoring.backend import WorkerLost
+
+    from .evaluate_results import EvaluationError
+
+    try:
+        with _scorer(checkpoint, device, dtype, url, api_key, timeout) as scorer:
+            groups = _groups(data, world, count, edits, seed, scorer.dimensions)
+            complete = _evaluate(groups, scorer, out, as_json)
+    except CheckpointError as error:
+        _fail(error.problems)
+    except (EvaluationError, JRMError, WorkerLost, OSError, ValueError) as error:
+        _fail([str(error)])
+    if not complete:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _scorer(
+    checkpoint: Path | None, device: str, dtype: str, url: str | None, api_key: str | None, timeout: float
+) -> Iterator[GroupScorer]:
+    from jrm_client import JRMClient
+
+    from .evaluate_scorers import ServerScorer, open_scorer
+
+    if url is not None:
+        with JRMClient(url, api_key=api_key, timeout=timeout) as client:
+            yield ServerScorer(client)
+    elif checkpoint is not None:
+        yield open_scorer(checkpoint, device=device, dtype=dtype)
+
+
+def _groups(
+    data: Path | None, world: str | None, count: int, edits: int, seed: int, dimensions: Sequence[str]
+) -> Sequence[Group]:
+    if data is not None:
+        from .data import read_groups
+
+        return read_groups(data, dimensions)
+    from .world import World
+
+    return World(count, seed=seed, split=world, edits=edits)  # type: ignore[arg-type] # checked by the command
+
+
+def _evaluate(groups: Sequence[Group], scorer: GroupScorer, out: Path, as_json: Path | None) -> bool:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .evaluate import make_report, score_groups
+    from .evaluate_report import table, to_json
+    from .evaluate_results import EvaluationError, ResultsFile
+
+    if not len(groups):
+        raise EvaluationError("no groups to evaluate")
+    results = ResultsFile(out, scorer.model, scorer.fingerprint)
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("scoring groups"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task("scoring", total=len(groups))
+        judged = score_groups(
+            groups, scorer, results, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    with console.status("figures and intervals"):
+        report = make_report(judged, scorer)
+    Console().print(table(report))
+    if as_json is not None:
+        as_json.write_text(json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return not report.failed
+
+
+def _fail(problems: Sequence[str]) -> NoReturn:
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    raise typer.Exit(1)

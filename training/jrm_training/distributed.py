@@ -1,0 +1,68 @@
+"""Several devices: which of them this process is, what is summed over all, and how weights are spread (ZeRO-2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from .model import JointModel
+
+
+class Place(NamedTuple):
+    """This process among all: ``rank`` of ``world``."""
+
+    rank: int
+    world: int
+
+
+def place() -> Place:
+    """Where this process stands; 0 of 1 without a process group."""
+    return Place(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Place(0, 1)
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_devices(numbers: torch.Tensor) -> list[float]:
+    """Sums over all devices of plain numbers: float64 [N], on this process's device."""
+    if dist.is_initialized():
+        dist.all_reduce(numbers)
+    summed: list[float] = numbers.tolist()
+    return summed
+
+
+def sum_gradients(model: JointModel) -> None:
+    """Sum gradients over devices, in one transfer. Losses are already divided by counts over all of them."""
+    if not dist.is_initialized():
+        return
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+
+
+def shard(model: JointModel, dtype: torch.dtype | None) -> None:
+    """Spread weights at rest, gradients and optimizer state; weights stay gathered between forward and backward.
+
+    That is ZeRO-2. ``dtype`` is what layers compute in and weights are sent as; gradients are summed in float32, and the
+    heads stay in float32 throughout. Needs a process group.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    fully_shard(model.heads, reshard_after_forward=False)
+    for layer in [*model.backbone.visual.blocks, *model.backbone.language_model.layers]:
+        fully_shard(layer, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mp_policy=policy, reshard_after_forward=False)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Losses are already divided by counts over all devices. As a plain sum, since only NCCL scales on its way.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)

@@ -1,0 +1,104 @@
+"""The joint model: one backbone pass over a packed row gives **h** for the reward heads and logits for the critique."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen3VLModel
+
+from jrm_service.errors import CheckpointError
+from jrm_service.model.checkpoint import Checkpoint, load_model
+from jrm_service.model.engine import ATTENTION
+from jrm_service.model.heads import RewardHeads
+from jrm_service.model.weights import LM_HEAD, read_tensors
+
+from .batch import Row
+
+
+@dataclass(frozen=True, slots=True)
+class JointOutput:
+    """What the losses need of a row, and **h** for analysis.
+
+    ``outputs`` has float32 [candidates, 1 or 2] for each dimension: mean, or mean and log_std. ``logits`` [C, V] are of
+    the tokens in ``Row.targets``; ``h`` is [candidates, passes, H].
+    """
+
+    outputs: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    h: torch.Tensor
+
+
+class JointModel(nn.Module):
+    """Backbone (Eq. 1), reward heads (Eq. 2) and language head (Eq. 3). A tied language head is the embedding itself."""
+
+    def __init__(self, backbone: Qwen3VLModel, heads: RewardHeads, lm_head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone, self.heads, self.lm_head = backbone, heads, lm_head
+        backbone.language_model.config._attn_implementation = ATTENTION
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str | torch.device = "cpu") -> JointModel:
+        """All weights in float32, ready to train. Raises CheckpointError when a tensor holds NaN or infinity."""
+        backbone, heads = load_model(checkpoint, device, torch.float32)
+        embedding = backbone.get_input_embeddings().weight
+        lm_head = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False, device="meta")
+        lm_head.weight = embedding
+        if not checkpoint.config.tie_word_embeddings:
+            problems: list[str] = []
+            header = {LM_HEAD: checkpoint.weights[LM_HEAD]}
+            ((_, weight),) = read_tensors(header, torch.device(device), torch.float32, problems)
+            if problems:
+                raise CheckpointError(problems)
+            lm_head.weight = nn.Parameter(weight)
+        return cls(backbone, heads, lm_head).train().requires_grad_(True)
+
+    def forward(self, row: Row) -> JointOutput:
+        """Run one packed row, which may be on the host. The language head sees the slots before critique tokens only."""
+        device = self.lm_head.weight.device
+        vision = self.backbone.get_image_features(row.patches.to(device), row.grids.to(device), return_dict=True)
+        ids = row.ids.to(device)
+        at_image = ids == self.backbone.config.image_token_id
+        embeds = self.backbone.get_input_embeddings()(ids)
+        packed = _in_order(vision.pooler_output, row.order).to(embeds.dtype)
+        hidden = self.backbone.language_model(
+            inputs_embeds=embeds.masked_scatter(at_image[:, None], packed)[None],
+            position_ids=row.position_ids.to(device),
+            attention_mask=None,
+            visual_pos_masks=at_image[None],
+            deepstack_visual_embeds=[_in_order(layer, row.order) for layer in _deepstack(vision)],
+            use_cache=False,
+            trie=row.attention.to(device),
+        ).last_hidden_state[0]
+        h = hidden[row.reads.to(device)]
+        return JointOutput(self.heads(list(h.unbind(1))), self.lm_head(hidden[row.before.to(device)]), h)
+
+    def split(self, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """A state dict of this module as (stock weights, tensors of the heads), by their names in a checkpoint.
+
+        A tied language head is left out: it is the embedding.
+        """
+        stock = {f"model.{name}": state[f"backbone.{name}"] for name, _ in self.backbone.named_parameters()}
+        if not self.backbone.config.tie_word_embeddings:
+            stock[LM_HEAD] = state["lm_head.weight"]
+        heads: dict[str, torch.Tensor] = {}
+        for number, name in enumerate(self.heads.manifest.heads):
+            layers = f"heads.heads.{number}.layers."
+            heads |= {
+                f"{name}.{key.removeprefix(layers)}": value for key, value in state.items() if key.startswith(layers)
+            }
+        return stock, heads
+
+
+def _in_order(features: Any, order: list[int]) -> torch.Tensor:
+    """Features of distinct images, one tensor each, as the packed row wants them: an image may stand there twice."""
+    return torch.cat([features[n] for n in order])
+
+
+def _deepstack(vision: Any) -> list[Any]:
+    """DeepStack features of every layer by image; transformers 5.16 leaves those of all images in one piece."""
+    sizes = [len(one) for one in vision.pooler_output]
+    return [torch.split(f, sizes) if isinstance(f, torch.Tensor) else f for f in vision.deepstack_features]

@@ -1,0 +1,42 @@
+"""Which groups every row of a run takes: a function of recipe and step alone, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Order:
+    """``count`` groups in steps of ``batch``, each of them in rows of ``micro_batch``.
+
+    Epochs follow one another without a gap, so a step may reach into the next. With ``shuffle`` every epoch has a
+    permutation of its own, by ``seed``; without, all have the order of the data.
+    """
+
+    count: int
+    batch: int
+    micro_batch: int
+    seed: int
+    shuffle: bool
+    _permuted: tuple[int, Sequence[int]] = field(default=(-1, ()), init=False)
+
+    def rows(self, step: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
+        """Indices of the groups of each row that process ``rank`` of ``world`` has in a step (from 0).
+
+        Rows are dealt out in turn, so the rows of all processes together are those of a single one.
+        """
+        places = range(step * self.batch, (step + 1) * self.batch)
+        for start in range(rank * self.micro_batch, self.batch, world * self.micro_batch):
+            yield [self._group(place) for place in places[start : start + self.micro_batch]]
+
+    def _group(self, place: int) -> int:
+        epoch, index = divmod(place, self.count)
+        if not self.shuffle:
+            return index
+        if epoch != self._permuted[0]:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            self._permuted = (epoch, order.tolist())
+        return self._permuted[1][index]

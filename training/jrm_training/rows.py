@@ -1,0 +1,187 @@
+"""One line of a preference file: what it may say, and why it is refused. ``docs/training-data.md`` is the format.
+
+Everything is strict, because a label that is dropped without a word is a reward that is wrong without a word: unknown
+keys, unknown dimensions, repeated keys, numbers in quotes, NaN and half-labelled rows are all refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core.core_schema import ValidationInfo
+
+MAX_ROW_BYTES = 16 * 2**20
+"""A longer line is refused: it is a file of something else, or one whose line breaks were lost."""
+
+Preference: TypeAlias = Literal["first", "second", "tie"]
+
+_MAX_REASONS = 5
+_MAX_QUOTED = 120
+_CRITIQUE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def critique_text(value: object) -> str:
+    """Return what the language head has to write for a critique of a row: text as it is, a JSON object in one line.
+
+    An object becomes ``json.dumps(value, ensure_ascii=False)``: keys in their order, ``", "`` and ``": "`` between
+    them, no other white space. Raises ValueError for anything else, for what is empty or not valid Unicode, and for
+    an object that holds a number beyond float64.
+    """
+    if isinstance(value, dict):
+        try:
+            text = _CRITIQUE.encode(value) if value else ""
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+    elif isinstance(value, str):
+        text = value
+    else:
+        raise ValueError("a critique is text or a JSON object")
+    if not text.strip():
+        raise ValueError("empty; leave a critique out that is not known")
+    return _unicode(text)
+
+
+def critique_value(text: str) -> str | dict[str, Any]:
+    """Return the inverse of ``critique_text``: an object if and only if it becomes exactly this text again."""
+    try:
+        value = _loads(text)
+        return value if isinstance(value, dict) and critique_text(value) == text else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _known(name: str, info: ValidationInfo) -> str:
+    if info.context is not None and name not in info.context:
+        raise ValueError(f"not a dimension of this checkpoint ({', '.join(info.context)})")
+    return name
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("empty")
+    return _unicode(text)
+
+
+def _unicode(text: str) -> str:
+    """The text, which JSON's \\u escapes can make something that has no UTF-8 and no tokens."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not valid Unicode (a lone surrogate at {error.start})") from None
+    return text
+
+
+_Dimension = Annotated[str, AfterValidator(_known)]
+_Text = Annotated[str, AfterValidator(_not_blank)]
+_Label = Annotated[float, Field(allow_inf_nan=False)]
+_Critique = Annotated[str, BeforeValidator(critique_text)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EditRow(_Strict):
+    """An edit of a row: the path of its image, a label and the text of a critique for each dimension that has one."""
+
+    image: _Text
+    labels: dict[_Dimension, _Label] = {}
+    critiques: dict[_Dimension, _Critique] = {}
+
+
+class Row(_Strict):
+    """A whole row. Within a row every edit has a label for a dimension or none has, unless a preference decides it.
+
+    Validation takes the known dimensions as its context; without a context every name is one.
+    """
+
+    source: _Text
+    instruction: _Text
+    edits: Annotated[list[EditRow], Field(min_length=2)]
+    preferences: dict[_Dimension, Preference] = {}
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if self.preferences and len(self.edits) != 2:
+            raise ValueError(f"preferences are between two edits, this row has {len(self.edits)}; label them instead")
+        labelled = {dimension: None for edit in self.edits for dimension in edit.labels}
+        for dimension in labelled:
+            lacking = next((number for number, edit in enumerate(self.edits) if dimension not in edit.labels), None)
+            if lacking is not None and dimension not in self.preferences:
+                raise ValueError(f"edits[{lacking}].labels: no {dimension}, which another edit of the row has")
+        if not self.compared and not any(edit.critiques for edit in self.edits):
+            raise ValueError("nothing to learn from: no labels, no preferences, no critiques")
+        return self
+
+    @property
+    def compared(self) -> frozenset[str]:
+        """The dimensions in which the edits can be compared: by a preference, or since all have labels."""
+        return frozenset(self.preferences).union(frozenset.intersection(*(frozenset(e.labels) for e in self.edits)))
+
+    def images(self) -> dict[str, str]:
+        """Where each image is named (``source``, ``edits[0].image``, …) -> its path, as the row has it."""
+        return {"source": self.source} | {f"edits[{n}].image": edit.image for n, edit in enumerate(self.edits)}
+
+
+def parse_row(line: bytes, dimensions: Collection[str]) -> Row:
+    """Parse and validate one line, with or without its line break. Raises ValueError with the reason, in short."""
+    if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+        raise ValueError(f"longer than {MAX_ROW_BYTES >> 20} MiB")
+    try:
+        value = _loads(line.decode().rstrip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} (column {error.pos + 1})") from None
+    except RecursionError:
+        raise ValueError("not JSON that makes sense here: nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return to_row(value, dimensions)
+
+
+def to_row(value: dict[str, Any], dimensions: Collection[str] | None) -> Row:
+    """Validate a row that is JSON already; None takes any name for a dimension. Raises ValueError with the reason."""
+    try:
+        return Row.model_validate(value, context=dimensions)
+    except ValidationError as error:
+        items = error.errors(include_url=False, include_context=False, include_input=False)
+        reasons = [_reason(item["loc"], item["msg"].removeprefix("Value error, ")) for item in items[:_MAX_REASONS]]
+        more = [f"and {len(items) - _MAX_REASONS} more"] if len(items) > _MAX_REASONS else []
+        raise ValueError("; ".join([*reasons, *more])) from None
+
+
+def quoted(text: str) -> str:
+    """Return text of a file as messages show it: short, in one line, without control characters."""
+    short = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
+    return short if short.isprintable() else ascii(short)
+
+
+def _reason(location: tuple[str | int, ...], message: str) -> str:
+    where = ""
+    for piece in location:
+        if isinstance(piece, int):
+            where += f"[{piece}]"
+        elif piece != "[key]":  # pydantic's mark for "the key, not the value"
+            where += f".{quoted(piece)}" if where else quoted(piece)
+    return f"{where}: {message}" if where else message
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"not JSON: {name} is not a number in it")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {quoted(repeated)} stands twice in one object")
+    return value

@@ -1,0 +1,94 @@
+"""States of a run on disk, from which it goes on after a kill: ``states/00000200`` is the one after step 200.
+
+A state is torch's distributed checkpoint of model and optimizers with the recipe beside it. It does not depend on how
+many processes saved it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from .config import Recipe
+from .distributed import barrier, place
+
+STATES = "states"
+KEPT = 2
+
+# How a step is computed, kept or exported, but not what it is.
+_FREE = {"save_every", "micro_batch", "gradient_checkpointing", "saved_dtype", "data.workers"}
+_RECIPE = "recipe.json"
+
+
+def save_state(
+    out: Path, step: int, recipe: Recipe, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    """Write the state after a step, by all processes together, and remove all but the newest ``KEPT``.
+
+    It is written under another name and renamed: a kill leaves the last whole one. Raises OSError.
+    """
+    folder = out / STATES
+    draft, final = folder / "draft", folder / f"{step:08}"
+    first = place().rank == 0
+    if first:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    barrier()
+    save(_tensors(model, optimizers), checkpoint_id=draft, no_dist=place().world == 1)
+    if first:
+        (draft / _RECIPE).write_text(recipe.model_dump_json(), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        draft.replace(final)
+        for old in saved_states(out)[:-KEPT]:
+            shutil.rmtree(old)
+    barrier()
+
+
+def load_state(out: Path, recipe: Recipe, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Bring model and optimizers to the newest state and return its step; 0, with nothing done, where there is none.
+
+    Raises ValueError when it is another recipe's.
+    """
+    states = saved_states(out)
+    if not states:
+        return 0
+    newest = states[-1]
+    saved = Recipe.model_validate_json((newest / _RECIPE).read_bytes())
+    changes = _changes(saved.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    if changes:
+        raise ValueError(f"{newest}: this run was started with another recipe: {'; '.join(changes)}")
+    state = _tensors(model, optimizers)
+    load(state, checkpoint_id=newest, no_dist=place().world == 1)
+    set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
+    return int(newest.name)
+
+
+def saved_states(out: Path) -> list[Path]:
+    """Whole states of a run, oldest first."""
+    folder = out / STATES
+    return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
+def _tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    weights, moments = get_state_dict(model, optimizers)
+    return {"model": weights, "optimizers": moments}
+
+
+def _changes(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs and may not, by its name in the recipe."""
+    changes: list[str] = []
+    for key, value in now.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            changes += _changes(saved[key], value, f"{name}.")
+        elif saved[key] != value and name not in _FREE:
+            changes.append(f"{name} was {saved[key]}, is {value}")
+    return changes

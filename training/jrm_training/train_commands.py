@@ -1,0 +1,141 @@
+"""``jrm train | init | world``. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+def train(
+    recipe: Annotated[str, typer.Option(help="A TOML file, or the name of one that is shipped: jrm-tiny or jrm-8b.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; one that was stopped there goes on.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder to start from.", show_default="a new tiny model"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Preference data (docs/training-data.md) in place of the recipe's.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the language loss in place of the recipe's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in place of the recipe's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train a checkpoint on ranking and language together (Eq. 7).
+
+    The result is OUT/checkpoint, ready for jrm serve --checkpoint. On several GPUs: torchrun --nproc-per-node 8 -m
+    jrm_training train ... with the same options.
+    """
+    import torch
+    from pydantic import ValidationError
+    from rich.console import Console
+
+    from jrm_service.errors import CheckpointError
+
+    from .config import find_recipe, read_recipe
+    from .run import run
+    from .tiny import write_start
+
+    try:
+        overrides = {"alpha": alpha, "name": name, "data": {"jsonl": data, "curriculum": ()} if data else None}
+        read = read_recipe(find_recipe(recipe), **overrides)
+        start = checkpoint or out / "start"
+        if checkpoint is None:
+            write_start(start)
+        chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        written = run(read, start, out, chosen, Console(stderr=True))
+    except CheckpointError as error:
+        _fail(error.problems)
+    except ValidationError as error:
+        _fail(_problems_of(error))
+    except (OSError, ValueError, FloatingPointError) as error:
+        _fail([str(error)])
+    if written is not None:
+        typer.echo(f"wrote {written}; serve it with: {shlex.join(['jrm', 'serve', '--checkpoint', str(written)])}")
+
+
+def init(
+    base: Annotated[Path, typer.Option(help="Folder of a stock Qwen3-VL model.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must be new or empty.")],
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest (docs/checkpoint.md).", show_default="the paper's C.1 and C.2")
+    ] = None,
+    pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Area that images are resized to.", show_default="the manifest's, or 200704"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model.", show_default="the manifest's, or that of --out")
+    ] = None,
+) -> None:
+    """Make a checkpoint to train from a stock Qwen3-VL: reward and region tokens added, reward heads random."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from jrm_service.errors import CheckpointError
+
+    from .start import prepare
+
+    bar = Progress(
+        "copying weights", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    )
+    task = bar.add_task("", total=None, visible=False)
+    try:
+        with bar:
+            prepared = prepare(
+                base,
+                out,
+                manifest=manifest,
+                pixels=pixels,
+                name=name,
+                progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+            )
+    except CheckpointError as error:
+        _fail(error.problems)
+    typer.echo(f"wrote {prepared.manifest.name}, not trained yet. Next:\n")
+    typer.echo(
+        shlex.join(["jrm", "train", "--recipe", "jrm-8b", "--checkpoint", str(out), "--data"]) + " DATA --out RUN"
+    )
+
+
+def world(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file; its images go to images/ beside it.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of groups.")] = 100,
+    edits: Annotated[int, typer.Option(min=2, help="Edits in a group.")] = 12,
+    split: Annotated[
+        str, typer.Option(help="train, test, or unseen: combinations that training never shows.")
+    ] = "test",
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal groups.")] = 0,
+) -> None:
+    """Write groups of the synthetic world as preference data, to look at or to score."""
+    if split not in ("train", "test", "unseen"):
+        raise typer.BadParameter(f"--split {split}: expected train, test or unseen")
+    from .data import write_groups
+    from .world import World
+
+    try:
+        write_groups(out, World(count, seed, split, edits))  # type: ignore[arg-type] # split is checked above
+    except OSError as error:
+        _fail([str(error)])
+    typer.echo(f"wrote {count} groups to {out}")
+
+
+def _problems_of(error: ValidationError) -> list[str]:
+    """What pydantic found in a recipe, one line for each key."""
+    lines = []
+    for one in error.errors(include_url=False):
+        key = ".".join(str(piece) for piece in one["loc"])
+        lines.append(f"{key}: {one['msg']}".removeprefix(": ").replace("Value error, ", "", 1))
+    return lines
+
+
+def _fail(lines: Sequence[str]) -> NoReturn:
+    for line in lines:
+        typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(1)

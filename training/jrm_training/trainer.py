@@ -1,0 +1,232 @@
+"""The training loop: rows in, both losses, one optimizer step after another, with states that a killed run resumes from.
+
+On one device or many. What a step computes does not depend on how it is spread: losses are summed and divided by the
+step's own counts, so micro-batches and devices only change the order of additions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, Dataset
+
+from jrm_service.model.checkpoint import Checkpoint
+
+from .batch import Collator, Row
+from .config import Recipe
+from .data import Group
+from .distributed import place, shard, sum_gradients, sum_over_devices
+from .losses import Pairs, language_loss, pairs_of, ranking_loss
+from .model import JointModel, JointOutput
+from .optimization import Optimizers, schedule
+from .order import Order
+from .states import load_state, save_state
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """What one step did, over all devices; ``step`` counts from 1.
+
+    ``rank`` (Eq. 5), ``language`` (Eq. 6) and ``total`` (Eq. 7) are means over the step's pairs and critique tokens.
+    ``gradient_norm`` is that before clipping, ``learning_rate`` AdamW's. ``accuracy`` is the share of pairs with a
+    preferred edit whose means are in the right order, by dimension. ``tokens`` counts packed ones.
+    """
+
+    step: int
+    rank: float
+    language: float
+    total: float
+    gradient_norm: float
+    learning_rate: float
+    accuracy: dict[str, float]
+    tokens: int
+    groups_per_second: float
+
+
+class Rows(Dataset[Row | ValueError]):
+    """A data set of which an "item" is a list of group indices, collated.
+
+    A group that cannot be read is handed on as the error, since a worker process would bury it in a traceback.
+    """
+
+    def __init__(self, groups: Sequence[Group], collator: Collator) -> None:
+        self._groups, self._collator = groups, collator
+
+    def __getitem__(self, indices: Sequence[int]) -> Row | ValueError:
+        try:
+            return self._collator.row([self._groups[n] for n in indices])
+        except ValueError as error:
+            return error
+
+
+class Trainer:
+    """One run of a recipe in a folder, from its start or its newest state to its last step."""
+
+    def __init__(
+        self, recipe: Recipe, checkpoint: Checkpoint, groups: Sequence[Group], out: Path, device: str = "cpu"
+    ) -> None:
+        """Loads the weights and, where ``out`` has a state, the run so far.
+
+        Raises CheckpointError, and ValueError for a recipe that does not fit the data, the number of processes, or the
+        run that ``out`` already has.
+        """
+        self.recipe, self.out, self.device = recipe, out, torch.device(device)
+        self._rank, self._world = place()
+        if recipe.batch % (recipe.micro_batch * self._world):
+            raise ValueError(
+                f"batch {recipe.batch}: must be a multiple of micro_batch {recipe.micro_batch} x {self._world} devices"
+            )
+        self.steps = recipe.epochs * len(groups) // recipe.batch
+        if not self.steps:
+            raise ValueError(f"{len(groups)} groups in {recipe.epochs} epochs do not fill a batch of {recipe.batch}")
+        self.model = JointModel.load(checkpoint, self.device)
+        if recipe.gradient_checkpointing:
+            self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self._sharded = recipe.shard and self._world > 1
+        if self._sharded:
+            shard(self.model, torch.bfloat16 if recipe.dtype == "bfloat16" else None)
+        self._optimizers = Optimizers(self.model, recipe.optimizer)
+        collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
+        self._rows = Rows(groups, collator)
+        self._order = Order(
+            len(groups), recipe.batch, recipe.micro_batch, recipe.data.seed, shuffle=not recipe.data.curriculum
+        )
+        self._dimensions = checkpoint.manifest.dimensions
+        self.step = load_state(out, recipe, self.model, self._optimizers.parts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return self.step == self.steps
+
+    def fit(self, on_step: Callable[[StepLog], None] = lambda _: None) -> None:
+        """Train to the last step; ``on_step`` is told each one before its state is saved.
+
+        Raises FloatingPointError at the first loss or gradient that is not finite, with neither weights nor states
+        touched by it, and ValueError for a group that cannot be read (DataError) or is too long.
+        """
+        if self.finished:
+            return
+        rows = self._load_rows()
+        while not self.finished:
+            begun = time.perf_counter()
+            log = self._step([next(rows) for _ in range(self._accumulated)], begun)
+            self.step += 1
+            on_step(log)
+            if self.step % self.recipe.save_every == 0 or self.finished:
+                save_state(self.out, self.step, self.recipe, self.model, self._optimizers.parts)
+
+    def _step(self, rows: list[Row], begun: float) -> StepLog:
+        """Losses and gradients of all rows, then one update."""
+        recipe = self.recipe
+        pairs = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
+        compared, told = self._sums(
+            [sum(len(one) for each in pairs for one in each), sum(len(row.targets) for row in rows)]
+        )
+        losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # sums over pairs, over critique tokens
+        right = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
+        for number, (row, compare) in enumerate(zip(rows, pairs, strict=True), start=1):
+            if self._sharded:
+                self.model.set_requires_gradient_sync(number == len(rows))  # type: ignore[operator]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
+                joint = self.model(row)
+            rank = self._ranking(joint, compare, right)
+            language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
+            loss = (1 - recipe.alpha) * rank / max(compared, 1) + recipe.alpha * language / max(told, 1)
+            loss.backward()
+            losses += torch.stack([rank.detach(), language.detach()])
+        if not self._sharded:
+            sum_gradients(self.model)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
+        gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        tokens = float(sum(row.ids.numel() for row in rows))
+        ranked, spoken, tokens, *counts = self._sums([*losses.tolist(), tokens, *right.flatten().tolist()])
+        ranked, spoken = ranked / max(compared, 1), spoken / max(told, 1)
+        total = (1 - recipe.alpha) * ranked + recipe.alpha * spoken
+        if not (math.isfinite(total) and math.isfinite(gradient_norm)):
+            raise FloatingPointError(
+                f"step {self.step + 1}: the loss is {total:g} and its gradient's norm {gradient_norm:g}; "
+                "weights and states are those from before it"
+            )
+        share = schedule(self.step, self.steps, recipe.optimizer)
+        self._optimizers.step(share)
+        correct = dict(zip(self._dimensions, zip(counts[::2], counts[1::2], strict=True), strict=True))
+        return StepLog(
+            step=self.step + 1,
+            rank=ranked,
+            language=spoken,
+            total=total,
+            gradient_norm=gradient_norm,
+            learning_rate=recipe.optimizer.lr * share,
+            accuracy={name: count / of for name, (count, of) in correct.items() if of},
+            tokens=int(tokens),
+            groups_per_second=recipe.batch / (time.perf_counter() - begun),
+        )
+
+    def _ranking(self, joint: JointOutput, pairs: list[Pairs], right: torch.Tensor) -> torch.Tensor:
+        """Sum of -log P over the pairs of all dimensions; adds to ``right`` pairs in order, and pairs with an order."""
+        total = torch.zeros((), device=self.device)
+        for name, compare, counts in zip(self._dimensions, pairs, right, strict=True):
+            here = compare.to(self.device)
+            mean, *log_std = joint.outputs[name].unbind(1)
+            total = total + ranking_loss(mean, log_std[0] if log_std else None, here).total
+            decided = here.target == 1  # the preferred edit of a pair is its first
+            ahead = mean[here.first] > mean[here.second]
+            counts += torch.stack([(ahead & decided).sum(), decided.sum()])
+        return total
+
+    def _sums(self, numbers: Sequence[float]) -> list[float]:
+        return sum_over_devices(torch.tensor(numbers, dtype=torch.float64, device=self.device))
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _accumulated(self) -> int:
+        """Rows of this device in a step."""
+        return self.recipe.batch // (self.recipe.micro_batch * self._world)
+
+    def _load_rows(self) -> Iterator[Row]:
+        """This process's rows from the present step on."""
+        workers = self.recipe.data.workers
+        steps = range(self.step, self.steps)
+        loader = DataLoader(
+            self._rows,
+            batch_size=None,
+            sampler=[indices for step in steps for indices in self._order.rows(step, self._rank, self._world)],
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+        )
+        for row in loader:
+            if isinstance(row, ValueError):
+                raise row
+            yield row
+
+
+def read_log(out: Path, upto: int | None = None) -> list[dict[str, Any]]:
+    """The run's log, a dict a step in order; of a step that was run twice, the later one. ``upto`` cuts it there."""
+    file = out / LOG
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    # A kill may have cut a line off.
+    by_step = {log["step"]: log for log in (json.loads(line) for line in lines if line.endswith("}"))}
+    return [by_step[step] for step in sorted(by_step) if upto is None or step <= upto]
+
+
+def append_log(out: Path, log: StepLog) -> None:
+    """One line more, on a line of its own even after a kill that cut the last one off. Raises OSError."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOG).open("ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            whole = file.read(1) == b"\n"
+            file.write(b"" if whole else b"\n")
+        file.write(json.dumps(asdict(log)).encode() + b"\n")
