@@ -16,6 +16,7 @@ from .errors import (
     APIStatusError,
     APITimeoutError,
     CandidateError,
+    FingerprintMismatch,
     JRMError,
     ScoreError,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "CandidateError",
     "Dimension",
     "Explanation",
+    "FingerprintMismatch",
     "GroupScores",
     "JRMClient",
     "JRMError",

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import functools
 import hashlib
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 from . import arguments, batching, protocol, wire
 from .errors import APIResponseError, CandidateError, ScoreError
 from .images import ImageFormat, ImageInput, encode
+from .pin import Pin
 from .protocol import Explanation
 from .results import GroupScores, Score, failed_score
 from .retry import MAX_RETRIES, Backoff
@@ -44,12 +44,15 @@ class _Request:
 class AsyncJRMClient:
     """Scores image edits on a JRM server. Every method is a coroutine; usable from any event loop.
 
-    ``base_url``: one URL or several, between which requests take turns; when one cannot be reached, the next is tried.
+    ``base_url``: one URL or several, as a list or separated by commas. A name with several addresses counts as several.
+    A request goes to the replica with the fewest outstanding, and to another one if it fails (``jrm_client.replicas``).
     ``api_key``: sent as ``Authorization: Bearer``; by default the environment variable ``JRM_API_KEY``.
     ``timeout``: seconds for a whole call, encoding and retries included; each method can override it.
     ``max_retries``: attempts after the first; ``backoff``: the delays between them (``jrm_client.retry`` says when).
     ``image_format``: how pixels travel, ``"ppm"`` or ``"png"``; both are lossless, PNG is smaller and slower.
     ``max_concurrency``: HTTP requests that one call has in flight.
+    ``pin_fingerprint``: True lets the first reply decide on the checkpoint, a string names it by its fingerprint; a
+    reply of another checkpoint then raises FingerprintMismatch, in this and all later calls.
 
     Calls raise ValueError, TypeError or OSError for arguments that cannot be sent, else a ``JRMError`` (see
     ``jrm_client.errors``). A failure of a request as a whole is the failure of the call: there is one verdict.
@@ -65,6 +68,7 @@ class AsyncJRMClient:
         backoff: Backoff | None = None,
         image_format: ImageFormat = "ppm",
         max_concurrency: int = MAX_CONCURRENCY,
+        pin_fingerprint: bool | str = False,
     ) -> None:
         if max_retries < 0 or max_concurrency < 1:
             raise ValueError(f"max_retries={max_retries}, max_concurrency={max_concurrency}: at least 0 and 1")
@@ -73,12 +77,18 @@ class AsyncJRMClient:
         self._timeout = arguments.seconds(timeout)
         self._image_format: ImageFormat = image_format
         self._max_concurrency = max_concurrency
+        self._pin = Pin(arguments.pin(pin_fingerprint))
         self._transport = Transport(
             arguments.base_urls(base_url), arguments.key(api_key), max_retries, backoff or Backoff()
         )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._transport.urls)})"
+
+    @property
+    def pinned_fingerprint(self) -> str | None:
+        """The fingerprint that this client is pinned to; None before the first reply, and without pinning."""
+        return self._pin.fingerprint
 
     async def score(
         self,
@@ -161,7 +171,11 @@ class AsyncJRMClient:
                 )
                 return {"json": request.model_dump(exclude_none=True)}
 
-            read = functools.partial(wire.parse, protocol.ExplainResponse)
+            def read(reply: wire.Reply) -> protocol.ExplainResponse:
+                response = wire.parse(protocol.ExplainResponse, reply)
+                self._pin.check(response.fingerprint, reply)
+                return response
+
             reply = await self._transport.call("POST", "/v1/explain", body, read, deadline)
         if missing := set(dimensions or ()) - reply.explanations.keys():
             raise APIResponseError(f"the reply lacks explanations of {', '.join(sorted(missing))}")
@@ -194,7 +208,7 @@ class AsyncJRMClient:
             return []
         async with deadline_of(seconds) as deadline:
             candidates, images = await self._encode(requests)
-            share = math.ceil(len(candidates) / len(self._transport.urls))
+            share = math.ceil(len(candidates) / await self._transport.replicas())
             limits = batching.Limits(target_candidates=share)
             sizes = {key: len(data) for key, data in images.items()}
             slots = asyncio.Semaphore(self._max_concurrency)
@@ -231,8 +245,13 @@ class AsyncJRMClient:
         def body(timeout_ms: int) -> dict[str, Any]:
             return {"files": wire.multipart(batch, images, timeout_ms)}
 
+        def read(reply: wire.Reply) -> dict[int, Score | CandidateError]:
+            outcomes = wire.read_scores(batch, names, reply)
+            for fingerprint in {outcome.fingerprint for outcome in outcomes.values() if isinstance(outcome, Score)}:
+                self._pin.check(fingerprint, reply)
+            return outcomes
+
         async with slots:
-            read = functools.partial(wire.read_scores, batch, names)
             return await self._transport.call("POST", "/v1/score", body, read, deadline)
 
 

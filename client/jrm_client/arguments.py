@@ -13,19 +13,23 @@ from .images import ImageInput
 
 
 def base_urls(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return one or several base URLs without trailing slashes. Raises ValueError for what is not an HTTP URL."""
-    urls = (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+    """Return one or several base URLs without trailing slashes; commas separate them inside a string.
+
+    Raises ValueError for what is not an HTTP URL.
+    """
+    given = (value,) if isinstance(value, str) else tuple(value)
+    urls = tuple(dict.fromkeys(url.strip() for text in given for url in text.split(",") if url.strip()))
     if not urls:
         raise ValueError("base_url: an empty list; pass at least one URL")
+    if any("@" in url.rpartition("://")[2].partition("/")[0] for url in urls):
+        raise ValueError("base_url: a URL with a user or password in it; pass the key as api_key")
     for url in urls:
         parts = urlsplit(url)
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("base_url: a URL with a user or password in it; pass the key as api_key")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url: {url[:200]!r} does not begin with http:// or https:// and a host")
         if parts.query or parts.fragment:
             raise ValueError(f"base_url: {url[:200]!r} has a query or fragment")
-    return tuple(url.rstrip("/") for url in urls)
+    return tuple(dict.fromkeys(url.rstrip("/") for url in urls))
 
 
 def key(api_key: str | None) -> str | None:
@@ -42,6 +46,15 @@ def seconds(timeout: float) -> float:
     if not (math.isfinite(timeout) and timeout > 0):
         raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
     return float(timeout)
+
+
+def pin(fingerprint: bool | str) -> bool | str:
+    """Return what ``pin_fingerprint`` says. Raises ValueError for an empty fingerprint, TypeError for another type."""
+    if not isinstance(fingerprint, bool | str):
+        raise TypeError(f"pin_fingerprint: {type(fingerprint).__name__}; expected True, False or a fingerprint")
+    if isinstance(fingerprint, str) and not fingerprint.strip():
+        raise ValueError("pin_fingerprint: empty; pass a fingerprint, or True for that of the first reply")
+    return fingerprint
 
 
 def instruction(text: str, name: str) -> str:

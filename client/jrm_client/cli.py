@@ -69,7 +69,7 @@ def score(
     ] = None,
     url: Annotated[
         list[str] | None,
-        typer.Option(help="The server; repeat for several.", envvar="JRM_URL", show_default=DEFAULT_URL),
+        typer.Option(help="The server; several with commas, or repeated.", envvar="JRM_URL", show_default=DEFAULT_URL),
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(help="Sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)

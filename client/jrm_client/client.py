@@ -20,8 +20,9 @@ __all__ = ["AsyncJRMClient", "JRMClient"]
 class JRMClient:
     """Scores image edits on a JRM server, synchronously; the arguments are those of ``AsyncJRMClient``.
 
-    Safe to call from several threads at once, inside a running event loop (Jupyter) and after ``os.fork``; picklable,
-    connections left behind. Ctrl-C cancels a call. ``close()``, ``with`` or the end of the program ends its thread.
+    Safe to call from several threads at once, inside a running event loop (Jupyter) and after ``os.fork``; picklable:
+    connections stay behind, the pinned fingerprint comes along. Ctrl-C cancels a call. ``close()``, ``with`` or the end
+    of the program ends its thread.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class JRMClient:
         backoff: Backoff | None = None,
         image_format: ImageFormat = "ppm",
         max_concurrency: int = MAX_CONCURRENCY,
+        pin_fingerprint: bool | str = False,
     ) -> None:
         self._settings = {
             "base_url": base_url,
@@ -43,6 +45,7 @@ class JRMClient:
             "backoff": backoff,
             "image_format": image_format,
             "max_concurrency": max_concurrency,
+            "pin_fingerprint": pin_fingerprint,
         }
         self._open()
 
@@ -51,7 +54,7 @@ class JRMClient:
         self._loop = LoopThread(self._client.close)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._settings
+        return {**self._settings, "pin_fingerprint": self.pinned_fingerprint or self._settings["pin_fingerprint"]}
 
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -59,6 +62,11 @@ class JRMClient:
 
     def __repr__(self) -> str:
         return repr(self._client).removeprefix("Async")
+
+    @property
+    def pinned_fingerprint(self) -> str | None:
+        """The fingerprint that this client is pinned to; None before the first reply, and without pinning."""
+        return self._client.pinned_fingerprint
 
     def score(
         self,

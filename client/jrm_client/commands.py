@@ -19,10 +19,10 @@ _EXTRA_OF_PACKAGE = {"jrm_service": "service", "jrm_training": "train"}
 
 
 class Commands(TyperGroup):
-    """A command group that also has the entry points of ``jrm.commands``: plain functions with typer parameters.
+    """A command group that also has the entry points of ``jrm.commands``.
 
-    A command that cannot be imported, or that misses a module while it runs, says which extra brings it and exits
-    with 1.
+    They are plain functions with typer parameters, or a ``typer.Typer`` with commands of its own. A command that cannot
+    be imported, or a function that misses a module while it runs, says which extra brings it and exits with 1.
     """
 
     # Typer vendors click from 0.27 on and depends on it before: neither's types can be named here.
@@ -57,6 +57,8 @@ def _load(point: EntryPoint) -> Any:
         anything = {"ignore_unknown_options": True, "allow_extra_args": True}
         app.command(point.name, help=f"Not installed. {message}", context_settings=anything)(unavailable)
     else:
+        if isinstance(function, typer.Typer):
+            return typer.main.get_group(function)
         app.command(point.name)(_guarded(function, point))
     return typer.main.get_command(app)
 

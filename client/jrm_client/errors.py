@@ -5,6 +5,7 @@ JRMError
 ├── APITimeoutError         ``timeout`` passed; also a ``TimeoutError``
 ├── APIStatusError          the server refused the request as a whole: ``status``, ``code``, ``param``, ``retry_after``
 ├── APIResponseError        the reply breaks the contract; no number was taken from it
+├── FingerprintMismatch     scores of another checkpoint than the run is pinned to: ``replica``, ``pinned``, ``served``
 ├── ScoreError              some candidates have no score: ``failed`` says which and why, ``scores`` has the others
 └── CandidateError          one candidate has no score: ``code``, ``message``
 
@@ -78,6 +79,19 @@ class APIStatusError(JRMError):
 
 class APIResponseError(JRMError):
     """The reply is not what the contract says: wrong JSON, a missing or repeated index, a number that is not finite."""
+
+
+class FingerprintMismatch(JRMError):
+    """A replica scores with another checkpoint than this client is pinned to; no score of it was returned.
+
+    ``replica`` is the URL of the replica, ``served`` its fingerprint, ``pinned`` the one that was expected.
+    """
+
+    def __init__(self, message: str, *, replica: str, pinned: str, served: str, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.replica = replica
+        self.pinned = pinned
+        self.served = served
 
 
 class CandidateError(JRMError):

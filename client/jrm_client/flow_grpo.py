@@ -6,6 +6,10 @@
     score_functions["jrm"] = lambda: jrm_score("http://localhost:8000", source_key="image", source_root=dataset)
 
 Both may be called from several threads at once and pickled; after a fork the child opens connections of its own.
+
+They are pinned to the checkpoint of the first reply (``pin_fingerprint``). Where ``torch.distributed`` is initialised,
+every rank must make them and call them equally often, with images or without: when a call fails on one rank, it raises
+the same error on all of them (``distributed``).
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ from .aio import DEFAULT_TIMEOUT, OnError
 from .client import JRMClient
 from .errors import ScoreError
 from .images import ImageInput
+from .ranks import Outcome, Ranks
 from .results import Score
 from .retry import MAX_RETRIES
+
+_AVG = "avg"  # what trainers call the reward
 
 
 def jrm_score(
@@ -32,14 +39,18 @@ def jrm_score(
     timeout: float = DEFAULT_TIMEOUT,
     max_retries: int = MAX_RETRIES,
     on_error: OnError = "raise",
+    pin_fingerprint: bool | str = True,
+    distributed: Any = None,
 ) -> JRMScore:
     """Return ``fn(images, prompts, metadata, ref_images=None) -> (list[float], {})``: the reward of each edit.
 
     ``source_key``: the key of an edit's metadata that holds its source (a path, bytes or a PIL image), with paths taken
     relative to ``source_root``. When it is given, it wins over ``ref_images``; without it, sources are ``ref_images``.
-    The other arguments are those of ``JRMClient``.
+    ``distributed``: None compares outcomes over all ranks when ``torch.distributed`` is initialised, True insists on
+    it, False does not, and a process group limits it to its members. The other arguments are those of ``JRMClient``.
     """
-    return JRMScore(_client(url, api_key, timeout, max_retries), source_key, source_root, on_error)
+    client = _client(url, api_key, timeout, max_retries, pin_fingerprint)
+    return JRMScore(client, source_key, source_root, on_error, distributed)
 
 
 def jrm_reward(
@@ -52,6 +63,8 @@ def jrm_reward(
     timeout: float = DEFAULT_TIMEOUT,
     max_retries: int = MAX_RETRIES,
     on_error: OnError = "raise",
+    pin_fingerprint: bool | str = True,
+    distributed: Any = None,
 ) -> JRMReward:
     """Return ``fn(images, prompts, metadata, ref_images=None, only_strict=True) -> (dict[str, list[float]], {})``.
 
@@ -59,8 +72,9 @@ def jrm_reward(
     ranks, so the keys and their order are the same everywhere: ``dimensions``, by default all of the checkpoint's,
     sorted. The other arguments are those of ``jrm_score``.
     """
-    client = _client(url, api_key, timeout, max_retries)
-    return JRMReward(client, source_key, source_root, on_error, None if dimensions is None else tuple(dimensions))
+    client = _client(url, api_key, timeout, max_retries, pin_fingerprint)
+    keys = None if dimensions is None else tuple(dimensions)
+    return JRMReward(client, source_key, source_root, on_error, distributed, keys)
 
 
 class _Scorer:
@@ -72,15 +86,26 @@ class _Scorer:
         source_key: str | None,
         source_root: str | os.PathLike[str] | None,
         on_error: OnError,
+        distributed: Any,
     ) -> None:
         self._client = client
         self._source_key = source_key
         self._source_root = None if source_root is None else Path(source_root)
         self._on_error: OnError = on_error
+        self._ranks = Ranks(distributed)
+
+    @property
+    def pinned_fingerprint(self) -> str | None:
+        """The fingerprint that this function is pinned to; None before the first reply, and without pinning."""
+        return self._client.pinned_fingerprint
 
     def close(self) -> None:
         """Close the connections. The end of the program does so too."""
         self._client.close()
+        self._ranks.close()
+
+    def _outcome(self, rewards: dict[str, list[float]], complete: bool = True) -> Outcome:
+        return Outcome(rewards, complete, self._client.pinned_fingerprint)
 
     def _score(self, images: Any, prompts: Sequence[str], metadata: Any, ref_images: Any) -> list[Score]:
         edits = _unstack(images, "images")
@@ -123,9 +148,15 @@ class JRMScore(_Scorer):
         """Score N edits: images [N, 3, H, W] float in [0, 1] or [N, H, W, 3] uint8, or a list of images.
 
         Returns N Python floats. Raises ScoreError if an edit has no score; under ``on_error="nan"`` its reward is NaN.
-        Raises ValueError for lengths that differ or a missing source.
+        Raises ValueError for lengths that differ or a missing source, FingerprintMismatch for scores of another
+        checkpoint, and whatever ``JRMClient`` raises; or else what the call of another rank raised, which is named.
         """
-        return [score.reward for score in self._score(images, prompts, metadata, ref_images)], {}
+
+        def call() -> Outcome:
+            scores = self._score(images, prompts, metadata, ref_images)
+            return self._outcome({_AVG: [score.reward for score in scores]})
+
+        return self._ranks.agree(call).rewards[_AVG], {}
 
 
 class JRMReward(_Scorer):
@@ -137,9 +168,10 @@ class JRMReward(_Scorer):
         source_key: str | None,
         source_root: str | os.PathLike[str] | None,
         on_error: OnError,
+        distributed: Any,
         dimensions: tuple[str, ...] | None,
     ) -> None:
-        super().__init__(client, source_key, source_root, on_error)
+        super().__init__(client, source_key, source_root, on_error, distributed)
         self._dimensions = dimensions
 
     def __call__(
@@ -156,24 +188,35 @@ class JRMReward(_Scorer):
         batch failed and ``dimensions`` was not given: the keys that other ranks wait for are unknown then.
         """
         del only_strict  # it spares GenEval work; a JRM score has no part that could be left out
-        scores = self._score(images, prompts, metadata, ref_images)
-        names = self._names(scores)
-        if "avg" in names:
-            raise ValueError('the checkpoint has a dimension named "avg", which is what trainers call the reward')
-        rewards = {"avg": [score.reward for score in scores]}
-        return rewards | {name: [score.dimensions[name].mean for score in scores] for name in names}, {}
 
-    def _names(self, scores: Sequence[Score]) -> tuple[str, ...]:
-        if self._dimensions is None and scores:
-            failed = {index: score.error for index, score in enumerate(scores) if score.error is not None}
-            if len(failed) == len(scores):
-                raise ScoreError(failed, [None] * len(scores))
-            self._dimensions = tuple(sorted(next(score for score in scores if score.error is None).dimensions))
-        return self._dimensions or ()
+        def call() -> Outcome:
+            scores = self._score(images, prompts, metadata, ref_images)
+            names = self._names(scores)
+            if _AVG in (names or ()):
+                raise ValueError(f'the checkpoint has a dimension named "{_AVG}", which trainers take for the reward')
+            rewards = {_AVG: [score.reward for score in scores]}
+            rewards |= {name: [score.dimensions[name].mean for score in scores] for name in names or ()}
+            return self._outcome(rewards, complete=names is not None)
+
+        outcome = self._ranks.agree(call)
+        if self._dimensions is None and outcome.complete:
+            self._dimensions = tuple(name for name in outcome.rewards if name != _AVG)
+        return outcome.rewards, {}
+
+    def _names(self, scores: Sequence[Score]) -> tuple[str, ...] | None:
+        """The dimensions; None as long as no score has told them."""
+        if self._dimensions is not None or not scores:
+            return self._dimensions
+        failed = {index: score.error for index, score in enumerate(scores) if score.error is not None}
+        if len(failed) == len(scores):
+            raise ScoreError(failed, [None] * len(scores))
+        return tuple(sorted(next(score for score in scores if score.error is None).dimensions))
 
 
-def _client(url: str | Sequence[str], api_key: str | None, timeout: float, max_retries: int) -> JRMClient:
-    return JRMClient(url, api_key=api_key, timeout=timeout, max_retries=max_retries)
+def _client(
+    url: str | Sequence[str], api_key: str | None, timeout: float, max_retries: int, pin_fingerprint: bool | str
+) -> JRMClient:
+    return JRMClient(url, api_key=api_key, timeout=timeout, max_retries=max_retries, pin_fingerprint=pin_fingerprint)
 
 
 def _unstack(images: Any, name: str) -> list[ImageInput]:

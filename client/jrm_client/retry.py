@@ -1,29 +1,52 @@
-"""Which failures are tried again, where and when. Pure: time and randomness are passed in.
+"""Which failures are tried again and when, and every number of it. Pure: time and randomness are passed in.
 
-Scoring is a pure function of its request, so asking twice is always safe.
+Scoring is a pure function of its request, so asking twice is always safe. Where a request goes is for ``replicas``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from .errors import APIConnectionError, APIStatusError, JRMError
 
 MAX_RETRIES = 5
+MAX_FIRST_ATTEMPTS = 4  # a request that brings servers down must not be carried through a whole fleet
 FIRST_DELAY = 0.25  # seconds; doubles with every failure
 MAX_DELAY = 8.0
 JITTER = 0.5  # a delay is drawn from [1 - JITTER, 1] of itself, so that ranks that failed together part
 RETRY_AFTER_JITTER = 0.1  # the same for Retry-After, upwards: never earlier than the server asked
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503})
 
+# A host that swallows packets must not use up the deadline before another replica is asked.
+CONNECT_TIMEOUT = 5.0
+FIRST_EJECTION = 1.0  # seconds that a replica which failed is left alone; doubles while it keeps failing
+MAX_EJECTION = 30.0
+RESOLVE_EVERY = 30.0  # seconds between two looks at the addresses of a name
+RESOLVE_FAILING = 1.0  # the same while a replica fails
+RESOLVE_TIMEOUT = 5.0
+
+# Refusals of one request, by a replica that is well.
+_NOT_THE_REPLICA = frozenset({"deadline_exceeded", "explain_disabled", "explain_unavailable"})
+
 
 def retryable(failure: JRMError) -> bool:
     """Whether asking again can help. Never for another 4xx, a passed deadline (504) or a reply with verdicts."""
     if isinstance(failure, APIStatusError):
         return failure.status in RETRIED_STATUSES
+    return isinstance(failure, APIConnectionError)
+
+
+def ejects(failure: JRMError) -> bool:
+    """Whether a failure speaks against the replica, so that other requests should go elsewhere for a while.
+
+    It cannot be reached, it is starting or draining (503), or a proxy gets no sense out of it (502, 503, 504). Another
+    replica may still answer, also after the 504 of a proxy.
+    """
+    if isinstance(failure, APIStatusError):
+        return failure.status in (502, 503, 504) and failure.code not in _NOT_THE_REPLICA
     return isinstance(failure, APIConnectionError)
 
 
@@ -61,32 +84,25 @@ class Backoff:
 
 @dataclass(slots=True)
 class Schedule:
-    """Where one request goes next. ``servers`` are in order of preference; each waits out its own failures.
+    """What one request has tried: ``ready`` says from when on it may go back to a replica that failed it.
 
-    So a server that just failed is tried again only after its delay, and another one, if there is one, at once.
-    There are ``max_retries`` attempts beyond one for each server.
+    So a replica that just failed is tried again only after its delay, and another one, if there is one, at once.
+    There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most.
     """
 
-    servers: Sequence[str]
     max_retries: int
     backoff: Backoff
+    ready: dict[str, float] = field(default_factory=dict)
     _attempts: int = 0
     _failures: dict[str, int] = field(default_factory=dict)
-    _ready: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the attempts are used up."""
-        return self._attempts >= len(self.servers) + self.max_retries
+    def exhausted(self, replicas: int) -> bool:
+        """Whether the attempts are used up, with that many replicas."""
+        return self._attempts >= min(replicas, MAX_FIRST_ATTEMPTS) + self.max_retries
 
-    def next(self, now: float) -> tuple[str, float]:
-        """Return the server to ask and the seconds to wait before."""
-        server = min(self.servers, key=lambda name: self._ready.get(name, now))
-        return server, max(0.0, self._ready.get(server, now) - now)
-
-    def failed(self, server: str, now: float, failure: JRMError) -> None:
-        """Record that an attempt at ``server`` failed with something ``retryable``."""
+    def failed(self, replica: str, now: float, failure: JRMError) -> None:
+        """Record that an attempt at ``replica`` failed."""
         self._attempts += 1
-        self._failures[server] = self._failures.get(server, 0) + 1
-        delay = self.backoff.delay(self._failures[server], getattr(failure, "retry_after", None))
-        self._ready[server] = now + delay
+        self._failures[replica] = self._failures.get(replica, 0) + 1
+        delay = self.backoff.delay(self._failures[replica], getattr(failure, "retry_after", None))
+        self.ready[replica] = now + delay

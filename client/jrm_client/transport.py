@@ -1,13 +1,12 @@
-"""HTTP to one or several servers: connection pools, the key, the deadline, and the one retry loop."""
+"""HTTP to one or several replicas: the key, the deadline, and the one retry loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
@@ -15,18 +14,17 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
+from .addresses import Resolve, resolve
 from .errors import APIConnectionError, APIResponseError, APITimeoutError, JRMError
+from .fleet import Fleet
 from .protocol import MAX_TIMEOUT_MS
-from .retry import Backoff, Schedule, retryable
+from .replicas import EJECTION, Replicas
+from .retry import Backoff, Schedule, ejects, retryable
 from .wire import Reply
 
 T = TypeVar("T")
 Body = dict[str, Any]
 
-# Calls have a deadline of their own. A host that swallows packets must not use it up before the next server is asked.
-_TIMEOUT = httpx.Timeout(None, connect=5.0)
-# uvicorn closes an idle connection after 5 s; giving it up earlier avoids sending into a closing one.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0)
 # What the server is told to need less than we have, so that its verdict on each candidate arrives before we give up.
 _MARGIN, _MARGIN_SHARE = 0.25, 0.05
 
@@ -65,18 +63,31 @@ async def deadline_of(seconds: float) -> AsyncIterator[Deadline]:
 
 
 class Transport:
-    """Sends requests to ``urls``, taking turns. Usable from any event loop: each has connections of its own."""
+    """Sends requests to a fleet. Usable from any event loop: each has connections, and a view of the fleet, of its own.
 
-    def __init__(self, urls: tuple[str, ...], api_key: str | None, max_retries: int, backoff: Backoff) -> None:
+    ``urls`` are the base URLs; ``replicas`` says which of them, and of their addresses, gets a request.
+    """
+
+    def __init__(
+        self,
+        urls: tuple[str, ...],
+        api_key: str | None,
+        max_retries: int,
+        backoff: Backoff,
+        *,
+        ejection: Backoff = EJECTION,
+        resolve: Resolve = resolve,
+    ) -> None:
         self.urls = urls
         self._headers = {"user-agent": f"jrm-client/{version('jrm-serve')}"}
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._max_retries = max_retries
         self._backoff = backoff
-        # Ranks start at the same moment: a random first server keeps them from all asking the same one.
-        self._turn = itertools.count(random.randrange(len(urls)))  # noqa: S311 - no secret
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._ejection = ejection
+        self._resolve = resolve
+        self._turn = random.randrange(2**16)  # noqa: S311 - no secret
+        self._fleets: WeakKeyDictionary[asyncio.AbstractEventLoop, Fleet] = WeakKeyDictionary()
 
     async def call(
         self,
@@ -86,52 +97,88 @@ class Transport:
         read: Callable[[Reply], T],
         deadline: Deadline,
     ) -> T:
-        """Send until a server answers for good, and return ``read(reply)``.
+        """Send until a replica answers for good, and return ``read(reply)``.
 
         ``body(timeout_ms)`` gives httpx's body arguments for an attempt. What ``read`` raises is retried if ``retry``
         says so. When the next attempt would begin past the deadline, the failure so far is raised at once.
         """
-        turn = next(self._turn) % len(self.urls)
-        schedule = Schedule(self.urls[turn:] + self.urls[:turn], self._max_retries, self._backoff)
+        fleet = self._fleet()
+        schedule = Schedule(self._max_retries, self._backoff)
         loop = asyncio.get_running_loop()
         request_id = uuid.uuid4().hex
-        attempt = schedule.next(loop.time())
+
+        async def ask(replica: str) -> T:
+            return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), request_id))
+
+        await fleet.refresh()
         while True:
-            url, wait = attempt
+            replica, wait = fleet.replicas.choose(loop.time(), schedule.ready)
             if wait:
                 await asyncio.sleep(wait)
+                continue
             try:
-                return read(await self._send(method, url + path, body(deadline.remaining_ms()), request_id))
+                return await _recorded(fleet.replicas, replica, ask(replica))
             except JRMError as failure:
-                if not retryable(failure):
+                if not retryable(failure) and not (ejects(failure) and len(fleet.replicas) > 1):
                     raise
                 deadline.failure = failure
-                schedule.failed(url, loop.time(), failure)
-                attempt = schedule.next(loop.time())
-                if schedule.exhausted or attempt[1] >= deadline.remaining():
+                schedule.failed(replica, loop.time(), failure)
+                await fleet.refresh(failing=ejects(failure))
+                _, wait = fleet.replicas.choose(loop.time(), schedule.ready)
+                if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
                     raise
+
+    async def replicas(self) -> int:
+        """Return how many replicas there are, after looking up the names whose addresses are due."""
+        fleet = self._fleet()
+        await fleet.refresh()
+        return len(fleet.replicas)
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.aclose()
+        fleet = self._fleets.pop(asyncio.get_running_loop(), None)
+        if fleet is not None:
+            await fleet.close()
 
-    def _pool(self) -> httpx.AsyncClient:
+    def _fleet(self) -> Fleet:
         loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            pool = self._pools[loop] = httpx.AsyncClient(timeout=_TIMEOUT, limits=_LIMITS, headers=self._headers)
-        return pool
+        fleet = self._fleets.get(loop)
+        if fleet is None:
+            fleet = self._fleets[loop] = Fleet(self.urls, self._headers, self._turn, self._resolve, self._ejection)
+        return fleet
 
-    async def _send(self, method: str, url: str, body: Body, request_id: str) -> Reply:
-        try:
-            response = await self._pool().request(method, url, headers={"x-request-id": request_id}, **body)
-        except httpx.TransportError as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            message = f"no reply from {url} ({reason}); is the server running and reachable?"
-            raise APIConnectionError(message, request_id=request_id) from error
-        except httpx.DecodingError as error:
-            raise APIResponseError(f"the reply of {url} cannot be decoded: {error}", request_id=request_id) from error
-        answered = response.headers.get("x-request-id", request_id)
-        return Reply(response.status_code, response.headers, response.content, answered)
+
+async def _recorded(replicas: Replicas, name: str, reply: Coroutine[Any, Any, T]) -> T:
+    """Await the reply of a replica, and tell ``replicas`` how that went."""
+    loop = asyncio.get_running_loop()
+    attempt = replicas.start(name, loop.time())
+    try:
+        result = await reply
+    except JRMError as failure:
+        if ejects(failure):
+            replicas.failed(attempt, loop.time(), getattr(failure, "retry_after", None))
+        else:
+            replicas.answered(attempt)
+        raise
+    except BaseException:
+        replicas.abandoned(attempt)
+        raise
+    replicas.answered(attempt)
+    return result
+
+
+async def _send(
+    fleet: Fleet, replica: str, method: Literal["GET", "POST"], path: str, body: Body, request_id: str
+) -> Reply:
+    target = fleet.target(replica)
+    try:
+        response = await fleet.send(method, target, path, {"x-request-id": request_id}, body)
+    except httpx.TransportError as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        message = f"no reply from {target.name_of(path)} ({reason}); is the server running and reachable?"
+        raise APIConnectionError(message, request_id=request_id) from error
+    except httpx.DecodingError as error:
+        message = f"the reply of {target.name_of(path)} cannot be decoded: {error}"
+        raise APIResponseError(message, request_id=request_id) from error
+    answered = response.headers.get("x-request-id", request_id)
+    return Reply(response.status_code, response.headers, response.content, answered, target.name)

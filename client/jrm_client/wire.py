@@ -40,12 +40,16 @@ _PLACE = re.compile(r"^(?:groups\[\d+\]\.)?edits\[\d+\](?=: )")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP reply that was read to its end. ``request_id`` is the server's, or else the one that was sent."""
+    """An HTTP reply that was read to its end, from ``replica`` (its URL, as messages name it).
+
+    ``request_id`` is the server's, or else the one that was sent.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     request_id: str
+    replica: str = ""
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
     """Start servers that follow a script; they end with the test."""
     servers: list[ScriptedServer] = []
 
-    def start(*script: Step, **options: Step) -> ScriptedServer:
+    def start(*script: Step, **options: Any) -> ScriptedServer:
         servers.append(ScriptedServer(*script, **options))
         return servers[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -125,7 +126,14 @@ def refusal(status: int, code: str, *, headers: dict[str, str] | None = None, **
 class ScriptedServer:
     """Answers the n-th request with the n-th step of ``script``, and then goes on with ``then``."""
 
-    def __init__(self, *script: Step, then: Step = score_all) -> None:
+    def __init__(
+        self,
+        *script: Step,
+        then: Step = score_all,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.script = list(script)
         self.then = then
         self.requests: list[Request] = []
@@ -133,8 +141,9 @@ class ScriptedServer:
         self.disconnected = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, host, port, ssl=tls))
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 

@@ -9,13 +9,18 @@ from jrm_client import JRMClient, arguments
         ("http://localhost:8000/", ("http://localhost:8000",)),
         ("https://host/jrm/", ("https://host/jrm",)),
         (["http://a", "http://b", "http://a"], ("http://a", "http://b")),
+        (["http://a", "http://a/"], ("http://a",)),
+        ("http://a:1,http://b:2", ("http://a:1", "http://b:2")),
+        (["http://a:1,", " http://b:2/"], ("http://a:1", "http://b:2")),  # how a shell splits "http://a:1, http://b:2/"
     ],
 )
 def test_base_urls(given: str | list[str], expected: tuple[str, ...]) -> None:
     assert arguments.base_urls(given) == expected
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://host", "http://", "http://host?x=1", "http://host#x"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "", ",", "ftp://host", "http://a:1,b:2", "http://", "http://host?x=1", "http://host#x"]
+)
 def test_what_is_not_an_http_url(url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
         arguments.base_urls(url)
@@ -26,9 +31,10 @@ def test_no_url() -> None:
         arguments.base_urls([])
 
 
-def test_credentials_in_a_url_are_refused_without_repeating_them() -> None:
+@pytest.mark.parametrize("password", ["s3cret", "s3cret,", ",s3cret"])
+def test_credentials_in_a_url_are_refused_without_repeating_them(password: str) -> None:
     with pytest.raises(ValueError, match="api_key") as caught:
-        arguments.base_urls("http://user:s3cret@host")
+        arguments.base_urls(f"http://user:{password}@host")
     assert "s3cret" not in str(caught.value)
 
 
@@ -43,6 +49,12 @@ def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(bad: str
 def test_a_timeout_is_positive_and_finite(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         arguments.seconds(timeout)
+
+
+@pytest.mark.parametrize(("pin", "error"), [("", ValueError), (" ", ValueError), (1, TypeError), (None, TypeError)])
+def test_a_pin_is_a_choice_or_a_fingerprint(pin: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="pin_fingerprint"):
+        arguments.pin(pin)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "\ud800"])

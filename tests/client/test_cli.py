@@ -71,6 +71,14 @@ def test_url_and_key_from_the_environment(serve: Serve, folder: Path) -> None:
     assert server.requests[0].headers["authorization"] == "Bearer sk-1"
 
 
+@pytest.mark.parametrize("form", ["{},{}", "{}, {}", "{} {}"])
+def test_several_urls_in_the_environment(serve: Serve, folder: Path, form: str) -> None:
+    down, up = serve(), serve()
+    down.close()
+    done = jrm("score", folder / "S", folder / "A", "-i", "red", JRM_URL=form.format(down.url, up.url))
+    assert done.exit_code == 0, done.output
+
+
 def test_a_failure_of_the_call_is_one_line(serve: Serve, folder: Path) -> None:
     done = jrm("score", folder / "S", folder / "A", "-i", "red", "--url", serve(refusal(401, "unauthorized")).url)
     assert done.exit_code == 1

@@ -16,6 +16,18 @@ def paint(colour: Annotated[str, typer.Argument(help="which")], coats: Annotated
     \"\"\"Paint it.\"\"\"
     print(colour * coats)
 
+group = typer.Typer(help="Do things to it.")
+
+@group.command()
+def dry() -> None:
+    \"\"\"Dry it.\"\"\"
+    print("dry")
+
+@group.command()
+def wash() -> None:
+    \"\"\"Wash it.\"\"\"
+    print("washed")
+
 def broken() -> None:
     \"\"\"Needs something.\"\"\"
     import a_module_that_nobody_has.inside
@@ -32,6 +44,7 @@ def failing() -> None:
 ENTRY_POINTS = """
 [jrm.commands]
 paint = jrm_training:paint
+thing = jrm_training:group
 broken = jrm_training:broken
 explaining = jrm_training:explaining
 failing = jrm_training:failing
@@ -63,9 +76,15 @@ def test_a_command_keeps_its_arguments_and_options(jrm: Callable[..., subprocess
     assert (done.returncode, done.stdout) == (0, "redred\n")
 
 
+def test_a_group_has_commands_of_its_own(jrm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert jrm("thing", "wash").stdout == "washed\n"
+    assert "Dry it." in jrm("thing", "--help").stdout
+
+
 def test_help_lists_every_command_without_torch(jrm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = jrm("--help")
-    assert all(name in done.stdout for name in ("score", "paint", "Paint it.", "broken", "absent", "Not installed."))
+    names = ("score", "paint", "Paint it.", "Do things to it.", "broken", "absent", "Not installed.")
+    assert all(name in done.stdout for name in names)
     assert done.stderr == "False\n"
 
 

@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import pytest
 
@@ -9,9 +10,11 @@ from jrm_client import (
     APITimeoutError,
     CandidateError,
     Dimension,
+    FingerprintMismatch,
     JRMError,
     Score,
     ScoreError,
+    errors,
 )
 
 GOOD = Score(0.5, 0.1, {"quality": Dimension(0.5, 0.1)}, False, "m", "f")
@@ -22,6 +25,7 @@ ERRORS = [
     APITimeoutError("too late"),
     APIStatusError("refused", status=429, code="overloaded", param="groups", request_id="r-1", retry_after=2.5),
     APIResponseError("nonsense", request_id="r-1"),
+    FingerprintMismatch("another", replica="http://b", pinned="f00d", served="beef", request_id="r-1"),
     BAD,
     ScoreError({1: BAD}, [GOOD, None]),
 ]
@@ -52,3 +56,9 @@ def test_a_score_error_names_the_first_failure_and_keeps_the_scores() -> None:
     assert error.failed[1].code == "invalid_image"
     assert error.scores == [GOOD, None]
     assert error.request_id == "r-1"
+
+
+def test_the_tree_names_every_error() -> None:
+    drawn = re.findall(r"^[├└]── (\w+)", errors.__doc__ or "", re.MULTILINE)
+    assert set(drawn) == {type(error).__name__ for error in ERRORS}
+    assert set(drawn) == {kind.__name__ for kind in JRMError.__subclasses__()}

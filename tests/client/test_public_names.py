@@ -17,6 +17,7 @@ def test_public_names() -> None:
         "CandidateError",
         "Dimension",
         "Explanation",
+        "FingerprintMismatch",
         "GroupScores",
         "JRMClient",
         "JRMError",

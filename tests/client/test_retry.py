@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jrm_client import APIConnectionError, APIResponseError, APIStatusError, JRMError
-from jrm_client.retry import FIRST_DELAY, MAX_DELAY, Backoff, Schedule, parse_retry_after, retryable
+from jrm_client.retry import FIRST_DELAY, MAX_DELAY, Backoff, Schedule, ejects, parse_retry_after, retryable
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 LONGEST = Backoff(uniform=lambda low, high: high)
@@ -64,31 +64,53 @@ def test_never_earlier_than_the_server_asked(failures: int, retry_after: float) 
     assert Backoff().delay(failures, retry_after) >= retry_after
 
 
-def test_one_server_gets_the_first_attempt_and_max_retries_more() -> None:
-    schedule = Schedule(["a"], 2, LONGEST)
-    waits = []
-    now = 0.0
-    while not schedule.exhausted:
-        server, wait = schedule.next(now)
-        waits.append(wait)
-        now += wait
-        schedule.failed(server, now, DOWN)
-    assert waits == [0.0, FIRST_DELAY, 2 * FIRST_DELAY]
+@pytest.mark.parametrize(("replicas", "expected"), [(1, 3), (3, 5), (4, 6), (50, 6)])
+def test_a_request_has_one_attempt_for_each_of_a_few_replicas_and_some_more(replicas: int, expected: int) -> None:
+    schedule = Schedule(2, LONGEST)
+    attempts = 0
+    while not schedule.exhausted(replicas):
+        schedule.failed(f"{attempts % replicas}", 0.0, DOWN)
+        attempts += 1
+    assert attempts == expected
 
 
-def test_another_server_is_asked_at_once() -> None:
-    schedule = Schedule(["a", "b"], 1, LONGEST)
-    assert schedule.next(0.0) == ("a", 0.0)
-    schedule.failed("a", 0.0, DOWN)
-    assert schedule.next(0.0) == ("b", 0.0)
-    schedule.failed("b", 0.1, DOWN)
-    assert schedule.next(0.1) == ("a", pytest.approx(FIRST_DELAY - 0.1))
+def test_a_replica_is_asked_again_later_each_time() -> None:
+    schedule = Schedule(5, LONGEST)
+    for now, ready in ((0.0, FIRST_DELAY), (10.0, 10.0 + 2 * FIRST_DELAY)):
+        schedule.failed("a", now, DOWN)
+        assert schedule.ready == {"a": ready}
 
 
-def test_every_server_waits_out_its_own_retry_after() -> None:
-    schedule = Schedule(["a", "b"], 5, SHORTEST)
+def test_every_replica_waits_out_its_own_retry_after() -> None:
+    schedule = Schedule(5, SHORTEST)
     schedule.failed("a", 0.0, APIStatusError("", status=503, retry_after=30.0))
     schedule.failed("b", 0.0, DOWN)
-    assert schedule.next(0.0) == ("b", FIRST_DELAY / 2)
-    schedule.failed("b", 1.0, APIStatusError("", status=429, retry_after=60.0))
-    assert schedule.next(1.0) == ("a", 29.0)
+    assert schedule.ready == {"a": 30.0, "b": FIRST_DELAY / 2}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        DOWN,
+        APIStatusError("", status=503, code="draining"),
+        APIStatusError("", status=503, code="not_ready"),
+        *(APIStatusError("", status=status) for status in (502, 503, 504)),
+    ],
+)
+def test_failures_of_a_replica(failure: JRMError) -> None:
+    assert ejects(failure)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        APIStatusError("", status=504, code="deadline_exceeded"),
+        APIStatusError("", status=503, code="explain_disabled"),
+        APIStatusError("", status=429, code="overloaded", retry_after=3.0),
+        APIStatusError("", status=500, code="internal"),
+        APIStatusError("", status=400, code="invalid_request"),
+        APIResponseError("nonsense"),
+    ],
+)
+def test_failures_of_a_request(failure: JRMError) -> None:
+    assert not ejects(failure)

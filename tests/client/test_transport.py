@@ -5,7 +5,18 @@ from collections.abc import Callable
 
 import pytest
 
-from client.scripted_server import Drop, Hang, Reply, ScriptedServer, Step, Trickle, Truncate, refusal, reward_of
+from client.scripted_server import (
+    Drop,
+    Hang,
+    Reply,
+    ScriptedServer,
+    Step,
+    Trickle,
+    Truncate,
+    refusal,
+    reward_of,
+    score_all,
+)
 from jrm_client import APIConnectionError, APIResponseError, APIStatusError, APITimeoutError, JRMClient
 
 Serve = Callable[..., ScriptedServer]
@@ -30,9 +41,11 @@ def test_a_server_that_never_accepts_costs_the_timeout() -> None:
 
 
 def test_the_client_can_be_used_after_a_timeout(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(Hang()))
+    server = serve(then=Hang())
+    client = connect(server)
     with pytest.raises(APITimeoutError):
         client.score(b"S", b"A", "red", timeout=SHORT)
+    server.then = score_all
     assert client.score(b"S", b"A", "red").reward == reward_of(b"A")
 
 

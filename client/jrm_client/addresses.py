@@ -1,0 +1,86 @@
+"""One name with several addresses: each of them is a replica.
+
+A replica is dialled at its address, while the Host header, the TLS server name and the certificate's check stay those
+of the name, as for any other connection to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests to one replica go: to ``url``, or to an address that serves it."""
+
+    url: str
+    address: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What error messages call the replica."""
+        return self.name_of("")
+
+    def name_of(self, path: str) -> str:
+        """What error messages call one of its routes."""
+        return self.url + path if self.address is None else f"{self.url}{path} at {self.address}"
+
+    def request(self, path: str) -> tuple[str, dict[str, str], dict[str, str]]:
+        """Return the URL to dial, and the headers and httpx extensions that keep the name."""
+        if self.address is None:
+            return self.url + path, {}, {}
+        url = httpx.URL(self.url)
+        dialled = str(url.copy_with(host=self.address)).rstrip("/")
+        return dialled + path, {"host": url.netloc.decode("ascii")}, {"sni_hostname": url.raw_host.decode("ascii")}
+
+
+def is_name(url: str) -> bool:
+    """Whether the host of ``url`` is to be resolved: no address, not localhost, and not behind a proxy.
+
+    A proxy resolves names itself, and connections to addresses would evade it.
+    """
+    parsed = httpx.URL(url)
+    host = parsed.host
+    if host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        proxies = getproxies()
+        return not (proxies.get(parsed.scheme) or proxies.get("all")) or bool(proxy_bypass(host))
+    return False
+
+
+def targets(url: str, addresses: Iterable[str]) -> list[Target]:
+    """Return a target for each distinct address, sorted; only the name itself where it has no choice to offer.
+
+    One IPv4 and one IPv6 address are the two sides of one host, and a host is best reached by its name: the connection
+    is then tried over both. Link-local addresses are left out, as a URL cannot hold their zone.
+    """
+    usable = {address for address in addresses if "%" not in address}
+    versions = [ipaddress.ip_address(address).version for address in usable]
+    if not versions or max(versions.count(4), versions.count(6)) == 1:
+        return [Target(url)]
+    return [Target(url, address) for address in sorted(usable)]
+
+
+def port_of(url: str) -> int:
+    """Return the port that a URL names or implies."""
+    parsed = httpx.URL(url)
+    return parsed.port or (443 if parsed.scheme == "https" else 80)
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Return the addresses of ``host``, IPv4 and IPv6. Raises OSError for a name that is not known."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in found]

@@ -1,0 +1,127 @@
+"""Which replica gets the next request. Pure: time is passed in, ``transport`` executes.
+
+Least outstanding requests. A replica that fails is ejected, for longer each time, and then tried again with one
+request; when that is answered, or under way for so long that the connection must stand, it is a replica like any other.
+When all are out, nothing better is known than to ask as if none were: with one replica, this module changes nothing.
+A request is never sent to two replicas at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, Backoff
+
+EJECTION = Backoff(FIRST_EJECTION, MAX_EJECTION)
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    name: str
+    outstanding: int = 0
+    failures: int = 0  # in a row; of attempts that were sent together, one counts
+    ejected_until: float = -math.inf
+    trial_until: float = -math.inf
+    era: int = 0  # goes up with every ejection
+    used: int = 0
+
+    @property
+    def out_until(self) -> float:
+        return max(self.ejected_until, self.trial_until)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request that is under way at a replica. ``era`` tells what was known of the replica when it was sent."""
+
+    replica: _Replica
+    era: int
+
+
+class Replicas:
+    """The state of a fleet, shared by all requests of a client on one event loop.
+
+    ``names`` are in order of preference among equals that were never asked. Times are seconds on any one clock.
+    Raises ValueError for no names.
+    """
+
+    def __init__(self, names: Iterable[str], ejection: Backoff = EJECTION) -> None:
+        self._ejection = ejection
+        self._replicas: dict[str, _Replica] = {}
+        self._sent = 0
+        self.replace(names)
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The replicas that there are."""
+        return tuple(self._replicas)
+
+    def replace(self, names: Iterable[str]) -> None:
+        """Set the replicas that there are; those that stay keep their state. Raises ValueError for none."""
+        replicas = {name: self._replicas.get(name) or _Replica(name) for name in names}
+        if not replicas:
+            raise ValueError("a fleet has at least one replica")
+        self._replicas = replicas
+
+    def choose(self, now: float, ready: Mapping[str, float]) -> tuple[str, float]:
+        """Return the replica for a request, and the seconds to wait before it may be asked.
+
+        ``ready``: from when on this request may go to a replica that failed it. After a wait, choose again.
+        """
+        all_out = all(replica.out_until > now for replica in self._replicas.values())
+
+        def order(replica: _Replica) -> tuple[float, bool, int, int]:
+            at = max(now, ready.get(replica.name, now))
+            if all_out:
+                # One on trial has shown no fault yet.
+                return at, replica.ejected_until > now, replica.outstanding, replica.used
+            return max(at, replica.out_until), False, replica.outstanding, replica.used
+
+        best = min(self._replicas.values(), key=order)
+        return best.name, order(best)[0] - now
+
+    def start(self, name: str, now: float) -> Attempt:
+        """Record that a request goes to ``name``; every attempt must be ended."""
+        replica = self._replicas[name]
+        self._sent += 1
+        replica.used = self._sent
+        replica.outstanding += 1
+        if replica.failures and now >= replica.ejected_until:
+            replica.trial_until = now + CONNECT_TIMEOUT
+        return Attempt(replica, replica.era)
+
+    def answered(self, attempt: Attempt) -> None:
+        """End an attempt with a reply, of whatever kind: the replica works."""
+        replica = attempt.replica
+        replica.outstanding -= 1
+        # A draining replica still answers what it took before: that says nothing about what comes next.
+        if attempt.era == replica.era:
+            replica.failures = 0
+            replica.ejected_until = replica.trial_until = -math.inf
+
+    def failed(self, attempt: Attempt, now: float, retry_after: float | None = None) -> None:
+        """End an attempt with a failure that speaks against the replica (``retry.ejects``): it is left alone.
+
+        The ejection lasts at least ``retry_after``, but never much over MAX_EJECTION: the address may soon be that of
+        another process.
+        """
+        replica = attempt.replica
+        replica.outstanding -= 1
+        if attempt.era == replica.era:
+            replica.failures += 1
+            replica.era += 1
+            asked = None if retry_after is None else min(retry_after, MAX_EJECTION)
+            replica.ejected_until = now + self._ejection.delay(replica.failures, asked)
+            replica.trial_until = -math.inf
+
+    def abandoned(self, attempt: Attempt) -> None:
+        """End an attempt that was given up without an outcome: the call was cancelled, or its time was over."""
+        replica = attempt.replica
+        replica.outstanding -= 1
+        if attempt.era == replica.era:
+            replica.trial_until = -math.inf
