@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -18,18 +18,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .api import errors as api_errors
 from .api import openapi
 from .api.explain import explain_router
+from .api.gate import Gate
 from .api.guards import BodyLimits, BodyReader, RequestContext
-from .api.ops import PartState, ops_router
+from .api.keyfile import KeyFile
+from .api.limits import LocalQuota, RequestSlots
+from .api.ops import PROBES, PartState, ops_router
 from .api.score import score_router
 from .errors import Draining, JRMError, NotReady
 from .metrics import Metrics
 from .scoring.backend import Backend, Preparer
 from .scoring.batcher import Batcher
+from .scoring.cache import ScoreCache, scope_of
 from .scoring.fakes import FakeBackend, FakePreparer
 from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .redis import RedisLink
+    from .scoring.redis_store import RedisScores
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +64,8 @@ class Runtime:
         self._load = load
         self._on_failed = on_failed
         self._service: ScoreService | None = None
+        self._redis = _redis_link(settings, self.metrics)
+        self._stored: RedisScores | None = None
         self._state: PartState = "loading"
         self._reason = "the model is being loaded"
 
@@ -63,6 +73,9 @@ class Runtime:
         """Load in a thread, warm every device, open the queue. Raises what loading raises."""
         try:
             parts = await _in_daemon_thread(self._load)
+            cache = self._score_cache(parts.model)
+            if self._redis is not None:
+                await self._redis.connect()
             batcher = Batcher(
                 parts.backends,
                 max_batch_tokens=self._settings.max_batch_tokens,
@@ -70,6 +83,7 @@ class Runtime:
                 hang_timeout_s=self._settings.hang_timeout_s,
                 metrics=self.metrics,
                 cost=parts.cost,
+                on_score=cache.remember,
                 on_all_lost=lambda: self._on_failed(RuntimeError("every worker is lost")),
             )
             await batcher.start()
@@ -80,6 +94,7 @@ class Runtime:
             parts.model,
             parts.preparer,
             batcher,
+            cache=cache,
             limits=ImageLimits(
                 max_pixels=self._settings.max_image_pixels,
                 max_decoded_bytes=self._settings.max_decoded_bytes,
@@ -107,6 +122,27 @@ class Runtime:
         if self._service is not None:
             await self._service.batcher.stop()
             self._service.close()
+        if self._stored is not None:
+            await self._stored.close()
+        if self._redis is not None:
+            await self._redis.close()
+
+    def _score_cache(self, model: ServedModel) -> ScoreCache:
+        """The cache of what this model scores."""
+        settings = self._settings
+        if self._redis is not None:
+            from .scoring.redis_store import RedisScores
+
+            self._stored = RedisScores(
+                self._redis, prefix=settings.redis_prefix, ttl_s=settings.cache_ttl_s, metrics=self.metrics
+            )
+        return ScoreCache(
+            scope_of(model),
+            max_entries=settings.cache_entries,
+            metrics=self.metrics,
+            dimensions=model.description.get("dimensions"),
+            store=self._stored,
+        )
 
     def service(self) -> ScoreService:
         """The service that scores. Raises NotReady or Draining."""
@@ -158,7 +194,8 @@ def create_app(
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
     ``load`` replaces the source of scores that the settings name; it runs in a thread.
-    Raises CheckpointError at once for a checkpoint whose files do not agree; ``on_failed`` is told of what goes wrong
+    Raises CheckpointError at once for a checkpoint whose files do not agree, KeysError for a keys file that cannot be
+    used, RedisURLError for a Redis URL with an option that there is not; ``on_failed`` is told of what goes wrong
     later: while the weights are read, or when the last worker is lost and nothing will be scored any more.
     """
     runtime = Runtime(settings, load or _loader(settings), on_failed)
@@ -197,18 +234,29 @@ def create_app(
     limits = {
         "max_body_bytes": settings.max_body_bytes,
         "body_timeout_s": settings.body_timeout_s,
+        "max_requests": settings.max_requests,
         "max_candidates": settings.max_candidates,
         "max_instruction_chars": settings.max_instruction_chars,
         "max_image_pixels": settings.max_image_pixels,
         "max_queue": settings.max_queue,
         "max_batch_tokens": settings.max_batch_tokens,
     }
-    app.include_router(score_router(runtime.service, bodies, max_candidates=settings.max_candidates))
+    scores = score_router(runtime.service, bodies, LocalQuota(), max_candidates=settings.max_candidates)
+    app.include_router(scores)
     app.include_router(explain_router())
     app.include_router(ops_router(state=runtime.state, model=runtime.model, limits=limits, metrics=runtime.metrics))
     api_errors.install(app)
-    openapi.install(app)
-    return Application(RequestContext(app, runtime.metrics), runtime)
+    keys = KeyFile(settings.api_keys_file, runtime.metrics) if settings.api_keys_file else None
+    openapi.install(app, guarded=keys is not None)
+    documentation = (app.docs_url, app.redoc_url, app.openapi_url, app.swagger_ui_oauth2_redirect_url)
+    gate = Gate(
+        app,
+        find=keys.find if keys else None,
+        slots=RequestSlots(settings.max_requests),
+        open_paths=PROBES | {path for path in documentation if path},
+    )
+    routes = {path for route in app.routes if (path := getattr(route, "path", None))}
+    return Application(RequestContext(gate, runtime.metrics, routes=routes, quiet=PROBES), runtime)
 
 
 def _loader(settings: Settings) -> Callable[[], Parts]:
@@ -230,6 +278,15 @@ def _loader(settings: Settings) -> Callable[[], Parts]:
         return Parts(model, source.preparer, backends, source.cost)
 
     return load
+
+
+def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:
+    """Raises RedisURLError."""
+    if settings.redis_url is None:
+        return None
+    from .redis import RedisLink  # the client library takes its time to import, and a server on its own needs none
+
+    return RedisLink(settings.redis_url.get_secret_value(), timeout_s=settings.redis_timeout_s, metrics=metrics)
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

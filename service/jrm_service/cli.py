@@ -6,7 +6,6 @@ import base64
 import inspect as python_inspect
 import io
 import json
-import logging
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from .errors import CheckpointError
+from .errors import CheckpointError, KeysError, RedisURLError
 from .settings import PREFIX, Settings
 
 
@@ -56,11 +55,11 @@ def _fail(lines: list[str], *, code: int = 1) -> NoReturn:
 def serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP."""
     settings = _read_settings(flags)
+    from . import logs
     from .app import create_app
     from .server import Server
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed bodies are answered, not logged
+    logs.configure(settings.log_format)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -69,7 +68,7 @@ def serve(**flags: str | None) -> None:
 
     try:
         app = create_app(settings, on_ready=lambda model: _announce(url, model), on_failed=failed)
-    except CheckpointError as error:
+    except (CheckpointError, KeysError, RedisURLError) as error:
         _fail(error.problems)
     server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s)
     listener = server.config.bind_socket()  # before loading: a port that is taken should be said at once

@@ -7,7 +7,9 @@ JRMError
 │   │   └── BodyTooLarge         the body is over the limit, and not all of it was read
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
+│   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
 │   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
+│   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, or no worker is alive
 │   ├── Draining                 the server is shutting down
 │   └── ExplainDisabled          this process does not serve /explain
@@ -18,7 +20,9 @@ JRMError
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
 │   └── InternalError            the backend raised, hung or died
-└── CheckpointError              every problem of a checkpoint, each with its file and key
+├── CheckpointError              every problem of a checkpoint, each with its file and key
+├── KeysError                    every problem of a file of API keys, each with its line
+└── RedisURLError                a Redis URL that no client can be made from
 """
 
 from __future__ import annotations
@@ -69,10 +73,22 @@ class RequestTimeout(RequestError):
     code = "request_timeout"
 
 
+class Unauthorized(RequestError):
+    """API keys are configured, and none or an unknown one was sent."""
+
+    code = "unauthorized"
+
+
 class Overloaded(RequestError):
     """The queue is full."""
 
     code = "overloaded"
+
+
+class RateLimited(RequestError):
+    """One API key is at its own limit."""
+
+    code = "rate_limited"
 
 
 class NotReady(RequestError):
@@ -143,3 +159,23 @@ class CheckpointError(JRMError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class KeysError(JRMError):
+    """A file of API keys that must not be used. ``problems`` holds one line each, and never quotes the file."""
+
+    code = "invalid_keys"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class RedisURLError(JRMError):
+    """A Redis URL that no client can be made from. ``problems`` holds one line, and never quotes the URL."""
+
+    code = "invalid_redis_url"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problems = [problem]

@@ -47,6 +47,11 @@ class Work(Protocol):
     def feature_bytes(self) -> int: ...  # noqa: D102
 
 
+def known_method(method: str) -> str:
+    """The method, or OTHER for a word of the caller's own."""
+    return method if method in _METHODS else "OTHER"
+
+
 class Metrics:
     """The collectors of one server, registered with ``registry`` and never with the global one.
 
@@ -70,6 +75,13 @@ class Metrics:
         )
         self.http_request_seconds = histogram(
             "jrm_http_request_duration_seconds", "From the request's head to the end of its reply.", "method", "route"
+        )
+        self.rejections = counter(
+            "jrm_rejections_total", "Requests that were refused as a whole, by the code of their error.", "reason"
+        )
+        self.keys = gauge("jrm_keys", "API keys in force.")
+        self.key_reloads = counter(
+            "jrm_key_reloads_total", "Changes of the keys file: ok, or failed (the keys in force stay).", "result"
         )
         self.images_decoded = counter("jrm_images_decoded_total", "Images decoded from untrusted bytes.")
         self.preprocess_seconds = histogram(
@@ -127,6 +139,29 @@ class Metrics:
         self.batch_failures = counter(
             "jrm_batch_failures_total", "Batches, parts of split ones included, in which the backend raised."
         )
+        self.cache_hits = counter("jrm_cache_hits_total", "Scores that were found: in memory, or in redis.", "tier")
+        self.cache_misses = counter(
+            "jrm_cache_misses_total", "Scores that were looked for and not found, for whatever reason.", "tier"
+        )
+        self.cache_errors = counter(
+            "jrm_cache_errors_total",
+            "Cached scores that could not be used: read, write (failed), invalid (not a score), dropped (not written).",
+            "tier",
+            "reason",
+        )
+        self.cache_shared = counter(
+            "jrm_cache_shared_total", "Candidates that got the score of an identical one that was on its way already."
+        )
+        self.cache_entries = gauge("jrm_cache_entries", "Scores that are kept in memory.")
+        self.redis_calls = counter(
+            "jrm_redis_calls_total",
+            "Calls of Redis, by how they ended: ok, timeout, connection, reply (an error), or skipped (circuit open).",
+            "operation",
+            "outcome",
+        )
+        self.redis_breaker_state = gauge(
+            "jrm_redis_breaker_state", "The circuit to Redis: 0 closed (calls go through), 1 half open, 2 open."
+        )
 
     def observe_batch(self, *, candidates: int, tokens: int, waited: Iterable[float]) -> None:
         """Count a batch that goes to a device, and the seconds that each of its candidates has waited for it."""
@@ -155,7 +190,7 @@ class Metrics:
 
     def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered HTTP request. ``route`` is the path template, never the raw path: labels must be few."""
-        method = method if method in _METHODS else "OTHER"
+        method = known_method(method)
         self.http_requests.labels(method, route, str(status)).inc()
         self.http_request_seconds.labels(method, route).observe(seconds)
 

@@ -29,6 +29,7 @@ class Server(uvicorn.Server):
                 # not read; uvicorn's other parser does neither, and loses the body of an offered upgrade to HTTP/2.
                 http="h11",
                 h11_max_incomplete_event_size=64 * 1024,
+                log_config=None,  # its records go where ours go, in our format
                 log_level="warning",
                 access_log=False,
                 server_header=False,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "JRM_"
@@ -21,7 +23,9 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """Everything the server can be told. Unknown ``JRM_…`` variables are refused: a misspelt limit is no limit."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     checkpoint: Annotated[
         Path | None, Field(description="JRM checkpoint folder; the bundled tiny one when not given")
@@ -47,9 +51,16 @@ class Settings(BaseSettings):
         bool, Field(description="compare the checkpoint's golden scores at start-up; off by too much is not ready")
     ] = True
     serve: Annotated[Literal["score"], Field(description="what this process serves")] = "score"
+    api_keys_file: Annotated[
+        Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
+    ] = None
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="how log lines look on stderr; one line per request")
+    ] = "text"
 
     max_body_bytes: Annotated[_Count, Field(description="largest request body, in bytes")] = 64 * MiB
     max_candidates: Annotated[_Count, Field(description="most candidates in one request")] = 1024
+    max_requests: Annotated[_Count, Field(description="most requests that run at once, all callers")] = 4096
     max_instruction_chars: Annotated[_Count, Field(description="longest instruction, in characters")] = 8192
     max_image_pixels: Annotated[_Count, Field(description="largest image, in pixels by its header")] = 32_000_000
     max_bodies_bytes: Annotated[_Count, Field(description="budget of all request bodies, in bytes")] = 1024 * MiB
@@ -65,6 +76,18 @@ class Settings(BaseSettings):
     hang_timeout_s: Annotated[_Seconds, Field(description="seconds after which a silent device counts as hung")] = 120.0
     grace_s: Annotated[_Seconds, Field(description="seconds that running requests get on shutdown")] = 60.0
 
+    cache_entries: Annotated[int, Field(ge=0, description="scores kept in this process; 0 keeps none")] = 16_384
+    redis_url: Annotated[
+        SecretStr | None, Field(description="redis:// or rediss:// URL of a Redis that shares scores between replicas")
+    ] = None
+    redis_prefix: Annotated[
+        str, Field(pattern=r"^[!-~]{0,64}$", description="what the names of all keys in Redis begin with")
+    ] = "jrm:"
+    redis_timeout_s: Annotated[
+        float, Field(gt=0, le=10, description="the longest that Redis may delay a request, in seconds")
+    ] = 0.1
+    cache_ttl_s: Annotated[_Count, Field(description="seconds after which Redis forgets a score")] = 604_800
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
@@ -73,6 +96,22 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"unknown environment variable {unknown[0]}; `jrm settings` lists the known ones")
         return values
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_one(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_redis_url(url.get_secret_value()):
+            raise ValueError("must be redis://HOST:PORT/DATABASE, with rediss:// for TLS and special characters as %XX")
+        return url
+
+    @field_serializer("redis_url")
+    def _redact(self, url: SecretStr | None) -> str | None:
+        """The URL without what is secret in it: user and password, and the options."""
+        if url is None:
+            return None
+        parts = urlsplit(url.get_secret_value())
+        _, credentials, address = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc="***@" * bool(credentials) + address, query="***" * bool(parts.query)))
 
     @model_validator(mode="after")
     def _request_fits_queue(self) -> Self:
@@ -86,3 +125,14 @@ class Settings(BaseSettings):
     def devices(self) -> list[str]:
         """Device names as given, one worker each."""
         return self.device.split(",")
+
+
+def _is_redis_url(url: str) -> bool:
+    """Whether nothing in it would be taken for something else, or ignored."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    known = parts.scheme in ("redis", "rediss") and parts.hostname and port != 0
+    return bool(known and re.fullmatch(r"(/\d*)?", parts.path, re.ASCII) and not parts.fragment)

@@ -11,7 +11,7 @@ from jrm_service.scoring import fakes
 from jrm_service.settings import Settings
 
 PAGE = pages.DOCS / "serving.md"
-IN_WORDS = {"checkpoint": "the tiny one", "preprocess_threads": "the number of CPUs"}
+IN_WORDS = {"checkpoint": "the bundled one", "preprocess_threads": "the number of CPUs"}
 
 
 def test_every_setting_has_its_row_flag_variable_and_default():

@@ -70,6 +70,29 @@ def test_two_devices_are_two_workers(tiny_checkpoint):
         assert "jrm_workers_alive 2.0" in httpx.get(f"{url}/metrics").text
 
 
+def test_json_logs_are_json_line_by_line(tmp_path):
+    with (tmp_path / "log").open("w+") as log:
+        command = [*JRM, "serve", "--backend", "fake", "--port", "0", "--log-format", "json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+            line = next(line for line in process.stdout if line.startswith("curl "))
+            subprocess.run(shlex.split(line), capture_output=True, check=True, timeout=60)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        log.seek(0)
+        records = [json.loads(line) for line in log]
+    [access] = [record for record in records if record["logger"] == "jrm.access"]
+    assert (access["route"], access["status"], access["candidates"]) == ("/score", 200, 1)
+    assert access["time"] < "9999"
+
+
+def test_a_broken_keys_file_is_told_before_anything_starts(tmp_path):
+    (tmp_path / "keys").write_text("trainer-a my-password\n")
+    run = jrm("serve", "--backend", "fake", "--api-keys-file", str(tmp_path / "keys"))
+    assert run.returncode == 1
+    assert "keys: line 1: " in run.stderr
+    assert "my-password" not in run.stderr
+
+
 def test_a_broken_checkpoint_is_told_before_anything_starts(tmp_path):
     path = checkpoints.write(tmp_path / "broken", checkpoints.one_pass())
     (path / "config.json").unlink()
@@ -147,10 +170,10 @@ def test_inspect_names_everything(tiny_checkpoint):
 def test_help_lists_every_command_without_torch():
     run = jrm("--help")
     assert run.returncode == 0
-    for command in ("score", "serve", "settings", "inspect", "golden"):
+    for command in ("score", "serve", "settings", "inspect", "golden", "key"):
         assert command in run.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "settings", "inspect", "golden"])
+@pytest.mark.parametrize("command", ["serve", "settings", "inspect", "golden", "key"])
 def test_every_command_has_help(command):
     assert jrm(command, "--help").returncode == 0

@@ -22,6 +22,9 @@ def test_the_names_are_pinned() -> None:
     assert found == {
         "jrm_http_requests": "counter",
         "jrm_http_request_duration_seconds": "histogram",
+        "jrm_rejections": "counter",
+        "jrm_keys": "gauge",
+        "jrm_key_reloads": "counter",
         "jrm_images_decoded": "counter",
         "jrm_preprocess_seconds": "histogram",
         "jrm_queue_depth": "gauge",
@@ -41,6 +44,13 @@ def test_the_names_are_pinned() -> None:
         "jrm_tokens": "counter",
         "jrm_images": "counter",
         "jrm_feature_cache_bytes": "gauge",
+        "jrm_cache_hits": "counter",
+        "jrm_cache_misses": "counter",
+        "jrm_cache_errors": "counter",
+        "jrm_cache_shared": "counter",
+        "jrm_cache_entries": "gauge",
+        "jrm_redis_calls": "counter",
+        "jrm_redis_breaker_state": "gauge",
     }
 
 

@@ -33,6 +33,8 @@ def test_the_clients_variables_are_not_the_servers(monkeypatch):
         ("max_candidates", 0),
         ("body_timeout_s", "inf"),
         ("serve", "nothing"),
+        ("log_format", "xml"),
+        ("max_requests", 0),
         ("device", "cpu; rm -rf"),
         ("checkpont", "x"),
         ("max_queue", 5),

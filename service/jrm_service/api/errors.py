@@ -14,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 from jrm_client.protocol import ErrorBody, ErrorResponse, ErrorType, GroupResult
 from jrm_service.errors import CandidateError, JRMError, RequestError
 
+from .record import record_of
+
 STATUS: dict[str, int] = {
     "invalid_request": 400,
     "unauthorized": 401,
@@ -50,6 +52,25 @@ def error_type(status: int) -> ErrorType:
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
+class ErrorReply(JSONResponse):
+    """A reply that is not 2xx. Sending it leaves its code in the request's record."""
+
+    def __init__(self, body: ErrorResponse, status: int, headers: dict[str, str]) -> None:
+        content = body.model_dump(mode="json", exclude={"groups"} if body.groups is None else None)
+        super().__init__(content, status, headers)
+        self.code = body.error.code
+        self.refused = body.groups is None
+
+    def note(self, scope: Scope) -> None:
+        """Leave what went wrong in the record of the request."""
+        record = record_of(scope)
+        record.error, record.refused = self.code, self.refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        self.note(scope)
+        await super().__call__(scope, receive, send)
+
+
 def error_reply(
     code: str,
     message: str,
@@ -57,8 +78,8 @@ def error_reply(
     param: str | None = None,
     retry_after: float | None = None,
     groups: list[GroupResult] | None = None,
-) -> JSONResponse:
-    """A reply that is not 2xx; 429 and 503 always say when to come back."""
+) -> ErrorReply:
+    """A reply that is not 2xx; 429 and 503 always say when to come back, 401 what to come back with."""
     status = STATUS[code]
     body = ErrorResponse(
         error=ErrorBody(message=message, type=error_type(status), param=param, code=code), groups=groups
@@ -66,8 +87,9 @@ def error_reply(
     headers = {}
     if status in (429, 503):
         headers["retry-after"] = str(max(1, math.ceil(retry_after or _DEFAULT_RETRY_AFTER)))
-    content = body.model_dump(mode="json", exclude={"groups"} if groups is None else None)
-    return JSONResponse(content, status, headers)
+    elif status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return ErrorReply(body, status, headers)
 
 
 class UnreadBodyReply(Response):
@@ -77,10 +99,12 @@ class UnreadBodyReply(Response):
     would see a broken pipe in place of the reason.
     """
 
-    def __init__(self, reply: Response) -> None:
+    def __init__(self, reply: ErrorReply) -> None:
         super().__init__(reply.body, reply.status_code, dict(reply.headers) | {"connection": "close"})
+        self._note = reply.note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        self._note(scope)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with suppress(TimeoutError):
@@ -94,7 +118,7 @@ class UnreadBodyReply(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def domain_error_reply(error: JRMError) -> JSONResponse:
+def domain_error_reply(error: JRMError) -> ErrorReply:
     """Reply to a request that failed as a whole."""
     if isinstance(error, RequestError):
         return error_reply(error.code, str(error), param=error.param, retry_after=error.retry_after)

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jrm_service.errors import BodyTooLarge, Overloaded, RequestTimeout
-from jrm_service.metrics import Metrics
+from jrm_service.metrics import Metrics, known_method
 
 from .errors import error_reply
+from .record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,20 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestContext:
-    """Outermost ASGI layer: ``x-request-id`` on every reply, request metrics, and 500 without a traceback."""
+    """Outermost ASGI layer: ``x-request-id`` on every reply, metrics and a log line, and 500 without a traceback.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Args:
+        app: everything else.
+        metrics: where requests are counted.
+        routes: the paths of the API; any other path is ``unmatched``, so that a scanner creates no label values.
+        quiet: routes whose log lines are at DEBUG: what machines call all day.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, routes: Collection[str], quiet: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._routes = frozenset(routes)
+        self._quiet = frozenset(quiet)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http":
@@ -38,6 +48,8 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        record = RequestRecord(request_id)
+        record.attach(scope)
         started = time.perf_counter()
         status = 0
 
@@ -59,9 +71,13 @@ class RequestContext:
             if status == 0:
                 await error_reply("internal", "internal error")(scope, receive, send_with_id)
         finally:
-            # The route's template, not the path: a scanner must not be able to create label values.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.observe_http(scope["method"], route, status, time.perf_counter() - started)
+            route = scope["path"] if scope["path"] in self._routes else "unmatched"
+            seconds = time.perf_counter() - started
+            self._metrics.observe_http(scope["method"], route, status, seconds)
+            if record.refused and record.error is not None:
+                self._metrics.rejections.labels(record.error).inc()
+            level = logging.DEBUG if route in self._quiet else logging.INFO
+            record.log(known_method(scope["method"]), route, status, seconds, level=level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,11 @@ _SCORE_FORM = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Serve a complete schema: FastAPI's own, plus the request models of the routes that read their body by hand."""
+def install(app: FastAPI, *, guarded: bool) -> None:
+    """Serve a complete schema: FastAPI's own, plus the request models of the routes that read their body by hand.
+
+    ``guarded`` says that the operations which can answer 401 do ask for an API key.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -56,7 +59,13 @@ def install(app: FastAPI) -> None:
                 "ScoreRequest": request | {"title": "ScoreRequest"},
                 "ScoreForm": _SCORE_FORM,
             }
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(models)
+            components = schema.setdefault("components", {})
+            components.setdefault("schemas", {}).update(models)
+            if guarded:
+                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                for operation in (one for methods in schema["paths"].values() for one in methods.values()):
+                    if "401" in operation["responses"]:
+                        operation["security"] = [{"key": []}]
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -22,7 +22,11 @@ from .errors import error_reply
 
 PartState = Literal["loading", "ready", "degraded", "draining", "failed"]
 _PACKAGES = ("jrm-serve", "torch", "transformers", "tokenizers", "pillow", "numpy", "fastapi")
+PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""What machines call all day, with or without an API key."""
+
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
+_GUARDED: dict[int | str, dict[str, Any]] = {401: {"model": ErrorResponse}, **_NOT_READY}
 
 
 class Live(BaseModel):
@@ -67,12 +71,12 @@ def ops_router(
         """Prometheus text format."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @router.get("/v1/models", response_model=ModelList, responses=_NOT_READY)
+    @router.get("/v1/models", response_model=ModelList, responses=_GUARDED)
     async def models() -> ModelList:
         """OpenAI's list of models: the one checkpoint that is served."""
         return ModelList(data=[ModelCard(id=model().name, created=started)])
 
-    @router.get("/v1/info", response_model=dict[str, Any], responses=_NOT_READY)
+    @router.get("/v1/info", response_model=dict[str, Any], responses=_GUARDED)
     async def info() -> dict[str, Any]:
         """What produces the scores: fingerprint, manifest summary, image spec, device, dtype, limits, versions."""
         served = model()

@@ -32,24 +32,30 @@ from jrm_service.scoring.types import Score
 
 from .errors import UnreadBodyReply, domain_error_reply, error_reply
 from .guards import BodyReader, disconnected
+from .limits import CandidateQuota, charged
 from .openapi import SCORE_REQUEST_BODY
 from .parse import parse_score_request
+from .record import DISCONNECTED, RequestRecord, record_of
 
 T = TypeVar("T")
 
 _CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
 
 
-def score_router(service: Callable[[], ScoreService], bodies: BodyReader, *, max_candidates: int) -> APIRouter:
-    """``service`` gives the running service, or raises NotReady."""
+def score_router(
+    service: Callable[[], ScoreService], bodies: BodyReader, quota: CandidateQuota, *, max_candidates: int
+) -> APIRouter:
+    """``service`` gives the running service, or raises NotReady; ``quota`` counts the candidates of API keys."""
     router = APIRouter(tags=["score"])
 
     async def score(request: Request) -> Response:
         """Rewards from the discriminative head, for groups of edits or one pair. Scores never depend on the batch."""
         started = time.perf_counter()
+        record = record_of(request.scope)
         scorer = service()
         try:
             async with bodies.read(request) as body:
+                record.body_bytes = len(body)
                 parsed = await run_in_threadpool(
                     parse_score_request,
                     request.headers.get("content-type", ""),
@@ -58,13 +64,17 @@ def score_router(service: Callable[[], ScoreService], bodies: BodyReader, *, max
                     max_candidates=max_candidates,
                 )
                 body.clear()
-                work = scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3)
-                result = await _unless_disconnected(request, work)
+                record.candidates = sum(len(group.edits) for group in parsed.groups)
+                tenant = record.key.name if record.key else ""
+                async with charged(quota, record.key, record.candidates):
+                    work = scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3, tenant=tenant)
+                    result = await _unless_disconnected(request, work)
         except ClientDisconnect:
+            record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)
         except (BodyTooLarge, RequestTimeout) as error:
             return UnreadBodyReply(domain_error_reply(error))
-        return _reply(scorer, result, time.perf_counter() - started)
+        return _reply(scorer, result, time.perf_counter() - started, record)
 
     for path in ("/v1/score", "/score"):
         router.add_api_route(
@@ -97,9 +107,13 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -
                 await one
 
 
-def _reply(scorer: ScoreService, result: ScoreResult, seconds: float) -> Response:
-    groups = [GroupResult(index=n, scores=_results(outcomes)) for n, outcomes in enumerate(result.groups)]
+def _reply(scorer: ScoreService, result: ScoreResult, seconds: float, record: RequestRecord) -> Response:
+    groups = [
+        GroupResult(index=n, scores=_results(outcomes, cached))
+        for n, (outcomes, cached) in enumerate(zip(result.groups, result.cached, strict=True))
+    ]
     outcomes = [outcome for group in result.groups for outcome in group]
+    _note(record, result, [score for group in groups for score in group.scores])
     if not any(isinstance(outcome, Score) for outcome in outcomes):
         first = next(outcome for outcome in outcomes if isinstance(outcome, CandidateError))
         return error_reply(first.code, str(first), groups=groups)
@@ -125,16 +139,30 @@ def _reply(scorer: ScoreService, result: ScoreResult, seconds: float) -> Respons
     return JSONResponse(response.model_dump(mode="json"))
 
 
-def _results(outcomes: Sequence[Score | CandidateError]) -> list[CandidateScore | CandidateFailure]:
-    return [_result(index, outcome) for index, outcome in enumerate(outcomes)]
+def _note(record: RequestRecord, result: ScoreResult, scores: Sequence[CandidateScore | CandidateFailure]) -> None:
+    record.failed = sum(isinstance(score, CandidateFailure) for score in scores)
+    record.cached = sum(isinstance(score, CandidateScore) and score.cached for score in scores)
+    record.images = result.images
+    record.tokens = result.tokens
+    record.tokens_computed = result.tokens_computed
+    record.preprocess_ms = result.preprocess_ms
+    record.queue_ms = result.queue_ms
+    record.inference_ms = result.inference_ms
 
 
-def _result(index: int, outcome: Score | CandidateError) -> CandidateScore | CandidateFailure:
+def _results(
+    outcomes: Sequence[Score | CandidateError], cached: Sequence[bool]
+) -> list[CandidateScore | CandidateFailure]:
+    return [_result(index, *one) for index, one in enumerate(zip(outcomes, cached, strict=True))]
+
+
+def _result(index: int, outcome: Score | CandidateError, cached: bool) -> CandidateScore | CandidateFailure:
     if isinstance(outcome, CandidateError):
         return CandidateFailure(index=index, error=CandidateErrorBody(code=outcome.code, message=str(outcome)))
     return CandidateScore(
         index=index,
         reward=outcome.reward,
         reward_std=outcome.reward_std,
+        cached=cached,
         dimensions={name: DimensionScore(mean=d.mean, std=d.std) for name, d in outcome.dimensions.items()},
     )

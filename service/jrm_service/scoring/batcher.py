@@ -18,7 +18,7 @@ from jrm_service.metrics import Metrics
 
 from .backend import Backend
 from .planner import BatchCost, unshared_tokens
-from .queue import ScoreQueue
+from .queue import OnScore, ScoreQueue
 from .runner import Died, Hung, Runner
 from .ticket import Ticket
 from .worker import Job, OwnThread, State, Worker, WorkerStatus
@@ -41,6 +41,7 @@ class Batcher:
         metrics: where everything is counted.
         clock: monotonic seconds.
         cost: tokens that a batch costs.
+        on_score: called in the event loop with every candidate that a backend scored, also when its caller has left.
         on_all_lost: called once when the last worker is lost for good: nothing will be scored any more.
     """
 
@@ -54,12 +55,13 @@ class Batcher:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         cost: BatchCost = unshared_tokens,
+        on_score: OnScore = lambda _candidate, _score: None,
         on_all_lost: Callable[[], None] = lambda: None,
     ) -> None:
         if not backends:
             raise ValueError("a batcher needs at least one backend")
         self._backends = list(backends)
-        self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, max_queue=max_queue, cost=cost)
+        self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, max_queue=max_queue, cost=cost, on_score=on_score)
         self._runner = Runner(self._queue, metrics, clock, cost, hang_timeout_s)
         self._metrics = metrics
         self._clock = clock
@@ -124,7 +126,7 @@ class Batcher:
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
-    def admit(self, candidates: int, timeout_s: float, groups: Sequence[int] = ()) -> Ticket:
+    def admit(self, candidates: int, timeout_s: float, groups: Sequence[int] = (), tenant: str = "") -> Ticket:
         """Reserve places for ``candidates``, all or none. Use the ticket as a context manager.
 
         Args:
@@ -132,6 +134,7 @@ class Batcher:
             timeout_s: seconds until whatever is unfinished fails with DeadlineExceeded.
             groups: sizes of the groups, which lie one after the other in the indices and add up to ``candidates``; with
                 them, each group's completion time is observed.
+            tenant: whose request it is; tenants share the devices equally, and in each other's absence fully.
 
         Raises:
             PayloadTooLarge: more than the queue ever holds.
@@ -148,6 +151,7 @@ class Batcher:
             candidates=candidates,
             timeout_s=timeout_s,
             groups=groups,
+            tenant=tenant,
             on_put=self._kick,
             on_done=self._on_done,
         )

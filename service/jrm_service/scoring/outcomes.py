@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jrm_service.errors import CandidateError, InternalError, NonFiniteScore
 
 from .backend import Scored
 from .types import Score
+
+Origin = Literal["computed", "shared", "stored"]
+"""Where an outcome comes from: a batch that the candidate was in, one that an identical candidate was in at the same
+time, or an earlier one whose score was kept."""
 
 
 class Cancelled(CandidateError):
@@ -23,13 +28,15 @@ class Outcome:
 
     ``queue_ms`` runs from the candidate being put into the queue until its batch went to the device for the last time;
     ``inference_ms`` is how long that batch ran. ``tokens_computed`` is the candidate's share of the batch's tokens:
-    the shares of a batch add up to what the backend reported.
+    the shares of a batch add up to what the backend reported. Both times are 0 for a score that was kept, and nothing
+    is computed for one that is shared or kept.
     """
 
     result: Score | CandidateError
     queue_ms: float = 0.0
     inference_ms: float = 0.0
     tokens_computed: int = 0
+    origin: Origin = "computed"
 
     @property
     def label(self) -> str:

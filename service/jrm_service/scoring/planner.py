@@ -1,13 +1,16 @@
 """Which candidates run next. Pure: no clock, no threads, no torch; the same history always gives the same batches.
 
-Requests stand in a line, in the order in which they began to wait. The one at the front has its *turn*: its oldest
-candidate leads, followed by whatever shares the lead's source (from any request, since an equal source is computed
-once), then its next oldest, and so on. A turn lasts for one budget's worth of candidates; then the request goes to the
-back of the line. This is round robin with a quantum of one batch: requests that fit into a batch are served first come,
-first served, and a request of any size delays the ones behind it by about one batch at a time.
+Tenants stand in a line, in the order in which they began to wait, and so do the requests of each tenant. The request at
+the front of the line of the tenant at the front has its *turn*: its oldest candidate leads, followed by whatever of its
+tenant shares the lead's source (from any of the tenant's requests, since an equal source is computed once), then its
+next oldest, and so on. A turn lasts for one budget's worth of candidates; then the request goes to the back of its
+tenant's line. In the same way a tenant goes to the back of the tenants' line when it has had one budget's worth. This
+is round robin with a quantum of one batch, twice: requests that fit into a batch are served first come, first served, a
+request of any size delays the ones behind it by about one batch at a time, and so does a tenant with any number of
+requests. With a single tenant only the line of requests is left.
 
-A batch is a prefix of that order, as long as the budget allows. Nothing is skipped to fill a gap with something
-smaller, so an expensive candidate waits no longer than a cheap one in its place.
+A batch is a prefix of that order, as long as the budget allows, so it may hold candidates of several tenants. Nothing
+is skipped to fill a gap with something smaller: an expensive candidate waits no longer than a cheap one in its place.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
@@ -39,6 +43,11 @@ class Queued(Protocol):
         ...
 
     @property
+    def tenant(self) -> str:
+        """Whose request it is: an opaque name, the same for all entries of a request."""
+        ...
+
+    @property
     def candidate(self) -> Candidate:
         """What is to be scored."""
         ...
@@ -48,6 +57,38 @@ EntryT = TypeVar("EntryT", bound=Queued)
 
 # A dict is used as an ordered set: insertion order is age, and removal from the middle is O(1).
 _Aged = dict[EntryT, int]
+
+
+@dataclass(slots=True)
+class _Lane(Generic[EntryT]):
+    """What one tenant has waiting.
+
+    ``line`` is request -> its entries with their price, and the first request has the turn; ``spent`` are the tokens
+    that this turn has used.
+    """
+
+    line: dict[int, _Aged[EntryT]] = field(default_factory=dict)
+    by_source: dict[bytes, _Aged[EntryT]] = field(default_factory=dict)
+    spent: int = 0
+
+    def add(self, entry: EntryT, price: int) -> None:
+        self.line.setdefault(entry.request, {})[entry] = price
+        self.by_source.setdefault(entry.candidate.source.key, {})[entry] = price
+
+    def remove(self, entry: EntryT) -> int | None:
+        """The price of the entry that was removed; None if it is not here."""
+        price = self.line.get(entry.request, {}).pop(entry, None)
+        if price is None:
+            return None
+        if not self.line[entry.request]:
+            if next(iter(self.line)) == entry.request:
+                self.spent = 0
+            del self.line[entry.request]
+        source = entry.candidate.source.key
+        del self.by_source[source][entry]
+        if not self.by_source[source]:
+            del self.by_source[source]
+        return price
 
 
 class Planner(Generic[EntryT]):
@@ -63,43 +104,39 @@ class Planner(Generic[EntryT]):
             raise ValueError(f"budget must be at least 1 token, got {budget}")
         self._budget = budget
         self._cost = cost
-        self._line: dict[int, _Aged[EntryT]] = {}  # request -> its entries with their price; the first has the turn
-        self._by_source: dict[bytes, _Aged[EntryT]] = {}
-        self._spent = 0  # tokens that the turn of the first request has used
+        self._lanes: dict[str, _Lane[EntryT]] = {}  # tenant -> what it has waiting; the first has the turn
+        self._spent = 0  # tokens that the turn of the first tenant has used
         self._unshared = 0  # the prices of all that waits
 
     def __len__(self) -> int:
-        return sum(len(entries) for entries in self._line.values())
+        return sum(len(entries) for lane in self._lanes.values() for entries in lane.line.values())
 
     def add(self, entry: EntryT) -> None:
-        """Let an entry wait. A request with nothing else waiting joins at the back of the line."""
+        """Let an entry wait. A tenant or a request with nothing else waiting joins at the back of its line."""
         price = self._cost([entry.candidate])
         self._unshared += price
-        self._line.setdefault(entry.request, {})[entry] = price
-        self._by_source.setdefault(entry.candidate.source.key, {})[entry] = price
+        if entry.tenant not in self._lanes:
+            self._lanes[entry.tenant] = _Lane()
+        self._lanes[entry.tenant].add(entry, price)
 
     def discard(self, entry: EntryT) -> None:
         """Forget an entry, because its caller left or it ran out of time. Unknown entries are ignored."""
-        entries = self._line.get(entry.request, {})
-        if entry not in entries:
+        lane = self._lanes.get(entry.tenant)
+        price = None if lane is None else lane.remove(entry)
+        if lane is None or price is None:
             return
-        self._unshared -= entries.pop(entry)
-        if not entries:
-            if next(iter(self._line)) == entry.request:
+        self._unshared -= price
+        if not lane.line:
+            if next(iter(self._lanes)) == entry.tenant:
                 self._spent = 0
-            del self._line[entry.request]
-        source = entry.candidate.source.key
-        del self._by_source[source][entry]
-        if not self._by_source[source]:
-            del self._by_source[source]
+            del self._lanes[entry.tenant]
 
     def clear(self) -> list[EntryT]:
         """Remove everything and return it, in line order."""
-        entries = [entry for lane in self._line.values() for entry in lane]
-        self._line.clear()
-        self._by_source.clear()
+        requests = [entries for lane in self._lanes.values() for entries in lane.line.values()]
+        self._lanes.clear()
         self._spent = self._unshared = 0
-        return entries
+        return [entry for entries in requests for entry in entries]
 
     def take(self, *, only_full: bool = False) -> list[EntryT]:
         """Remove and return the next batch: empty when nothing waits, otherwise at least one entry.
@@ -111,17 +148,20 @@ class Planner(Generic[EntryT]):
         size, full = self._fitting()
         if size == 0 or (only_full and not full):
             return []
-        walk = _Walk(self._line, self._by_source, self._budget, self._spent)
+        walk = _Walk(self._lanes, self._budget, self._spent)
         batch = list(islice(walk, size))
         for entry in batch:
             self.discard(entry)
-        self._line = {request: self._line[request] for request in walk.line if request in self._line}
-        self._spent = walk.spent if walk.line[0] in self._line else 0
+        for tenant, turns in walk.turns.items():
+            if tenant in self._lanes:
+                turns.leave(self._lanes[tenant])
+        self._lanes = {tenant: self._lanes[tenant] for tenant in walk.line if tenant in self._lanes}
+        self._spent = walk.spent if walk.line[0] in self._lanes else 0
         return batch
 
     def _fitting(self) -> tuple[int, bool]:
         """How many entries, in order, fit the budget; and whether the budget, not the supply, set the limit."""
-        walk = iter(_Walk(self._line, self._by_source, self._budget, self._spent))
+        walk = iter(_Walk(self._lanes, self._budget, self._spent))
         candidates: list[Candidate] = []
         wanted = 1
         while True:  # doubling, then bisection: O(log n) calls of a cost function that may be expensive
@@ -137,41 +177,73 @@ class Planner(Generic[EntryT]):
 
 
 class _Walk(Generic[EntryT]):
-    """Walks all entries in serving order without changing the planner.
+    """Walks all entries in serving order without changing the planner: tenants take turns.
 
     After the n-th entry, ``line`` and ``spent`` are what the planner's become if exactly these n are taken, but for
-    requests of which nothing is left.
+    tenants of which nothing is left; ``turns`` has the same of each tenant that was reached.
     """
 
-    def __init__(
-        self, lanes: dict[int, _Aged[EntryT]], by_source: dict[bytes, _Aged[EntryT]], budget: int, spent: int
-    ) -> None:
+    def __init__(self, lanes: dict[str, _Lane[EntryT]], budget: int, spent: int) -> None:
         self.line = deque(lanes)
         self.spent = spent
-        self._unread = {request: iter(entries) for request, entries in lanes.items()}
+        self.turns: dict[str, _Turns[EntryT]] = {}
+        self._walks: dict[str, Iterator[tuple[EntryT, int]]] = {}
         self._lanes = lanes
-        self._by_source = by_source
         self._budget = budget
 
     def __iter__(self) -> Iterator[EntryT]:
-        served: set[EntryT] = set()
         while self.line:
             # Only now, not when the budget was reached: whoever has joined since then goes first.
             if self.spent >= self._budget:
                 self.line.rotate(-1)
                 self.spent = 0
-            request = self.line[0]
-            lead = next((entry for entry in self._unread[request] if entry not in served), None)
-            if lead is None:
+            tenant = self.line[0]
+            if tenant not in self.turns:
+                self.turns[tenant] = _Turns(self._lanes[tenant], self._budget)
+                self._walks[tenant] = iter(self.turns[tenant])
+            entry, price = next(self._walks[tenant], (None, 0))
+            if entry is None:
                 self.line.popleft()
                 self.spent = 0
                 continue
+            self.spent += price
+            yield entry
+
+
+class _Turns(Generic[EntryT]):
+    """Walks the entries of one tenant, with their prices, in serving order: its requests take turns."""
+
+    def __init__(self, lane: _Lane[EntryT], budget: int) -> None:
+        self._line = deque(lane.line)
+        self._spent = lane.spent
+        self._unread = {request: iter(entries) for request, entries in lane.line.items()}
+        self._lane = lane
+        self._budget = budget
+
+    def __iter__(self) -> Iterator[tuple[EntryT, int]]:
+        served: set[EntryT] = set()
+        while self._line:
+            if self._spent >= self._budget:  # only now, as above
+                self._line.rotate(-1)
+                self._spent = 0
+            request = self._line[0]
+            lead = next((entry for entry in self._unread[request] if entry not in served), None)
+            if lead is None:
+                self._line.popleft()
+                self._spent = 0
+                continue
             # The turn pays for the mates that it pulls in, whoever owns them: so every turn is one budget of work.
-            for entry in chain([lead], self._by_source[lead.candidate.source.key]):
+            for entry in chain([lead], self._lane.by_source[lead.candidate.source.key]):
                 if entry in served:
                     continue
                 served.add(entry)
-                self.spent += self._lanes[entry.request][entry]
-                yield entry
-                if self.spent >= self._budget:
+                price = self._lane.line[entry.request][entry]
+                self._spent += price
+                yield entry, price
+                if self._spent >= self._budget:
                     break
+
+    def leave(self, lane: _Lane[EntryT]) -> None:
+        """Bring the lane to where the walk stands; what was walked must have been removed from it."""
+        lane.line = {request: lane.line[request] for request in self._line if request in lane.line}
+        lane.spent = self._spent if self._line[0] in lane.line else 0

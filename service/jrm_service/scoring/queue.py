@@ -2,13 +2,13 @@
 
 An admitted index is first *empty* (being preprocessed), then *waiting* (in the planner), then *held* by a worker, and
 at any moment it may become *finished*: scored, failed, expired or cancelled. The first outcome stands; later ones are
-dropped. Seconds everywhere, on whatever clock the caller uses.
+dropped. Identical candidates are computed once: see ``twins``. Seconds everywhere, on whatever clock the caller uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from jrm_service.errors import (
@@ -22,23 +22,36 @@ from jrm_service.errors import (
 )
 
 from .backend import Scored
-from .outcomes import Cancelled, Outcome, shares, verdicts
+from .outcomes import Cancelled, Origin, Outcome, shares, verdicts
+from .places import Places
 from .planner import BatchCost, Planner, unshared_tokens
 from .rates import DrainRate
+from .twins import Twins
 from .types import Candidate, Score
 
 OnOutcome = Callable[[int, Outcome, float], None]
 """Called once per admitted index, with the index, its outcome and the time."""
 
+OnScore = Callable[[Candidate, Score], None]
+"""Called once per candidate that a backend scored, with what it scored, whether or not its caller still waits."""
+
+# A caller that was told to come back in t seconds comes a little later: retries are spread, and the pace may drop.
+_CLAIM_FACTOR = 2.0
+_CLAIM_SECONDS = 10.0
+
 
 def _ignore(_index: int, _outcome: Outcome, _now: float) -> None: ...
+
+
+def _forget(_candidate: Candidate, _score: Score) -> None: ...
 
 
 class Admission:
     """One request's places in the queue. Only the queue changes it."""
 
-    def __init__(self, request: int, candidates: int, deadline: float, on_outcome: OnOutcome) -> None:
+    def __init__(self, request: int, candidates: int, deadline: float, on_outcome: OnOutcome, tenant: str = "") -> None:
         self.request = request
+        self.tenant = tenant
         self.deadline = deadline
         self.outcomes: list[Outcome | None] = [None] * candidates
         self.unfinished = candidates
@@ -50,7 +63,8 @@ class Admission:
 class Entry:
     """A candidate in the queue or on a device.
 
-    ``started_at`` is when its batch last went to a device; ``tried_on`` the worker that was lost with it, if any.
+    ``started_at`` is when its batch last went to a device; ``tried_on`` the worker that was lost with it, if any;
+    ``twins`` are the entries of identical candidates that wait for its score.
     """
 
     admission: Admission
@@ -59,6 +73,7 @@ class Entry:
     put_at: float
     started_at: float | None = None
     tried_on: int | None = None
+    twins: list[Entry] = field(default_factory=list)
 
     @property
     def request(self) -> int:
@@ -66,9 +81,19 @@ class Entry:
         return self.admission.request
 
     @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.admission.tenant
+
+    @property
     def finished(self) -> bool:
         """Whether it has its outcome."""
         return self.admission.outcomes[self.index] is not None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for its score: its own caller, or that of a twin."""
+        return not self.finished or any(not twin.finished for twin in self.twins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +111,21 @@ class ScoreQueue:
         max_batch_tokens: the budget of one batch, as ``cost`` counts.
         max_queue: candidates that may be admitted and unfinished at once.
         cost: what a batch costs, in tokens.
+        on_score: is told of every score.
     """
 
-    def __init__(self, *, max_batch_tokens: int, max_queue: int, cost: BatchCost = unshared_tokens) -> None:
-        if max_queue < 1:
-            raise ValueError(f"max_queue must be at least 1 candidate, got {max_queue}")
+    def __init__(
+        self,
+        *,
+        max_batch_tokens: int,
+        max_queue: int,
+        cost: BatchCost = unshared_tokens,
+        on_score: OnScore = _forget,
+    ) -> None:
         self._planner: Planner[Entry] = Planner(max_batch_tokens, cost)
-        self._max_queue = max_queue
+        self._places = Places(max_queue)
+        self._twins: Twins[Entry] = Twins()
+        self._on_score = on_score
         self._open: dict[int, Admission] = {}
         self._reserved: list[_Reserved] = []
         self._alive: set[int] = set()
@@ -100,39 +133,46 @@ class ScoreQueue:
         self._drain = DrainRate()
         self._draining = False
         self._next_deadline: float | None = None
-        self.unfinished = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Candidates that are admitted and have no outcome."""
+        return self._places.taken
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
-    def admit(self, candidates: int, now: float, deadline: float, on_outcome: OnOutcome = _ignore) -> Admission:
-        """Reserve places for all candidates of a request, or for none.
+    def admit(
+        self, candidates: int, now: float, deadline: float, on_outcome: OnOutcome = _ignore, tenant: str = ""
+    ) -> Admission:
+        """Reserve places for all candidates of a request of ``tenant``, or for none.
 
         Raises:
             PayloadTooLarge: so many could never fit.
             Draining: ``close`` was called.
             NotReady: no worker is alive.
-            Overloaded: they do not fit now; ``retry_after`` is the seconds after which, at the measured drain rate,
-                they would.
+            Overloaded: they do not fit now, or others have a claim to the room; ``retry_after`` is the seconds after
+                which, at the measured drain rate, they would fit.
         """
         if candidates < 1:
             raise ValueError(f"a request has at least 1 candidate, got {candidates}")
-        if candidates > self._max_queue:
-            raise PayloadTooLarge(
-                f"{candidates} candidates; the queue holds at most {self._max_queue}: send fewer at once"
-            )
+        most = self._places.total
+        if candidates > most:
+            raise PayloadTooLarge(f"{candidates} candidates; the queue holds at most {most}: send fewer at once")
         self.check_open()
         self.expire(now)
-        excess = self.unfinished + candidates - self._max_queue
+        excess = self._places.excess(tenant, candidates, now)
         if excess > 0:
+            seconds = self._drain.seconds_for(excess, now)
+            self._places.claim(tenant, candidates, now, until=now + _CLAIM_FACTOR * seconds + _CLAIM_SECONDS)
             raise Overloaded(
-                f"{self.unfinished} of at most {self._max_queue} candidates are queued; {candidates} more do not fit",
-                retry_after=self._drain.seconds_for(excess, now),
+                f"{self.unfinished} of at most {most} candidates are queued; {candidates} more do not fit",
+                retry_after=seconds,
             )
         if self.unfinished == 0:
             self._drain.resume(now)
-        admission = Admission(next(self._requests), candidates, deadline, on_outcome)
+        admission = Admission(next(self._requests), candidates, deadline, on_outcome, tenant)
         self._open[admission.request] = admission
-        self.unfinished += candidates
+        self._places.take(tenant, candidates)
         if self._next_deadline is None or deadline < self._next_deadline:
             self._next_deadline = deadline
         return admission
@@ -152,10 +192,19 @@ class ScoreQueue:
             raise ValueError(f"candidate {index} was already put")
         entry = Entry(admission, index, candidate, now)
         admission.entries[index] = entry
-        if self._alive:
+        lead = self._twins.lead(entry)
+        if not self._alive:
+            self._finish(admission, index, InternalError("no worker is alive"), now)
+        elif lead is None:
+            self._twins.wait(entry)
             self._planner.add(entry)
         else:
-            self._finish(admission, index, InternalError("no worker is alive"), now)
+            lead.twins.append(entry)
+            entry.started_at = None if lead.started_at is None else now
+
+    def recall(self, admission: Admission, index: int, score: Score, now: float) -> None:
+        """A candidate's score is known already. Ignored when its index already has an outcome."""
+        self._finish(admission, index, score, now, origin="stored")
 
     def fail(self, admission: Admission, index: int, error: CandidateError, now: float) -> None:
         """A candidate cannot be scored. Ignored when its index already has an outcome."""
@@ -195,17 +244,19 @@ class ScoreQueue:
 
         What it had ``started`` is retried once elsewhere, or fails with an InternalError that says ``why``; what it had
         taken and not started goes back to the front. What no live worker can take fails at once, so nothing waits for
-        ever.
+        ever. Twins share the fate of the one that leads them.
         """
         self._alive.discard(worker)
         self.release(unstarted)
         retried = []
         for entry in started:
             if entry.tried_on is not None:
-                self._finish(entry.admission, entry.index, InternalError(f"{why}; this was already its retry"), now)
-            elif not entry.finished:
+                self._end(entry, InternalError(f"{why}; this was already its retry"), now)
+            elif entry.wanted:
                 entry.tried_on = worker
                 retried.append(entry)
+            else:
+                self._twins.release(entry)
         if retried:
             self._reserved.insert(0, _Reserved(retried, avoid=worker))
         stranded = [reserved for reserved in self._reserved if not self._alive - {reserved.avoid}]
@@ -214,49 +265,75 @@ class ScoreQueue:
         if not self._alive:
             entries += self._planner.clear()
         for entry in entries:
-            self._finish(entry.admission, entry.index, InternalError(f"{why}, and no other worker is alive"), now)
+            self._end(entry, InternalError(f"{why}, and no other worker is alive"), now)
 
     def take(self, worker: int, now: float, *, only_full: bool = False) -> list[Entry]:
         """Hand the next batch to a worker: what was given back first, then what the planner picks.
 
-        Nobody who left or ran out of time is in it. With ``only_full``, no batch that later arrivals could still join.
+        Nobody who left or ran out of time is in it, unless a twin still waits for the score; identical candidates are
+        in it once. With ``only_full``, no batch that later arrivals could still join.
         """
         self.expire(now)
         for reserved in [reserved for reserved in self._reserved if reserved.avoid != worker]:
             self._reserved.remove(reserved)
-            entries = [entry for entry in reserved.entries if not entry.finished]
+            entries = self._wanted(reserved.entries)
             if entries:
                 return entries
-        return self._planner.take(only_full=only_full)
+        return self._leads(self._planner.take(only_full=only_full))
 
     def live(self, entries: Iterable[Entry], now: float) -> list[Entry]:
         """Those that still want a score."""
         self.expire(now)
-        return [entry for entry in entries if not entry.finished]
+        return self._wanted(entries)
 
     def start(self, entries: Iterable[Entry], now: float) -> None:
         """A batch goes to the device."""
         for entry in entries:
-            entry.started_at = now
+            for one in (entry, *entry.twins):
+                one.started_at = now
 
     def release(self, entries: Iterable[Entry]) -> None:
         """Give back a batch that was taken and never started."""
-        unfinished = [entry for entry in entries if not entry.finished]
-        if unfinished:
-            self._reserved.insert(0, _Reserved(unfinished, avoid=unfinished[0].tried_on))
+        wanted = self._wanted(entries)
+        if wanted:
+            self._reserved.insert(0, _Reserved(wanted, avoid=wanted[0].tried_on))
 
     def settle(self, entries: Sequence[Entry], scored: Scored, seconds: float, now: float) -> None:
         """The backend answered for a batch that ran for ``seconds``. Late results for finished entries are dropped."""
         tokens = shares(scored.tokens_computed, [entry.candidate.tokens for entry in entries])
         for entry, result, share in zip(entries, verdicts(scored, len(entries)), tokens, strict=True):
-            self._finish(entry.admission, entry.index, result, now, seconds, share)
-        self._drain.record(len(entries), now)
+            if isinstance(result, Score):
+                self._on_score(entry.candidate, result)
+            self._end(entry, result, now, seconds, share)
+        self._drain.record(sum(1 + len(entry.twins) for entry in entries), now)
 
     def settle_error(self, entries: Sequence[Entry], error: CandidateError, seconds: float, now: float) -> None:
         """The batch ended in ``error``, all of it."""
         for entry in entries:
-            self._finish(entry.admission, entry.index, error, now, seconds)
-        self._drain.record(len(entries), now)
+            self._end(entry, error, now, seconds)
+        self._drain.record(sum(1 + len(entry.twins) for entry in entries), now)
+
+    def _wanted(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of a worker's entries that somebody waits for; the others are let go of."""
+        wanted = []
+        for entry in entries:
+            if entry.wanted:
+                wanted.append(entry)
+            else:
+                self._twins.release(entry)
+        return wanted
+
+    def _leads(self, batch: Iterable[Entry]) -> list[Entry]:
+        """One entry for each distinct candidate of a batch; its twins, wherever they wait, wait for its score now."""
+        leads = []
+        for entry in batch:
+            twins = self._twins.take(entry)
+            if twins is not None:
+                for twin in twins:
+                    self._planner.discard(twin)
+                entry.twins = twins
+                leads.append(entry)
+        return leads
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -275,6 +352,20 @@ class ScoreQueue:
             for index in range(len(admission.outcomes)):
                 self._finish(admission, index, InternalError(why), now)
 
+    def _end(
+        self,
+        lead: Entry,
+        result: Score | CandidateError,
+        now: float,
+        seconds: float = 0.0,
+        tokens_computed: int = 0,
+    ) -> None:
+        """What came of an entry, for itself and for its twins."""
+        self._twins.release(lead)
+        self._finish(lead.admission, lead.index, result, now, seconds, tokens_computed)
+        for twin in lead.twins:
+            self._finish(twin.admission, twin.index, result, now, seconds, origin="shared")
+
     def _finish(
         self,
         admission: Admission,
@@ -283,6 +374,7 @@ class ScoreQueue:
         now: float,
         seconds: float = 0.0,
         tokens_computed: int = 0,
+        origin: Origin = "computed",
     ) -> None:
         """The only place where an outcome comes into being: the first one stands."""
         if admission.outcomes[index] is not None:
@@ -291,11 +383,12 @@ class ScoreQueue:
         queued = 0.0
         if entry is not None:
             self._planner.discard(entry)
+            self._twins.forget(entry)
             queued = (now if entry.started_at is None else entry.started_at) - entry.put_at
-        outcome = Outcome(result, queued * 1e3, seconds * 1e3, tokens_computed)
+        outcome = Outcome(result, queued * 1e3, seconds * 1e3, tokens_computed, origin)
         admission.outcomes[index] = outcome
         admission.unfinished -= 1
-        self.unfinished -= 1
+        self._places.free(admission.tenant)
         if admission.unfinished == 0:
             del self._open[admission.request]
         admission.on_outcome(index, outcome, now)

@@ -24,6 +24,7 @@ from jrm_service.metrics import Metrics
 from .backend import Preparer
 from .batcher import Batcher
 from .budget import ByteBudget
+from .cache import ScoreCache
 from .ticket import Ticket
 from .types import Candidate, Image, Score, ServedModel
 
@@ -61,9 +62,13 @@ class GroupInput:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """Outcomes per group in order, and what they cost; times in milliseconds."""
+    """Outcomes per group in order, and what they cost; times in milliseconds.
+
+    ``cached`` has the shape of ``groups``: which scores were known before.
+    """
 
     groups: list[list[Score | CandidateError]]
+    cached: list[list[bool]]
     images: int
     tokens: int
     tokens_computed: int
@@ -90,6 +95,7 @@ class ScoreService:
         preparer: Preparer,
         batcher: Batcher,
         *,
+        cache: ScoreCache,
         limits: ImageLimits,
         max_instruction_chars: int,
         threads: int,
@@ -98,6 +104,7 @@ class ScoreService:
     ) -> None:
         self.model = model
         self.batcher = batcher
+        self.cache = cache
         self._preparer = preparer
         self._limits = limits
         self._max_instruction_chars = max_instruction_chars
@@ -114,14 +121,14 @@ class ScoreService:
         """Stop the preprocessing threads; work that has not started is dropped."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def score(self, groups: Sequence[GroupInput], *, timeout_s: float) -> ScoreResult:
-        """Score every candidate of a request; cancelling the call drops whatever is unfinished.
+    async def score(self, groups: Sequence[GroupInput], *, timeout_s: float, tenant: str = "") -> ScoreResult:
+        """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
         Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining). Everything else is the
         outcome of a candidate.
         """
         sizes = [len(group.edits) for group in groups]
-        with self.batcher.admit(sum(sizes), timeout_s=timeout_s, groups=sizes) as ticket:
+        with self.batcher.admit(sum(sizes), timeout_s=timeout_s, groups=sizes, tenant=tenant) as ticket:
             intake = _Intake(ticket, self, groups)
             preparing = asyncio.create_task(self._prepare(intake))
             try:
@@ -130,9 +137,11 @@ class ScoreService:
             finally:
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
-        results = iter([outcome.result for outcome in outcomes])
+        ends = iter(outcomes)
+        grouped = [[next(ends) for _ in group.edits] for group in groups]
         return ScoreResult(
-            groups=[[next(results) for _ in group.edits] for group in groups],
+            groups=[[outcome.result for outcome in group] for group in grouped],
+            cached=[[outcome.origin == "stored" for outcome in group] for group in grouped],
             images=intake.images,
             tokens=intake.tokens,
             tokens_computed=round(sum(outcome.tokens_computed for outcome in outcomes)),
@@ -227,9 +236,9 @@ class _Intake:
                 if not self._finished[index]:
                     await self._candidate(index, *self._candidates[index])
 
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as self._tasks:
             for _ in range(min(self._service.threads, len(self._candidates))):
-                tasks.create_task(worker())
+                self._tasks.create_task(worker())
 
     async def _candidate(self, index: int, group: GroupInput, edit: ImageInput) -> None:
         try:
@@ -244,7 +253,26 @@ class _Intake:
             self._ticket.fail(index, InternalError("preprocessing failed"))
         else:
             self.tokens += candidate.tokens
+            self._enter(index, candidate)
+
+    def _enter(self, index: int, candidate: Candidate) -> None:
+        """Into the queue, unless the score is known."""
+        cache = self._service.cache
+        score = cache.recall(candidate)
+        if score is None and cache.store is not None:
+            # Not awaited: the others are prepared and looked up meanwhile, so a request waits for one answer at most.
+            self._tasks.create_task(self._ask_store(index, candidate))
+        else:
+            self._end_or_put(index, candidate, score)
+
+    async def _ask_store(self, index: int, candidate: Candidate) -> None:
+        self._end_or_put(index, candidate, await self._service.cache.fetch(candidate))
+
+    def _end_or_put(self, index: int, candidate: Candidate, score: Score | None) -> None:
+        if score is None:
             self._ticket.put(index, candidate)
+        else:
+            self._ticket.recall(index, score)
 
     async def _source(self, image: ImageInput) -> Image:
         """Prepare a source; its bytes are held once for all of its candidates."""

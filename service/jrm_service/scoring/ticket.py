@@ -11,7 +11,7 @@ from jrm_service.metrics import Metrics
 
 from .outcomes import Outcome
 from .queue import Admission, ScoreQueue
-from .types import Candidate
+from .types import Candidate, Score
 
 
 class Ticket:
@@ -37,6 +37,7 @@ class Ticket:
         candidates: int,
         timeout_s: float,
         groups: Sequence[int],
+        tenant: str,
         on_put: Callable[[], None],
         on_done: Callable[[], None],
     ) -> None:
@@ -53,19 +54,21 @@ class Ticket:
         self._done = asyncio.Event()
         self.on_outcome: Callable[[int], None] = lambda _index: None
         """Called with each index as it gets its outcome, from inside the queue: it must not use the ticket."""
-        self._admission: Admission = queue.admit(candidates, now, now + timeout_s, self._on_outcome)
+        self._admission: Admission = queue.admit(candidates, now, now + timeout_s, self._on_outcome, tenant)
 
     def put(self, index: int, candidate: Candidate) -> None:
         """Queue the candidate of an index in 0..candidates-1; ignored when the index already has an outcome.
 
         Raises IndexError for an index outside, ValueError for one that was already put.
         """
-        now = self._clock()
-        self._check(index)
-        if self._group and self._first_in[self._group[index]] is None:
-            self._first_in[self._group[index]] = now
+        now = self._enter(index)
         self._queue.put(self._admission, index, candidate, now)
         self._on_put()
+
+    def recall(self, index: int, score: Score) -> None:
+        """End an index with a score that was kept; ignored when it already has an outcome. Raises IndexError."""
+        now = self._enter(index)
+        self._queue.recall(self._admission, index, score, now)
 
     def fail(self, index: int, error: CandidateError) -> None:
         """End an index without a score; ignored when it already has an outcome. Raises IndexError as ``put`` does."""
@@ -98,12 +101,22 @@ class Ticket:
     ) -> None:
         self.cancel()
 
+    def _enter(self, index: int) -> float:
+        """A candidate is ready, at the time that is returned; the first of a group starts its clock."""
+        self._check(index)
+        now = self._clock()
+        if self._group and self._first_in[self._group[index]] is None:
+            self._first_in[self._group[index]] = now
+        return now
+
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self._admission.outcomes):
             raise IndexError(f"candidate {index} of {len(self._admission.outcomes)}")
 
     def _on_outcome(self, index: int, outcome: Outcome, now: float) -> None:
         self._metrics.candidates.labels(outcome.label).inc()
+        if outcome.label == "ok" and outcome.origin == "shared":
+            self._metrics.cache_shared.inc()
         self.on_outcome(index)
         if self._group:
             self._count(self._group[index], outcome, now)

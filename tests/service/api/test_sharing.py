@@ -91,7 +91,7 @@ def test_the_server_answers_while_it_decodes_and_while_it_scores():
 
 
 def test_64_callers_share_batches_and_get_their_own_scores(tiny_checkpoint):
-    with servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as url:
+    with servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu", cache_entries=0)) as url:
         metric = Metric(url)
 
         async def run() -> None:
@@ -266,7 +266,7 @@ def test_without_a_worker_requests_fail_with_a_typed_error_and_readiness_shows_i
 def test_a_bad_candidate_touches_nobody_elses_score():
     """The backend raises for one of twelve: eleven scores and one error, each equal to what it is alone."""
     backend = RaisingBackend(FakeBackend(), when=lambda candidate: candidate.instruction == "boom")
-    with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
+    with servers.serving(Settings(cache_entries=0), load=lambda: servers.fake_parts(backend)) as url:
         image, edits = base64.b64encode(SOURCE).decode(), [base64.b64encode(edit).decode() for edit in EDITS[:11]]
         good = {"source": image, "instruction": "fine", "edits": edits}
         bad = {"source": image, "instruction": "boom", "edits": edits[:1]}

@@ -18,10 +18,11 @@ from service.scoring.support import candidate
 class Entry:
     request: int
     candidate: Candidate
+    tenant: str = ""
 
 
-def entry(request: int, tokens: int = 1, source: str | None = None) -> Entry:
-    return Entry(request, candidate(tokens, source))
+def entry(request: int, tokens: int = 1, source: str | None = None, tenant: str = "") -> Entry:
+    return Entry(request, candidate(tokens, source), tenant)
 
 
 def drain(planner: Planner[Entry]) -> list[list[Entry]]:

@@ -1,0 +1,71 @@
+"""Who may come in: decided from the head of a request, before a byte of its body is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from jrm_service.errors import RequestError, Unauthorized
+
+from .errors import UnreadBodyReply, domain_error_reply
+from .keys import Key
+from .limits import RequestSlots
+from .record import record_of
+
+FindKey = Callable[[bytes], Key | None]
+
+
+class Gate:
+    """ASGI layer that asks for an API key and counts the requests that run.
+
+    Every path is behind it, known or not, except those that are named open: a route that somebody adds is guarded.
+
+    Args:
+        app: what is behind the gate.
+        find: the key that a secret is, or None for an unknown one; without ``find``, no key is asked for.
+        slots: how many POST requests may run at once. The other methods cost nothing.
+        open_paths: paths that anybody may call, such as health and metrics.
+    """
+
+    def __init__(self, app: ASGIApp, *, find: FindKey | None, slots: RequestSlots, open_paths: Collection[str]) -> None:
+        self._app = app
+        self._find = find
+        self._slots = slots
+        self._open_paths = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+            return
+        with ExitStack() as held:
+            try:
+                key = self._caller(scope)
+                record_of(scope).key = key
+                if scope["method"] == "POST":
+                    held.enter_context(self._slots.hold(key))
+            except RequestError as error:
+                # A body may be on its way, and the caller reads the reply only once it has been let in or cut off.
+                reply = domain_error_reply(error)
+                await (UnreadBodyReply(reply) if _has_body(scope) else reply)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> Key | None:
+        if self._find is None:
+            return None
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not given:
+            raise Unauthorized("this server asks for an API key: send it as 'Authorization: Bearer KEY'")
+        scheme, _, secret = given[0].partition(b" ")
+        key = self._find(secret.strip()) if scheme.lower() == b"bearer" and len(given) == 1 else None
+        if key is None:
+            raise Unauthorized("unknown API key, or not of the form 'Authorization: Bearer KEY'")
+        return key
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"

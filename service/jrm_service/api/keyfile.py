@@ -1,0 +1,116 @@
+"""The keys file on disk: followed while the server runs, and extended by ``jrm key new``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jrm_service.errors import KeysError
+from jrm_service.metrics import Metrics
+
+from .keys import Key, KeyRing, parse
+
+logger = logging.getLogger(__name__)
+
+_MAX_BYTES = 4 * 2**20
+_POLL_SECONDS = 1.0
+
+_Signature = tuple[int, ...]
+
+
+class KeyFile:
+    """The keys in force: those of a file, which is read again within a second after it has changed.
+
+    A file that has become unreadable or wrong leaves the keys in force as they were, and is logged and counted once
+    per change: a slip of the pen locks nobody out. A key that was taken out of a good file is refused from then on.
+
+    Raises KeysError, at first only, for a file that cannot be used.
+    """
+
+    def __init__(self, path: Path, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._clock = clock
+        self._seen = _signature(path)
+        self._use(KeyRing(read(path)))
+        self._look_again_at = clock() + _POLL_SECONDS
+
+    def find(self, secret: bytes) -> Key | None:
+        """The key in force that this secret is."""
+        self._follow()
+        return self._ring.find(secret)
+
+    def _follow(self) -> None:
+        now = self._clock()
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + _POLL_SECONDS
+        signature = _signature(self._path)
+        if signature == self._seen:
+            return
+        self._seen = signature  # before the content: a change in between is then seen as one, and read again
+        try:
+            self._use(KeyRing(read(self._path)))
+        except KeysError as error:
+            self._metrics.key_reloads.labels("failed").inc()
+            logger.error("%s; the %d API keys that were in force stay so", error, len(self._ring))
+        else:
+            self._metrics.key_reloads.labels("ok").inc()
+
+    def _use(self, ring: KeyRing) -> None:
+        self._ring = ring
+        self._metrics.keys.set(len(ring))
+        level = logging.INFO if len(ring) else logging.WARNING  # nobody will be let in
+        logger.log(level, "%s: %d API keys are in force", self._path, len(ring))
+
+
+def read(path: Path) -> list[Key]:
+    """Return the keys of a file. Raises KeysError, each problem with the file's name."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise KeysError([f"{path}: {error.strerror}"]) from None
+    return _parse(path, content)
+
+
+def append(path: Path, key: Key) -> None:
+    """Add a key to a file, which is created, for its owner's eyes only, if it is not there.
+
+    Two who do this at once wait for each other, and a server that reads meanwhile sees whole lines. Raises KeysError
+    for a file that has mistakes or the key's name in it already, OSError when it cannot be written.
+    """
+    import fcntl  # POSIX only; a server elsewhere can still read its keys
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        content = file.read()
+        if any(one.name == key.name for one in _parse(path, content)):
+            raise KeysError([f"{path}: there is a key of this name already"])
+        start = "" if not content or content.endswith(b"\n") else "\n"
+        os.write(descriptor, f"{start}{key.line()}\n".encode())
+        os.fsync(descriptor)
+
+
+def _signature(path: Path) -> _Signature | None:
+    """What changes whenever the file does: rewritten, replaced by another, or made readable; None if it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _parse(path: Path, content: bytes) -> list[Key]:
+    if len(content) > _MAX_BYTES:
+        raise KeysError([f"{path}: over {_MAX_BYTES} bytes"])
+    try:
+        return parse(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise KeysError([f"{path}: not UTF-8"]) from None
+    except KeysError as error:
+        raise KeysError([f"{path}: {problem}" for problem in error.problems]) from None

@@ -1,0 +1,131 @@
+"""API keys: what a key is, what its line in a keys file says, how a caller's key is recognised. Pure.
+
+A line is ``NAME sha256:HEX [LIMIT=NUMBER …]``. Blank lines are ignored, and so is what follows a ``#``::
+
+    # who       hash of the key         limits of this key alone
+    trainer-a   sha256:2bd806c9…1f32    requests=64 candidates_per_minute=20000
+    eval        sha256:9c56cc51…b374
+
+The file holds no secret. A key is 256 random bits and is stored as its plain SHA-256: salts and slow hashes make it
+dear to guess what a human made up, whereas this cannot be guessed at any speed, and a slow hash would be paid on every
+request.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from jrm_service.errors import KeysError
+
+# So that a scanner for leaked secrets can know one when it sees one.
+_SECRET_PREFIX = "jrm_"  # noqa: S105 - this much of it everybody may know
+_SECRET_BYTES = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_LIMIT = re.compile(r"(requests|candidates_per_minute)=([1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One caller. ``name`` may be shown and logged; ``digest`` is the SHA-256 of the secret.
+
+    ``requests`` limits how many run at once, ``candidates_per_minute`` how many candidates are taken in; None: no limit
+    of its own.
+    """
+
+    name: str
+    digest: bytes
+    requests: int | None = None
+    candidates_per_minute: int | None = None
+
+    def line(self) -> str:
+        """Return its line in a keys file, without the line's end."""
+        limits = {"requests": self.requests, "candidates_per_minute": self.candidates_per_minute}
+        words = [f"{name}={value}" for name, value in limits.items() if value is not None]
+        return " ".join([self.name, f"sha256:{self.digest.hex()}", *words])
+
+
+def digest(secret: bytes) -> bytes:
+    """Return what is stored of a secret."""
+    return sha256(secret).digest()
+
+
+def new_secret() -> str:
+    """Return a new key, as its caller will send it: 256 random bits in printable ASCII."""
+    return _SECRET_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+
+
+def is_name(text: str) -> bool:
+    """Whether a key may be called so: 1 to 64 letters, digits, dots, dashes and underscores."""
+    return _NAME.fullmatch(text) is not None
+
+
+class KeyRing:
+    """The keys that open one server."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = tuple(keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, secret: bytes) -> Key | None:
+        """The key that this secret is. The time it takes does not depend on the secret, nor on where its key stands."""
+        given = digest(secret)
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, given):
+                found = key
+        return found
+
+
+def parse(text: str) -> list[Key]:
+    """Read the lines of a keys file.
+
+    Raises KeysError with every problem. No problem quotes its line: it may be a key that was pasted there by mistake.
+    """
+    keys: list[Key] = []
+    problems: list[str] = []
+    seen: dict[str | bytes, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            key = _key(words)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        for what, value in (("name", key.name), ("key", key.digest)):
+            if value in seen:
+                problems.append(f"line {number}: the same {what} as in line {seen[value]}")
+            seen.setdefault(value, number)
+        keys.append(key)
+    if problems:
+        raise KeysError(problems)
+    return keys
+
+
+def _key(words: Sequence[str]) -> Key:
+    if len(words) < 2:
+        raise ValueError("expected NAME sha256:HEX")
+    name, hashed, *limits = words
+    if not is_name(name):
+        raise ValueError("a name is 1 to 64 letters, digits, dots, dashes and underscores, first a letter or digit")
+    match = _DIGEST.fullmatch(hashed)
+    if match is None:
+        raise ValueError("after the name comes sha256: and 64 hexadecimal digits")
+    found: dict[str, int] = {}
+    for limit in limits:
+        parsed = _LIMIT.fullmatch(limit)
+        if parsed is None:
+            raise ValueError("a limit is requests=NUMBER or candidates_per_minute=NUMBER, from 1 to 999999999")
+        if parsed[1] in found:
+            raise ValueError(f"{parsed[1]} is there twice")
+        found[parsed[1]] = int(parsed[2])
+    return Key(name, bytes.fromhex(match[1]), **found)

@@ -1,0 +1,143 @@
+"""Scores that were computed before: kept in this process and, if there is a store, shared with other replicas.
+
+A score is found again by everything that it depends on: what is served and how (``scope``), the preprocessed pixels of
+both images and the instruction. So a cached score is one that this server would compute, and bitwise the one that was
+computed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+from jrm_service.metrics import Metrics
+
+from . import stored
+from .types import Candidate, Score, ServedModel
+
+KEY_BYTES = 32
+# What turns pixels and text into a score, beside the checkpoint: another version may round differently.
+_ENGINE = ("jrm-serve", "torch", "transformers", "tokenizers")
+
+
+class ScoreStore(Protocol):
+    """Bytes under keys, elsewhere. It may lose them, be slow or be gone; it says so in metrics and never raises."""
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value, or None; within a bounded time."""
+        ...
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Keep a value, some time from now; returns at once."""
+        ...
+
+
+def scope_of(model: ServedModel) -> list[str]:
+    """What decides a score beside the candidate: fingerprint, dtype, engine, kinds of device, versions."""
+    facts = [str(model.description.get(name)) for name in ("backend", "dtype", "engine")]
+    kinds = {device.split(":")[0] for device in str(model.description.get("device")).split(",")}
+    return [model.fingerprint, *facts, ",".join(sorted(kinds)), *map(_version, _ENGINE)]
+
+
+class ScoreCache:
+    """The scores used most recently, in front of an optional ``store``. Use it from one event loop.
+
+    Args:
+        scope: what decides a score beside the candidate, as from ``scope_of``: nothing is found across scopes.
+        max_entries: scores that are kept in this process, about 1 KiB each; 0 keeps none.
+        metrics: where hits, misses and errors are counted.
+        dimensions: names that a stored score must have; None when they are not known.
+        store: what is shared with other processes.
+    """
+
+    def __init__(
+        self,
+        scope: Sequence[str],
+        *,
+        max_entries: int,
+        metrics: Metrics,
+        dimensions: Collection[str] | None = None,
+        store: ScoreStore | None = None,
+    ) -> None:
+        self.store = store
+        self._scope = _hash(part.encode() for part in scope)
+        self._max_entries = max_entries
+        self._metrics = metrics
+        self._dimensions = dimensions
+        self._kept: OrderedDict[bytes, Score] = OrderedDict()
+        metrics.cache_entries.set_function(lambda: len(self._kept))
+
+    def key(self, candidate: Candidate) -> bytes:
+        """32 bytes that no other candidate, and no other scope, shares."""
+        # Lone surrogates are no text, but they must not make two instructions one.
+        instruction = candidate.instruction.encode("utf-8", "surrogatepass")
+        return _hash([self._scope, candidate.source.key, candidate.edited.key, instruction])
+
+    def recall(self, candidate: Candidate) -> Score | None:
+        """The score, if it is kept in this process."""
+        if self._max_entries == 0:
+            return None
+        score = self._recent(self.key(candidate))
+        self._count("memory", score)
+        return score
+
+    async def fetch(self, candidate: Candidate) -> Score | None:
+        """The score, if the store has it, or if it was computed while the store was asked."""
+        if self.store is None:
+            return None
+        key = self.key(candidate)
+        value = await self.store.get(key)
+        score = None if value is None else self._decode(key, value)
+        self._count("redis", score)
+        recent = self._recent(key)
+        if recent is None and score is not None:
+            self._keep(key, score)
+        return recent or score
+
+    def remember(self, candidate: Candidate, score: Score) -> None:
+        """Keep a score that was computed. One that is not finite is nobody's reward, and is not kept."""
+        if not score.finite:
+            return
+        key = self.key(candidate)
+        self._keep(key, score)
+        if self.store is not None:
+            self.store.put(key, stored.encode(key, score))
+
+    def _recent(self, key: bytes) -> Score | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def _keep(self, key: bytes, score: Score) -> None:
+        self._kept[key] = score
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._max_entries:
+            self._kept.popitem(last=False)
+
+    def _decode(self, key: bytes, value: bytes) -> Score | None:
+        try:
+            return stored.decode(key, value, self._dimensions)
+        except ValueError:
+            self._metrics.cache_errors.labels("redis", "invalid").inc()
+            return None
+
+    def _count(self, tier: str, score: Score | None) -> None:
+        (self._metrics.cache_misses if score is None else self._metrics.cache_hits).labels(tier).inc()
+
+
+def _hash(parts: Iterable[bytes]) -> bytes:
+    """A digest of the parts and of where each ends: ("ab", "c") is not ("a", "bc")."""
+    digest = blake2b(digest_size=KEY_BYTES)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
