@@ -6,10 +6,10 @@ CONSTRAINTS ?= constraints/cpu.txt
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check bench format clean
+.PHONY: help serve demo test check bench train-tiny format clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 serve: $(VENV)/.service ## serve a tiny checkpoint on http://127.0.0.1:8000 (CHECKPOINT=DIR for yours)
 	@$(BIN)/jrm serve $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(FLAGS)
@@ -30,6 +30,10 @@ bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/per
 	@$(BIN)/python -m benchmarks.work
 	@$(BIN)/python -m benchmarks.compare --save docs/performance.json $(FLAGS)
 	@$(BIN)/python -m benchmarks.plots docs/performance.json docs
+
+train-tiny: $(VENV)/.train ## train the bundled checkpoint anew into out/jrm-tiny (hours on two CPU cores, goes on if stopped)
+	@if command -v nvidia-smi >/dev/null; then $(BIN)/jrm train --recipe jrm-tiny --out out/jrm-tiny; else \
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m jrm_training train --recipe jrm-tiny --out out/jrm-tiny; fi
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .
@@ -54,4 +58,9 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[bench] into $(VENV) (a few minutes, once)"
 	@$(INSTALL) '.[bench]'
+	@touch $(VENV)/.service $@
+
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "installing jrm-serve[train] into $(VENV) (a few minutes, once)"
+	@$(INSTALL) '.[train]'
 	@touch $(VENV)/.service $@

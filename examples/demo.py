@@ -1,6 +1,7 @@
-"""Start a server, score edits of one photograph through the SDK, print the rewards, stop the server.
+"""Start a server, score edits of one picture through the SDK, print the rewards, stop the server.
 
-Run it with ``make demo``; extra arguments go to ``jrm serve`` (for example ``--checkpoint DIR``).
+Run it with ``make demo``: a drawn scene, which is what the bundled checkpoint knows. Arguments go to ``jrm serve``;
+with ``--checkpoint DIR`` the picture is a photograph.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+import draw_scene
+import make_edits
 from jrm_client import GroupScores, JRMClient
-from make_edits import INSTRUCTION, PHOTO, edits
 
 JRM = Path(sys.executable).with_name("jrm")
 
@@ -38,12 +40,11 @@ def server(*arguments: str) -> Iterator[str]:
             process.terminate()
 
 
-def table(names: list[str], group: GroupScores) -> Table:
+def table(instruction: str, names: list[str], group: GroupScores) -> Table:
     """One row per candidate, best first."""
     dimensions = list(group.scores[0].dimensions)
     model = group.scores[0].model
-    caption = "random weights: the numbers mean nothing" if "untrained" in model else "mean ± standard deviation"
-    shown = Table(title=f"{model}: “{INSTRUCTION}”", caption=caption)
+    shown = Table(title=f"{model}: “{instruction}”", caption="mean ± standard deviation")
     for header in ("candidate", *dimensions, "reward"):
         shown.add_column(header, justify="left" if header == "candidate" else "right")
     for index in reversed(group.rewards.argsort()):
@@ -58,11 +59,15 @@ def _number(mean: float, std: float | None) -> str:
 
 
 def main() -> None:
-    """Score every edit of the photograph as one group."""
-    candidates = edits(Image.open(PHOTO))
+    """Score every edit of the picture as one group."""
+    if "--checkpoint" in sys.argv:
+        source, instruction = Image.open(make_edits.PHOTO).convert("RGB"), make_edits.INSTRUCTION
+        candidates = make_edits.edits(source)
+    else:
+        source, instruction, candidates = draw_scene.source(), draw_scene.INSTRUCTION, draw_scene.edits()
     with server(*sys.argv[1:]) as url, JRMClient(url) as client:
-        group = client.score_group(PHOTO, INSTRUCTION, list(candidates.values()))
-        Console().print(table(list(candidates), group))
+        group = client.score_group(source, instruction, list(candidates.values()))
+        Console().print(table(instruction, list(candidates), group))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ row is the trie that the server scores: sources and edited images are computed o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer
 
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images import preprocess
-from jrm_service.model.checkpoint import Checkpoint
+from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.engine import TrieAttention
 from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.model.trie import build_trie, positions
@@ -36,11 +37,11 @@ Ids = tuple[int, ...]
 class Row:
     """One packed row on the host.
 
-    ``ids`` int64 [T] has the image token at image slots, ``position_ids`` is int64 [3, 1, T]. ``patches`` float32 [P, D]
-    and ``grids`` int64 [images, 3] are of the distinct images; ``order`` says which of them stands where in packed order.
-    ``reads`` int64 [candidates, passes] are the slots of the reward tokens. ``before`` int64 [C] are the slots whose next
-    token is one of a critique, ``targets`` int64 [C] those tokens. ``labels`` float64 [candidates, dimensions] have NaN
-    where there is none; ``group_of`` int64 [candidates] numbers the groups of the row.
+    ``ids`` int64 [T] has the image token at image slots, ``position_ids`` is int64 [3, 1, T]. ``patches`` float32
+    [P, D] and ``grids`` int64 [images, 3] are of the distinct images; ``order`` says which of them stands where in
+    packed order. ``reads`` int64 [candidates, passes] are the slots of the reward tokens. ``before`` int64 [C] are the
+    slots whose next token is one of a critique, ``targets`` int64 [C] those tokens. ``labels`` float64 [candidates,
+    dimensions] have NaN where there is none; ``group_of`` int64 [candidates] numbers the groups of the row.
     """
 
     ids: torch.Tensor
@@ -81,6 +82,17 @@ class Collator:
         added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
         self._regions = {token: number for token, number in added.items() if _REGION.fullmatch(token)}
 
+    def __reduce__(self) -> tuple[Callable[..., Collator], tuple[Path, bool, int]]:
+        """Opened anew in another process: a pickled Rust tokenizer forgets that special tokens are to be plain text."""
+        return _reopen, (self._checkpoint.path, self._critiques, self._max_tokens)
+
+    def word(self, word: str) -> int:
+        """The one token that a word with a space before it is. Raises ValueError where it is several."""
+        ids: list[int] = self._plain.encode(f" {word}", add_special_tokens=False).ids
+        if len(ids) != 1:
+            raise ValueError(f"'{word}' is {len(ids)} tokens, must be one")
+        return ids[0]
+
     def critique_ids(self, text: str) -> Ids:
         """A critique and the end of the turn: region tags that the tokenizer has are tokens, the rest is plain text."""
         ids: list[int] = []
@@ -99,7 +111,7 @@ class Collator:
         yield text[end:]
 
     def row(self, groups: Sequence[Group]) -> Row:
-        """Pack groups into one row. Raises ValueError, naming the instruction, for a group that the model cannot take."""
+        """Pack groups into one row. Raises ValueError for a group that the model cannot take, by its instruction."""
         manifest, spec = self._checkpoint.manifest, self._checkpoint.image_spec
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
         scored = [sequence for candidate in candidates for sequence in candidate.sequences]
@@ -162,6 +174,10 @@ class Collator:
         if isinstance(segment, Text):
             return np.array(segment.ids, np.int64)
         return np.full(segment.tokens, self._checkpoint.config.image_token_id, np.int64)
+
+
+def _reopen(path: Path, critiques: bool, max_tokens: int) -> Collator:
+    return Collator(open_checkpoint(path), critiques=critiques, max_tokens=max_tokens)
 
 
 def _labels(group: Group, dimensions: Sequence[str]) -> Iterator[tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen object, read from a TOML recipe. ``recipes/`` has the paper's and the tiny one's."""
+"""What a training run is: one frozen object, read from a TOML recipe. The paper's and the tiny one's are shipped."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Optimizer(_Section):
     """AdamW for every weight; with ``muon_lr``, Muon for the matrices of the layers and AdamW for the rest.
 
     ``lr`` is the peak of a cosine that follows ``warmup`` (share of all steps) and ends at ``final`` times the peak.
-    ``clip`` is the largest norm of the gradient of all weights together.
+    ``clip`` is the largest norm of the gradient of all weights together. ``vision`` is the vision tower's share of the
+    learning rates: one that sees already is better not shaken.
     """
 
     lr: Positive
@@ -70,6 +71,7 @@ class Optimizer(_Section):
     final: Share = 0.0
     clip: Positive = 1.0
     muon_lr: Positive | None = None
+    vision: Share = 1.0
 
 
 class Recipe(_Section):

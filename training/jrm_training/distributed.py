@@ -53,8 +53,8 @@ def sum_gradients(model: JointModel) -> None:
 def shard(model: JointModel, dtype: torch.dtype | None) -> None:
     """Spread weights at rest, gradients and optimizer state; weights stay gathered between forward and backward.
 
-    That is ZeRO-2. ``dtype`` is what layers compute in and weights are sent as; gradients are summed in float32, and the
-    heads stay in float32 throughout. Needs a process group.
+    That is ZeRO-2. ``dtype`` is what layers compute in and weights are sent as; gradients are summed in float32, and
+    the heads stay in float32 throughout. Needs a process group.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     fully_shard(model.heads, reshard_after_forward=False)

@@ -33,7 +33,7 @@ class JointOutput:
 
 
 class JointModel(nn.Module):
-    """Backbone (Eq. 1), reward heads (Eq. 2) and language head (Eq. 3). A tied language head is the embedding itself."""
+    """Backbone (Eq. 1), reward heads (Eq. 2) and language head (Eq. 3), which may be tied to the embedding."""
 
     def __init__(self, backbone: Qwen3VLModel, heads: RewardHeads, lm_head: nn.Linear) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class JointModel(nn.Module):
         return cls(backbone, heads, lm_head).train().requires_grad_(True)
 
     def forward(self, row: Row) -> JointOutput:
-        """Run one packed row, which may be on the host. The language head sees the slots before critique tokens only."""
+        """Run one packed row, from the host. The language head sees only the slots before critique tokens."""
         device = self.lm_head.weight.device
         vision = self.backbone.get_image_features(row.patches.to(device), row.grids.to(device), return_dict=True)
         ids = row.ids.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,24 +30,16 @@ class Optimizers:
     def __init__(self, model: nn.Module, recipe: Optimizer) -> None:
         matrices = dict(_layer_matrices(model)) if recipe.muon_lr else {}
         taken = {id(weight) for weight in matrices.values()}
-        rest = [(name, weight) for name, weight in model.named_parameters() if id(weight) not in taken]
-        decays = {name: weight.ndim >= 2 and "embed" not in name for name, weight in rest}
-        groups: list[dict[str, Any]] = [
-            {"params": [weight for name, weight in rest if decays[name]]},
-            {"params": [weight for name, weight in rest if not decays[name]], "weight_decay": 0.0},
-        ]
+        rest = {name: weight for name, weight in model.named_parameters() if id(weight) not in taken}
+        decayed = {name: weight for name, weight in rest.items() if weight.ndim >= 2 and "embed" not in name}
+        kept = {name: weight for name, weight in rest.items() if name not in decayed}
+        adamw = [*_by_tower(decayed, recipe.lr, recipe), *_by_tower(kept, recipe.lr, recipe, weight_decay=0.0)]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+            torch.optim.AdamW(adamw, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
         ]
         if recipe.muon_lr:
-            self.parts.append(
-                torch.optim.Muon(
-                    list(matrices.items()),
-                    lr=recipe.muon_lr,
-                    weight_decay=recipe.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            muon = _by_tower(matrices, recipe.muon_lr, recipe)
+            self.parts.append(torch.optim.Muon(muon, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"))
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, share: float) -> None:
@@ -57,6 +49,16 @@ class Optimizers:
                 group["lr"] = peak * share
             part.step()
             part.zero_grad(set_to_none=True)
+
+
+def _by_tower(
+    weights: Mapping[str, nn.Parameter], lr: float, recipe: Optimizer, **options: float
+) -> list[dict[str, Any]]:
+    """Parameter groups for the vision tower, at its share of the learning rate, and for all else."""
+    vision = [weight for name, weight in weights.items() if ".visual." in name]
+    others = [weight for name, weight in weights.items() if ".visual." not in name]
+    groups = [{"params": vision, "lr": lr * recipe.vision, **options}, {"params": others, "lr": lr, **options}]
+    return [group for group in groups if group["params"]]
 
 
 def _layer_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

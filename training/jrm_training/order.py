@@ -23,6 +23,15 @@ class Order:
     shuffle: bool
     _permuted: tuple[int, Sequence[int]] = field(default=(-1, ()), init=False)
 
+    def rows_each(self, world: int) -> int:
+        """Rows of a step that each of ``world`` processes has. Raises ValueError where that is no whole number."""
+        rows, left = divmod(self.batch, self.micro_batch * world)
+        if left:
+            raise ValueError(
+                f"batch {self.batch}: must be a multiple of micro_batch {self.micro_batch} x {world} devices"
+            )
+        return rows
+
     def rows(self, step: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
         """Indices of the groups of each row that process ``rank`` of ``world`` has in a step (from 0).
 

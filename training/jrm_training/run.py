@@ -58,8 +58,12 @@ def open_data(data: Data, dimensions: Sequence[str]) -> Sequence[Group]:
     """The groups that a recipe trains on. Raises DataError for bad rows, OSError where there is no file."""
     if data.jsonl is not None:
         return read_groups(data.jsonl, dimensions)
-    stages = enumerate(data.curriculum)
-    return Joined([World(s.groups, data.seed + n, edits=data.edits, shapes=s.shapes) for n, s in stages])
+    return Joined(
+        [
+            World(stage.groups, data.seed + number, edits=data.edits, shapes=stage.shapes, flawed=stage.flawed)
+            for number, stage in enumerate(data.curriculum)
+        ]
+    )
 
 
 def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -> Path | None:

@@ -23,7 +23,7 @@ from jrm_service.model import basemodel
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.editreward import EMBEDDING, check_turns, published_layout
 from jrm_service.model.editreward_heads import HEADS
-from jrm_service.model.editreward_prompts import REWARD_TOKEN, default_prompts
+from jrm_service.model.editreward_prompts import default_prompts
 from jrm_service.model.files import RESAMPLE_NAMES, one_line, read_chat_template, write_json
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.manifest import Manifest, read_manifest

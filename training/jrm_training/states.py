@@ -7,7 +7,9 @@ many processes saved it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ def save_state(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     barrier()
-    save(_tensors(model, optimizers), checkpoint_id=draft, no_dist=place().world == 1)
+    with _alone_is_fine():
+        save(_tensors(model, optimizers), checkpoint_id=draft, no_dist=place().world == 1)
     if first:
         (draft / _RECIPE).write_text(recipe.model_dump_json(), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
@@ -66,7 +69,8 @@ def load_state(out: Path, recipe: Recipe, model: nn.Module, optimizers: Sequence
     if changes:
         raise ValueError(f"{newest}: this run was started with another recipe: {'; '.join(changes)}")
     state = _tensors(model, optimizers)
-    load(state, checkpoint_id=newest, no_dist=place().world == 1)
+    with _alone_is_fine():
+        load(state, checkpoint_id=newest, no_dist=place().world == 1)
     set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
     return int(newest.name)
 
@@ -80,6 +84,14 @@ def saved_states(out: Path) -> list[Path]:
 def _tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     weights, moments = get_state_dict(model, optimizers)
     return {"model": weights, "optimizers": moments}
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Without torch's warning that a single process saves or loads, even if it is told to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def _changes(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

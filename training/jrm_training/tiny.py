@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from jrm_service.model.manifest import FORMAT, Manifest
 from jrm_service.model.statedict import save_tensors
 from jrm_service.model.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, write_preprocessors
 
+from .eyes import open_eyes
+from .model import JointModel
 from .start import REGION_TOKENS
 from .world import World
 
 NAME = "jrm-tiny"
 PATCH = 8
+EYES_STEPS = 6000
 MANIFEST: dict[str, Any] = {
     "format": FORMAT,
     "name": NAME,
@@ -58,18 +62,34 @@ _VOCABULARY = 560
 _TOKENIZER_SEED = 99
 
 
-def write_start(path: Path, seed: int = 0) -> Checkpoint:
-    """Write an untrained checkpoint, equal for equal seeds, and return it, opened.
+def write_start(
+    path: Path, seed: int = 0, *, eyes: int = 0, on_step: Callable[[int, float, float], None] = lambda *_: None
+) -> Checkpoint:
+    """Write a checkpoint to start from, equal for equal arguments on one machine, and return it, opened.
 
-    It appears when it is complete. One that is there is left alone: of processes that race, all get the first one's.
+    Its vision tower has learned to see for ``eyes`` steps (``open_eyes``, which calls ``on_step``); all else is random.
+    The folder appears when it is complete. One that is there is left alone: of processes that race, all get the first
+    one's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as draft:
-            _write(Path(draft) / path.name, seed)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            _write(draft, seed)
+            if eyes:
+                _see(draft, seed, eyes, on_step)
             with contextlib.suppress(OSError):  # another process was first; opening says whether that is so
-                (Path(draft) / path.name).rename(path)
+                draft.rename(path)
     return open_checkpoint(path)
+
+
+def _see(path: Path, seed: int, steps: int, on_step: Callable[[int, float, float], None]) -> None:
+    checkpoint = open_checkpoint(path)
+    model = JointModel.load(checkpoint)
+    open_eyes(model, checkpoint, steps=steps, seed=seed, on_step=on_step)
+    tensors, _ = model.split({name: weight.detach() for name, weight in model.state_dict().items()})
+    save_tensors(tensors, path / "model.safetensors")
+    write_json(path / "reward" / "manifest.json", MANIFEST | {"provenance": {"base": None, "eyes": {"steps": steps}}})
 
 
 def _write(path: Path, seed: int) -> None:
@@ -107,7 +127,7 @@ def _initialize(model: Qwen3VLForConditionalGeneration) -> None:
 
 
 def _tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE trained on the world's sentences, through Qwen's own class so that every loader tokenizes alike."""
+    """Byte-level BPE trained on the world's sentences, in Qwen's own class so that every loader tokenizes alike."""
     letters = pre_tokenizers.ByteLevel.alphabet()
     qwen = Qwen2Tokenizer(vocab={letter: n for n, letter in enumerate(sorted(letters))}, merges=[]).backend_tokenizer
     trained = Tokenizer(models.BPE())

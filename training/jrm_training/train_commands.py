@@ -35,21 +35,25 @@ def train(
     import torch
     from pydantic import ValidationError
     from rich.console import Console
+    from rich.progress import Progress
 
     from jrm_service.errors import CheckpointError
 
     from .config import find_recipe, read_recipe
     from .run import run
-    from .tiny import write_start
+    from .tiny import EYES_STEPS, write_start
 
+    console = Console(stderr=True)
     try:
         overrides = {"alpha": alpha, "name": name, "data": {"jsonl": data, "curriculum": ()} if data else None}
         read = read_recipe(find_recipe(recipe), **overrides)
         start = checkpoint or out / "start"
-        if checkpoint is None:
-            write_start(start)
+        if checkpoint is None and not start.exists():
+            with Progress(console=console) as bar:
+                task = bar.add_task("learning to see", total=EYES_STEPS)
+                write_start(start, eyes=EYES_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
         chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        written = run(read, start, out, chosen, Console(stderr=True))
+        written = run(read, start, out, chosen, console)
     except CheckpointError as error:
         _fail(error.problems)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The training loop: rows in, both losses, one optimizer step after another, with states that a killed run resumes from.
+"""The training loop: rows in, both losses, one optimizer step after another, states from which a killed run goes on.
 
 On one device or many. What a step computes does not depend on how it is spread: losses are summed and divided by the
 step's own counts, so micro-batches and devices only change the order of additions.
@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,10 @@ class Trainer:
         """
         self.recipe, self.out, self.device = recipe, out, torch.device(device)
         self._rank, self._world = place()
-        if recipe.batch % (recipe.micro_batch * self._world):
-            raise ValueError(
-                f"batch {recipe.batch}: must be a multiple of micro_batch {recipe.micro_batch} x {self._world} devices"
-            )
+        self._order = Order(
+            len(groups), recipe.batch, recipe.micro_batch, recipe.data.seed, shuffle=not recipe.data.curriculum
+        )
+        self._rows_of_step = self._order.rows_each(self._world)
         self.steps = recipe.epochs * len(groups) // recipe.batch
         if not self.steps:
             raise ValueError(f"{len(groups)} groups in {recipe.epochs} epochs do not fill a batch of {recipe.batch}")
@@ -98,16 +99,13 @@ class Trainer:
         self._optimizers = Optimizers(self.model, recipe.optimizer)
         collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
         self._rows = Rows(groups, collator)
-        self._order = Order(
-            len(groups), recipe.batch, recipe.micro_batch, recipe.data.seed, shuffle=not recipe.data.curriculum
-        )
         self._dimensions = checkpoint.manifest.dimensions
         self.step = load_state(out, recipe, self.model, self._optimizers.parts)
 
     @property
     def finished(self) -> bool:
         """Whether every step is done."""
-        return self.step == self.steps
+        return self.step >= self.steps
 
     def fit(self, on_step: Callable[[StepLog], None] = lambda _: None) -> None:
         """Train to the last step; ``on_step`` is told each one before its state is saved.
@@ -120,7 +118,7 @@ class Trainer:
         rows = self._load_rows()
         while not self.finished:
             begun = time.perf_counter()
-            log = self._step([next(rows) for _ in range(self._accumulated)], begun)
+            log = self._step([next(rows) for _ in range(self._rows_of_step)], begun)
             self.step += 1
             on_step(log)
             if self.step % self.recipe.save_every == 0 or self.finished:
@@ -143,7 +141,7 @@ class Trainer:
             rank = self._ranking(joint, compare, right)
             language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
             loss = (1 - recipe.alpha) * rank / max(compared, 1) + recipe.alpha * language / max(told, 1)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             losses += torch.stack([rank.detach(), language.detach()])
         if not self._sharded:
             sum_gradients(self.model)
@@ -190,11 +188,6 @@ class Trainer:
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def _accumulated(self) -> int:
-        """Rows of this device in a step."""
-        return self.recipe.batch // (self.recipe.micro_batch * self._world)
-
     def _load_rows(self) -> Iterator[Row]:
         """This process's rows from the present step on."""
         workers = self.recipe.data.workers
@@ -215,9 +208,11 @@ class Trainer:
 def read_log(out: Path, upto: int | None = None) -> list[dict[str, Any]]:
     """The run's log, a dict a step in order; of a step that was run twice, the later one. ``upto`` cuts it there."""
     file = out / LOG
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    # A kill may have cut a line off.
-    by_step = {log["step"]: log for log in (json.loads(line) for line in lines if line.endswith("}"))}
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with suppress(json.JSONDecodeError):  # a kill may have cut a line off
+            log = json.loads(line)
+            by_step[log["step"]] = log
     return [by_step[step] for step in sorted(by_step) if upto is None or step <= upto]
 
 

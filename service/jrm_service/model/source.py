@@ -21,12 +21,12 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .devices import resolve_device
 from .engine import TrieScorer
 from .scorer import CheckpointPreparer, PlainScorer
-from .tiny import cached_tiny_checkpoint
 from .trie import shared_tokens
 
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "bundled" / "jrm-tiny"
+"""The checkpoint that travels inside the package, and is served when none is given. It is only ever read."""
 
 _SCORERS: dict[str, Callable[..., Backend[Any]]] = {"trie": TrieScorer, "plain": PlainScorer}
 _COSTS: dict[str, BatchCost] = {"trie": shared_tokens, "plain": unshared_tokens}
@@ -107,16 +107,11 @@ def open_source(
 
     Raises CheckpointError.
     """
-    checkpoint = open_checkpoint(path or bundled_checkpoint())
+    checkpoint = open_checkpoint(path or BUNDLED)
     tests = golden.read(checkpoint) if self_test else None
     if tests is None:
         logger.info("no self-test: %s", f"{golden.FILE} is not there" if self_test else "it is switched off")
     return CheckpointSource(checkpoint, devices, dtype, engine, tests)
-
-
-def bundled_checkpoint() -> Path:
-    """The checkpoint that travels inside the package, which is served when none is given. It is only ever read."""
-    return BUNDLED if BUNDLED.is_dir() else cached_tiny_checkpoint()
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

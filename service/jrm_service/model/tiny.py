@@ -1,14 +1,11 @@
 """A complete tiny checkpoint with random weights, written from nothing and always the same.
 
-It is what ``jrm serve`` loads when no checkpoint is given, under a name that says what it is, and what the tests build
-their variants from: any manifest, tied or untied embeddings, one file or shards.
+It is what tests and benchmarks build their variants from: any manifest, tied or untied embeddings, one file or shards.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,6 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer, Qwen3VLConfig
 
-from jrm_service.errors import CheckpointError
-
 from .files import write_json
 from .heads import head_shapes
 from .manifest import FORMAT, Manifest
@@ -27,7 +22,6 @@ from .statedict import save_tensors
 from .weights import LM_HEAD, expected_tensors
 
 NAME = "jrm-tiny-untrained"
-REVISION = 1  # raise when what is written changes, so that an old cached copy is not served
 
 SPECIAL_TOKENS = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
@@ -80,25 +74,6 @@ MANIFEST: dict[str, Any] = {
     },
     "provenance": {"base": None, "notes": "random weights: the scores mean nothing"},
 }
-
-
-def cached_tiny_checkpoint() -> Path:
-    """The default checkpoint, written on first use under the user's cache directory. Safe when processes race.
-
-    Raises CheckpointError when it cannot be written.
-    """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrm-serve"
-    path = root / f"{NAME}-{REVISION}"
-    if not path.exists():
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=root) as draft:
-                write_tiny_checkpoint(Path(draft) / NAME).rename(path)
-        except OSError as error:
-            if not path.exists():  # else another process was first, and its copy is the same
-                reason = f"{root}: cannot be written ({error.strerror}); set XDG_CACHE_HOME or give --checkpoint"
-                raise CheckpointError([reason]) from None
-    return path
 
 
 def write_tiny_checkpoint(

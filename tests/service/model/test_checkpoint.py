@@ -13,7 +13,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import load_model, open_checkpoint
-from jrm_service.model.tiny import NAME, cached_tiny_checkpoint
+from jrm_service.model.tiny import write_tiny_checkpoint
 from jrm_service.model.weights import expected_tensors
 from support import checkpoints
 
@@ -291,20 +291,12 @@ def test_what_a_score_depends_on_changes_the_fingerprint(whole, path, kind):
     assert open_checkpoint(path).fingerprint != open_checkpoint(whole).fingerprint
 
 
-# --- the bundled tiny checkpoint -------------------------------------------------------------------------------------
+# --- the tiny checkpoint of the tests --------------------------------------------------------------------------------
 
 
-def test_the_default_checkpoint_is_written_once_and_always_the_same(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
-    first = cached_tiny_checkpoint()
-    written = (first / "model.safetensors").stat().st_mtime_ns
-    assert cached_tiny_checkpoint() == first
-    assert (first / "model.safetensors").stat().st_mtime_ns == written
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    second = cached_tiny_checkpoint()
+def test_the_tiny_checkpoint_is_always_the_same(tmp_path):
+    first, second = (write_tiny_checkpoint(tmp_path / name) for name in "ab")
     assert open_checkpoint(first).fingerprint == open_checkpoint(second).fingerprint
-    assert open_checkpoint(first).manifest.name == NAME == "jrm-tiny-untrained"
-    assert [entry.name for entry in first.parent.iterdir()] == [first.name]
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

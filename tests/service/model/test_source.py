@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from jrm_service.errors import CheckpointError
 from jrm_service.model import golden, recording
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import bundled_checkpoint, open_source
+from jrm_service.model.source import BUNDLED, open_source
 from support import checkpoints
 
 
@@ -77,8 +77,13 @@ def test_the_self_test_can_be_switched_off(recorded, caplog):
     assert "no self-test: it is switched off" in caplog.messages
 
 
-def test_the_bundled_checkpoint_is_served_when_none_is_given(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_bundled_checkpoint_is_served_when_none_is_given_and_passes_its_self_test():
     source = open_source(None, ["cpu"], "auto", "trie")
-    assert source.checkpoint.path == bundled_checkpoint()
-    source.load()
+    assert source.checkpoint.path == BUNDLED
+    model, _ = source.load()
+    assert model.name == "jrm-tiny"
+    assert model.description["self_test"]["cases"] >= 4
+
+
+def test_the_bundled_checkpoint_is_small():
+    assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) < 12_000_000

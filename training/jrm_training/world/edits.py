@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from .scene import COLOURS, KINDS, LARGEST, SMALLEST, Scene, Shape, place, shade, turn
+from .scene import COLOURS, KINDS, LARGEST, SMALLEST, Half, Scene, Shape, place, shade, turn
 from .tasks import Palette, Task, moved, new_shape
 
 LABELS = {
@@ -21,7 +21,7 @@ LABELS = {
     "wrong_object": 1,
     "unchanged": 1,
 }
-_HALVES = ("left", "right", "top", "bottom")
+_HALVES: tuple[Half, ...] = ("left", "right", "top", "bottom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _partly(task: Task, palette: Palette, random: Random) -> Edit | None:
     """Half recoloured, half erased, half drawn, one wish of two granted, or too short a way."""
     half = random.choice(_HALVES)
     kind = task.goal.kind if task.goal is not None else task.old.kind
-    if kind == "triangle" and (half == "top" or task.verb == "add"):  # all other halves of a triangle are triangles
+    if kind == "triangle" and (half == "top" or task.verb == "add"):  # its other halves are triangles themselves
         half = "bottom"
     after: Shape | None
     match task.verb:

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 FLAWS = ("noise", "blur", "seams", "blocks", "ghosting")
 _ON_PLAIN = ("noise", "seams")
 # Strength by visual quality label: 3 slight, 2 clear, 1 severe. The bands leave gaps, so that a label is never a toss.
-_BANDS: dict[str, dict[int, tuple[float, float]]] = {
+BANDS: dict[str, dict[int, tuple[float, float]]] = {
     "noise": {3: (9, 14), 2: (24, 34), 1: (55, 80)},  # standard deviation, levels
     "blur": {3: (0.8, 1.0), 2: (1.6, 2.1), 1: (3, 4)},  # radius, 64ths
     "seams": {3: (14, 20), 2: (36, 50), 1: (80, 120)},  # step in brightness, levels
@@ -40,7 +40,7 @@ def sample(label: int, random: Random, *, empty: bool = False) -> Flaw | None:
     if label == 4:
         return None
     kind = random.choice(_ON_PLAIN if empty else FLAWS)
-    return Flaw(kind, random.uniform(*_BANDS[kind][label]), random.getrandbits(32))
+    return Flaw(kind, random.uniform(*BANDS[kind][label]), random.getrandbits(32))
 
 
 def apply(image: Image.Image, flaw: Flaw) -> Image.Image:

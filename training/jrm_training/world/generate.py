@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 from jrm_training.data import Edit, Group
 
@@ -14,26 +14,43 @@ from .scene import draw
 from .tasks import ALL, HELD_OUT, SEEN, sample_task
 
 Split = Literal["train", "test", "unseen"]
-_SIDES = (64, 96, 128, 192, 256)
+MOST_SHAPES = 6  # more seldom find room
+_SIDES = (64, 96, 128, 192, 256)  # of the shorter side, pixels
 
 
 @dataclass(frozen=True)
 class World(Sequence[Group]):
-    """``count`` groups of ``edits`` edits each; the group at an index depends on seed, split and index alone.
+    """``groups`` groups of ``edits`` edits each; a group depends on its index and the other fields, not on ``groups``.
 
-    ``shapes`` bounds the number of shapes in a source; ``flawed`` is the share of edits with a flaw. The train and test splits never show a held-out combination of
-    colour and kind; in "unseen", every task is about one. Splits are drawn from streams of their own.
+    ``shapes`` are the fewest and the most in a source, ``flawed`` is the share of edits with a visual flaw. The train
+    and test splits never show a held-out combination of colour and kind; in "unseen", every task is about one. Each
+    split is drawn from a stream of its own. Labels ("instruction_following", "visual_quality") are 1 to 4, critiques
+    those of appendix C; images are 64 to 343 pixels wide and high. Cheap to make and to pickle: a group is drawn anew
+    at every access. Raises ValueError, naming the field, for values that no world could have.
     """
 
-    count: int
+    groups: int
     seed: int = 0
     split: Split = "train"
     edits: int = 4
     shapes: tuple[int, int] = (1, 5)
     flawed: float = 0.65
 
+    def __post_init__(self) -> None:
+        fewest, most = self.shapes
+        if self.groups < 0:
+            raise ValueError(f"groups is {self.groups}, must be at least 0")
+        if self.split not in get_args(Split):
+            raise ValueError(f"split is {self.split!r}, must be one of {', '.join(get_args(Split))}")
+        if self.edits < 1:
+            raise ValueError(f"edits is {self.edits}, must be at least 1")
+        if not 0 <= fewest <= most <= MOST_SHAPES:
+            raise ValueError(f"shapes is {self.shapes}, must be (fewest, most) within 0 and {MOST_SHAPES}")
+        if not 0 <= self.flawed <= 1:
+            raise ValueError(f"flawed is {self.flawed}, must be between 0 and 1")
+
     def __len__(self) -> int:
-        return self.count
+        return self.groups
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -41,10 +58,10 @@ class World(Sequence[Group]):
     def __getitem__(self, index: slice) -> list[Group]: ...
     def __getitem__(self, index: int | slice) -> Group | list[Group]:
         if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
-            raise IndexError(f"group {index} of {self.count}")
-        return self._group(Random(f"{self.seed}/{self.split}/{index % self.count}"))  # noqa: S311 - not a secret
+            return [self[n] for n in range(*index.indices(self.groups))]
+        if not -self.groups <= index < self.groups:
+            raise IndexError(f"group {index} of {self.groups}")
+        return self._group(Random(f"{self.seed}/{self.split}/{index % self.groups}"))  # noqa: S311 - not a secret
 
     def _group(self, random: Random) -> Group:
         unseen = self.split == "unseen"

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 RGB = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 Half = Literal["left", "right", "top", "bottom"]
+Pen = Literal["none", "black", "dark"]
 
 KINDS = ("circle", "square", "triangle")
 # What people and programs mean by a colour's name: several values each, jittered when a shape is made.
@@ -38,6 +39,10 @@ _BACKGROUNDS: tuple[tuple[RGB, int], ...] = (
     ((30, 30, 30), 3),
     ((0, 0, 0), 2),
 )
+_CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
+    "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    "triangle": ((0, -1), (1, 0.85), (-1, 0.85)),
+}
 _JITTER = 12
 SMALLEST, LARGEST = 0.09, 0.19
 _MARGIN = 0.03
@@ -70,31 +75,33 @@ class Shape:
         if self.kind == "circle":
             turns = [n * math.tau / 48 for n in range(48)]
             return [(self.x + self.size * math.cos(t), self.y + self.size * math.sin(t)) for t in turns]
-        corners = {"square": [(-1, -1), (1, -1), (1, 1), (-1, 1)], "triangle": [(0, -1), (1, 0.85), (-1, 0.85)]}
         cos, sin = math.cos(math.radians(self.turn)), math.sin(math.radians(self.turn))
         return [
             (self.x + self.size * (cos * dx - sin * dy), self.y + self.size * (sin * dx + cos * dy))
-            for dx, dy in corners[self.kind]
+            for dx, dy in _CORNERS[self.kind]
         ]
 
     def extent(self) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what is drawn."""
+        """(left, top, right, bottom) of what is drawn, without the rest of a half that is not."""
         corners = self.outline()
         if self.half is not None and self.second is None:
             corners = _cut(corners, self.half, self.x, self.y)
-        xs, ys = zip(*corners, strict=True)
+        xs, ys = [x for x, _ in corners], [y for _, y in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """``width`` by ``height`` (the shorter is 1) with shapes that do not touch. ``pen`` is an outline's colour."""
+    """``width`` by ``height`` (the shorter is 1) with shapes side by side.
+
+    ``pen`` is what their outlines are drawn in, if at all: black, or a darker shade of each.
+    """
 
     width: float
     height: float
     background: RGB
     shapes: tuple[Shape, ...]
-    pen: Literal["none", "black", "dark"] = "none"
+    pen: Pen = "none"
 
     def box(self, shape: Shape) -> Box:
         """``bbox_2d`` of appendix C: [x1, y1, x2, y2] on a scale of 0 to 1000, in tens: a pixel of 64 is 16 wide."""
@@ -103,17 +110,15 @@ class Scene:
         x1, y1, x2, y2 = (min(1000, max(0, 10 * round(100 * side))) for side in sides)
         return x1, y1, x2, y2
 
-    def with_shape(self, index: int, shape: Shape | None) -> Scene:
-        """A copy in which one shape is another, or gone."""
-        kept = [shape if n == index else old for n, old in enumerate(self.shapes)]
-        return replace(self, shapes=tuple(one for one in kept if one is not None))
-
     def plus(self, shape: Shape) -> Scene:
         """A copy with one more shape."""
         return replace(self, shapes=(*self.shapes, shape))
 
     def has_room(self, x: float, y: float, size: float, ignore: Sequence[int] = ()) -> bool:
-        """Whether a shape would lie inside and clear of all others (but those whose index is in ``ignore``)."""
+        """Whether a shape would lie inside and clear of all others (but those whose index is in ``ignore``).
+
+        Of two of the largest squares, corner to corner, less than a pixel in 64 may still meet.
+        """
         reach = size * 1.29  # a leaning square or triangle is wider than its side
         if not (reach <= x <= self.width - reach and reach <= y <= self.height - reach):
             return False
@@ -157,13 +162,13 @@ def place(scene: Scene, size: float, random: Random, tries: int = 60) -> tuple[f
 
 def empty_scene(random: Random) -> Scene:
     """A background and a format, no shapes yet."""
-    colours, weights = zip(*_BACKGROUNDS, strict=True)
     width, height = random.choices(((1.0, 1.0), (1.34, 1.0), (1.0, 1.34)), (6, 1, 1))[0]
-    pen = random.choices(("none", "black", "dark"), (6, 3, 2))[0]
-    background = random.choices(colours, weights)[0]
+    pens: tuple[Pen, ...] = ("none", "black", "dark")
+    pen = random.choices(pens, (6, 3, 2))[0]
+    background = random.choices([rgb for rgb, _ in _BACKGROUNDS], [weight for _, weight in _BACKGROUNDS])[0]
     if max(background) < 64 and pen == "black":  # a black outline that cannot be seen would make shapes smaller
         pen = "none"
-    return Scene(width, height, background, (), pen)  # type: ignore[arg-type]
+    return Scene(width, height, background, (), pen)
 
 
 def draw(scene: Scene, side: int, oversample: int = 3) -> Image.Image:
@@ -178,7 +183,7 @@ def draw(scene: Scene, side: int, oversample: int = 3) -> Image.Image:
     return image.resize((round(scene.width * side), round(scene.height * side)), Image.Resampling.BOX)
 
 
-def _draw_shape(image: Image.Image, shape: Shape, pen: str, scale: float) -> None:
+def _draw_shape(image: Image.Image, shape: Shape, pen: Pen, scale: float) -> None:
     points = [(x * scale, y * scale) for x, y in shape.outline()]
     line = {"none": None, "black": (0, 0, 0), "dark": tuple(c // 2 for c in shape.rgb)}[pen]
     thickness = max(1, round(0.012 * scale)) if line else 0

@@ -1,0 +1,139 @@
+"""Two real processes against one: equal weights, with and without sharding, and states that either can go on from."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from jrm_service.model.source import open_source
+from jrm_training.data import write_groups
+from jrm_training.distributed import place, sum_over_devices
+from jrm_training.run import run
+from jrm_training.trainer import read_log
+from support import checkpoints
+from support.training import groups, recipe, weights
+
+TESTS = Path(__file__).parents[1]
+TOLERANCE = 1e-5
+JOBS = {
+    "plain": {},
+    "sharded": {"shard": True, "gradient_checkpointing": True},
+    "resumed": {"shard": True},  # from a state of one process
+    "bfloat16": {"shard": True, "gradient_checkpointing": True, "dtype": "bfloat16"},  # as jrm-8b
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Folders of runs by name: ``alone`` was one process, the others were two."""
+
+    folder: Path
+    start: Path
+    recipe: dict
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        return weights(self.folder / name / "checkpoint")
+
+    def alone(self, name: str) -> None:
+        run(self.recipe[name], self.start, self.folder / name, "cpu", Console(quiet=True))
+
+    def state(self, name: str, step: int, to: str) -> None:
+        """Copy one state of a run: a run that was killed after it."""
+        shutil.copytree(self.folder / name / "states" / f"{step:08}", self.folder / to / "states" / f"{step:08}")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    start = checkpoints.write(folder / "start", checkpoints.two_passes(), tied=False)
+    data = {"jsonl": str(write_groups(folder / "groups.jsonl", groups(4)))}
+    recipes = {name: recipe(data=data, save_every=1, **changes) for name, changes in JOBS.items()}
+    recipes["alone"] = recipes["back"] = recipe(data=data, save_every=1, shard=True)
+    made = Runs(folder, start, recipes)
+    made.alone("alone")
+    made.state("alone", 1, "resumed")
+    two_processes(made)
+    return made
+
+
+def two_processes(made):
+    """What torchrun does: the same program twice, told apart by the environment."""
+    with ExitStack() as stack:  # ports that are free now, each for one process group
+        listening = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in JOBS]
+        ports = [one.getsockname()[1] for one in listening]
+    jobs = [
+        {
+            "recipe": made.recipe[name].model_dump(mode="json"),
+            "start": str(made.start),
+            "out": str(made.folder / name),
+            "port": port,
+        }
+        for name, port in zip(JOBS, ports, strict=True)
+    ]
+    file = made.folder / "jobs.json"
+    file.write_text(json.dumps(jobs))
+    shared = os.environ | {"PYTHONPATH": str(TESTS), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "support.two_processes", str(file)]
+    processes = [
+        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    told = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
+
+
+def furthest(one, other):
+    assert set(one) == set(other)
+    return max((tensor.float() - other[name].float()).abs().max().item() for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("name", ["plain", "sharded"])
+def test_two_processes_give_the_weights_of_one(runs, name):
+    assert furthest(runs.weights("alone"), runs.weights(name)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["plain", "sharded"])
+def test_two_processes_log_the_steps_of_one(runs, name):
+    for ours, theirs in zip(read_log(runs.folder / name), read_log(runs.folder / "alone"), strict=True):
+        for key in ("step", "rank", "language", "total", "gradient_norm", "accuracy", "tokens", "learning_rate"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
+
+
+def test_two_processes_go_on_from_a_state_of_one(runs):
+    assert [line["step"] for line in read_log(runs.folder / "resumed")] == [2]
+    assert furthest(runs.weights("alone"), runs.weights("resumed")) < TOLERANCE
+
+
+def test_one_process_goes_on_from_a_state_of_two(runs):
+    runs.state("sharded", 1, "back")
+    runs.alone("back")
+    assert [line["step"] for line in read_log(runs.folder / "back")] == [2]
+    assert furthest(runs.weights("alone"), runs.weights("back")) < TOLERANCE
+
+
+def test_the_8b_configuration_runs_and_computes_about_the_same(runs):
+    ours, theirs = read_log(runs.folder / "bfloat16"), read_log(runs.folder / "alone")
+    assert [one["total"] for one in ours] == pytest.approx([one["total"] for one in theirs], rel=0.02)
+    assert 0 < furthest(runs.weights("alone"), runs.weights("bfloat16")) < 0.01
+
+
+def test_what_two_processes_export_is_served(runs):
+    """With the golden scores that the first one recorded."""
+    source = open_source(runs.folder / "sharded" / "checkpoint", ["cpu"], "float32", "trie")
+    model, _ = source.load()
+    assert model.name == "tried"
+    assert model.description["self_test"]["cases"] == 4
+
+
+def test_a_process_without_a_group_is_alone():
+    assert place() == (0, 1)
+    assert sum_over_devices(torch.tensor([1.0, 2.5], dtype=torch.float64)) == [1.0, 2.5]
