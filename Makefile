@@ -53,6 +53,7 @@ $(VENV)/.service: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[dev] into $(VENV) (a few minutes, once)"
 	@$(INSTALL) '.[dev]'
+	@$(BIN)/python tools/repair_cpu_torch.py
 	@touch $(VENV)/.service $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)

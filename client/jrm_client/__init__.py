@@ -20,7 +20,7 @@ from .errors import (
     JRMError,
     ScoreError,
 )
-from .protocol import Explanation
+from .protocol import ExplainDelta, ExplainDone, Explanation
 from .results import Dimension, GroupScores, Score
 from .retry import Backoff
 
@@ -33,6 +33,8 @@ __all__ = [
     "Backoff",
     "CandidateError",
     "Dimension",
+    "ExplainDelta",
+    "ExplainDone",
     "Explanation",
     "FingerprintMismatch",
     "GroupScores",

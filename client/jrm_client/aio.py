@@ -5,23 +5,23 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import math
 import os
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from . import arguments, batching, protocol, wire
+from . import arguments, batching, explanations, wire
+from .deadline import Deadline, deadline_of
 from .errors import APIResponseError, CandidateError, ScoreError
 from .images import ImageFormat, ImageInput, encode
 from .pin import Pin
-from .protocol import Explanation
+from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
 from .results import GroupScores, Score, failed_score
 from .retry import MAX_RETRIES, Backoff
-from .transport import Deadline, Transport, deadline_of
+from .transport import Transport
 
 T = TypeVar("T")
 OnError: TypeAlias = Literal["raise", "nan"]
@@ -146,44 +146,41 @@ class AsyncJRMClient:
         instruction: str,
         *,
         dimensions: Sequence[str] | None = None,
-        max_tokens: int = 512,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
         timeout: float | None = None,
     ) -> dict[str, Explanation]:
         """Return the language head's critique of one edit, by dimension; by default of all dimensions.
 
         An explanation has a ``status``: ``ok``, ``truncated`` (cut by ``max_tokens``) or ``error`` (with its reason).
         """
-        arguments.instruction(instruction, "instruction")
-        async with deadline_of(self._timeout if timeout is None else arguments.seconds(timeout)) as deadline:
-            images = await _all(
-                asyncio.to_thread(_base64, image, name, self._image_format)
-                for image, name in ((source, "source"), (edited, "edited"))
-            )
+        question = explanations.Question(source, edited, instruction, dimensions, max_tokens, self._image_format)
+        async with deadline_of(self._seconds(timeout)) as deadline:
+            return await explanations.explain(self._transport, self._pin, question, deadline)
 
-            def body(timeout_ms: int) -> dict[str, Any]:
-                request = protocol.ExplainRequest(
-                    source=images[0],
-                    edited=images[1],
-                    instruction=instruction,
-                    dimensions=None if dimensions is None else list(dimensions),
-                    max_tokens=max_tokens,
-                    timeout_ms=timeout_ms,
-                )
-                return {"json": request.model_dump(exclude_none=True)}
+    def explain_stream(
+        self,
+        source: ImageInput,
+        edited: ImageInput,
+        instruction: str,
+        *,
+        dimensions: Sequence[str] | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ExplainEvent, None]:
+        """Iterate over the critique of one edit as it is written; nothing is sent before the first step.
 
-            def read(reply: wire.Reply) -> protocol.ExplainResponse:
-                response = wire.parse(protocol.ExplainResponse, reply)
-                self._pin.check(response.fingerprint, reply)
-                return response
+        ``ExplainDelta`` has the next piece of a dimension's text, ``ExplainDone`` its explanation, whole and parsed.
+        Dimensions are written at the same time, so their events are mixed. ``timeout`` is for the whole stream, the
+        caller's own work between the events included. Closing the iterator (``aclose``) stops the server.
 
-            reply = await self._transport.call("POST", "/v1/explain", body, read, deadline)
-        if missing := set(dimensions or ()) - reply.explanations.keys():
-            raise APIResponseError(f"the reply lacks explanations of {', '.join(sorted(missing))}")
-        return reply.explanations
+        Raises as other calls do, and retries up to the first event. A stream that ends early raises APIConnectionError.
+        """
+        question = explanations.Question(source, edited, instruction, dimensions, max_tokens, self._image_format)
+        return explanations.explain_stream(self._transport, self._pin, question, self._seconds(timeout))
 
     async def info(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Return ``GET /v1/info``: fingerprint, manifest summary, image spec, limits, device, versions."""
-        async with deadline_of(self._timeout if timeout is None else arguments.seconds(timeout)) as deadline:
+        async with deadline_of(self._seconds(timeout)) as deadline:
             return await self._transport.call("GET", "/v1/info", lambda _: {}, wire.read_object, deadline)
 
     async def close(self) -> None:
@@ -198,12 +195,15 @@ class AsyncJRMClient:
     ) -> None:
         await self.close()
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else arguments.seconds(timeout)
+
     async def _score(self, requests: Sequence[_Request], on_error: OnError, timeout: float | None) -> list[Score]:
         if on_error not in ("raise", "nan"):
             raise ValueError(f'on_error={on_error!r}: expected "raise" or "nan"')
         for request in requests:
             arguments.instruction(request.instruction, request.names[2])
-        seconds = self._timeout if timeout is None else arguments.seconds(timeout)
+        seconds = self._seconds(timeout)
         if not requests:
             return []
         async with deadline_of(seconds) as deadline:
@@ -279,10 +279,6 @@ def _identity(image: ImageInput) -> object:
 def _encode_and_hash(image: ImageInput, name: str, image_format: ImageFormat) -> tuple[str, bytes]:
     data = encode(image, name, image_format)
     return hashlib.blake2b(data, digest_size=16).hexdigest(), data
-
-
-def _base64(image: ImageInput, name: str, image_format: ImageFormat) -> str:
-    return base64.b64encode(encode(image, name, image_format)).decode()
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -70,6 +70,26 @@ def instruction(text: str, name: str) -> str:
     return text
 
 
+def dimensions(names: Sequence[str] | None) -> list[str] | None:
+    """Return the dimensions to explain; None means all. Raises TypeError for a single string, ValueError for none."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"dimensions={names!r}: expected a list of names")
+    if not names:
+        raise ValueError("dimensions: an empty list; pass at least one name, or None for all dimensions")
+    return list(names)
+
+
+def token_limit(max_tokens: int) -> int:
+    """Return a limit of tokens. Raises TypeError or ValueError unless it is a positive whole number."""
+    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool):
+        raise TypeError(f"max_tokens={max_tokens!r}: expected a whole number")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens}: expected at least 1")
+    return max_tokens
+
+
 def image_list(images: Iterable[ImageInput], name: str) -> list[ImageInput]:
     """Return a list or a batch [G, …] as a list. Raises TypeError or ValueError for a single image."""
     if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):

@@ -15,10 +15,10 @@ from .aio import DEFAULT_TIMEOUT
 from .client import JRMClient
 from .commands import Commands
 from .errors import JRMError
+from .explain_command import explain
 from .jsonl import JSONLError, Summary, score_file
+from .options import DEFAULT_URL, ApiKey, Url
 from .report import table, to_json
-
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer(
     name="jrm",
@@ -67,13 +67,8 @@ def score(
         Path | None,
         typer.Option(help="With --jsonl: where relative paths start.", show_default="the folder of the file"),
     ] = None,
-    url: Annotated[
-        list[str] | None,
-        typer.Option(help="The server; several with commas, or repeated.", envvar="JRM_URL", show_default=DEFAULT_URL),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="Sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     timeout: Annotated[
         float, typer.Option(help="Seconds for the call; with --jsonl, for every 64 rows.")
     ] = DEFAULT_TIMEOUT,
@@ -142,6 +137,9 @@ def _summary_json(summary: Summary) -> dict[str, object]:
 
 def _print_json(value: dict[str, object]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+app.command()(explain)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ from . import arguments
 from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError, Pair
 from .images import ImageFormat, ImageInput
 from .loop import LoopThread
-from .protocol import Explanation
+from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
 from .results import GroupScores, Score
 from .retry import MAX_RETRIES, Backoff
 
@@ -111,7 +111,7 @@ class JRMClient:
         instruction: str,
         *,
         dimensions: Sequence[str] | None = None,
-        max_tokens: int = 512,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
         timeout: float | None = None,
     ) -> dict[str, Explanation]:
         """Return the language head's critique of one edit, by dimension; see ``AsyncJRMClient.explain``."""
@@ -120,6 +120,26 @@ class JRMClient:
                 source, edited, instruction, dimensions=dimensions, max_tokens=max_tokens, timeout=timeout
             )
         )
+
+    def explain_stream(
+        self,
+        source: ImageInput,
+        edited: ImageInput,
+        instruction: str,
+        *,
+        dimensions: Sequence[str] | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        timeout: float | None = None,
+    ) -> Generator[ExplainEvent, None, None]:
+        """Iterate over the critique of one edit as it is written; see ``AsyncJRMClient.explain_stream``.
+
+        Closing the iterator, leaving its loop or Ctrl-C closes the connection, which stops the server. ``timeout`` does
+        not count the caller's own work: events that have arrived wait for it.
+        """
+        events = self._client.explain_stream(
+            source, edited, instruction, dimensions=dimensions, max_tokens=max_tokens, timeout=timeout
+        )
+        return self._loop.iterate(events)
 
     def info(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Return ``GET /v1/info``: fingerprint, manifest summary, image spec, limits, device, versions."""

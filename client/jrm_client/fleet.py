@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
 import httpx
@@ -98,9 +99,22 @@ class Fleet:
         body: dict[str, Any],
     ) -> httpx.Response:
         """Send one request and read its reply to the end. Raises what httpx raises."""
+        async with self.stream(method, target, path, headers, body) as response:
+            await response.aread()
+        return response
+
+    def stream(
+        self,
+        method: Literal["GET", "POST"],
+        target: Target,
+        path: str,
+        headers: Mapping[str, str],
+        body: dict[str, Any],
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """Send one request; its reply is read within the block, whose end closes it. Raises what httpx raises."""
         url, host, extensions = target.request(path)
         client = self._client(direct=target.address is not None)
-        return await client.request(method, url, headers={**headers, **host}, extensions=extensions, **body)
+        return client.stream(method, url, headers={**headers, **host}, extensions=extensions, **body)
 
     def _client(self, *, direct: bool) -> httpx.AsyncClient:
         if direct not in self._clients:

@@ -92,6 +92,24 @@ def encode(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> b
     )
 
 
+def decode(image: ImageInput, name: str) -> Image.Image:
+    """Return ``image`` as the model sees it before it is resized: upright, 8-bit RGB, alpha dropped.
+
+    Raises what ``encode`` raises, and ValueError for bytes that are not a whole PNG, JPEG, WebP or PPM image.
+    """
+    data = encode(image, name)
+    try:
+        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "PPM"))
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: not a PNG, JPEG, WebP or PPM image, or a damaged one") from error
+    upright: Image.Image = ImageOps.exif_transpose(picture) if _is_rotated(picture) else picture
+    if upright.mode.startswith("I"):  # 16-bit gray, of which pillow would make white
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    upright.info.pop("transparency", None)  # dropped like an alpha channel; pillow would warn of it
+    return upright.convert("RGB")
+
+
 def _read(path: str, name: str) -> bytes:
     if len(path) > _MAX_PATH or path.startswith(("http://", "https://", "data:")):
         raise ValueError(

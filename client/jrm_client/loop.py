@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import enum
 import os
+import queue
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +18,12 @@ T = TypeVar("T")
 _CLOSED = "this client is closed"
 _all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 _inherited: list[object] = []
+
+
+class _End(enum.Enum):
+    """Follows the last item of an iterator."""
+
+    END = enum.auto()
 
 
 class LoopThread:
@@ -35,19 +44,34 @@ class LoopThread:
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``call()`` and return or raise what it does. Ctrl-C cancels it. Raises RuntimeError once closed."""
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(_CLOSED)
-            if self._loop is None:
-                self._loop = self._start()
-            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        future = self._submit(call)
         try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise RuntimeError(f"{_CLOSED}: it was closed during the call") from None
+            return _result(future)
         except BaseException:
             future.cancel()  # without effect when the call itself raised
             raise
+
+    def iterate(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        """Give what ``source`` gives, which runs ahead of the caller. Begins with the first item that is asked for.
+
+        Closing the iterator, leaving its loop or Ctrl-C closes ``source``. Raises what ``source`` raises, behind its
+        items, and RuntimeError once this is closed.
+        """
+        items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            async with contextlib.aclosing(source):
+                async for item in source:
+                    items.put(item)
+
+        future = self._submit(pump)
+        future.add_done_callback(lambda _: items.put(_End.END))
+        try:
+            while (item := items.get()) is not _End.END:
+                yield item
+            _result(future)
+        finally:
+            future.cancel()  # without effect when it is done
 
     def close(self) -> None:
         """Cancel what runs, await ``cleanup`` and end the thread. Closing twice is fine."""
@@ -56,6 +80,14 @@ class LoopThread:
             self._loop = None
             if self._stop is not None:
                 self._stop()
+
+    def _submit(self, call: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(_CLOSED)
+            if self._loop is None:
+                self._loop = self._start()
+            return asyncio.run_coroutine_threadsafe(call(), self._loop)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
@@ -71,6 +103,13 @@ class LoopThread:
             self._stop.detach()
         _inherited.append((self._loop, self._stop))
         self._lock, self._loop, self._stop = threading.Lock(), None, None
+
+
+def _result(future: concurrent.futures.Future[T]) -> T:
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise RuntimeError(f"{_CLOSED}: it was closed during the call") from None
 
 
 def _serve(loop: asyncio.AbstractEventLoop, cleanup: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .errors import FingerprintMismatch
+from .errors import APIResponseError, FingerprintMismatch
+from .protocol import FINGERPRINT_HEADER
 from .wire import Reply
 
 
@@ -28,10 +29,19 @@ class Pin:
         """The replica whose reply was pinned; empty for a fingerprint that the caller gave."""
         return self._pinned["pin"][1] if self._pinned else ""
 
-    def check(self, fingerprint: str, reply: Reply) -> None:
-        """Compare the fingerprint of ``reply``. Raises FingerprintMismatch if it is not the pinned one."""
+    def check(self, fingerprint: str | None, reply: Reply) -> None:
+        """Compare the fingerprint of ``reply``; without a pin, anything goes.
+
+        Raises FingerprintMismatch if it is not the pinned one, APIResponseError if the reply has none.
+        """
         if not self._on:
             return
+        if not fingerprint:
+            raise APIResponseError(
+                f"the reply of {reply.replica} has no fingerprint, but this client is pinned: nobody can tell which "
+                f"checkpoint it comes from. Does a proxy remove the header {FINGERPRINT_HEADER}?",
+                request_id=reply.request_id,
+            )
         # One step, so that of two threads with the first reply only one can pin.
         pinned, replica = self._pinned.setdefault("pin", (fingerprint, reply.replica))
         if fingerprint != pinned:

@@ -6,7 +6,7 @@ JPEG, WebP or PPM (P6) file; inside the ``request`` part of a multipart body it 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -21,9 +21,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from .images import ImageInput
+
 MAX_TIMEOUT_MS = 600_000
 DEFAULT_TIMEOUT_MS = 60_000
+DEFAULT_MAX_TOKENS = 512
 PART_PREFIX = "part:"
+FINGERPRINT_HEADER = "x-jrm-fingerprint"  # of a streamed reply, whose events do not carry it
+STREAM_END = "[DONE]"  # the data of a stream's last event
 
 Image = Annotated[
     str,
@@ -190,7 +198,7 @@ class ExplainRequest(_Request):
     edited: Image
     instruction: Instruction
     dimensions: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, strict=True), _Whole] = 512
+    max_tokens: Annotated[int, Field(ge=1, strict=True), _Whole] = DEFAULT_MAX_TOKENS
     stream: bool = False
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
 
@@ -230,6 +238,17 @@ class Explanation(_Reply):
     usage: ExplainUsage | None = None
     error: CandidateErrorBody | None = None
 
+    def overlay(self, edited: ImageInput) -> PIL.Image.Image:
+        """Return an RGB copy of the edited image, at its own size, with the regions' boxes and labels drawn on it.
+
+        ``edited`` is the image that was explained, in any form that the client takes. Raises ValueError when a box
+        lies outside of it, so that it cannot be that image, and what ``images.decode`` raises for one that cannot be
+        read.
+        """
+        from .overlay import draw  # here, because the server shares this module and draws nothing
+
+        return draw(edited, self.edit_regions)
+
 
 class ExplainResponse(_Reply):
     """One explanation per dimension."""
@@ -239,6 +258,23 @@ class ExplainResponse(_Reply):
     model: str
     fingerprint: str
     explanations: dict[str, Explanation]
+
+
+class ExplainDelta(_Reply):
+    """``stream``: the next piece of what the language head writes on one dimension, as it is (``Explanation.raw``)."""
+
+    dimension: str
+    delta: str
+
+
+class ExplainDone(_Reply):
+    """``stream``: the whole explanation of one dimension, after its last delta."""
+
+    dimension: str
+    explanation: Explanation
+
+
+ExplainEvent: TypeAlias = ExplainDelta | ExplainDone
 
 
 # --- operations and errors --------------------------------------------------------------------------------------------

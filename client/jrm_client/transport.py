@@ -1,4 +1,4 @@
-"""HTTP to one or several replicas: the key, the deadline, and the one retry loop."""
+"""HTTP to one or several replicas: the key and the one retry loop."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
-from .addresses import Resolve, resolve
-from .errors import APIConnectionError, APIResponseError, APITimeoutError, JRMError
+from . import sse
+from .addresses import Resolve, Target, resolve
+from .deadline import Deadline
+from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
-from .protocol import MAX_TIMEOUT_MS
 from .replicas import EJECTION, Replicas
 from .retry import Backoff, Schedule, ejects, retryable
 from .wire import Reply
@@ -25,41 +27,13 @@ from .wire import Reply
 T = TypeVar("T")
 Body = dict[str, Any]
 
-# What the server is told to need less than we have, so that its verdict on each candidate arrives before we give up.
-_MARGIN, _MARGIN_SHARE = 0.25, 0.05
 
+@dataclass(frozen=True, slots=True)
+class StreamedReply:
+    """A reply whose body is still arriving, as ``chunks``; that of a refusal (not a 200) is in ``head`` already."""
 
-@dataclass(slots=True)
-class Deadline:
-    """When a call must be over (in the loop's time), and what has gone wrong in it so far."""
-
-    at: float
-    failure: JRMError | None = None
-
-    def remaining(self) -> float:
-        """Seconds left; negative when it has passed."""
-        return self.at - asyncio.get_running_loop().time()
-
-    def remaining_ms(self) -> int:
-        """Milliseconds that the server gets, as the contract's ``timeout_ms``."""
-        left = self.remaining()
-        return max(1, min(MAX_TIMEOUT_MS, int(1000 * (left - min(_MARGIN, _MARGIN_SHARE * left)))))
-
-
-@contextlib.asynccontextmanager
-async def deadline_of(seconds: float) -> AsyncIterator[Deadline]:
-    """Bound everything inside by ``seconds``; raises APITimeoutError with the last failure as its cause."""
-    deadline = Deadline(asyncio.get_running_loop().time() + seconds)
-    try:
-        async with asyncio.timeout_at(deadline.at) as scope:
-            yield deadline
-    except TimeoutError:
-        if not scope.expired():
-            raise
-        failure = deadline.failure
-        message = f"no complete reply within timeout={seconds:g} s"
-        message += f"; the last attempt failed: {failure}" if failure else "; raise timeout, or lower the load"
-        raise APITimeoutError(message, request_id=failure.request_id if failure else None) from failure
+    head: Reply
+    chunks: AsyncIterator[bytes]
 
 
 class Transport:
@@ -103,13 +77,45 @@ class Transport:
         says so. When the next attempt would begin past the deadline, the failure so far is raised at once.
         """
         fleet = self._fleet()
-        schedule = Schedule(self._max_retries, self._backoff)
-        loop = asyncio.get_running_loop()
         request_id = uuid.uuid4().hex
 
         async def ask(replica: str) -> T:
-            return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), request_id))
+            with _recorded(fleet.replicas, replica):
+                return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), request_id))
 
+        return await self._until_answered(fleet, ask, deadline)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        body: Callable[[int], Body],
+        begin: Callable[[StreamedReply], Awaitable[T]],
+        deadline: Deadline,
+    ) -> AsyncIterator[T]:
+        """POST until a replica's reply begins well, and give what ``begin(reply)`` returns; the block reads the rest.
+
+        ``begin`` is retried as ``call`` retries ``read``; past it nothing is. The connection closes with the block.
+        A connection that breaks inside of it makes it raise APIConnectionError. The deadline holds up to the block.
+        """
+        fleet = self._fleet()
+        request_id = uuid.uuid4().hex
+        async with contextlib.AsyncExitStack() as block:
+
+            async def ask(replica: str) -> T:
+                async with contextlib.AsyncExitStack() as attempt:
+                    attempt.enter_context(_recorded(fleet.replicas, replica))
+                    sent = _open(fleet, replica, path, body(deadline.remaining_ms()), request_id)
+                    begun = await begin(await attempt.enter_async_context(sent))
+                    # From here the attempt lasts as long as the block, and so counts as outstanding.
+                    await block.enter_async_context(attempt.pop_all())
+                return begun
+
+            yield await self._until_answered(fleet, ask, deadline)
+
+    async def _until_answered(self, fleet: Fleet, ask: Callable[[str], Awaitable[T]], deadline: Deadline) -> T:
+        schedule = Schedule(self._max_retries, self._backoff)
+        loop = asyncio.get_running_loop()
         await fleet.refresh()
         while True:
             replica, wait = fleet.replicas.choose(loop.time(), schedule.ready)
@@ -117,7 +123,7 @@ class Transport:
                 await asyncio.sleep(wait)
                 continue
             try:
-                return await _recorded(fleet.replicas, replica, ask(replica))
+                return await ask(replica)
             except JRMError as failure:
                 if not retryable(failure) and not (ejects(failure) and len(fleet.replicas) > 1):
                     raise
@@ -148,12 +154,13 @@ class Transport:
         return fleet
 
 
-async def _recorded(replicas: Replicas, name: str, reply: Coroutine[Any, Any, T]) -> T:
-    """Await the reply of a replica, and tell ``replicas`` how that went."""
+@contextlib.contextmanager
+def _recorded(replicas: Replicas, name: str) -> Iterator[None]:
+    """Ask a replica within the block, and tell ``replicas`` how that went."""
     loop = asyncio.get_running_loop()
     attempt = replicas.start(name, loop.time())
     try:
-        result = await reply
+        yield
     except JRMError as failure:
         if ejects(failure):
             replicas.failed(attempt, loop.time(), getattr(failure, "retry_after", None))
@@ -164,21 +171,47 @@ async def _recorded(replicas: Replicas, name: str, reply: Coroutine[Any, Any, T]
         replicas.abandoned(attempt)
         raise
     replicas.answered(attempt)
-    return result
 
 
 async def _send(
     fleet: Fleet, replica: str, method: Literal["GET", "POST"], path: str, body: Body, request_id: str
 ) -> Reply:
     target = fleet.target(replica)
-    try:
+    with _failures(target, path, request_id):
         response = await fleet.send(method, target, path, {"x-request-id": request_id}, body)
+    return _reply(response, target, request_id, response.content)
+
+
+@contextlib.asynccontextmanager
+async def _open(fleet: Fleet, replica: str, path: str, body: Body, request_id: str) -> AsyncIterator[StreamedReply]:
+    target = fleet.target(replica)
+    # Not compressed: a proxy that compresses collects events until a block of them is full.
+    headers = {"x-request-id": request_id, "accept": sse.CONTENT_TYPE, "accept-encoding": "identity"}
+    with _failures(target, path, request_id):
+        async with fleet.stream("POST", target, path, headers, body) as response:
+            whole = b"" if response.status_code == HTTPStatus.OK else await response.aread()
+            with _failures(target, path, request_id, begun=True):
+                yield StreamedReply(_reply(response, target, request_id, whole), response.aiter_bytes())
+
+
+def _reply(response: httpx.Response, target: Target, request_id: str, body: bytes) -> Reply:
+    answered = response.headers.get("x-request-id", request_id)
+    return Reply(response.status_code, response.headers, body, answered, target.name)
+
+
+@contextlib.contextmanager
+def _failures(target: Target, path: str, request_id: str, *, begun: bool = False) -> Iterator[None]:
+    """Raise what httpx raises as an error of ours; ``begun``: part of the reply has arrived."""
+    try:
+        yield
     except httpx.TransportError as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        message = f"no reply from {target.name_of(path)} ({reason}); is the server running and reachable?"
+        message = (
+            f"the reply of {target.name_of(path)} broke off ({reason})"
+            if begun
+            else f"no reply from {target.name_of(path)} ({reason}); is the server running and reachable?"
+        )
         raise APIConnectionError(message, request_id=request_id) from error
     except httpx.DecodingError as error:
         message = f"the reply of {target.name_of(path)} cannot be decoded: {error}"
         raise APIResponseError(message, request_id=request_id) from error
-    answered = response.headers.get("x-request-id", request_id)
-    return Reply(response.status_code, response.headers, response.content, answered, target.name)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -24,7 +24,8 @@ from .api.keyfile import KeyFile
 from .api.limits import LocalQuota, RequestSlots
 from .api.ops import PROBES, PartState, ops_router
 from .api.score import score_router
-from .errors import Draining, JRMError, NotReady
+from .errors import Draining, ExplainDisabled, ExplainSetupError, JRMError, NotReady
+from .explain.service import ExplainLimits
 from .metrics import Metrics
 from .scoring.backend import Backend, Preparer
 from .scoring.batcher import Batcher
@@ -36,6 +37,8 @@ from .scoring.types import ServedModel
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .explain.runtime import ExplainRuntime
+    from .model.source import CheckpointSource
     from .redis import RedisLink
     from .scoring.redis_store import RedisScores
 
@@ -58,8 +61,8 @@ class Parts:
 class Runtime:
     """The running server behind the routes: loading, ready, draining, failed."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Parts], on_failed: OnFailed) -> None:
-        self.metrics = Metrics(_registry())
+    def __init__(self, settings: Settings, load: Callable[[], Parts], metrics: Metrics, on_failed: OnFailed) -> None:
+        self.metrics = metrics
         self._settings = settings
         self._load = load
         self._on_failed = on_failed
@@ -169,19 +172,29 @@ class Runtime:
         return ("ready", "") if alive == workers else ("degraded", f"{workers - alive} of {workers} workers are lost")
 
 
+class Served(Protocol):
+    """A part of what one process serves: scores or critiques."""
+
+    async def start(self) -> None: ...  # noqa: D102
+    async def drain(self) -> None: ...  # noqa: D102
+    async def stop(self) -> None: ...  # noqa: D102
+    def state(self) -> tuple[PartState, str]: ...  # noqa: D102
+    def model(self) -> ServedModel: ...  # noqa: D102
+
+
 class Application:
     """The ASGI application, and what its server needs to end it gracefully."""
 
-    def __init__(self, asgi: ASGIApp, runtime: Runtime) -> None:
+    def __init__(self, asgi: ASGIApp, parts: Sequence[Served]) -> None:
         self._asgi = asgi
-        self._runtime = runtime
+        self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         await self._asgi(scope, receive, send)
 
     async def drain(self) -> None:
         """Call it before the listeners close, so that callers read 503 ``draining`` and not a refused connection."""
-        await self._runtime.drain()
+        await asyncio.gather(*(part.drain() for part in self._parts))
 
 
 def create_app(
@@ -195,19 +208,29 @@ def create_app(
 
     ``load`` replaces the source of scores that the settings name; it runs in a thread.
     Raises CheckpointError at once for a checkpoint whose files do not agree, KeysError for a keys file that cannot be
-    used, RedisURLError for a Redis URL with an option that there is not; ``on_failed`` is told of what goes wrong
+    used, RedisURLError for a Redis URL with an option that there is not, ExplainSetupError where critiques are to be
+    served and cannot be; ``on_failed`` is told of what goes wrong
     later: while the weights are read, or when the last worker is lost and nothing will be scored any more.
     """
-    runtime = Runtime(settings, load or _loader(settings), on_failed)
+    metrics = Metrics(_registry())
+    source = None if load or settings.backend == "fake" else _source(settings)
+    scoring = (
+        Runtime(settings, load or _loader(settings, source), metrics, on_failed) if settings.serves_score else None
+    )
+    explaining = _explaining(settings, source, metrics) if settings.serves_explain else None
+    parts: dict[str, Served] = {
+        name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
+    }
+    main = next(iter(parts.values()))
 
     async def start() -> None:
         try:
-            await runtime.start()
+            await asyncio.gather(*(part.start() for part in parts.values()))
         except Exception as error:
             logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, JRMError))
             on_failed(error)
         else:
-            on_ready(runtime.model())
+            on_ready(main.model())
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -215,7 +238,7 @@ def create_app(
         yield
         starting.cancel()  # a loading thread cannot be stopped, but nobody waits for it
         await asyncio.gather(starting, return_exceptions=True)
-        await runtime.stop()
+        await asyncio.gather(*(part.stop() for part in parts.values()))
 
     app = FastAPI(
         title="JRM Serve",
@@ -241,12 +264,15 @@ def create_app(
         "max_queue": settings.max_queue,
         "max_batch_tokens": settings.max_batch_tokens,
     }
-    scores = score_router(runtime.service, bodies, LocalQuota(), max_candidates=settings.max_candidates)
-    app.include_router(scores)
-    app.include_router(explain_router())
-    app.include_router(ops_router(state=runtime.state, model=runtime.model, limits=limits, metrics=runtime.metrics))
+    if scoring is not None:
+        app.include_router(score_router(scoring.service, bodies, LocalQuota(), max_candidates=settings.max_candidates))
+    app.include_router(
+        explain_router(explaining.service if explaining else _disabled, bodies, enabled=explaining is not None)
+    )
+    states = lambda: {name: part.state() for name, part in parts.items()}  # noqa: E731
+    app.include_router(ops_router(states=states, model=main.model, limits=limits, metrics=metrics))
     api_errors.install(app)
-    keys = KeyFile(settings.api_keys_file, runtime.metrics) if settings.api_keys_file else None
+    keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     openapi.install(app, guarded=keys is not None)
     documentation = (app.docs_url, app.redoc_url, app.openapi_url, app.swagger_ui_oauth2_redirect_url)
     gate = Gate(
@@ -256,28 +282,81 @@ def create_app(
         open_paths=PROBES | {path for path in documentation if path},
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
-    return Application(RequestContext(gate, runtime.metrics, routes=routes, quiet=PROBES), runtime)
+    return Application(RequestContext(gate, metrics, routes=routes, quiet=PROBES), list(parts.values()))
 
 
-def _loader(settings: Settings) -> Callable[[], Parts]:
-    """Check what can be checked now; return what loads the rest."""
-    if settings.backend == "fake":
+def _source(settings: Settings) -> CheckpointSource:
+    """Check what can be checked now. Raises CheckpointError."""
+    from .model.source import open_source  # imports torch, which a fake does not need
+
+    return open_source(
+        settings.checkpoint, settings.devices, settings.dtype, settings.engine, self_test=settings.self_test
+    )
+
+
+def _loader(settings: Settings, source: CheckpointSource | None) -> Callable[[], Parts]:
+    """What loads the scores' source, or makes the fake one."""
+    if source is None:
         preparer = FakePreparer()
         devices = ["cpu" if device == "auto" else device for device in settings.devices]
         model = ServedModel("jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "backend": "fake"})
         backends = [FakeBackend(device=device) for device in devices]
         return lambda: Parts(model, preparer, backends)
-    from .model.source import open_source  # imports torch, which a fake does not need
-
-    source = open_source(
-        settings.checkpoint, settings.devices, settings.dtype, settings.engine, self_test=settings.self_test
-    )
 
     def load() -> Parts:
         model, backends = source.load()
         return Parts(model, source.preparer, backends, source.cost)
 
     return load
+
+
+def _explaining(settings: Settings, source: CheckpointSource | None, metrics: Metrics) -> ExplainRuntime:
+    """Raises ExplainSetupError when critiques cannot be served with these settings on this machine."""
+    if source is None:
+        raise ExplainSetupError(["serve explain: --backend fake has no language head"])
+    from .explain.engine import EngineSettings
+    from .explain.runtime import ExplainRuntime
+    from .model.explained import explainable, require_memory
+
+    checkpoint, device = source.checkpoint, source.devices[0]
+    context = min(settings.explain_context, checkpoint.config.text_config.max_position_embeddings)
+    require_memory(
+        checkpoint,
+        device,
+        dtype=source.dtype,
+        context=context,
+        share=settings.explain_gpu_share,
+        cache_gib=settings.explain_cache_gib,
+        scorer=settings.serves_score,
+    )
+    return ExplainRuntime(
+        source.described,
+        explainable(checkpoint),
+        EngineSettings(
+            path=checkpoint.path,
+            device=device,
+            dtype=source.dtype,
+            context=context,
+            concurrency=settings.explain_concurrency,
+            gpu_share=settings.explain_gpu_share,
+            cache_gib=settings.explain_cache_gib,
+        ),
+        ExplainLimits(
+            max_pixels=settings.max_image_pixels,
+            max_decoded_bytes=settings.max_decoded_bytes,
+            max_instruction_chars=settings.max_instruction_chars,
+            max_tokens=settings.explain_max_tokens,
+            max_requests=settings.explain_max_requests,
+            context=context,
+        ),
+        threads=settings.preprocess_threads,
+        grace_s=settings.grace_s,
+        metrics=metrics,
+    )
+
+
+def _disabled() -> NoReturn:
+    raise ExplainDisabled("this process serves scores only", retry_after=60)
 
 
 def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from .errors import CheckpointError, KeysError, RedisURLError
+from .errors import CheckpointError, ExplainSetupError, KeysError, RedisURLError
 from .settings import PREFIX, Settings
 
 
@@ -68,7 +68,7 @@ def serve(**flags: str | None) -> None:
 
     try:
         app = create_app(settings, on_ready=lambda model: _announce(url, model), on_failed=failed)
-    except (CheckpointError, KeysError, RedisURLError) as error:
+    except (CheckpointError, ExplainSetupError, KeysError, RedisURLError) as error:
         _fail(error.problems)
     server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s)
     listener = server.config.bind_socket()  # before loading: a port that is taken should be said at once

@@ -12,7 +12,8 @@ JRMError
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, or no worker is alive
 │   ├── Draining                 the server is shutting down
-│   └── ExplainDisabled          this process does not serve /explain
+│   ├── ExplainDisabled          this process does not serve /explain
+│   └── ExplainUnavailable       it does, but the engine behind it is not there now
 ├── CandidateError               one candidate has no score; its neighbours are untouched
 │   ├── InvalidImage             not PNG/JPEG/WebP/PPM, truncated, bad base64
 │   ├── ImageTooLarge            too many pixels by its header, or an extreme aspect ratio
@@ -22,7 +23,8 @@ JRMError
 │   └── InternalError            the backend raised, hung or died
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
 ├── KeysError                    every problem of a file of API keys, each with its line
-└── RedisURLError                a Redis URL that no client can be made from
+├── RedisURLError                a Redis URL that no client can be made from
+└── ExplainSetupError            why critiques cannot be served here: what is missing, or what does not fit
 """
 
 from __future__ import annotations
@@ -109,6 +111,12 @@ class ExplainDisabled(RequestError):
     code = "explain_disabled"
 
 
+class ExplainUnavailable(RequestError):
+    """The engine that writes critiques is starting, or died and is coming back."""
+
+    code = "explain_unavailable"
+
+
 class CandidateError(JRMError):
     """One candidate has no score."""
 
@@ -179,3 +187,13 @@ class RedisURLError(JRMError):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problems = [problem]
+
+
+class ExplainSetupError(JRMError):
+    """Critiques cannot be served here. ``problems`` holds one line each: what is missing, or what does not fit."""
+
+    code = "explain_setup"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems

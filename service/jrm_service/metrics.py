@@ -162,6 +162,18 @@ class Metrics:
         self.redis_breaker_state = gauge(
             "jrm_redis_breaker_state", "The circuit to Redis: 0 closed (calls go through), 1 half open, 2 open."
         )
+        self.explanations = counter(
+            "jrm_explanations_total", "Critiques, by how they ended: ok, truncated, or an error code.", "outcome"
+        )
+        self.explain_seconds = histogram(
+            "jrm_explain_duration_seconds", "Per critique, from its prompt until it was written."
+        )
+        self.explain_tokens = counter("jrm_explain_tokens_total", "Tokens of the language head.", "kind")
+        self.explain_running = gauge("jrm_explain_running", "Critiques that the engine is writing or has queued.")
+        self.explain_engine_up = gauge("jrm_explain_engine_up", "1 while the engine that writes critiques answers.")
+        self.explain_engine_restarts = counter(
+            "jrm_explain_engine_restarts_total", "Times that the engine died and was started again."
+        )
 
     def observe_batch(self, *, candidates: int, tokens: int, waited: Iterable[float]) -> None:
         """Count a batch that goes to a device, and the seconds that each of its candidates has waited for it."""

@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     self_test: Annotated[
         bool, Field(description="compare the checkpoint's golden scores at start-up; off by too much is not ready")
     ] = True
-    serve: Annotated[Literal["score"], Field(description="what this process serves")] = "score"
+    serve: Annotated[Literal["score", "explain", "score,explain"], Field(description="what this process serves")] = (
+        "score"
+    )
     api_keys_file: Annotated[
         Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
     ] = None
@@ -88,6 +90,15 @@ class Settings(BaseSettings):
     ] = 0.1
     cache_ttl_s: Annotated[_Count, Field(description="seconds after which Redis forgets a score")] = 604_800
 
+    explain_max_tokens: Annotated[_Count, Field(description="longest critique, in tokens")] = 1024
+    explain_max_requests: Annotated[_Count, Field(description="most explain requests at once, all callers")] = 64
+    explain_concurrency: Annotated[_Count, Field(description="critiques that are written at once")] = 16
+    explain_context: Annotated[
+        _Count, Field(description="longest prompt and critique together, in tokens; at most the model's")
+    ] = 8192
+    explain_gpu_share: Annotated[float, Field(gt=0, le=1, description="of the GPU's memory that vLLM may use")] = 0.45
+    explain_cache_gib: Annotated[float, Field(gt=0, description="vLLM's cache on a CPU, in GiB")] = 1.0
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
@@ -120,6 +131,16 @@ class Settings(BaseSettings):
                 f"max_candidates {self.max_candidates} could never be admitted: max_queue is {self.max_queue}"
             )
         return self
+
+    @property
+    def serves_score(self) -> bool:
+        """Whether this process scores."""
+        return "score" in self.serve.split(",")
+
+    @property
+    def serves_explain(self) -> bool:
+        """Whether this process writes critiques."""
+        return "explain" in self.serve.split(",")
 
     @property
     def devices(self) -> list[str]:

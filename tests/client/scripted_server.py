@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 DIMENSIONS = {"visual_quality": -1.0, "instruction_following": 1.0}
 
@@ -48,6 +48,16 @@ class Reply:
     body: bytes | None = None
 
 
+@dataclass
+class Stream:
+    """A chunked 200, piece by piece, that ends as it should, breaks off, or stays open until the client leaves."""
+
+    pieces: Sequence[bytes]
+    end: Literal["whole", "broken", "open"] = "whole"
+    headers: dict[str, str] = field(default_factory=dict)
+    after: Callable[[], None] = lambda: None  # called when the pieces are sent
+
+
 class Drop:
     """Close the connection without a reply."""
 
@@ -64,7 +74,7 @@ class Trickle:
     """Send a header, then a byte of the body over and over, and never finish."""
 
 
-Step = Reply | Drop | Truncate | Hang | Trickle | Callable[[Request], Reply]
+Step = Reply | Stream | Drop | Truncate | Hang | Trickle | Callable[[Request], Reply]
 
 
 def reward_of(image: bytes) -> float:
@@ -202,9 +212,30 @@ class ScriptedServer:
             writer.close()
             await writer.wait_closed()
             return False
+        if isinstance(step, Stream):
+            return await self._stream(reader, writer, step)
         self._write(writer, step if isinstance(step, Reply) else step(request))
         await writer.drain()
         return True
+
+    @staticmethod
+    async def _stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, step: Stream) -> bool:
+        headers = {"content-type": "text/event-stream; charset=utf-8", "x-request-id": "req-7", **step.headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        writer.write(f"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n{lines}\r\n".encode())
+        for piece in step.pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        step.after()
+        if step.end == "whole":
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+            return True
+        if step.end == "open":
+            return bool(await reader.read())  # until the client closes the connection
+        writer.close()
+        await writer.wait_closed()
+        return False
 
     @staticmethod
     def _write(writer: asyncio.StreamWriter, reply: Reply) -> None:

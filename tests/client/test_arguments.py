@@ -72,3 +72,20 @@ def test_an_instruction_is_text() -> None:
 def test_wrong_options(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         JRMClient("http://localhost", **options)  # type: ignore[arg-type]
+
+
+def test_dimensions_are_a_list_of_names_or_all() -> None:
+    assert arguments.dimensions(None) is None
+    assert arguments.dimensions(("a", "b")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("names", "error"), [("quality", TypeError), ([1], TypeError), ([], ValueError)])
+def test_dimensions_that_are_none(names: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="dimensions"):
+        arguments.dimensions(names)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_a_token_limit_is_positive_and_whole(limit: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="max_tokens"):
+        arguments.token_limit(limit)  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ import pytest
 from client.conftest import FAST
 from client.scripted_server import Drop, Reply, Request, ScriptedServer, Step, refusal, reward_of, score_all
 from jrm_client import APIConnectionError, APIStatusError, Backoff, JRMClient, wire
+from jrm_client.deadline import deadline_of
 from jrm_client.fleet import Fleet
-from jrm_client.transport import Transport, deadline_of
+from jrm_client.transport import Transport
 
 Serve = Callable[..., ScriptedServer]
 Connect = Callable[..., JRMClient]

@@ -265,3 +265,41 @@ def test_overshoot_is_clipped_up_to_a_limit() -> None:
     np.testing.assert_array_equal(pixels(data)[0, :, 0], [0, 0, 255, 255])
     with pytest.raises(ValueError, match="expected floats"):
         encode(np.full((3, 1, 1), np.nextafter(np.float32(high), np.float32(2))), "image")
+
+
+# --- what the model sees ----------------------------------------------------------------------------------------------
+
+
+def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rotated_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return file(Image.new("RGB", (16, 8), (128, 128, 128)), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "color"),
+    [
+        (Image.new("RGB", (16, 8), "teal"), (16, 8), (0, 128, 128)),
+        (file(Image.new("RGB", (16, 8), "teal"), "WEBP", lossless=True), (16, 8), (0, 128, 128)),
+        (file(Image.new("RGBA", (16, 8), (1, 2, 3, 0))), (16, 8), (1, 2, 3)),
+        (file(Image.new("P", (16, 8), 0), transparency=b"\0"), (16, 8), (0, 0, 0)),
+        (file(Image.fromarray(np.full((8, 16), 0x1234, np.uint16))), (16, 8), (0x12, 0x12, 0x12)),
+        (rotated_jpeg(), (8, 16), (128, 128, 128)),
+    ],
+)
+def test_decoded_as_the_server_does(image: Any, size: tuple[int, int], color: tuple[int, int, int]) -> None:
+    decoded = images.decode(image, "edited")
+    assert (decoded.mode, decoded.size) == ("RGB", size)
+    assert (np.asarray(decoded) == color).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"BAD", file(Image.new("RGB", (99, 99)))[:-30], b"GIF89a" + bytes(99)])
+def test_bytes_that_are_no_whole_image(data: bytes) -> None:
+    with pytest.raises(ValueError, match="edited: not a PNG, JPEG, WebP or PPM image"):
+        images.decode(data, "edited")

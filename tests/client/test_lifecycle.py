@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from client.conftest import FAST
-from client.scripted_server import Hang, Reply, Request, ScriptedServer, reward_of, score_all
+from client.scripted_server import Hang, Reply, Request, ScriptedServer, Stream, reward_of, score_all
 from jrm_client import JRMClient
 
 Serve = Callable[..., ScriptedServer]
 Connect = Callable[..., JRMClient]
+
+EVENT = b'data: {"dimension": "quality", "delta": "{"}\n\n'
 
 
 def test_many_threads_share_a_client(serve: Serve, connect: Connect) -> None:
@@ -70,6 +72,17 @@ def test_closing_ends_the_calls_in_progress(serve: Serve) -> None:
         client.close()
         with pytest.raises(RuntimeError, match="closed"):
             future.result()
+
+
+def test_closing_ends_the_streams_in_progress(serve: Serve) -> None:
+    server = serve(Stream([EVENT], "open"))
+    client = JRMClient(server.url)
+    stream = client.explain_stream(b"S", b"A", "red")
+    next(stream)
+    client.close()
+    assert server.disconnected.wait(60)
+    with pytest.raises(RuntimeError, match="closed"):
+        next(stream)
 
 
 def threads() -> list[threading.Thread]:
@@ -187,3 +200,27 @@ def test_ctrl_c_interrupts_a_call_and_the_client_stays_usable(serve: Serve, conn
         client.score(b"S", b"A", "red")
     assert server.disconnected.wait(60)  # the request was given up, not left to run on
     assert client.score(b"S", b"A", "red").reward == reward_of(b"A")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_interrupts_a_stream_and_closes_its_connection(serve: Serve, connect: Connect) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    server = serve(Stream([EVENT], "open", after=lambda: signal.pthread_kill(main, signal.SIGINT)))
+    client = connect(server)
+    with pytest.raises(KeyboardInterrupt):
+        list(client.explain_stream(b"S", b"A", "red"))
+    assert server.disconnected.wait(60)
+    assert client.score(b"S", b"A", "red").reward == reward_of(b"A")
+
+
+def test_a_program_may_end_in_the_middle_of_a_stream(serve: Serve) -> None:
+    server = serve(Stream([EVENT], "open"))
+    code = (
+        "import sys; from jrm_client import JRMClient\n"
+        "stream = JRMClient(sys.argv[1]).explain_stream(b'S', b'A', 'red')\n"
+        "print(next(stream).delta)"
+    )
+    done = run(code, server.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+    assert server.disconnected.wait(60)

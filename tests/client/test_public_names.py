@@ -16,6 +16,8 @@ def test_public_names() -> None:
         "Backoff",
         "CandidateError",
         "Dimension",
+        "ExplainDelta",
+        "ExplainDone",
         "Explanation",
         "FingerprintMismatch",
         "GroupScores",

@@ -51,6 +51,12 @@ def test_the_names_are_pinned() -> None:
         "jrm_cache_entries": "gauge",
         "jrm_redis_calls": "counter",
         "jrm_redis_breaker_state": "gauge",
+        "jrm_explanations": "counter",
+        "jrm_explain_duration_seconds": "histogram",
+        "jrm_explain_tokens": "counter",
+        "jrm_explain_running": "gauge",
+        "jrm_explain_engine_up": "gauge",
+        "jrm_explain_engine_restarts": "counter",
     }
 
 

@@ -7,9 +7,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +23,8 @@ from .errors import error_reply
 from .record import RequestRecord
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -139,7 +142,23 @@ class BodyReader:
                 return
 
 
-async def disconnected(request: Request) -> None:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the caller hangs up. Raises ClientDisconnect then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return await task
+    finally:
+        for one in (task, watch):
+            one.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await one
+
+
+async def _disconnected(request: Request) -> None:
     """Return when the caller hangs up. Only after the body was read: nothing else arrives from then on."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""What FastAPI cannot derive: request bodies of ``/score``, which is read by hand so that limits come first."""
+"""What FastAPI cannot derive: bodies of /score and /explain, which are read by hand so that limits come first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from jrm_client.protocol import MAX_TIMEOUT_MS, score_request_adapter
+from jrm_client.protocol import MAX_TIMEOUT_MS, ExplainRequest, score_request_adapter
 
 _REF = "#/components/schemas/{model}"
 
@@ -27,6 +27,11 @@ SCORE_REQUEST_BODY: dict[str, Any] = {
             },
         },
     },
+}
+
+EXPLAIN_REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": _REF.format(model="ExplainRequest")}}},
 }
 
 _SCORE_FORM = {
@@ -58,6 +63,7 @@ def install(app: FastAPI, *, guarded: bool) -> None:
             models = request.pop("$defs") | {
                 "ScoreRequest": request | {"title": "ScoreRequest"},
                 "ScoreForm": _SCORE_FORM,
+                "ExplainRequest": ExplainRequest.model_json_schema(ref_template=_REF),
             }
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {}).update(models)

@@ -20,7 +20,7 @@ from jrm_service.scoring.types import ServedModel
 
 from .errors import error_reply
 
-PartState = Literal["loading", "ready", "degraded", "draining", "failed"]
+PartState = Literal["loading", "ready", "degraded", "restarting", "draining", "failed"]
 _PACKAGES = ("jrm-serve", "torch", "transformers", "tokenizers", "pillow", "numpy", "fastapi")
 PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 """What machines call all day, with or without an API key."""
@@ -44,12 +44,12 @@ class Ready(BaseModel):
 
 def ops_router(
     *,
-    state: Callable[[], tuple[PartState, str]],
+    states: Callable[[], Mapping[str, tuple[PartState, str]]],
     model: Callable[[], ServedModel],
     limits: Mapping[str, Any],
     metrics: Metrics,
 ) -> APIRouter:
-    """``state`` gives the state of scoring with a reason; ``model`` what is served, or raises NotReady."""
+    """``states`` gives each part that this process serves, with a reason; ``model`` what is served, or NotReady."""
     router = APIRouter(tags=["operations"])
     started = int(time.time())
 
@@ -60,11 +60,13 @@ def ops_router(
 
     @router.get("/health/ready", response_model=Ready, responses=_NOT_READY)
     async def ready() -> Ready | JSONResponse:
-        """Ready to score: loaded, warm, at least one worker alive, not draining. Else 503 with the reason."""
-        now, reason = state()
-        if now in ("ready", "degraded"):
-            return Ready(parts={"score": now})
-        return error_reply("draining" if now == "draining" else "not_ready", f"score: {now}: {reason}")
+        """Every part that this process serves is loaded, warm and not draining. Else 503 with the parts and why."""
+        now = states()
+        parts = {name: state for name, (state, _) in now.items()}
+        if all(state in ("ready", "degraded") for state in parts.values()):
+            return Ready(parts=parts)
+        reasons = "; ".join(f"{name}: {state}{f': {why}' if why else ''}" for name, (state, why) in now.items())
+        return error_reply("draining" if "draining" in parts.values() else "not_ready", reasons)
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:

@@ -17,12 +17,14 @@ from jrm_client.protocol import (
     DEFAULT_TIMEOUT_MS,
     MAX_TIMEOUT_MS,
     PART_PREFIX,
+    ExplainRequest,
     Group,
     Instruction,
     PairRequest,
     score_request_adapter,
 )
 from jrm_service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from jrm_service.explain.service import Question
 from jrm_service.scoring.service import GroupInput, ImageInput
 
 if TYPE_CHECKING:
@@ -66,6 +68,34 @@ def parse_score_request(
             return _from_request_part(parts, max_candidates)
         return _from_form(parts, max_candidates)
     raise UnsupportedMediaType("send application/json or multipart/form-data")
+
+
+def parse_explain_request(
+    content_type: str, body: bytes | bytearray, *, content_encoding: str
+) -> tuple[Question, bool]:
+    """Parse ``POST /v1/explain``, which is JSON: the question, and whether the answer is to be streamed.
+
+    Raises UnsupportedMediaType, InvalidRequest; an image that is not base64 is found when it is used.
+    """
+    if content_encoding.strip().lower() != "identity":
+        raise UnsupportedMediaType("send the body without a content-encoding")
+    header = Message()
+    header["content-type"] = content_type
+    if not content_type or header.get_content_type() != "application/json":
+        raise UnsupportedMediaType("send application/json")
+    try:
+        request = ExplainRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error, own=0) from None
+    question = Question(
+        source=_read_base64("source", request.source),
+        edited=_read_base64("edited", request.edited),
+        instruction=request.instruction,
+        dimensions=request.dimensions,
+        max_tokens=request.max_tokens,
+        timeout_s=request.timeout_ms / 1e3,
+    )
+    return question, request.stream
 
 
 def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Parsed:
@@ -113,11 +143,11 @@ def _check_count(count: int, max_candidates: int) -> None:
         raise PayloadTooLarge(f"{count} candidates in one request, the limit is {max_candidates}")
 
 
-def _invalid(error: ValidationError) -> InvalidRequest:
-    """The first problem, with its field, and never the input itself."""
+def _invalid(error: ValidationError, *, own: int = 1) -> InvalidRequest:
+    """The first problem, with its field, and never the input itself. ``own``: leading names that are no fields."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    # The leading element is our own name of the request's form, not a field of it.
-    field = ".".join(str(piece) for piece in first["loc"][1:])
+    # A score request's first element is our own name of its form, not a field of it.
+    field = ".".join(str(piece) for piece in first["loc"][own:])
     return InvalidRequest(f"{field}: {first['msg']}" if field else first["msg"], param=field or None)
 
 

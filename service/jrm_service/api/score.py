@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -31,13 +28,11 @@ from jrm_service.scoring.service import ScoreResult, ScoreService
 from jrm_service.scoring.types import Score
 
 from .errors import UnreadBodyReply, domain_error_reply, error_reply
-from .guards import BodyReader, disconnected
+from .guards import BodyReader, unless_disconnected
 from .limits import CandidateQuota, charged
 from .openapi import SCORE_REQUEST_BODY
 from .parse import parse_score_request
 from .record import DISCONNECTED, RequestRecord, record_of
-
-T = TypeVar("T")
 
 _CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
 
@@ -68,7 +63,7 @@ def score_router(
                 tenant = record.key.name if record.key else ""
                 async with charged(quota, record.key, record.candidates):
                     work = scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3, tenant=tenant)
-                    result = await _unless_disconnected(request, work)
+                    result = await unless_disconnected(request, work)
         except ClientDisconnect:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)
@@ -89,22 +84,6 @@ def score_router(
             openapi_extra={"requestBody": SCORE_REQUEST_BODY},
         )
     return router
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the caller hangs up. Raises ClientDisconnect then."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(disconnected(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return await task
-    finally:
-        for one in (task, watch):
-            one.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await one
 
 
 def _reply(scorer: ScoreService, result: ScoreResult, seconds: float, record: RequestRecord) -> Response:

@@ -9,6 +9,7 @@ merges cross its edges), and the stretch is tokenized with special tokens off: `
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,14 +60,30 @@ class SequenceBuilder:
             raise TemplateError("\n".join(problems))
         self._reward_id = self._control[manifest.reward_token]
         self._passes = [
-            self._compile(number, one, _render(one, tokenizer, chat_template))
+            self._compile(f"passes.{number}", one, _render(one, tokenizer, chat_template), reads=True)
             for number, one in enumerate(manifest.passes)
         ]
+        self._questions = dict(self._compile_questions(manifest, tokenizer, chat_template))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _compile(self, number: int, one: Pass, rendered: str) -> tuple[_Piece, ...]:
+    def _compile_questions(
+        self, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, chat_template: str
+    ) -> Iterator[tuple[str, tuple[_Piece, ...]]]:
+        """For each dimension that can be explained: the pass that is scored, or that pass with a prompt of its own."""
+        for number, one in enumerate(manifest.passes):
+            for dimension in one.read.keys() & manifest.explain.keys():
+                template = manifest.explain[dimension].template
+                if template is None:
+                    yield dimension, self._passes[number]
+                    continue
+                parts = [part for part in one.parts if part != "ending"]
+                own = one.model_copy(update={"parts": parts, "prompt": template, "ending": None})
+                rendered = _render(own, tokenizer, chat_template)
+                yield dimension, self._compile(f"explain.{dimension}", own, rendered, reads=False)
+
+    def _compile(self, name: str, one: Pass, rendered: str, *, reads: bool) -> tuple[_Piece, ...]:
         """Split a rendering at its control tokens; put an image where the template has its placeholder."""
         images = [part for part in one.parts if part in ("source", "edited")]
         longest_first = sorted(self._control, key=len, reverse=True)
@@ -74,7 +91,7 @@ class SequenceBuilder:
         for text in re.split("(" + "|".join(map(re.escape, longest_first)) + ")", rendered):
             if text == IMAGE_TOKEN:
                 if not images:
-                    raise TemplateError(f"passes.{number}: more {IMAGE_TOKEN} than images in the rendered turn")
+                    raise TemplateError(f"{name}: more {IMAGE_TOKEN} than images in the rendered turn")
                 pieces.append("source" if images.pop(0) == "source" else "edited")
             elif text in self._control:
                 pieces.append((self._control[text],))
@@ -84,11 +101,11 @@ class SequenceBuilder:
             elif text:
                 pieces.append(self._encode(text))
         if images:
-            raise TemplateError(f"passes.{number}: the chat template shows no {IMAGE_TOKEN} for '{images[0]}'")
-        if sum(piece == (self._reward_id,) for piece in pieces) != 1:
-            raise TemplateError(f"passes.{number}: the rendered turn must hold the reward token exactly once")
+            raise TemplateError(f"{name}: the chat template shows no {IMAGE_TOKEN} for '{images[0]}'")
+        if reads and sum(piece == (self._reward_id,) for piece in pieces) != 1:
+            raise TemplateError(f"{name}: the rendered turn must hold the reward token exactly once")
         if rendered.count(_MARKER) != one.text.count(INSTRUCTION):
-            raise TemplateError(f"passes.{number}: the chat template drops or repeats {INSTRUCTION}")
+            raise TemplateError(f"{name}: the chat template drops or repeats {INSTRUCTION}")
         return tuple(pieces)
 
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
@@ -100,6 +117,19 @@ class SequenceBuilder:
                 f"instruction and images make {longest} tokens, the model takes {self._max_tokens}"
             )
         return Candidate(source=source, edited=edited, instruction=instruction, sequences=sequences)
+
+    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+        """Tokenize what the language head answers with its critique of a dimension, generation prompt included.
+
+        Raises KeyError for a dimension that the manifest does not explain, InstructionTooLong when the sequence leaves
+        no room for an answer in the model's context.
+        """
+        sequence = self._sequence(self._questions[dimension], source, edited, instruction)
+        if sequence.tokens >= self._max_tokens:
+            raise InstructionTooLong(
+                f"instruction and images make {sequence.tokens} tokens, the model takes {self._max_tokens}"
+            )
+        return sequence
 
     def _sequence(self, pieces: tuple[_Piece, ...], source: Image, edited: Image, instruction: str) -> TokenSequence:
         segments: list[Segment] = []

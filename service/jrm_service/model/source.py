@@ -69,13 +69,12 @@ class CheckpointSource:
         backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
         for backend in backends:
             self._warm(backend)
-        description = describe(self.checkpoint) | {
-            "device": ",".join(self.devices),
-            "dtype": self.dtype,
-            "engine": self.engine,
-            "self_test": self._self_test(backends),
-        }
-        return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description), backends
+        return self.described(self_test=self._self_test(backends), engine=self.engine), backends
+
+    def described(self, **facts: Any) -> ServedModel:
+        """What is served; ``facts`` go into its description. Reads every weight once, for the fingerprint."""
+        description = describe(self.checkpoint) | {"device": ",".join(self.devices), "dtype": self.dtype} | facts
+        return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description)
 
     def _warm(self, backend: Backend[Any]) -> None:
         blank = self.preparer.image(PILImage.new("RGB", (64, 64), "gray"))

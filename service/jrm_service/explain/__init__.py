@@ -1,0 +1,1 @@
+"""Critiques from the language head. Only ``engine`` imports vllm."""

@@ -1,0 +1,312 @@
+"""A request's way to its critiques: images, questions, the writer, and what it wrote made into explanations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from PIL import Image as PILImage
+
+from jrm_client.protocol import CandidateErrorBody, ExplainUsage, Explanation
+from jrm_service.errors import (
+    CandidateError,
+    DeadlineExceeded,
+    Draining,
+    InstructionTooLong,
+    InternalError,
+    InvalidRequest,
+    JRMError,
+    Overloaded,
+)
+from jrm_service.images.decode import decode, decoded_bytes
+from jrm_service.metrics import Metrics
+from jrm_service.scoring.budget import ByteBudget
+from jrm_service.scoring.service import ImageInput
+from jrm_service.scoring.types import Image, ServedModel, TokenSequence
+
+from .critique import read, schema
+from .writer import EngineState, Piece, Prompt, Writer
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_KEEP = 0.8  # each finished request weighs 0.8 of the next one in the mean that Retry-After is made from
+
+
+class Questions(Protocol):
+    """Turns images and an instruction into what the language head answers. Thread-safe."""
+
+    def image(self, rgb: PILImage.Image) -> Image:
+        """RGB to pixels as the model sees them. Raises ImageTooLarge."""
+        ...
+
+    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+        """The prompt of one dimension. Raises InstructionTooLong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainLimits:
+    """``max_tokens`` caps what a request asks for; ``context`` is the model's, prompt and answer together."""
+
+    max_pixels: int
+    max_decoded_bytes: int
+    max_instruction_chars: int
+    max_tokens: int
+    max_requests: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request. ``dimensions`` None: all that there are. ``timeout_s`` runs from ``explain``."""
+
+    source: ImageInput
+    edited: ImageInput
+    instruction: str
+    dimensions: Sequence[str] | None
+    max_tokens: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Some more text of one dimension's critique, as it is written."""
+
+    dimension: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One dimension is finished. ``error`` is why, where ``explanation.status`` is ``error``."""
+
+    dimension: str
+    explanation: Explanation
+    error: JRMError | None = None
+
+
+class ExplainService:
+    """Explains edits, for as many callers at once as the limits allow. Use from one event loop.
+
+    Args:
+        model: what is served, for replies.
+        dimensions: name -> whether its critique has regions, as the manifest's ``explain`` says.
+        questions: the checkpoint's images and prompts.
+        placeholder: the token id that stands for an image.
+        writer: the language head.
+        limits: what a request may ask for.
+        threads: that decode and tokenize.
+        metrics: where work is counted.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        dimensions: Mapping[str, bool],
+        questions: Questions,
+        placeholder: int,
+        writer: Writer,
+        *,
+        limits: ExplainLimits,
+        threads: int,
+        metrics: Metrics,
+    ) -> None:
+        self.model = model
+        self.writer = writer
+        self._dimensions = dict(dimensions)
+        self._questions = questions
+        self._placeholder = placeholder
+        self._limits = limits
+        self._metrics = metrics
+        self._decoding = ByteBudget(limits.max_decoded_bytes)
+        self._executor = ThreadPoolExecutor(threads, "jrm-explain")
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._mean_seconds = 1.0
+
+    def state(self) -> tuple[EngineState, str]:
+        """Whether critiques are written, and if not, why."""
+        return ("draining", "the server is shutting down") if self._draining else self.writer.state()
+
+    async def drain(self) -> None:
+        """Refuse new requests and wait for those that run."""
+        self._draining = True
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Stop the threads; work that has not started is dropped."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def explain(self, question: Question) -> AsyncGenerator[Delta | Done]:
+        """The events of a request as they come about: deltas, and one Done for each dimension.
+
+        Closing the iterator stops whatever is still written. Before the first event it raises Draining,
+        ExplainUnavailable, Overloaded, InvalidRequest, and the CandidateError of an image or an instruction that cannot
+        be used, or of a deadline that passed before there was a prompt. What fails later is the Done of its dimension.
+        """
+        names = self._chosen(question.dimensions)
+        self._check_open()
+        began = asyncio.get_running_loop().time()
+        deadline = began + question.timeout_s
+        with self._counted(began):
+            prompts, size = await self._prompts(question, names, deadline)
+            events: asyncio.Queue[Delta | Done] = asyncio.Queue()
+            writing = [
+                asyncio.create_task(self._write(name, prompt, size, question.max_tokens, deadline, events.put_nowait))
+                for name, prompt in prompts.items()
+            ]
+            try:
+                unfinished = len(writing)
+                while unfinished:
+                    event = await events.get()
+                    unfinished -= isinstance(event, Done)
+                    yield event
+            finally:
+                for task in writing:
+                    task.cancel()
+                await asyncio.gather(*writing, return_exceptions=True)
+
+    def _chosen(self, dimensions: Sequence[str] | None) -> list[str]:
+        if dimensions is None:
+            return list(self._dimensions)
+        for name in dimensions:
+            if name not in self._dimensions:
+                known = ", ".join(self._dimensions)
+                raise InvalidRequest(f"dimensions: '{name[:64]}' is not one of {known}", param="dimensions")
+        return list(dict.fromkeys(dimensions))
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Draining("the server is shutting down; send the request to another replica", retry_after=5)
+        if self._running >= self._limits.max_requests:
+            wait = self._mean_seconds / self._limits.max_requests
+            raise Overloaded(f"{self._running} explanations are being written", retry_after=wait)
+        self.writer.check()
+
+    @contextmanager
+    def _counted(self, began: float) -> Iterator[None]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            took = asyncio.get_running_loop().time() - began
+            self._mean_seconds = _KEEP * self._mean_seconds + (1 - _KEEP) * took
+            if self._running == 0:
+                self._idle.set()
+
+    # --- before the writer --------------------------------------------------------------------------------------------
+
+    async def _prompts(
+        self, question: Question, names: Sequence[str], deadline: float
+    ) -> tuple[dict[str, Prompt], tuple[int, int]]:
+        """The prompt of each dimension, and width and height of the edited image as it was sent."""
+        limit = self._limits.max_instruction_chars
+        if len(question.instruction) > limit:
+            raise InstructionTooLong(f"instruction: {len(question.instruction)} characters, the limit is {limit}")
+        try:
+            async with asyncio.timeout_at(deadline):
+                source, _ = await self._image(question.source)
+                edited, size = await self._image(question.edited)
+                return await self._in_thread(lambda: self._ask(question, names, source, edited)), size
+        except TimeoutError:
+            raise DeadlineExceeded("the time was up before the images were prepared") from None
+
+    async def _image(self, image: ImageInput) -> tuple[Image, tuple[int, int]]:
+        """Decode and resize in a thread, under the byte budget. Raises the image's own error, with its field."""
+        if isinstance(image.data, CandidateError):
+            raise type(image.data)(f"{image.name}: {image.data}")
+        data, max_pixels = image.data, self._limits.max_pixels
+
+        def prepare() -> tuple[Image, tuple[int, int]]:
+            rgb = decode(data, max_pixels=max_pixels)
+            return self._questions.image(rgb), rgb.size
+
+        try:
+            held = await self._decoding.acquire(decoded_bytes(data, max_pixels=max_pixels))
+            work = self._executor.submit(prepare)
+            loop = asyncio.get_running_loop()
+            work.add_done_callback(lambda _: _call_in(loop, self._decoding.release, held))
+            return await asyncio.wrap_future(work)
+        except CandidateError as error:
+            raise type(error)(f"{image.name}: {error}") from None
+
+    def _ask(self, question: Question, names: Sequence[str], source: Image, edited: Image) -> dict[str, Prompt]:
+        asked = {name: self._questions.question(name, source, edited, question.instruction) for name in names}
+        return {name: as_prompt(sequence, self._placeholder) for name, sequence in asked.items()}
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    # --- and after it -------------------------------------------------------------------------------------------------
+
+    async def _write(
+        self,
+        name: str,
+        prompt: Prompt,
+        size: tuple[int, int],
+        max_tokens: int,
+        deadline: float,
+        emit: Callable[[Delta | Done], None],
+    ) -> None:
+        """Emit a dimension's deltas and, whatever happens, its Done."""
+        began = asyncio.get_running_loop().time()
+        regions, raw, last = self._dimensions[name], "", Piece("")
+        room = min(max_tokens, self._limits.max_tokens, self._limits.context - prompt.tokens)
+        error: JRMError | None = None
+        try:
+            async with (
+                asyncio.timeout_at(deadline),
+                aclosing(self.writer.write(prompt, max_tokens=room, schema=schema(regions))) as pieces,
+            ):
+                async for last in pieces:
+                    raw += last.text
+                    if last.text:
+                        emit(Delta(name, last.text))
+        except TimeoutError:
+            error = DeadlineExceeded("the time was up while the critique was written")
+        except JRMError as failure:
+            error = failure
+        except Exception:
+            logger.exception("a critique could not be written")
+            error = InternalError("the critique could not be written")
+        usage = ExplainUsage(prompt_tokens=prompt.tokens, completion_tokens=last.tokens)
+        if error is None and last.finish_reason is not None:
+            explanation = read(raw, regions=regions, size=size, finish_reason=last.finish_reason, usage=usage)
+        else:
+            error = error or InternalError("the critique has no end")
+            body = CandidateErrorBody(code=error.code, message=str(error))
+            explanation = Explanation(status="error", raw=raw, usage=usage, error=body)
+        self._metrics.explain_seconds.observe(asyncio.get_running_loop().time() - began)
+        self._metrics.explain_tokens.labels("prompt").inc(prompt.tokens)
+        self._metrics.explain_tokens.labels("completion").inc(last.tokens)
+        self._metrics.explanations.labels(explanation.error.code if explanation.error else explanation.status).inc()
+        emit(Done(name, explanation, error))
+
+
+def as_prompt(sequence: TokenSequence, placeholder: int) -> Prompt:
+    """A sequence as a writer takes it, with the id ``placeholder`` for each image."""
+    ids: list[int] = []
+    images = []
+    for segment in sequence.segments:
+        if isinstance(segment, Image):
+            ids.append(placeholder)
+            images.append(segment.pixels)
+        else:
+            ids += segment.ids
+    return Prompt([*ids, *sequence.tail], images, sequence.tokens)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[[int], None], argument: int) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and with it the budget
+        loop.call_soon_threadsafe(callback, argument)

@@ -1,0 +1,54 @@
+"""What answers a prompt: the interface between the explain service and its engine. Plain data; no vllm here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+EngineState = Literal["loading", "ready", "restarting", "draining"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """Token ids with one image placeholder for each image, and the images in that order, uint8 [H, W, 3].
+
+    ``tokens`` is the length that the model sees, every image's own tokens included.
+    """
+
+    ids: Sequence[int]
+    images: Sequence[npt.NDArray[np.uint8]]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some more text of an answer; the last piece says why it ended and how many tokens it took in all."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    tokens: int = 0
+
+
+class Writer(Protocol):
+    """A language head that is served somewhere."""
+
+    def state(self) -> tuple[EngineState, str]:
+        """Whether it answers, and if not, why."""
+        ...
+
+    def check(self) -> None:
+        """Raise the ExplainUnavailable with which ``write`` would be refused."""
+        ...
+
+    def write(
+        self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[Piece]:
+        """Answer greedily; closing the iterator stops the work. With ``schema``, only JSON that it allows.
+
+        Raises ExplainUnavailable when the engine is not there, or goes while it writes.
+        """
+        ...
