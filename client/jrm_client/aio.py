@@ -251,8 +251,9 @@ class AsyncJRMClient:
                 self._pin.check(fingerprint, reply)
             return outcomes
 
+        headers = {protocol.CANDIDATES_HEADER: str(sum(len(group.edits) for group in batch.groups))}
         async with slots:
-            return await self._transport.call("POST", "/v1/score", body, read, deadline)
+            return await self._transport.call("POST", "/v1/score", body, read, deadline, headers)
 
 
 def _verdict(outcomes: Sequence[Score | CandidateError], on_error: OnError) -> list[Score]:

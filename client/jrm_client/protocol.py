@@ -24,6 +24,8 @@ from pydantic_core import PydanticCustomError
 MAX_TIMEOUT_MS = 600_000
 DEFAULT_TIMEOUT_MS = 60_000
 PART_PREFIX = "part:"
+CANDIDATES_HEADER = "x-jrm-candidates"
+"""How many candidates the body holds; optional. A server without room for them refuses before it reads the body."""
 
 Image = Annotated[
     str,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
@@ -96,6 +96,7 @@ class Transport:
         body: Callable[[int], Body],
         read: Callable[[Reply], T],
         deadline: Deadline,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
         """Send until a replica answers for good, and return ``read(reply)``.
 
@@ -105,10 +106,11 @@ class Transport:
         fleet = self._fleet()
         schedule = Schedule(self._max_retries, self._backoff)
         loop = asyncio.get_running_loop()
-        request_id = uuid.uuid4().hex
+        # One id for all attempts: a server that refused this request knows it when it comes back.
+        sent = {**(headers or {}), "x-request-id": uuid.uuid4().hex}
 
         async def ask(replica: str) -> T:
-            return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), request_id))
+            return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), sent))
 
         await fleet.refresh()
         while True:
@@ -168,11 +170,11 @@ async def _recorded(replicas: Replicas, name: str, reply: Coroutine[Any, Any, T]
 
 
 async def _send(
-    fleet: Fleet, replica: str, method: Literal["GET", "POST"], path: str, body: Body, request_id: str
+    fleet: Fleet, replica: str, method: Literal["GET", "POST"], path: str, body: Body, headers: Mapping[str, str]
 ) -> Reply:
-    target = fleet.target(replica)
+    target, request_id = fleet.target(replica), headers["x-request-id"]
     try:
-        response = await fleet.send(method, target, path, {"x-request-id": request_id}, body)
+        response = await fleet.send(method, target, path, headers, body)
     except httpx.TransportError as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         message = f"no reply from {target.name_of(path)} ({reason}); is the server running and reachable?"
