@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints/cpu.txt
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check bench train-tiny format clean
+.PHONY: help serve demo test check fuzz bench soak train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,6 +20,9 @@ demo: $(VENV)/.service ## score edits of a photograph through the SDK and print 
 test: $(VENV)/.dev ## every test; needs no network, GPU or model hub
 	@$(BIN)/python -m pytest $(ARGS)
 
+fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs into tests/fuzz/corpus
+	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)
+
 check: $(VENV)/.dev ## lint, format, types, import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -30,6 +33,9 @@ bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/per
 	@$(BIN)/python -m benchmarks.work
 	@$(BIN)/python -m benchmarks.compare --save docs/performance.json $(FLAGS)
 	@$(BIN)/python -m benchmarks.plots docs/performance.json docs
+
+soak: $(VENV)/.dev ## kill Redis, replicas, workers and clients at random under load (10 minutes; FLAGS="--seconds 3600")
+	@$(BIN)/python -m benchmarks.soak $(FLAGS)
 
 train-tiny: $(VENV)/.train ## train the bundled checkpoint anew into out/jrm-tiny (hours on two CPU cores, goes on if stopped)
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/jrm train --recipe jrm-tiny --out out/jrm-tiny; else \

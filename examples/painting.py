@@ -32,7 +32,7 @@ _HUES = ((15, "red"), (45, "orange"), (70, "yellow"), (170, "green"), (258, "blu
 _STEPS = (0.42, 0.35, 0.5, 0.28, 0.6)  # how far a move goes, the most likely first
 _CONTRAST = 40  # levels that set a shape off from the background
 _SMALLEST = 0.004  # of the picture's area; what is smaller is dirt
-_RADII = {"slight": 1.0, "clear": 2.0, "severe": 3.5}  # how strongly a flaw is smoothed, in 64ths
+_RADII = {"slight": 1.0, "clear": 2.0, "severe": 3.5}  # of the median that takes noise away, in 64ths
 
 _Pixels = npt.NDArray[np.int16]
 _Mask = npt.NDArray[np.bool_]

@@ -18,7 +18,7 @@ from .deadline import Deadline, deadline_of
 from .errors import APIResponseError, CandidateError, ScoreError
 from .images import ImageFormat, ImageInput, encode
 from .pin import Pin
-from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
+from .protocol import CANDIDATES_HEADER, DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
 from .results import GroupScores, Score, failed_score
 from .retry import MAX_RETRIES, Backoff
 from .transport import Transport
@@ -251,8 +251,9 @@ class AsyncJRMClient:
                 self._pin.check(fingerprint, reply)
             return outcomes
 
+        headers = {CANDIDATES_HEADER: str(sum(len(group.edits) for group in batch.groups))}
         async with slots:
-            return await self._transport.call("POST", "/v1/score", body, read, deadline)
+            return await self._transport.call("POST", "/v1/score", body, read, deadline, headers)
 
 
 def _verdict(outcomes: Sequence[Score | CandidateError], on_error: OnError) -> list[Score]:

@@ -32,6 +32,8 @@ DEFAULT_MAX_TOKENS = 512
 PART_PREFIX = "part:"
 FINGERPRINT_HEADER = "x-jrm-fingerprint"  # of a streamed reply, whose events do not carry it
 STREAM_END = "[DONE]"  # the data of a stream's last event
+CANDIDATES_HEADER = "x-jrm-candidates"
+"""How many candidates the body holds; optional. A server without room for them refuses before it reads the body."""
 
 Image = Annotated[
     str,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
@@ -70,6 +70,7 @@ class Transport:
         body: Callable[[int], Body],
         read: Callable[[Reply], T],
         deadline: Deadline,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
         """Send until a replica answers for good, and return ``read(reply)``.
 
@@ -77,11 +78,12 @@ class Transport:
         says so. When the next attempt would begin past the deadline, the failure so far is raised at once.
         """
         fleet = self._fleet()
-        request_id = uuid.uuid4().hex
+        # One id for all attempts: a server that refused this request knows it when it comes back.
+        sent = {**(headers or {}), "x-request-id": uuid.uuid4().hex}
 
         async def ask(replica: str) -> T:
             with _recorded(fleet.replicas, replica):
-                return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), request_id))
+                return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), sent))
 
         return await self._until_answered(fleet, ask, deadline)
 
@@ -174,11 +176,11 @@ def _recorded(replicas: Replicas, name: str) -> Iterator[None]:
 
 
 async def _send(
-    fleet: Fleet, replica: str, method: Literal["GET", "POST"], path: str, body: Body, request_id: str
+    fleet: Fleet, replica: str, method: Literal["GET", "POST"], path: str, body: Body, headers: Mapping[str, str]
 ) -> Reply:
-    target = fleet.target(replica)
+    target, request_id = fleet.target(replica), headers["x-request-id"]
     with _failures(target, path, request_id):
-        response = await fleet.send(method, target, path, {"x-request-id": request_id}, body)
+        response = await fleet.send(method, target, path, headers, body)
     return _reply(response, target, request_id, response.content)
 
 

@@ -21,10 +21,10 @@ from .api.explain import explain_router
 from .api.gate import Gate
 from .api.guards import BodyLimits, BodyReader, RequestContext
 from .api.keyfile import KeyFile
-from .api.limits import LocalQuota, RequestSlots
+from .api.limits import CandidateQuota, LocalQuota, RequestSlots
 from .api.ops import PROBES, PartState, ops_router
 from .api.score import score_router
-from .errors import Draining, ExplainDisabled, ExplainSetupError, JRMError, NotReady
+from .errors import Draining, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, NotReady
 from .explain.service import ExplainLimits
 from .metrics import Metrics
 from .scoring.backend import Backend, Preparer
@@ -35,8 +35,11 @@ from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
 from .settings import Settings
+from .versions import installed
 
 if TYPE_CHECKING:
+    from .api.redis_quota import RedisQuota
+    from .api.tracing import RequestTraces
     from .explain.runtime import ExplainRuntime
     from .model.source import CheckpointSource
     from .redis import RedisLink
@@ -68,9 +71,11 @@ class Runtime:
         self._on_failed = on_failed
         self._service: ScoreService | None = None
         self._redis = _redis_link(settings, self.metrics)
+        self._shared_quota = _redis_quota(settings, self._redis, self.metrics)
         self._stored: RedisScores | None = None
         self._state: PartState = "loading"
         self._reason = "the model is being loaded"
+        self._patience_s = 5.0  # for a call that is on a device when the server stops, unless it had its time already
 
     async def start(self) -> None:
         """Load in a thread, warm every device, open the queue. Raises what loading raises."""
@@ -107,6 +112,7 @@ class Runtime:
             threads=self._settings.preprocess_threads,
             metrics=self.metrics,
         )
+        self._show(parts.model)
         self._state, self._reason = "ready", ""
 
     async def drain(self) -> None:
@@ -117,18 +123,30 @@ class Runtime:
                 async with asyncio.timeout(self._settings.grace_s):
                     await self._service.batcher.drain()
             except TimeoutError:
+                self._patience_s = 0.0
                 logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
 
     async def stop(self) -> None:
         """Let go of the devices; what is unfinished fails."""
         self._state, self._reason = "draining", "the server is shutting down"
         if self._service is not None:
-            await self._service.batcher.stop()
+            await self._service.batcher.stop(self._patience_s)
             self._service.close()
         if self._stored is not None:
             await self._stored.close()
+        if self._shared_quota is not None:
+            await self._shared_quota.close()
         if self._redis is not None:
             await self._redis.close()
+
+    def quota(self) -> CandidateQuota:
+        """What counts the candidates of API keys: for all replicas where there is a Redis, else for this server."""
+        return LocalQuota() if self._shared_quota is None else self._shared_quota
+
+    def _show(self, model: ServedModel) -> None:
+        facts = {name: str(model.description.get(name) or "none") for name in ("device", "dtype", "engine")}
+        dimensions = model.description.get("dimensions") or ()
+        self.metrics.show_model(model=model.name, fingerprint=model.fingerprint, dimensions=dimensions, **facts)
 
     def _score_cache(self, model: ServedModel) -> ScoreCache:
         """The cache of what this model scores."""
@@ -207,12 +225,14 @@ def create_app(
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
     ``load`` replaces the source of scores that the settings name; it runs in a thread.
-    Raises CheckpointError at once for a checkpoint whose files do not agree, KeysError for a keys file that cannot be
-    used, RedisURLError for a Redis URL with an option that there is not, ExplainSetupError where critiques are to be
-    served and cannot be; ``on_failed`` is told of what goes wrong
-    later: while the weights are read, or when the last worker is lost and nothing will be scored any more.
+    Raises at once CheckpointError for a checkpoint whose files do not agree, KeysError for a keys file that cannot be
+    used, RedisURLError for a Redis URL with an option that there is not, MissingExtra for traces without OpenTelemetry,
+    ExplainSetupError where critiques are to be served and cannot be. ``on_failed`` is told of what goes wrong later:
+    while the weights are read, or when the last worker is lost and nothing will be scored any more.
     """
     metrics = Metrics(_registry())
+    metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
+    traces = _request_traces(settings, metrics)
     source = None if load or settings.backend == "fake" else _source(settings)
     scoring = (
         Runtime(settings, load or _loader(settings, source), metrics, on_failed) if settings.serves_score else None
@@ -239,6 +259,8 @@ def create_app(
         starting.cancel()  # a loading thread cannot be stopped, but nobody waits for it
         await asyncio.gather(starting, return_exceptions=True)
         await asyncio.gather(*(part.stop() for part in parts.values()))
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="JRM Serve",
@@ -265,7 +287,8 @@ def create_app(
         "max_batch_tokens": settings.max_batch_tokens,
     }
     if scoring is not None:
-        app.include_router(score_router(scoring.service, bodies, LocalQuota(), max_candidates=settings.max_candidates))
+        limit = settings.max_candidates
+        app.include_router(score_router(scoring.service, bodies, scoring.quota(), max_candidates=limit))
     app.include_router(
         explain_router(explaining.service if explaining else _disabled, bodies, enabled=explaining is not None)
     )
@@ -282,7 +305,8 @@ def create_app(
         open_paths=PROBES | {path for path in documentation if path},
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
-    return Application(RequestContext(gate, metrics, routes=routes, quiet=PROBES), list(parts.values()))
+    outermost = RequestContext(gate, metrics, routes=routes, quiet=PROBES, observer=traces)
+    return Application(outermost, list(parts.values()))
 
 
 def _source(settings: Settings) -> CheckpointSource:
@@ -366,6 +390,26 @@ def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:
     from .redis import RedisLink  # the client library takes its time to import, and a server on its own needs none
 
     return RedisLink(settings.redis_url.get_secret_value(), timeout_s=settings.redis_timeout_s, metrics=metrics)
+
+
+def _redis_quota(settings: Settings, link: RedisLink | None, metrics: Metrics) -> RedisQuota | None:
+    if link is None:
+        return None
+    from .api.redis_quota import RedisQuota
+
+    return RedisQuota(link, prefix=settings.redis_prefix, metrics=metrics)
+
+
+def _request_traces(settings: Settings, metrics: Metrics) -> RequestTraces | None:
+    """Raises MissingExtra."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from .api.tracing import RequestTraces
+    except ModuleNotFoundError as error:
+        problem = f"otlp_endpoint needs {error.name}: pip install 'jrm-serve[otel]'"
+        raise MissingExtra(problem) from error
+    return RequestTraces(settings.otlp_endpoint, metrics)
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

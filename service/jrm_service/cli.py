@@ -12,13 +12,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from .errors import CheckpointError, ExplainSetupError, KeysError, RedisURLError
+from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError
 from .settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from .app import Parts
 
 
 def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +57,11 @@ def _fail(lines: list[str], *, code: int = 1) -> NoReturn:
 @_settings_flags
 def serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP."""
-    settings = _read_settings(flags)
+    run(_read_settings(flags))
+
+
+def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn:
+    """Serve until a signal ends it; then exit, with 0 after a stop and 1 after a failure. ``load``: see create_app."""
     from . import logs
     from .app import create_app
     from .server import Server
@@ -67,8 +74,8 @@ def serve(**flags: str | None) -> None:
         server.should_exit = True
 
     try:
-        app = create_app(settings, on_ready=lambda model: _announce(url, model), on_failed=failed)
-    except (CheckpointError, ExplainSetupError, KeysError, RedisURLError) as error:
+        app = create_app(settings, load=load, on_ready=lambda model: _announce(url, model), on_failed=failed)
+    except (CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError) as error:
         _fail(error.problems)
     server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s)
     listener = server.config.bind_socket()  # before loading: a port that is taken should be said at once
@@ -91,7 +98,7 @@ def _exit(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    raise typer.Exit(code)
+    raise SystemExit(code)
 
 
 def _announce(url: str, model: Any) -> None:

@@ -179,6 +179,16 @@ class KeysError(JRMError):
         self.problems = problems
 
 
+class MissingExtra(JRMError):
+    """A setting asks for what is not installed. ``problems`` holds one line, which says how to install it."""
+
+    code = "missing_extra"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problems = [problem]
+
+
 class RedisURLError(JRMError):
     """A Redis URL that no client can be made from. ``problems`` holds one line, and never quotes the URL."""
 

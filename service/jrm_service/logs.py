@@ -18,6 +18,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed bodies are answered, not logged
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # each failure; api.tracing logs the first
 
 
 class JSONFormatter(logging.Formatter):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -32,6 +34,11 @@ _SECONDS = (
 )
 _CANDIDATES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 _TOKENS = tuple(2**power for power in range(7, 19))  # 128 to 262,144
+# Fixed, so that servers and checkpoints compare: 1, 2, 5 per decade and both signs, whatever the scale of a head.
+_MAGNITUDES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_REWARDS = (*(-value for value in reversed(_MAGNITUDES)), 0.0, *_MAGNITUDES)
+_SPREADS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_POOLED = ""  # as a dimension: the reward itself; no dimension can be called so
 
 
 class Work(Protocol):
@@ -45,6 +52,21 @@ class Work(Protocol):
     def images_reused(self) -> int: ...  # noqa: D102
     @property
     def feature_bytes(self) -> int: ...  # noqa: D102
+
+
+class _Distribution:
+    """The collectors of one dimension; looked up once, because every candidate comes by here."""
+
+    def __init__(self, metrics: Metrics, dimension: str) -> None:
+        self._histogram = metrics.rewards.labels(dimension)
+        self._positive = metrics.reward_magnitudes.labels(dimension, "positive")
+        self._negative = metrics.reward_magnitudes.labels(dimension, "negative")
+        self._squares = metrics.reward_squares.labels(dimension)
+
+    def observe(self, value: float) -> None:
+        self._histogram.observe(value)
+        (self._positive if value > 0.0 else self._negative).inc(abs(value))
+        self._squares.inc(value * value)
 
 
 def known_method(method: str) -> str:
@@ -175,6 +197,54 @@ class Metrics:
             "jrm_explain_engine_restarts_total", "Times that the engine died and was started again."
         )
 
+        self.quota_fallbacks = counter(
+            "jrm_quota_fallback_total", "Times that this server counted a key's candidates without Redis, for itself."
+        )
+        self.rewards = histogram(
+            "jrm_reward",
+            'Mean of each dimension of each candidate that got a score, cached or not; dimension "" is the reward.',
+            "dimension",
+            buckets=_REWARDS,
+        )
+        # A sum of numbers of both signs goes up and down, and rate() takes every decrease for a restart. Hence two.
+        self.reward_magnitudes = counter(
+            "jrm_reward_magnitude_total",
+            "Sum of the absolute values behind jrm_reward, positive and negative ones apart.",
+            "dimension",
+            "sign",
+        )
+        self.reward_squares = counter(
+            "jrm_reward_squares_total", "Sum of the squares of the values behind jrm_reward.", "dimension"
+        )
+        self._distributions: dict[str, _Distribution] = {}
+        self.groups = counter(
+            "jrm_groups_total",
+            "Groups with two scores or more: zero when all rewards are equal, which teaches GRPO nothing, else some.",
+            "spread",
+        )
+        self.group_reward_std = histogram(
+            "jrm_group_reward_std",
+            "Per group with two scores or more, the standard deviation of its rewards.",
+            buckets=_SPREADS,
+        )
+        self.trace_spans = counter(
+            "jrm_trace_spans_total",
+            "Spans of traces: sent to the collector, or failed (not taken, and lost).",
+            "outcome",
+        )
+        self.build_info = gauge(
+            "jrm_build_info", "1; what this server runs on.", "version", "python", "torch", "transformers"
+        )
+        self.model_info = gauge(
+            "jrm_model_info",
+            "1 for the checkpoint that is served, once it is loaded.",
+            "model",
+            "fingerprint",
+            "device",
+            "dtype",
+            "engine",
+        )
+
     def observe_batch(self, *, candidates: int, tokens: int, waited: Iterable[float]) -> None:
         """Count a batch that goes to a device, and the seconds that each of its candidates has waited for it."""
         self.batch_candidates.observe(candidates)
@@ -199,6 +269,40 @@ class Metrics:
         """Count completed groups, each with its completion time in seconds."""
         for value in seconds:
             self.group_completion_seconds.observe(value)
+
+    def observe_score(self, reward: float, dimensions: Mapping[str, float]) -> None:
+        """Count a score that a candidate got: its reward, and the mean of each dimension. All are finite."""
+        for dimension, value in ((_POOLED, reward), *dimensions.items()):
+            self._distribution(dimension).observe(value)
+
+    def show_build(self, version: str, torch: str | None, transformers: str | None) -> None:
+        """Name the versions that make scores; None for a package that is not installed."""
+        self.build_info.labels(version, platform.python_version(), torch or "none", transformers or "none").set(1)
+
+    def show_model(
+        self, *, model: str, fingerprint: str, device: str, dtype: str, engine: str, dimensions: Iterable[str]
+    ) -> None:
+        """Name what is served, and begin its counts at 0: a rate misses what a series had when it was born."""
+        self.model_info.labels(model, fingerprint, device, dtype, engine).set(1)
+        for dimension in (_POOLED, *dimensions):
+            self._distribution(dimension)
+        for spread in ("zero", "some"):
+            self.groups.labels(spread)
+
+    def _distribution(self, dimension: str) -> _Distribution:
+        if dimension not in self._distributions:
+            self._distributions[dimension] = _Distribution(self, dimension)
+        return self._distributions[dimension]
+
+    def observe_spread(self, rewards: Sequence[float]) -> None:
+        """Count a group by how far the rewards of its scored candidates are apart; fewer than two say nothing."""
+        if len(rewards) < 2:
+            return
+        equal = min(rewards) == max(rewards)
+        self.groups.labels("zero" if equal else "some").inc()
+        mean = sum(rewards) / len(rewards)
+        std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+        self.group_reward_std.observe(0.0 if equal else std)  # the mean, rounded, may differ from equal rewards
 
     def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered HTTP request. ``route`` is the path template, never the raw path: labels must be few."""

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         Literal["text", "json"], Field(description="how log lines look on stderr; one line per request")
     ] = "text"
 
+    otlp_endpoint: Annotated[
+        str | None, Field(description="http:// or https:// URL of an OpenTelemetry collector that gets the traces")
+    ] = None
+
     max_body_bytes: Annotated[_Count, Field(description="largest request body, in bytes")] = 64 * MiB
     max_candidates: Annotated[_Count, Field(description="most candidates in one request")] = 1024
     max_requests: Annotated[_Count, Field(description="most requests that run at once, all callers")] = 4096
@@ -80,7 +84,8 @@ class Settings(BaseSettings):
 
     cache_entries: Annotated[int, Field(ge=0, description="scores kept in this process; 0 keeps none")] = 16_384
     redis_url: Annotated[
-        SecretStr | None, Field(description="redis:// or rediss:// URL of a Redis that shares scores between replicas")
+        SecretStr | None,
+        Field(description="redis:// or rediss:// URL of a Redis that replicas share"),
     ] = None
     redis_prefix: Annotated[
         str, Field(pattern=r"^[!-~]{0,64}$", description="what the names of all keys in Redis begin with")
@@ -115,6 +120,13 @@ class Settings(BaseSettings):
             raise ValueError("must be redis://HOST:PORT/DATABASE, with rediss:// for TLS and special characters as %XX")
         return url
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp_endpoint_is_one(cls, url: str | None) -> str | None:
+        if url is not None and not _is_http_url(url):
+            raise ValueError("must be http://HOST:PORT or https://…; credentials go into OTEL_EXPORTER_OTLP_HEADERS")
+        return url
+
     @field_serializer("redis_url")
     def _redact(self, url: SecretStr | None) -> str | None:
         """The URL without what is secret in it: user and password, and the options."""
@@ -146,6 +158,17 @@ class Settings(BaseSettings):
     def devices(self) -> list[str]:
         """Device names as given, one worker each."""
         return self.device.split(",")
+
+
+def _is_http_url(url: str) -> bool:
+    """Whether it is one without credentials in it: this setting is shown."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = "@" not in parts.netloc and not parts.query and not parts.fragment
+    return bool(parts.scheme in ("http", "https") and parts.hostname and port != 0 and plain)
 
 
 def _is_redis_url(url: str) -> bool:

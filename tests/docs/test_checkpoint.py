@@ -9,7 +9,7 @@ import typer
 from docs import pages
 from jrm_service import cli
 from jrm_service.model import golden, manifest
-from jrm_service.model.source import open_source
+from jrm_service.model.source import BUNDLED, open_source
 from support import checkpoints
 
 PAGE = pages.DOCS / "checkpoint.md"
@@ -70,9 +70,9 @@ def block_of(begin: str) -> str:
     return masked(block)
 
 
-def test_inspect_prints_what_the_page_shows(tmp_path, capsys, monkeypatch):
+def test_inspect_prints_what_the_page_shows(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    cli.inspect(checkpoints.write(tmp_path, checkpoints.one_pass()))
+    cli.inspect(BUNDLED)
     assert masked(capsys.readouterr().out) == block_of("name ")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from statistics import fmean, pstdev
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -51,6 +53,15 @@ def test_the_names_are_pinned() -> None:
         "jrm_cache_entries": "gauge",
         "jrm_redis_calls": "counter",
         "jrm_redis_breaker_state": "gauge",
+        "jrm_quota_fallback": "counter",
+        "jrm_reward": "histogram",
+        "jrm_reward_magnitude": "counter",
+        "jrm_reward_squares": "counter",
+        "jrm_groups": "counter",
+        "jrm_group_reward_std": "histogram",
+        "jrm_trace_spans": "counter",
+        "jrm_build_info": "gauge",
+        "jrm_model_info": "gauge",
         "jrm_explanations": "counter",
         "jrm_explain_duration_seconds": "histogram",
         "jrm_explain_tokens": "counter",
@@ -107,3 +118,77 @@ def test_the_queue_is_read_when_the_metrics_are() -> None:
     read = metrics.registry.get_sample_value
     assert read("jrm_queue_depth") == 7
     assert (read("jrm_queue_limit"), read("jrm_workers"), read("jrm_workers_alive")) == (64, 2, 1)
+
+
+# --- rewards ---
+
+
+class Rewards:
+    """What a server counted of one dimension; "" is the reward."""
+
+    def __init__(self, metrics: Metrics, dimension: str) -> None:
+        self._metrics, self._dimension = metrics, dimension
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        return self._metrics.registry.get_sample_value(name, {"dimension": self._dimension, **labels})
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """As a dashboard computes them."""
+        count = self("jrm_reward_count")
+        positive, negative = (self("jrm_reward_magnitude_total", sign=sign) for sign in ("positive", "negative"))
+        mean = (positive - negative) / count
+        return mean, (self("jrm_reward_squares_total") / count - mean * mean) ** 0.5
+
+
+def test_mean_and_deviation_of_rewards_of_both_signs_can_be_told() -> None:
+    metrics = Metrics(CollectorRegistry())
+    values = [-7.5, -0.25, 0.0, 0.125, 3.0]
+    for value in values:
+        metrics.observe_score(value, {"visual_quality": 2 * value})
+    assert Rewards(metrics, "").mean_and_std() == pytest.approx((fmean(values), pstdev(values)))
+    assert Rewards(metrics, "visual_quality").mean_and_std() == pytest.approx((2 * fmean(values), 2 * pstdev(values)))
+
+
+def test_rewards_fall_into_buckets_of_both_signs() -> None:
+    metrics = Metrics(CollectorRegistry())
+    for value in (-300.0, -0.15, 0.0, 0.15, 300.0):
+        metrics.observe_score(value, {})
+    below = {bound: Rewards(metrics, "")("jrm_reward_bucket", le=bound) for bound in ("-100.0", "-0.1", "0.0", "100.0")}
+    assert below == {"-100.0": 1, "-0.1": 2, "0.0": 3, "100.0": 4}
+    assert Rewards(metrics, "")("jrm_reward_count") == 5
+
+
+def test_what_only_grows_is_a_counter_whatever_the_sign() -> None:
+    metrics = Metrics(CollectorRegistry())
+    before: dict[tuple[str, str], float] = {}
+    for value in (-3.0, 2.0, -1.0, 0.0):
+        metrics.observe_score(value, {})
+        for family in metrics.registry.collect():
+            for sample in family.samples if family.type == "counter" else ():
+                key = sample.name, str(sample.labels)
+                assert sample.value >= before.get(key, 0.0)
+                before[key] = sample.value
+
+
+@pytest.mark.parametrize(
+    ("rewards", "spread"), [([0.1] * 12, "zero"), ([0.1] * 11 + [0.2], "some"), ([0.1], None), ([], None)]
+)
+def test_a_group_whose_rewards_are_all_equal_has_no_spread(rewards, spread) -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.observe_spread(rewards)
+    read = metrics.registry.get_sample_value
+    counted = {name: read("jrm_groups_total", {"spread": name}) for name in ("zero", "some")}
+    assert counted == {name: 1 if name == spread else None for name in counted}
+    assert read("jrm_group_reward_std_bucket", {"le": "0.0"}) == (spread == "zero")
+    assert read("jrm_group_reward_std_sum") == pytest.approx(pstdev(rewards) if spread else 0.0)
+
+
+def test_the_served_model_is_named_and_its_counts_begin_at_zero() -> None:
+    metrics = Metrics(CollectorRegistry())
+    facts = {"model": "m", "fingerprint": "f", "device": "cuda:0,cuda:1", "dtype": "bfloat16", "engine": "trie"}
+    metrics.show_model(**facts, dimensions=["visual_quality"])
+    assert metrics.registry.get_sample_value("jrm_model_info", facts) == 1
+    for dimension in ("", "visual_quality"):
+        assert Rewards(metrics, dimension)("jrm_reward_count") == 0
+        assert Rewards(metrics, dimension)("jrm_reward_magnitude_total", sign="negative") == 0
+    assert metrics.registry.get_sample_value("jrm_groups_total", {"spread": "zero"}) == 0

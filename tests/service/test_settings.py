@@ -38,6 +38,11 @@ def test_the_clients_variables_are_not_the_servers(monkeypatch):
         ("device", "cpu; rm -rf"),
         ("checkpont", "x"),
         ("max_queue", 5),
+        ("otlp_endpoint", "collector:4318"),
+        ("otlp_endpoint", "grpc://collector:4317"),
+        ("otlp_endpoint", "http://user:secret@collector:4318"),
+        ("otlp_endpoint", "http://collector:4318?token=secret"),
+        ("otlp_endpoint", "http://collector:port"),
     ],
 )
 def test_unusable_values_are_refused(name, value):

@@ -28,6 +28,7 @@ JOBS = {
     "plain": {},
     "sharded": {"shard": True, "gradient_checkpointing": True},
     "resumed": {"shard": True},  # from a state of one process
+    "accumulated": {"shard": True, "batch": 4},  # two rows of each process in a step
     "bfloat16": {"shard": True, "gradient_checkpointing": True, "dtype": "bfloat16"},  # as jrm-8b
 }
 
@@ -58,8 +59,10 @@ def runs(tmp_path_factory):
     data = {"jsonl": str(write_groups(folder / "groups.jsonl", groups(4)))}
     recipes = {name: recipe(data=data, save_every=1, **changes) for name, changes in JOBS.items()}
     recipes["alone"] = recipes["back"] = recipe(data=data, save_every=1, shard=True)
+    recipes["alone, one step"] = recipe(data=data, **JOBS["accumulated"])
     made = Runs(folder, start, recipes)
     made.alone("alone")
+    made.alone("alone, one step")
     made.state("alone", 1, "resumed")
     two_processes(made)
     return made
@@ -106,6 +109,15 @@ def test_two_processes_log_the_steps_of_one(runs, name):
     for ours, theirs in zip(read_log(runs.folder / name), read_log(runs.folder / "alone"), strict=True):
         for key in ("step", "rank", "language", "total", "gradient_norm", "accuracy", "tokens", "learning_rate"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
+
+
+def test_rows_add_up_to_the_step_of_one_process(runs):
+    assert furthest(runs.weights("alone, one step"), runs.weights("accumulated")) < TOLERANCE
+
+
+def test_no_device_keeps_whole_gradients_until_the_step_ends(runs):
+    """For 8B they would be 35 GB on each."""
+    assert json.loads((runs.folder / "accumulated" / "spread.json").read_text()) == [False, True]
 
 
 def test_two_processes_go_on_from_a_state_of_one(runs):

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.source import open_source
 from jrm_training.config import Data
-from jrm_training.data import DataError, write_groups
+from jrm_training.data import DataError, Edit, Group, write_groups
 from jrm_training.run import Joined, open_data, run
 from jrm_training.trainer import read_log
 from jrm_training.world import World
@@ -106,6 +106,30 @@ def test_bad_rows_stop_a_run_before_it_begins(start, tmp_path):
     with pytest.raises(DataError, match="line 1"):
         quietly(wanted(tmp_path / "bad.jsonl"), start, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_no_row_would_train_is_warned_about(start, tmp_path):
+    """It would be served, and the reward pools it."""
+    quiet = [
+        Group(one.source, one.instruction, tuple(Edit(e.image, {"visual_quality": n}) for n, e in enumerate(one.edits)))
+        for one in groups(2)
+    ]
+    data = write_groups(tmp_path / "groups.jsonl", quiet)
+    with (tmp_path / "console").open("w+") as file:
+        run(wanted(data), start, tmp_path / "run", "cpu", Console(file=file, width=200))
+        file.seek(0)
+        warnings = [line for line in file if "warning: " in line]
+    assert len(warnings) == 1
+    assert "no row compares edits in instruction_following" in warnings[0]
+
+
+def test_a_killed_run_does_not_go_on_with_rows_that_have_changed(start, tmp_path):
+    data = write_groups(tmp_path / "groups.jsonl", groups(4))
+    quietly(wanted(data), start, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "moved")
+    data.write_text(data.read_text().replace("edit number 3", "edit number 5"))
+    with pytest.raises(ValueError, match="started on other data: rows was"):
+        quietly(wanted(data), start, tmp_path / "run")
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

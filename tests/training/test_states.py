@@ -6,6 +6,8 @@ import torch
 from jrm_training.states import load_state, save_state, saved_states
 from support.training import recipe
 
+DATA = {"groups": 4, "rows": "a1"}
+
 
 @pytest.fixture
 def run():
@@ -29,9 +31,9 @@ def names(out):
 
 
 def test_weights_and_moments_come_back(tmp_path, run):
-    save_state(tmp_path, 5, recipe(), *run)
+    save_state(tmp_path, 5, recipe(), DATA, *run)
     model, optimizers = fresh()
-    assert load_state(tmp_path, recipe(), model, optimizers) == 5
+    assert load_state(tmp_path, recipe(), DATA, model, optimizers) == 5
     assert model.weight.equal(run[0].weight)
     moments, expected = (part[0].state_dict()["state"][0]["exp_avg"] for part in (optimizers, run[1]))
     assert moments.equal(expected)
@@ -40,23 +42,23 @@ def test_weights_and_moments_come_back(tmp_path, run):
 def test_without_a_state_nothing_is_touched(tmp_path):
     model, optimizers = fresh()
     before = model.weight.clone()
-    assert load_state(tmp_path, recipe(), model, optimizers) == 0
+    assert load_state(tmp_path, recipe(), DATA, model, optimizers) == 0
     assert model.weight.equal(before)
 
 
 def test_the_two_newest_states_are_kept(tmp_path, run):
     for step in (9, 10, 11):
-        save_state(tmp_path, step, recipe(), *run)
+        save_state(tmp_path, step, recipe(), DATA, *run)
     assert names(tmp_path) == ["00000010", "00000011"]
 
 
 def test_what_a_kill_left_half_written_is_no_state_and_in_nobodys_way(tmp_path, run):
-    save_state(tmp_path, 1, recipe(), *run)
+    save_state(tmp_path, 1, recipe(), DATA, *run)
     draft = tmp_path / "states" / "draft"
     draft.mkdir()
     (draft / "__0_0.distcp").write_bytes(b"half")
-    assert load_state(tmp_path, recipe(), *fresh()) == 1
-    save_state(tmp_path, 2, recipe(), *run)
+    assert load_state(tmp_path, recipe(), DATA, *fresh()) == 1
+    save_state(tmp_path, 2, recipe(), DATA, *run)
     assert names(tmp_path) == ["00000001", "00000002"]
     assert not draft.exists()
 
@@ -71,12 +73,28 @@ def test_what_a_kill_left_half_written_is_no_state_and_in_nobodys_way(tmp_path, 
     ],
 )
 def test_another_recipe_is_refused(tmp_path, run, changes, told):
-    save_state(tmp_path, 1, recipe(), *run)
+    save_state(tmp_path, 1, recipe(), DATA, *run)
     with pytest.raises(ValueError, match=f"started with another recipe: {told}$"):
-        load_state(tmp_path, recipe(**changes), *fresh())
+        load_state(tmp_path, recipe(**changes), DATA, *fresh())
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [({"groups": 5, "rows": "a1"}, "groups was 4, is 5"), ({"groups": 4, "rows": "b2"}, "rows was a1, is b2")],
+)
+def test_other_data_is_refused(tmp_path, run, data, told):
+    save_state(tmp_path, 1, recipe(), DATA, *run)
+    with pytest.raises(ValueError, match=f"started on other data: {told}$"):
+        load_state(tmp_path, recipe(), data, *fresh())
+
+
+def test_a_state_that_does_not_know_its_data_is_taken(tmp_path, run):
+    save_state(tmp_path, 1, recipe(), DATA, *run)
+    (tmp_path / "states" / "00000001" / "data.json").unlink()
+    assert load_state(tmp_path, recipe(), {"groups": 5}, *fresh()) == 1
 
 
 def test_what_does_not_change_a_step_may_change(tmp_path, run):
-    save_state(tmp_path, 1, recipe(), *run)
+    save_state(tmp_path, 1, recipe(), DATA, *run)
     free = {"save_every": 7, "micro_batch": 2, "gradient_checkpointing": True, "saved_dtype": "bfloat16"}
-    assert load_state(tmp_path, recipe(**free, data={"workers": 3}), *fresh()) == 1
+    assert load_state(tmp_path, recipe(**free, data={"workers": 3}), DATA, *fresh()) == 1

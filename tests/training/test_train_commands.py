@@ -8,9 +8,11 @@ import typer
 from typer.testing import CliRunner
 
 from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.source import BUNDLED
 from jrm_training.data import read_groups, write_groups
 from jrm_training.train_commands import init, train, world
 from jrm_training.trainer import read_log
+from jrm_training.world import World
 from support import checkpoints
 from support.training import groups
 
@@ -74,18 +76,27 @@ def test_options_go_over_the_recipe(start, recipe, tmp_path):
     assert [line["language"] for line in read_log(tmp_path / "run")] == [0, 0]
 
 
+def test_own_data_goes_on_from_the_bundled_checkpoint(recipe, tmp_path):
+    data = write_groups(tmp_path / "groups.jsonl", World(2, edits=2))
+    result = run("train", "--recipe", recipe, "--data", data, "--out", tmp_path / "run", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    made = open_checkpoint(tmp_path / "run" / "checkpoint").manifest
+    assert made.provenance["start"] == open_checkpoint(BUNDLED).fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("--recipe", "none"), "error: none: no such file, and none of the shipped recipes"),
         (("--recipe", "jrm-tiny", "--alpha", "2"), "error: alpha: Input should be less than or equal to 1"),
         (("--recipe", "jrm-tiny", "--checkpoint", "nowhere"), "error: nowhere: not a folder"),
+        (("--recipe", "jrm-tiny", "--device", "tpu"), "error: device 'tpu': not a device name"),
         (("--recipe", "jrm-8b"), "error: [Errno 2] No such file or directory: "),  # its train.jsonl
     ],
 )
 def test_what_is_wrong_is_one_line_without_a_traceback(start, tmp_path, options, told):
     given = () if "--checkpoint" in options else ("--checkpoint", start)
-    result = run("train", "--out", tmp_path / "run", "--device", "cpu", *given, *options)
+    result = run("train", "--out", tmp_path / "run", *given, *options)
     assert result.exit_code == 1
     assert result.output.startswith(told)
     assert "Traceback" not in result.output
@@ -130,7 +141,7 @@ def test_world_writes_preference_data(tmp_path):
     assert [len(group.edits) for group in data] == [3, 3]
     again = run("world", "--out", out, "--count", 2)
     assert again.exit_code == 1
-    assert "error: " in again.output
+    assert again.output.strip() == f"error: {out}: is there already, and nothing is overwritten"
 
 
 def test_world_knows_its_splits(tmp_path):

@@ -143,6 +143,11 @@ class GroupFile(Sequence[Group]):
         return int(self._index[operator.index(index), 1])
 
     @property
+    def checksum(self) -> str:
+        """32 hex digits over the text of the rows in their order. Images are not read: only their paths count."""
+        return hashlib.blake2b(np.ascontiguousarray(self._index[:, 2]).tobytes(), digest_size=16).hexdigest()
+
+    @property
     def compared(self) -> dict[str, int]:
         """The number of groups whose edits can be compared, by dimension. A dimension with 0 cannot be learned."""
         return dict(zip(self.dimensions, self._index[:, 3:].sum(axis=0).tolist(), strict=True))

@@ -53,8 +53,10 @@ def sum_gradients(model: JointModel) -> None:
 def shard(model: JointModel, dtype: torch.dtype | None) -> None:
     """Spread weights at rest, gradients and optimizer state; weights stay gathered between forward and backward.
 
-    That is ZeRO-2. ``dtype`` is what layers compute in and weights are sent as; gradients are summed in float32, and
-    the heads stay in float32 throughout. Needs a process group.
+    That is ZeRO-2: the gradients of every row are summed and spread as its backward pass makes them, since whole ones
+    that wait for the step's last row would be 35 GB of float32 on each device for 8B. ``dtype`` is what layers compute
+    in and weights are sent as; gradients are summed in float32, and the heads stay in float32 throughout. Needs a
+    process group.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     fully_shard(model.heads, reshard_after_forward=False)

@@ -22,7 +22,7 @@ from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.recording import Example, record
 
 from .config import Data, Recipe
-from .data import Group, read_groups
+from .data import Group, GroupFile, read_groups
 from .distributed import place
 from .export import export
 from .trainer import StepLog, Trainer, append_log
@@ -66,13 +66,25 @@ def open_data(data: Data, dimensions: Sequence[str]) -> Sequence[Group]:
     )
 
 
+def warnings_about(groups: Sequence[Group]) -> list[str]:
+    """What to know before a run: dimensions whose heads would learn nothing, and be served all the same."""
+    compared = groups.compared if isinstance(groups, GroupFile) else {}
+    return [
+        f"no row compares edits in {name}: its head stays as it was, on a hidden state that changes, "
+        "and the reward pools it"
+        for name, count in compared.items()
+        if not count
+    ]
+
+
 def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -> Path | None:
     """Train, or go on where a killed run stopped, and export; returns the checkpoint folder (on the first rank).
 
     ``out`` gets ``log.jsonl``, ``tensorboard/``, ``states/`` and, when all is done, ``checkpoint/``, complete with
-    golden scores. A run that is finished is left as it is. ``device`` is "cpu" or "cuda". Under torchrun every process
-    calls this. Raises CheckpointError, ValueError and FloatingPointError as the trainer does, DataError, OSError, and
-    FileExistsError when ``out`` has a checkpoint that another run made.
+    golden scores. A run that is finished is left as it is. ``device`` is "cpu" or "cuda:0"; under torchrun every
+    process calls this, and each takes the GPU of its own number. Raises CheckpointError, ValueError and
+    FloatingPointError as the trainer does, DataError, OSError, and FileExistsError when ``out`` has a checkpoint that
+    another run made.
     """
     with ExitStack() as stack:
         device = stack.enter_context(_processes(device))
@@ -85,6 +97,9 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
             return final if first else None
         if final.exists():
             raise FileExistsError(f"{final}: is there before the run is finished: another run made it")
+        if first:
+            for warning in warnings_about(groups):
+                console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         show = stack.enter_context(_Show(trainer, out, console)) if first else None
         trainer.fit(show or (lambda _log: None))
         # Every process gives its share of the weights, and the first has them all.
@@ -99,7 +114,7 @@ def _processes(device: str) -> Iterator[str]:
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
-    if device == "cuda":
+    if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")

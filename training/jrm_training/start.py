@@ -165,7 +165,7 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
 def _manifest(base: Path, wanted: _Wanted, preprocessor: dict[str, Any]) -> Manifest:
     """The manifest that was given, or the paper's two passes, with the image rules that hold."""
     image = basemodel.image_rules(preprocessor)
-    provenance = {"base": base.name, "notes": "prepared by jrm init: the reward heads are random"}
+    provenance = {"base": base.name, "notes": "prepared by jrm init, with new reward heads"}
     if wanted.manifest is None:
         hidden = dict.fromkeys(HEADS.values(), HIDDEN)
         return published_layout(wanted.name or base.name, image, default_prompts(), hidden, provenance)

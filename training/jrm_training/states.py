@@ -1,14 +1,15 @@
 """States of a run on disk, from which it goes on after a kill: ``states/00000200`` is the one after step 200.
 
-A state is torch's distributed checkpoint of model and optimizers with the recipe beside it. It does not depend on how
-many processes saved it.
+A state is torch's distributed checkpoint of model and optimizers with the recipe beside it, and what tells the data
+apart. It does not depend on how many processes saved it.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,14 @@ KEPT = 2
 # How a step is computed, kept or exported, but not what it is.
 _FREE = {"save_every", "micro_batch", "gradient_checkpointing", "saved_dtype", "data.workers"}
 _RECIPE = "recipe.json"
+_DATA = "data.json"
+
+Data = Mapping[str, int | str]
+"""What tells the data of a run from other data: the number of groups, a checksum."""
 
 
 def save_state(
-    out: Path, step: int, recipe: Recipe, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    out: Path, step: int, recipe: Recipe, data: Data, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
     """Write the state after a step, by all processes together, and remove all but the newest ``KEPT``.
 
@@ -48,6 +53,7 @@ def save_state(
         save(_tensors(model, optimizers), checkpoint_id=draft, no_dist=place().world == 1)
     if first:
         (draft / _RECIPE).write_text(recipe.model_dump_json(), encoding="utf-8")
+        (draft / _DATA).write_text(json.dumps(dict(data)), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         draft.replace(final)
         for old in saved_states(out)[:-KEPT]:
@@ -55,10 +61,13 @@ def save_state(
     barrier()
 
 
-def load_state(out: Path, recipe: Recipe, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+def load_state(
+    out: Path, recipe: Recipe, data: Data, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> int:
     """Bring model and optimizers to the newest state and return its step; 0, with nothing done, where there is none.
 
-    Raises ValueError when it is another recipe's.
+    Raises ValueError when it is another recipe's, or one of other data: the steps to come would not be those of the
+    run that was killed.
     """
     states = saved_states(out)
     if not states:
@@ -68,6 +77,11 @@ def load_state(out: Path, recipe: Recipe, model: nn.Module, optimizers: Sequence
     changes = _changes(saved.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if changes:
         raise ValueError(f"{newest}: this run was started with another recipe: {'; '.join(changes)}")
+    if (newest / _DATA).exists():  # the first states had none
+        then = json.loads((newest / _DATA).read_bytes())
+        changes = [f"{key} was {then.get(key)}, is {value}" for key, value in data.items() if then.get(key) != value]
+        if changes:
+            raise ValueError(f"{newest}: this run was started on other data: {'; '.join(changes)}")
     state = _tensors(model, optimizers)
     with _alone_is_fine():
         load(state, checkpoint_id=newest, no_dist=place().world == 1)

@@ -18,26 +18,29 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; one that was stopped there goes on.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint folder to start from.", show_default="a new tiny model"),
+        typer.Option(
+            help="Checkpoint folder to start from.", show_default="the bundled one, or a new tiny model for the world"
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Preference data (docs/training-data.md) in place of the recipe's.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the language loss in place of the recipe's.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in place of the recipe's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0; under torchrun to each its own.")] = "auto",
 ) -> None:
     """Train a checkpoint on ranking and language together (Eq. 7).
 
     The result is OUT/checkpoint, ready for jrm serve --checkpoint. On several GPUs: torchrun --nproc-per-node 8 -m
     jrm_training train ... with the same options.
     """
-    import torch
     from pydantic import ValidationError
     from rich.console import Console
     from rich.progress import Progress
 
     from jrm_service.errors import CheckpointError
+    from jrm_service.model.devices import resolve_device
+    from jrm_service.model.source import BUNDLED
 
     from .config import find_recipe, read_recipe
     from .run import run
@@ -47,12 +50,14 @@ def train(
     try:
         overrides = {"alpha": alpha, "name": name, "data": {"jsonl": data, "curriculum": ()} if data else None}
         read = read_recipe(find_recipe(recipe), **overrides)
+        chosen = resolve_device(device)
         start = checkpoint or out / "start"
-        if checkpoint is None and not start.exists():
+        if checkpoint is None and read.data.jsonl is not None and not start.exists():
+            start = BUNDLED  # a model that has seen nothing needs more than anybody's rows
+        elif checkpoint is None and not start.exists():
             with Progress(console=console) as bar:
                 task = bar.add_task("learning to see", total=EYES_STEPS)
                 write_start(start, eyes=EYES_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
-        chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         written = run(read, start, out, chosen, console)
     except CheckpointError as error:
         _fail(error.problems)
@@ -125,6 +130,8 @@ def world(
 
     try:
         write_groups(out, World(count, seed, split, edits))  # type: ignore[arg-type] # split is checked above
+    except FileExistsError:
+        _fail([f"{out}: is there already, and nothing is overwritten"])
     except OSError as error:
         _fail([str(error)])
     typer.echo(f"wrote {count} groups to {out}")

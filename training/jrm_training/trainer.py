@@ -23,7 +23,7 @@ from jrm_service.model.checkpoint import Checkpoint
 
 from .batch import Collator, Row
 from .config import Recipe
-from .data import Group
+from .data import Group, GroupFile
 from .distributed import place, shard, sum_gradients, sum_over_devices
 from .losses import Pairs, language_loss, pairs_of, ranking_loss
 from .model import JointModel, JointOutput
@@ -89,7 +89,10 @@ class Trainer:
         self._rows_of_step = self._order.rows_each(self._world)
         self.steps = recipe.epochs * len(groups) // recipe.batch
         if not self.steps:
-            raise ValueError(f"{len(groups)} groups in {recipe.epochs} epochs do not fill a batch of {recipe.batch}")
+            raise ValueError(
+                f"{len(groups)} groups in {recipe.epochs} epochs do not fill a batch of {recipe.batch}: "
+                "more epochs or a smaller batch in the recipe"
+            )
         self.model = JointModel.load(checkpoint, self.device)
         if recipe.gradient_checkpointing:
             self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
@@ -100,7 +103,10 @@ class Trainer:
         collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
         self._rows = Rows(groups, collator)
         self._dimensions = checkpoint.manifest.dimensions
-        self.step = load_state(out, recipe, self.model, self._optimizers.parts)
+        self._data: dict[str, int | str] = {"groups": len(groups)}
+        if isinstance(groups, GroupFile):
+            self._data["rows"] = groups.checksum
+        self.step = load_state(out, recipe, self._data, self.model, self._optimizers.parts)
 
     @property
     def finished(self) -> bool:
@@ -122,7 +128,7 @@ class Trainer:
             self.step += 1
             on_step(log)
             if self.step % self.recipe.save_every == 0 or self.finished:
-                save_state(self.out, self.step, self.recipe, self.model, self._optimizers.parts)
+                save_state(self.out, self.step, self.recipe, self._data, self.model, self._optimizers.parts)
 
     def _step(self, rows: list[Row], begun: float) -> StepLog:
         """Losses and gradients of all rows, then one update."""
@@ -133,9 +139,7 @@ class Trainer:
         )
         losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # sums over pairs, over critique tokens
         right = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
-        for number, (row, compare) in enumerate(zip(rows, pairs, strict=True), start=1):
-            if self._sharded:
-                self.model.set_requires_gradient_sync(number == len(rows))  # type: ignore[operator]
+        for row, compare in zip(rows, pairs, strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
                 joint = self.model(row)
             rank = self._ranking(joint, compare, right)

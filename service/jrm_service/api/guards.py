@@ -20,7 +20,7 @@ from jrm_service.errors import BodyTooLarge, Overloaded, RequestTimeout
 from jrm_service.metrics import Metrics, known_method
 
 from .errors import error_reply
-from .record import RequestRecord
+from .record import RequestObserver, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -37,23 +37,33 @@ class RequestContext:
         metrics: where requests are counted.
         routes: the paths of the API; any other path is ``unmatched``, so that a scanner creates no label values.
         quiet: routes whose log lines are at DEBUG: what machines call all day.
+        observer: is told of each request on another route.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, routes: Collection[str], quiet: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        routes: Collection[str],
+        quiet: Collection[str],
+        observer: RequestObserver | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = frozenset(routes)
         self._quiet = frozenset(quiet)
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         record = RequestRecord(request_id)
         record.attach(scope)
-        started = time.perf_counter()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -75,12 +85,16 @@ class RequestContext:
                 await error_reply("internal", "internal error")(scope, receive, send_with_id)
         finally:
             route = scope["path"] if scope["path"] in self._routes else "unmatched"
-            seconds = time.perf_counter() - started
-            self._metrics.observe_http(scope["method"], route, status, seconds)
+            method = known_method(scope["method"])
+            seconds = time.perf_counter() - record.started
+            self._metrics.observe_http(method, route, status, seconds)
             if record.refused and record.error is not None:
                 self._metrics.rejections.labels(record.error).inc()
             level = logging.DEBUG if route in self._quiet else logging.INFO
-            record.log(known_method(scope["method"]), route, status, seconds, level=level)
+            record.log(method, route, status, seconds, level=level)
+            if self._observer is not None and route not in self._quiet:
+                known = None if route == "unmatched" else route
+                self._observer.observe(record, headers, method=method, route=known, status=status)
 
 
 @dataclass(frozen=True, slots=True)

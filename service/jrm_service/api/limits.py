@@ -15,7 +15,7 @@ from .keys import Key
 
 _KEEP = 0.8  # each finished request weighs 0.8 of the next one in the mean that Retry-After is made from
 _MOST_SECONDS = 60.0
-_GRACE = 1e-6  # candidates: who comes back exactly when told to must not fail by a rounding error
+GRACE = 1e-6  # candidates: who comes back exactly when told to must not fail by a rounding error
 
 
 class CandidateQuota(Protocol):
@@ -45,7 +45,7 @@ class Bucket:
         """As CandidateQuota.spend, at the time ``now``."""
         self._fill(per_minute, now)
         lacking = min(candidates, per_minute) - self.tokens
-        if lacking > _GRACE:
+        if lacking > GRACE:
             return lacking * 60.0 / per_minute
         self.tokens -= candidates
         return 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from jrm_client.protocol import ErrorResponse, ModelCard, ModelList
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.types import ServedModel
+from jrm_service.versions import installed
 
 from .errors import error_reply
 
@@ -87,14 +87,7 @@ def ops_router(
             "fingerprint": served.fingerprint,
             **served.description,
             "limits": dict(limits),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            "versions": {"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}},
         }
 
     return router
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -34,6 +34,7 @@ _Read = Callable[[str, str], ImageInput]  # (field, text of the request) -> the 
 
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _MAX_PARTS = 4096
+_MAX_HEADER_BYTES = 1024  # of one header of a part; the library's time grows with the square of it
 _MAX_JSON_VALUES = 1_000_000
 _MAX_DATA_URL_HEAD = 256
 _INSTRUCTION: TypeAdapter[str] = TypeAdapter(Instruction)
@@ -166,9 +167,12 @@ def _parse_multipart(content_type: str, body: bytes | bytearray) -> list[_Part]:
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest("multipart/form-data without a boundary")
+    # Boundaries that turn out to be none are counted as well: each costs as much as a part.
+    if body.count(b"\r\n--" + boundary) > _MAX_PARTS:
+        raise InvalidRequest(f"more than {_MAX_PARTS} parts")
     collector = _PartCollector()
     try:
-        parser = MultipartParser(boundary, collector.callbacks())
+        parser = MultipartParser(boundary, collector.callbacks(), max_header_size=_MAX_HEADER_BYTES)
         parser.write(cast(bytes, body))  # it only slices and searches
         parser.finalize()
     except FormParserError:  # a boundary that is too long, or any flaw of the body
@@ -209,8 +213,6 @@ class _PartCollector:
         name = options.get(b"name")
         if disposition != b"form-data" or name is None:
             raise InvalidRequest("a part without a form-data name")
-        if len(self.parts) == _MAX_PARTS:
-            raise InvalidRequest(f"more than {_MAX_PARTS} parts")
         self.parts.append(_Part(name.decode("utf-8", "replace"), bytearray()))
 
     def _end(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from .keys import Key
 
@@ -21,7 +22,8 @@ class RequestRecord:
     """Counts, times in milliseconds, and names of our own: nothing here was written by the caller but ``request_id``.
 
     ``error`` is the code of the reply's error, or DISCONNECTED; ``refused`` whether it ended the request as a whole,
-    rather than each of its candidates.
+    rather than each of its candidates. ``started``, and when its candidates were handed over and had their outcomes,
+    are seconds of ``time.perf_counter``.
     """
 
     request_id: str
@@ -38,6 +40,9 @@ class RequestRecord:
     preprocess_ms: float | None = None
     queue_ms: float | None = None
     inference_ms: float | None = None
+    started: float = field(default_factory=time.perf_counter)
+    scoring_began: float | None = None
+    scoring_ended: float | None = None
 
     def attach(self, scope: MutableMapping[str, Any]) -> None:
         """Let the layers below find it."""
@@ -74,6 +79,16 @@ class RequestRecord:
         rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()}
         given = {name: value for name, value in rounded.items() if value is not None}
         logger.log(level, "%s %s %d", method, route, status, extra={"fields": given})
+
+
+class RequestObserver(Protocol):
+    """Told of every request when it has been answered, apart from those of probes. Must neither wait nor raise."""
+
+    def observe(
+        self, record: RequestRecord, headers: Mapping[str, str], *, method: str, route: str | None, status: int
+    ) -> None:
+        """``headers`` are the caller's, ``route`` a path of the API or None, ``method`` OTHER if it is none of HTTP."""
+        ...
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from jrm_client.protocol import (
+    CANDIDATES_HEADER,
     CandidateErrorBody,
     CandidateFailure,
     CandidateScore,
@@ -23,7 +24,7 @@ from jrm_client.protocol import (
     Timings,
     Usage,
 )
-from jrm_service.errors import BodyTooLarge, CandidateError, RequestTimeout
+from jrm_service.errors import BodyTooLarge, CandidateError, RequestError, RequestTimeout
 from jrm_service.scoring.service import ScoreResult, ScoreService
 from jrm_service.scoring.types import Score
 
@@ -48,6 +49,13 @@ def score_router(
         started = time.perf_counter()
         record = record_of(request.scope)
         scorer = service()
+        tenant = record.key.name if record.key else ""
+        # Only an id that the caller chose can come back.
+        request_id = record.request_id if request.headers.get("x-request-id") == record.request_id else ""
+        try:
+            scorer.batcher.check_room(_announced(request, max_candidates), tenant, request_id)
+        except RequestError as error:
+            return UnreadBodyReply(domain_error_reply(error))
         try:
             async with bodies.read(request) as body:
                 record.body_bytes = len(body)
@@ -60,10 +68,16 @@ def score_router(
                 )
                 body.clear()
                 record.candidates = sum(len(group.edits) for group in parsed.groups)
-                tenant = record.key.name if record.key else ""
                 async with charged(quota, record.key, record.candidates):
-                    work = scorer.score(parsed.groups, timeout_s=parsed.timeout_ms / 1e3, tenant=tenant)
+                    work = scorer.score(
+                        parsed.groups,
+                        timeout_s=parsed.timeout_ms / 1e3,
+                        tenant=tenant,
+                        request_id=request_id,
+                    )
+                    record.scoring_began = time.perf_counter()
                     result = await unless_disconnected(request, work)
+                    record.scoring_ended = time.perf_counter()
         except ClientDisconnect:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)
@@ -84,6 +98,15 @@ def score_router(
             openapi_extra={"requestBody": SCORE_REQUEST_BODY},
         )
     return router
+
+
+def _announced(request: Request, max_candidates: int) -> int:
+    """How many candidates the head of a request says its body holds; 1, as every body does, when it does not say.
+
+    A queue without room for them refuses before the body is read. What the body really holds is checked afterwards.
+    """
+    said = request.headers.get(CANDIDATES_HEADER, "")
+    return min(max(1, int(said)), max_candidates) if said.isascii() and said.isdigit() and len(said) < 10 else 1
 
 
 def _reply(scorer: ScoreService, result: ScoreResult, seconds: float, record: RequestRecord) -> Response:

@@ -69,13 +69,13 @@ def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def decoded_bytes(data: bytes, *, max_pixels: int = MAX_PIXELS) -> int:
-    """Return an upper bound, from the header, of the bytes of pixels that ``decode`` holds at any one moment.
+    """Return an upper bound, from the header, of the bytes that ``decode`` holds at any one moment.
 
     Copies of the compressed bytes themselves are not counted. Raises what ``decode`` raises; an image that passes here
     may still turn out to be damaged.
     """
     _, header = _accepted_header(data, max_pixels)
-    return header.width * header.height * header.bytes_per_pixel
+    return header.width * header.height * header.bytes_per_pixel + header.further_bytes
 
 
 def _accepted_header(data: bytes, max_pixels: int) -> tuple[str, Header]:

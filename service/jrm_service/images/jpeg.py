@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, JpegImagePlugin
 from jrm_service.errors import InvalidImage
 
 from .header import Header
-from .orientation import read_orientation
+from .orientation import PREFIX, read_orientation
 
 MAX_SEGMENTS = 10_000  # before the first scan; a 64 MiB file that is all full-length segments has 1,025
 MAX_SCANS = 128  # every scan costs a walk over the whole image, however few bytes it has; progressive files have ~10
@@ -30,7 +30,7 @@ _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 # encoders drop trailing zeros.
 _PROBE = b"\xfe\x6b\xd9\x35" * 16
 _MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
-_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def matches(data: bytes) -> bool:
@@ -58,15 +58,16 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     it, as in every other program.
     """
     kept = [data[:2]]
-    exif = xmp = None
+    exif: list[bytes] = []
+    xmp = None
     frames = 0
     arithmetic = False
     scans = len(data)
     for marker, start, end in _segments(data):
         frames += marker in _START_OF_FRAME
         arithmetic |= marker in _ARITHMETIC_FRAME
-        if marker == _APP1 and data.startswith(_EXIF, start, end):
-            exif = data[start:end] if exif is None else exif + data[start + len(_EXIF) : end]
+        if marker == _APP1 and data.startswith(PREFIX, start, end):
+            exif.append(data[start + len(PREFIX) * bool(exif) : end])
         elif marker == _APP1 and data.startswith(_XMP, start, end):
             xmp = data[start:end]
         if marker not in _LEFT_OUT:
@@ -83,7 +84,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     image = _decode([*kept, _END_OF_IMAGE])
     if not arithmetic and ImageChops.difference(image, _decode([*kept, _PROBE, _END_OF_IMAGE])).getbbox():
         raise InvalidImage("truncated JPEG: image data is missing")
-    return image, read_orientation(exif, xmp)
+    return image, read_orientation(b"".join(exif), xmp)
 
 
 def _decode(parts: list[bytes]) -> Image.Image:

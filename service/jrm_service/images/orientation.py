@@ -10,6 +10,8 @@ from PIL.Image import Transpose
 UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
 _VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF types BYTE, SHORT, LONG; writers should use SHORT
+PREFIX = b"Exif\0\0"
+_PREFIXES = re.compile(rb"(?:Exif\0\0){0,2}+")  # some writers repeat it; pillow takes off two
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 TRANSPOSE = {
@@ -37,8 +39,7 @@ def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
 
 def _from_exif(exif: bytes) -> int | None:
-    while exif.startswith(b"Exif\0\0"):
-        exif = exif[6:]
+    exif = _PREFIXES.sub(b"", exif, count=1)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
         return None

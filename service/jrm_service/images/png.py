@@ -18,11 +18,11 @@ from PIL import Image, PngImagePlugin
 from jrm_service.errors import InvalidImage
 
 from .header import Header
-from .orientation import read_orientation
+from .orientation import PREFIX, read_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 100_000  # a 64 MiB file in libpng's default chunks of 8 KiB has 8,192
-MAX_TEXT_BYTES = 1 << 20  # of a decompressed text chunk; orientation is found in less
+MAX_TEXT_BYTES = 1 << 20  # of a text chunk, compressed or not; orientation is found in less
 _LARGEST_SIDE = 2**31 - 1
 
 # (bit depth, colour type) -> bits per pixel, PNG specification (third edition), table 11.1.
@@ -123,35 +123,38 @@ class _Metadata:
     """The three places of a PNG file that may state an orientation."""
 
     chunk: bytes | None = None
-    texts: dict[bytes, bytes] = field(default_factory=dict)
+    texts: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def add(self, kind: bytes, body: memoryview) -> None:
         if kind == b"eXIf":
             self.chunk = bytes(body)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             key, _, rest = bytes(body).partition(b"\0")
-            # The first of a kind counts: inflating one is cheap, inflating a million of them is not.
-            if key in (b"Raw profile type exif", b"XML:com.adobe.xmp") and key not in self.texts:
-                self.texts[key] = _text(kind, rest)
+            # The last of a kind counts, as for pillow; it alone is inflated, because there may be a million of them.
+            if key in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
+                self.texts[key] = kind, rest
 
     @property
     def exif(self) -> bytes | None:
         """The EXIF chunk, else the hexadecimal profile that ImageMagick writes into a text chunk."""
         if self.chunk is not None:
-            return self.chunk
-        profile = self.texts.get(b"Raw profile type exif", b"").decode("latin-1")
+            return PREFIX + self.chunk  # as pillow has it
+        profile = self._text(b"Raw profile type exif").decode("latin-1")
         try:
             return bytes.fromhex("".join(profile.split("\n")[3:]))
         except ValueError:
             return None
 
     @property
-    def xmp(self) -> bytes | None:
-        return self.texts.get(b"XML:com.adobe.xmp")
+    def xmp(self) -> bytes:
+        return self._text(b"XML:com.adobe.xmp")
+
+    def _text(self, key: bytes) -> bytes:
+        return _text(*self.texts[key]) if key in self.texts else b""
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
-    """The text after the key of a text chunk, at most ``MAX_TEXT_BYTES`` of it when it is compressed."""
+    """The text after the key of a text chunk, at most ``MAX_TEXT_BYTES`` of it."""
     compressed = kind == b"zTXt"
     if compressed:
         rest = rest[1:]
@@ -160,7 +163,7 @@ def _text(kind: bytes, rest: bytes) -> bytes:
         _language, _, rest = rest[2:].partition(b"\0")
         _translated_key, _, rest = rest.partition(b"\0")
     if not compressed:
-        return rest
+        return rest[:MAX_TEXT_BYTES]
     try:
         return zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
     except zlib.error:

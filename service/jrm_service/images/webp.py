@@ -14,6 +14,12 @@ from .orientation import read_orientation
 # libwebp's animation decoder, which pillow uses for still images too, holds two RGBA canvases and its own working
 # memory while the frame is copied out twice.
 _BYTES_PER_PIXEL = 28
+# A lossless stream may bring prefix codes of its own for every block of 4 x 4 pixels, at most 65,536 sets of them. A
+# set costs the file 20 bits and libwebp 5 tables of 256 entries and a struct, 5.7 kB, or 8 kB more when its largest
+# alphabet has a code of 11 bits; tables beyond that need a code length for each symbol in the file.
+_MOST_CODES, _BITS_OF_CODES, _BYTES_OF_CODES, _BYTES_OF_TABLES = 65_536, 20, 14_000, 64
+_LOSSLESS = frozenset({b"VP8L", b"ALPH", b"ANMF"})  # what may hold such a stream
+_MAX_CHUNKS = 1_000  # beyond these the rest counts as one lossless stream
 
 
 def matches(data: bytes) -> bool:
@@ -37,7 +43,7 @@ def read_header(data: bytes) -> Header:
         raise InvalidImage("damaged WebP: no usable header")
     if not (width and height):
         raise InvalidImage("damaged WebP: no usable header")
-    return Header(width, height, _BYTES_PER_PIXEL)
+    return Header(width, height, _BYTES_PER_PIXEL, _code_bytes(_longest_lossless(data), width, height))
 
 
 def read_image(data: bytes) -> tuple[Image.Image, int]:
@@ -48,3 +54,23 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     image.load()
     return image, read_orientation(image.info.get("exif"), image.info.get("xmp"))
+
+
+def _longest_lossless(data: bytes) -> int:
+    """Bytes of the longest chunk that may be decoded as a lossless stream: only one of them is, at a time."""
+    position, longest = 12, 0
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > len(data):
+            return longest
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        if data[position : position + 4] in _LOSSLESS:
+            longest = max(longest, min(length, len(data) - position))
+        position += 8 + length + length % 2
+    return max(longest, len(data) - position)
+
+
+def _code_bytes(stream_bytes: int, width: int, height: int) -> int:
+    """Upper bound of what libwebp allocates for the prefix codes of a lossless stream."""
+    blocks = -(-width // 4) * -(-height // 4)
+    codes = min(_MOST_CODES, blocks, 8 * stream_bytes // _BITS_OF_CODES)
+    return codes * _BYTES_OF_CODES + stream_bytes * _BYTES_OF_TABLES

@@ -126,7 +126,9 @@ class Batcher:
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
-    def admit(self, candidates: int, timeout_s: float, groups: Sequence[int] = (), tenant: str = "") -> Ticket:
+    def admit(
+        self, candidates: int, timeout_s: float, groups: Sequence[int] = (), tenant: str = "", request_id: str = ""
+    ) -> Ticket:
         """Reserve places for ``candidates``, all or none. Use the ticket as a context manager.
 
         Args:
@@ -135,6 +137,8 @@ class Batcher:
             groups: sizes of the groups, which lie one after the other in the indices and add up to ``candidates``; with
                 them, each group's completion time is observed.
             tenant: whose request it is; tenants share the devices equally, and in each other's absence fully.
+            request_id: the caller's own name for the request, if any; with it, a refused request that comes back when
+                it was told to is let in before newcomers.
 
         Raises:
             PayloadTooLarge: more than the queue ever holds.
@@ -152,6 +156,7 @@ class Batcher:
             timeout_s=timeout_s,
             groups=groups,
             tenant=tenant,
+            request_id=request_id,
             on_put=self._kick,
             on_done=self._on_done,
         )
@@ -173,6 +178,10 @@ class Batcher:
     def workers(self) -> list[WorkerStatus]:
         """Every worker with its device and state; empty before ``start``."""
         return [worker.status for worker in self._workers]
+
+    def check_room(self, candidates: int, tenant: str = "", request_id: str = "") -> None:
+        """Raise what ``admit`` would raise for so many candidates now; take nothing otherwise."""
+        self._queue.check_room(candidates, self._clock(), tenant, request_id)
 
     def check_ready(self) -> None:
         """Raise the NotReady or Draining with which ``admit`` would refuse a request now; do nothing otherwise."""

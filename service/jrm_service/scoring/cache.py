@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from jrm_service.metrics import Metrics
+from jrm_service.versions import installed
 
 from . import stored
 from .types import Candidate, Score, ServedModel
@@ -39,7 +39,7 @@ def scope_of(model: ServedModel) -> list[str]:
     """What decides a score beside the candidate: fingerprint, dtype, engine, kinds of device, versions."""
     facts = [str(model.description.get(name)) for name in ("backend", "dtype", "engine")]
     kinds = {device.split(":")[0] for device in str(model.description.get("device")).split(",")}
-    return [model.fingerprint, *facts, ",".join(sorted(kinds)), *map(_version, _ENGINE)]
+    return [model.fingerprint, *facts, ",".join(sorted(kinds)), *(installed(name) or "none" for name in _ENGINE)]
 
 
 class ScoreCache:
@@ -134,10 +134,3 @@ def _hash(parts: Iterable[bytes]) -> bytes:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

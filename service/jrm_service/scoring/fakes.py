@@ -187,9 +187,10 @@ class NaNBackend(_Wrapper):
 
 
 class SlowBackend(_Wrapper):
-    """A device that takes its time: a fixed number of seconds, or exactly as long as the test wants.
+    """A device that takes its time: so many seconds, or exactly as long as the test wants.
 
-    With ``gated=True`` every batch stops on the device until it is let through, and a test knows where it is without
+    A batch of n takes ``seconds + n * seconds_per_candidate``: a device of known speed, for load tests. With
+    ``gated=True`` every batch stops on the device until it is let through, and a test knows where it is without
     sleeping::
 
         slow = SlowBackend(FakeBackend(), gated=True)
@@ -201,9 +202,12 @@ class SlowBackend(_Wrapper):
     ``wait_entered`` blocks its thread; in a coroutine: ``await asyncio.to_thread(slow.wait_entered)``.
     """
 
-    def __init__(self, inner: FakeLike, *, seconds: float = 0.0, gated: bool = False) -> None:
+    def __init__(
+        self, inner: FakeLike, *, seconds: float = 0.0, seconds_per_candidate: float = 0.0, gated: bool = False
+    ) -> None:
         super().__init__(inner)
         self._seconds = seconds
+        self._seconds_per_candidate = seconds_per_candidate
         self._entered = threading.Semaphore(0)
         self._gate = threading.Semaphore(0)
         self._open = threading.Event()
@@ -217,8 +221,9 @@ class SlowBackend(_Wrapper):
             self._gate.acquire()
             if self._open.is_set():
                 self._gate.release()  # pass the word to the next one who stands there
-        if self._seconds:
-            time.sleep(self._seconds)  # the time that a device would take
+        seconds = self._seconds + len(batch) * self._seconds_per_candidate
+        if seconds:
+            time.sleep(seconds)  # the time that a device would take
         return self._inner.score(batch)
 
     def wait_entered(self, batches: int = 1, timeout_s: float = 30.0) -> None:

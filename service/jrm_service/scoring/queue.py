@@ -25,6 +25,7 @@ from .backend import Scored
 from .outcomes import Cancelled, Origin, Outcome, shares, verdicts
 from .places import Places
 from .planner import BatchCost, Planner, unshared_tokens
+from .promises import Promises
 from .rates import DrainRate
 from .twins import Twins
 from .types import Candidate, Score
@@ -124,6 +125,7 @@ class ScoreQueue:
     ) -> None:
         self._planner: Planner[Entry] = Planner(max_batch_tokens, cost)
         self._places = Places(max_queue)
+        self._promises = Promises(max_queue)
         self._twins: Twins[Entry] = Twins()
         self._on_score = on_score
         self._open: dict[int, Admission] = {}
@@ -142,16 +144,37 @@ class ScoreQueue:
     # --- callers ------------------------------------------------------------------------------------------------------
 
     def admit(
-        self, candidates: int, now: float, deadline: float, on_outcome: OnOutcome = _ignore, tenant: str = ""
+        self,
+        candidates: int,
+        now: float,
+        deadline: float,
+        on_outcome: OnOutcome = _ignore,
+        tenant: str = "",
+        request_id: str = "",
     ) -> Admission:
-        """Reserve places for all candidates of a request of ``tenant``, or for none.
+        """Reserve places for all candidates of a request of ``tenant``, or for none. Raises as ``check_room`` does."""
+        self.check_room(candidates, now, tenant, request_id)
+        if self.unfinished == 0:
+            self._drain.resume(now)
+        admission = Admission(next(self._requests), candidates, deadline, on_outcome, tenant)
+        self._open[admission.request] = admission
+        self._places.take(tenant, candidates)
+        self._promises.settle(tenant, request_id)
+        if self._next_deadline is None or deadline < self._next_deadline:
+            self._next_deadline = deadline
+        return admission
+
+    def check_room(self, candidates: int, now: float, tenant: str = "", request_id: str = "") -> None:
+        """Refuse a request of ``tenant`` that could not be admitted now; take nothing if it could.
+
+        A request that was refused and comes back, with the same ``request_id``, when it was told to goes before others.
 
         Raises:
             PayloadTooLarge: so many could never fit.
             Draining: ``close`` was called.
             NotReady: no worker is alive.
             Overloaded: they do not fit now, or others have a claim to the room; ``retry_after`` is the seconds after
-                which, at the measured drain rate, they would fit.
+                which, at the measured drain rate, they fit and those who were told the same before them are in.
         """
         if candidates < 1:
             raise ValueError(f"a request has at least 1 candidate, got {candidates}")
@@ -161,21 +184,15 @@ class ScoreQueue:
         self.check_open()
         self.expire(now)
         excess = self._places.excess(tenant, candidates, now)
-        if excess > 0:
-            seconds = self._drain.seconds_for(excess, now)
+        over = self._places.taken + candidates - most
+        if excess > 0 or over + self._promises.kept(tenant, request_id, now) > 0:
+            after = max(excess, over + self._promises.ahead(tenant, request_id, now))
+            seconds = self._promises.make(tenant, request_id, candidates, self._drain.seconds_for(after, now), now)
             self._places.claim(tenant, candidates, now, until=now + _CLAIM_FACTOR * seconds + _CLAIM_SECONDS)
             raise Overloaded(
                 f"{self.unfinished} of at most {most} candidates are queued; {candidates} more do not fit",
                 retry_after=seconds,
             )
-        if self.unfinished == 0:
-            self._drain.resume(now)
-        admission = Admission(next(self._requests), candidates, deadline, on_outcome, tenant)
-        self._open[admission.request] = admission
-        self._places.take(tenant, candidates)
-        if self._next_deadline is None or deadline < self._next_deadline:
-            self._next_deadline = deadline
-        return admission
 
     def check_open(self) -> None:
         """Raise the Draining or NotReady with which any request would be refused."""

@@ -121,14 +121,16 @@ class ScoreService:
         """Stop the preprocessing threads; work that has not started is dropped."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def score(self, groups: Sequence[GroupInput], *, timeout_s: float, tenant: str = "") -> ScoreResult:
+    async def score(
+        self, groups: Sequence[GroupInput], *, timeout_s: float, tenant: str = "", request_id: str = ""
+    ) -> ScoreResult:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
         Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining). Everything else is the
         outcome of a candidate.
         """
         sizes = [len(group.edits) for group in groups]
-        with self.batcher.admit(sum(sizes), timeout_s=timeout_s, groups=sizes, tenant=tenant) as ticket:
+        with self.batcher.admit(sum(sizes), timeout_s, sizes, tenant, request_id) as ticket:
             intake = _Intake(ticket, self, groups)
             preparing = asyncio.create_task(self._prepare(intake))
             try:

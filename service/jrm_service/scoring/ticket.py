@@ -38,6 +38,7 @@ class Ticket:
         timeout_s: float,
         groups: Sequence[int],
         tenant: str,
+        request_id: str,
         on_put: Callable[[], None],
         on_done: Callable[[], None],
     ) -> None:
@@ -49,12 +50,12 @@ class Ticket:
         self._on_done = on_done
         self._group = [number for number, size in enumerate(groups) for _ in range(size)]
         self._left = list(groups)
-        self._scored = [False] * len(groups)
+        self._rewards: list[list[float]] = [[] for _ in groups]
         self._first_in: list[float | None] = [None] * len(groups)
         self._done = asyncio.Event()
         self.on_outcome: Callable[[int], None] = lambda _index: None
         """Called with each index as it gets its outcome, from inside the queue: it must not use the ticket."""
-        self._admission: Admission = queue.admit(candidates, now, now + timeout_s, self._on_outcome, tenant)
+        self._admission: Admission = queue.admit(candidates, now, now + timeout_s, self._on_outcome, tenant, request_id)
 
     def put(self, index: int, candidate: Candidate) -> None:
         """Queue the candidate of an index in 0..candidates-1; ignored when the index already has an outcome.
@@ -115,6 +116,9 @@ class Ticket:
 
     def _on_outcome(self, index: int, outcome: Outcome, now: float) -> None:
         self._metrics.candidates.labels(outcome.label).inc()
+        if isinstance(outcome.result, Score):
+            means = {name: dimension.mean for name, dimension in outcome.result.dimensions.items()}
+            self._metrics.observe_score(outcome.result.reward, means)
         if outcome.label == "ok" and outcome.origin == "shared":
             self._metrics.cache_shared.inc()
         self.on_outcome(index)
@@ -127,7 +131,11 @@ class Ticket:
     def _count(self, group: int, outcome: Outcome, now: float) -> None:
         """A group is complete with its last outcome; one without any score has no completion time worth a look."""
         self._left[group] -= 1
-        self._scored[group] |= outcome.label == "ok"
+        if isinstance(outcome.result, Score):
+            self._rewards[group].append(outcome.result.reward)
+        if self._left[group] > 0:
+            return
+        self._metrics.observe_spread(self._rewards[group])
         first_in = self._first_in[group]
-        if self._left[group] == 0 and self._scored[group] and first_in is not None:
+        if self._rewards[group] and first_in is not None:
             self._metrics.observe_groups([now - first_in])

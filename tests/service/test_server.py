@@ -1,0 +1,87 @@
+"""How a server process ends: its work done, within the grace period, or at once when it is told twice."""
+
+import base64
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from benchmarks.known import KnownGroup
+from benchmarks.replicas import Replica
+
+from support.servers import error_of
+
+NEVER = 100_000  # seconds
+
+
+@pytest.fixture
+def replica(tmp_path, request) -> Iterator[Replica]:
+    """``request.param``: seconds that its device takes for a batch, and of grace."""
+    seconds, grace = request.param
+    settings = {"backend": "fake", "grace_s": grace, "hang_timeout_s": NEVER}
+    with Replica(settings, ["--seconds-per-batch", seconds], tmp_path / "log") as running:
+        yield running
+
+
+def body(number: int) -> dict:
+    group = KnownGroup(number, 1)
+    images = {"source": group.source, "edited": group.edited[0]}
+    return {"instruction": "x"} | {name: base64.b64encode(image).decode() for name, image in images.items()}
+
+
+def score(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/score", json=body(1), timeout=60)
+
+
+@contextlib.contextmanager
+def caller(url: str) -> Iterator[list[httpx.Response | httpx.TransportError]]:
+    """Someone whose candidate is on the device; the list has the reply, or what was raised, after the block."""
+    outcome: list[httpx.Response | httpx.TransportError] = []
+
+    def call() -> None:
+        try:
+            outcome.append(score(url))
+        except httpx.TransportError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while "jrm_batch_candidates_count 1.0" not in httpx.get(f"{url}/metrics").text:
+        time.sleep(0.01)  # a process has no event to wait for
+    yield outcome
+    thread.join()
+
+
+def until_draining(url: str) -> None:
+    while httpx.get(f"{url}/health/ready").status_code == 200:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("replica", [(0.5, 60)], indirect=True)
+def test_work_that_is_under_way_is_answered_before_the_end(replica):
+    with caller(replica.url) as outcome:
+        assert replica.stop() == 0
+    assert outcome[0].status_code == 200
+
+
+@pytest.mark.parametrize("replica", [(NEVER, 1)], indirect=True)
+def test_work_that_outlasts_the_grace_period_is_told_to_go_elsewhere(replica):
+    with caller(replica.url) as outcome:
+        assert replica.stop() == 0
+    assert error_of(outcome[0]) == (503, "draining")
+
+
+@pytest.mark.parametrize("replica", [(NEVER, NEVER)], indirect=True)
+def test_it_drains_until_a_second_signal_ends_it_at_once(replica):
+    with caller(replica.url):
+        replica.signal(signal.SIGTERM)
+        until_draining(replica.url)
+        assert error_of(httpx.get(f"{replica.url}/health/ready")) == (503, "draining")
+        assert error_of(score(replica.url)) == (503, "draining")
+        assert httpx.get(f"{replica.url}/health/live").status_code == 200
+        assert not replica.ended
+        replica.signal(signal.SIGTERM)
+        assert replica.wait() == 0
