@@ -9,6 +9,7 @@ from functools import cached_property
 from PIL import Image
 
 from jrm_service.scoring.fakes import FakePreparer, fake_score
+from jrm_service.scoring.types import Candidate
 
 _PREPARER = FakePreparer()
 
@@ -42,9 +43,16 @@ class KnownGroup:
     @cached_property
     def rewards(self) -> Sequence[float]:
         """What a FakeBackend gives each edit, to the last bit."""
+        return [fake_score(candidate).reward for candidate in self._candidates()]
+
+    @property
+    def tokens(self) -> int:
+        """What the group counts against the budget of a batch."""
+        return sum(candidate.tokens for candidate in self._candidates())
+
+    def _candidates(self) -> Sequence[Candidate]:
         images = [_PREPARER.image(self._pixels(edit)) for edit in range(self.edits + 1)]
-        candidates = [_PREPARER.candidate(images[0], edit, self.instruction) for edit in images[1:]]
-        return [fake_score(candidate).reward for candidate in candidates]
+        return [_PREPARER.candidate(images[0], edit, self.instruction) for edit in images[1:]]
 
     def _pixels(self, edit: int) -> Image.Image:
         return Image.frombytes("RGB", (self.side, self.side), _stamp(self.side, self.number, edit))

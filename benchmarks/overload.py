@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .known import KnownGroup
 from .rawload import RawCallers, Reply
 from .replicas import Replica
 from .tables import load, machine, table
 
 EDITS = 12
+BATCH_GROUPS = 2  # a group that needs more than one batch goes to the back of the line in between
 GOODPUT_GOAL = 0.90
 MOST_OUTSTANDING = 2000  # requests; above it nothing is sent, and the table says how often
 REFUSED, OK = 429, 200
@@ -44,6 +46,7 @@ class Plan:
     side: int
     per_candidate_s: float
     per_batch_s: float
+    unannounced: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,11 @@ class Measured:
 
     @property
     def bound(self) -> float:
-        """What a full queue implies: its candidates at the measured capacity, and two batches of two groups each.
+        """What a full queue implies: its candidates at the measured capacity, and two batches.
 
         One batch is on the device when a request comes, and the one that has its last candidate has others too.
         """
-        batch = self.plan.per_batch_s + 2 * EDITS * self.plan.per_candidate_s
+        batch = self.plan.per_batch_s + BATCH_GROUPS * EDITS * self.plan.per_candidate_s
         return self.plan.max_queue / self.capacity + 2 * batch
 
     def seconds_of(self, status: int) -> list[float]:
@@ -174,7 +177,7 @@ async def _overload(callers: RawCallers, plan: Plan, capacity: float) -> Measure
 
 async def measure(url: str, plan: Plan) -> Measured:
     """Capacity, then overload."""
-    async with RawCallers(url, edits=EDITS, side=plan.side) as callers:
+    async with RawCallers(url, edits=EDITS, side=plan.side, announced=not plan.unannounced) as callers:
         # Long enough for a queue that is full to be served three times.
         drains = plan.max_queue * (plan.per_candidate_s + plan.per_batch_s / EDITS)
         capacity = await _capacity(callers, plan, max(3 * drains, plan.seconds / 4))
@@ -230,16 +233,20 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
     parser.add_argument("--per-candidate-s", type=float, default=0.02, help="seconds of the device")
     parser.add_argument("--per-batch-s", type=float, default=0.02, help="seconds of the device")
+    parser.add_argument("--unannounced", action="store_true", help="leave out x-jrm-candidates: bodies are read first")
     parser.add_argument("--save", type=Path, metavar="FILE", help="JSON file for the numbers")
     options = vars(parser.parse_args())
     save = options.pop("save")
     plan = Plan(**options)
     print(f"{machine()}\n", flush=True)
-    settings = {"max_queue": plan.max_queue, "max_candidates": plan.max_queue, "cache_entries": 0}
+    settings: dict[str, object] = {"backend": "fake", "cache_entries": 0}
+    settings |= {"max_queue": plan.max_queue, "max_candidates": plan.max_queue}
+    # The longest name that a group will have here, so that so many fit.
+    settings["max_batch_tokens"] = BATCH_GROUPS * KnownGroup(10**6, EDITS, plan.side).tokens
     pace = ["--seconds-per-candidate", plan.per_candidate_s, "--seconds-per-batch", plan.per_batch_s]
     with (
         tempfile.TemporaryDirectory() as folder,
-        Replica({**settings, "backend": "fake"}, pace, Path(folder) / "log") as server,
+        Replica(settings, pace, Path(folder) / "log") as server,
     ):
         measured = asyncio.run(measure(server.url, plan))
     print(report(measured))

@@ -36,11 +36,13 @@ class Reply:
 class RawCallers:
     """Requests of one group each, with ``edits`` candidates that nobody ever sent before, over raw HTTP.
 
+    ``announced``: whether the head of a request says how many there are, as the SDK does.
+
     Use it as an asynchronous context manager.
     """
 
-    def __init__(self, url: str, *, edits: int, side: int) -> None:
-        self._edits, self._side = edits, side
+    def __init__(self, url: str, *, edits: int, side: int, announced: bool = True) -> None:
+        self._edits, self._side, self._announced = edits, side, announced
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False)
         self._next = 0
@@ -60,11 +62,11 @@ class RawCallers:
         """Send it once. ``due`` is the moment from which time counts (the loop's clock); by default, now."""
         clock = asyncio.get_running_loop().time
         due = clock() if due is None else due
-        headers = (
-            _HEADERS
-            | {CANDIDATES_HEADER: str(group.edits)}
-            | ({} if request_id is None else {"x-request-id": request_id})
-        )
+        headers = dict(_HEADERS)
+        if self._announced:
+            headers[CANDIDATES_HEADER] = str(group.edits)
+        if request_id is not None:
+            headers["x-request-id"] = request_id
         try:
             reply = await self._http.post("/v1/score", content=_body(group), headers=headers)
         except httpx.TransportError:
