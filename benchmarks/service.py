@@ -23,9 +23,9 @@ TIMEOUT_S = 600.0  # on a busy machine, slow is still an answer
 
 
 @contextmanager
-def server(checkpoint: Path) -> Iterator[str]:
-    """URL of a server process with its default settings on a free port, ready; it ends with the block."""
-    command = [str(JRM), "serve", "--checkpoint", str(checkpoint), "--port", "0", "--device", "cpu"]
+def server(checkpoint: Path, *flags: str) -> Iterator[str]:
+    """URL of a server process on a free port, ready; default settings but for ``flags``. It ends with the block."""
+    command = [str(JRM), "serve", "--checkpoint", str(checkpoint), "--port", "0", "--device", "cpu", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

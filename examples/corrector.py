@@ -8,13 +8,13 @@ write, and paints no more than they say.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from jrm_client import Explanation
-from painting import COLOURS, KINDS, WAYS, Box, Canvas, Label, without_flaw
+from painting import COLOURS, KINDS, WAYS, Box, Canvas, Label, Spot, without_flaw
 
 _COLOUR, _KIND, _WAY = ("|".join(words) for words in (COLOURS, KINDS, WAYS))
 _LABEL = rf"({_COLOUR}) ({_KIND})"
@@ -61,14 +61,14 @@ def correct(edited: Image.Image, instruction: str, critique: Mapping[str, Explan
     wish, following = read_wish(instruction), critique.get("instruction_following")
     if wish is None or following is None or not following.reasoning or _DONE in following.reasoning:
         return canvas.image
-    untouched = True
-    for change in read_changes(following):
-        if concerns(change, wish):
+    changes = list(read_changes(following))
+    asked_for = concerned(changes, wish)
+    for change in changes:
+        if change is asked_for:
             _finish(canvas, wish, change)
-            untouched = False
         else:
             _undo(canvas, change)
-    if untouched:
+    if asked_for is None:
         _carry_out(canvas, wish)
     return canvas.image
 
@@ -118,9 +118,10 @@ _CHANGES: tuple[tuple[str, Callable[[re.Match[str], Box], Change]], ...] = (
 )
 
 
-def concerns(change: Change, wish: Wish) -> bool:
-    """Whether a change was made to what the instruction is about."""
-    return change.before == wish.old
+def concerned(changes: Sequence[Change], wish: Wish) -> Change | None:
+    """The change that was made to what the instruction is about; of several additions the one that was wished for."""
+    possible = [change for change in changes if change.before == wish.old]
+    return next((change for change in possible if change.after == wish.new), possible[0] if possible else None)
 
 
 def _finish(canvas: Canvas, wish: Wish, change: Change) -> None:
@@ -138,9 +139,9 @@ def _finish(canvas: Canvas, wish: Wish, change: Change) -> None:
         elif change.partly:
             canvas.move(spot, wish.way, (0.3, 0.25, 0.2))
     elif wish.new is None:
-        canvas.clear(spot)
+        _clear(canvas, spot, wish.old)
     elif change.after != wish.new or change.partly:
-        canvas.turn_into(spot, wish.new)
+        canvas.turn_into(spot, wish.new, half=change.partly and change.before is None)
 
 
 def _undo(canvas: Canvas, change: Change) -> None:
@@ -151,11 +152,11 @@ def _undo(canvas: Canvas, change: Change) -> None:
     if spot is None:
         return
     if change.before is None:
-        canvas.clear(spot)
+        _clear(canvas, spot, change.after)
     elif change.way is not None:
         canvas.move(spot, _OPPOSITE[change.way])
     else:
-        canvas.turn_into(spot, change.before)
+        canvas.turn_into(spot, change.before, half=change.after is None)
 
 
 def _carry_out(canvas: Canvas, wish: Wish) -> None:
@@ -169,9 +170,15 @@ def _carry_out(canvas: Canvas, wish: Wish) -> None:
     if wish.way is not None:
         canvas.move(spot, wish.way)
     elif wish.new is None:
-        canvas.clear(spot)
+        _clear(canvas, spot, wish.old)
     else:
         canvas.turn_into(spot, wish.new)
+
+
+def _clear(canvas: Canvas, spot: Spot, label: Label | None) -> None:
+    """Take a shape away, unless it is of another colour: what is gone by mistake is worse than what stays."""
+    if label is not None and spot.label[0] == label[0]:
+        canvas.clear(spot)
 
 
 def _label(found: re.Match[str], group: int) -> Label:

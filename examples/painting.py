@@ -30,7 +30,9 @@ WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 _HUES = ((15, "red"), (45, "orange"), (70, "yellow"), (170, "green"), (258, "blue"), (335, "purple"), (361, "red"))
 _STEPS = (0.42, 0.35, 0.5, 0.28, 0.6)  # how far a move goes, the most likely first
+_SIZES = (0.14, 0.11, 0.08)  # radius of a new shape
 _CONTRAST = 40  # levels that set a shape off from the background
+_NEAR = 24  # levels that are one colour still
 _SMALLEST = 0.004  # of the picture's area; what is smaller is dirt
 _RADII = {"slight": 1.0, "clear": 2.0, "severe": 3.5}  # of the median that takes noise away, in 64ths
 
@@ -53,7 +55,7 @@ class Canvas:
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image.convert("RGB")
-        self._background = _background(_pixels(self.image))
+        self._background = _commonest(_pixels(self.image))
 
     @property
     def unit(self) -> int:
@@ -64,7 +66,7 @@ class Canvas:
         """All shapes."""
         pixels = _pixels(self.image)
         contrast = np.abs(pixels - self._background).max(axis=2)
-        return [_spot(pixels, contrast, mask) for mask in _components(contrast > _CONTRAST)]
+        return [_spot(pixels, mask) for mask in _components(contrast > _CONTRAST)]
 
     def find(self, label: Label, near: Box | None) -> Spot | None:
         """The shape that is most like ``label`` and best placed; one that shares neither colour nor place is none."""
@@ -80,12 +82,15 @@ class Canvas:
         """Paint the background over a shape, the soft edge included."""
         self._fill(_grown(spot.mask, 5), _as_rgb(self._background))
 
-    def turn_into(self, spot: Spot, label: Label) -> None:
-        """Give a shape another colour or kind: the whole of it, where only a half is there."""
+    def turn_into(self, spot: Spot, label: Label, *, half: bool = False) -> None:
+        """Give a shape another colour or kind. Of a ``half`` shape, the other half is drawn too."""
         colour, kind = label
         rgb = spot.rgb if spot.label[0] == colour else COLOURS[colour]
-        if spot.label[1] == kind:
-            self._fill(_grown(spot.mask, 3), rgb)
+        if half:
+            self.clear(spot)
+            self._draw(kind, rgb, _whole(spot))
+        elif spot.label[1] == kind:
+            self._recolour(spot, rgb)
         else:
             self.clear(spot)
             self._draw(kind, rgb, spot.box)
@@ -95,28 +100,28 @@ class Canvas:
         self._draw(label[1], COLOURS[label[0]], box)
 
     def move(self, spot: Spot, way: str, steps: tuple[float, ...] = _STEPS) -> None:
-        """Shift a shape by the first of ``steps`` that leads to a free place, or by the first that stays inside."""
+        """Shift a shape by the first of ``steps`` that stays inside and leads to a free place, or the freest."""
         places = [place for step in steps if self._inside(place := _shifted(spot.box, way, step * self.unit))]
         if not places:
             return
         others = [other.box for other in self.spots() if not (other.mask & spot.mask).any()]
-        place = next((one for one in places if not any(_overlap(one, other) for other in others)), places[0])
+        place = min(places, key=lambda one: sum(_overlap(one, other) for other in others))
         shape, stencil = self.image.crop(spot.box), Image.fromarray(spot.mask).crop(spot.box)
         self.clear(spot)
         self.image.paste(shape, place[:2], stencil)
 
-    def free_box(self, size: float = 0.14) -> Box:
-        """The middle-most free place for a shape of this radius; the middle, where all is taken."""
+    def free_box(self) -> Box:
+        """The place nearest to the middle where a shape has room, a smaller one where it must be; else the middle."""
         taken = [spot.box for spot in self.spots()]
         width, height = self.image.size
-        radius = round(size * self.unit)
-        centres = [(x, y) for x in range(2 * radius, width - 2 * radius + 1, max(1, radius // 4))
-                   for y in range(2 * radius, height - 2 * radius + 1, max(1, radius // 4))]  # fmt: skip
-        centres.sort(key=lambda c: abs(c[0] - width / 2) + abs(c[1] - height / 2))
-        for x, y in centres:
-            wide = (x - radius * 3 // 2, y - radius * 3 // 2, x + radius * 3 // 2, y + radius * 3 // 2)
-            if not any(_overlap(wide, box) for box in taken):
-                return x - radius, y - radius, x + radius, y + radius
+        for size in _SIZES:
+            radius = round(size * self.unit)
+            room = round(1.3 * radius)
+            steps = range(room, max(width, height) - room + 1, max(1, radius // 4))
+            centres = [(x, y) for x in steps for y in steps if x <= width - room and y <= height - room]
+            for x, y in sorted(centres, key=lambda c: abs(c[0] - width / 2) + abs(c[1] - height / 2)):
+                if not any(_overlap((x - room, y - room, x + room, y + room), box) for box in taken):
+                    return x - radius, y - radius, x + radius, y + radius
         return width // 2 - radius, height // 2 - radius, width // 2 + radius, height // 2 + radius
 
     def _inside(self, box: Box) -> bool:
@@ -124,6 +129,14 @@ class Canvas:
 
     def _fill(self, mask: _Mask, rgb: RGB) -> None:
         self.image.paste(rgb, (0, 0, *self.image.size), Image.fromarray(mask))
+
+    def _recolour(self, spot: Spot, rgb: RGB) -> None:
+        """All inside in one colour; at the edge as much of it as there was of the shape."""
+        contrast = np.abs(_pixels(self.image) - self._background).max(axis=2)
+        strength = np.abs(np.array(spot.rgb) - self._background).max()
+        share = np.where(_shrunk(spot.mask), 1, (contrast / strength).clip(0, 1) * _grown(spot.mask, 3))
+        self.image.paste(_as_rgb(self._background), (0, 0, *self.image.size), Image.fromarray(_grown(spot.mask, 3)))
+        self.image.paste(rgb, (0, 0, *self.image.size), Image.fromarray((255 * share).round().astype(np.uint8)))
 
     def _draw(self, kind: str, rgb: RGB, box: Box) -> None:
         fine = 4
@@ -149,29 +162,32 @@ def without_flaw(image: Image.Image, kind: str, strength: str) -> Image.Image:
     if kind == "noise":
         smooth = image.filter(ImageFilter.MedianFilter(2 * round(radius) + 1)).filter(ImageFilter.GaussianBlur(unit))
     elif kind == "blocks":
-        smooth = image.filter(ImageFilter.GaussianBlur(radius))
+        smooth = image.filter(ImageFilter.GaussianBlur(unit))
     else:
         smooth = image
-    return _flattened(smooth)
+    return _flattened(smooth, typical=98 if kind == "ghosting" else 75)
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    """Every shape in one colour on one background, edges where a shape is half as strong as in its middle."""
+def _flattened(image: Image.Image, typical: int) -> Image.Image:
+    """Every shape in one colour on one background, edges where a shape is half as strong as in its middle.
+
+    ``typical``: how strong that is, as a percentile of the shape's pixels. Of a picture that was laid over itself only
+    a part is at full strength.
+    """
     pixels = _pixels(image)
-    background = _background(pixels)
+    background = _commonest(pixels)
     contrast = np.abs(pixels - background).max(axis=2)
     flat = np.broadcast_to(background, pixels.shape).astype(np.uint8)
     for mask in _components(contrast > _CONTRAST):
-        strong = np.percentile(contrast[mask], 75)
-        solid = mask & (contrast > strong / 2)
-        flat[solid] = _spot(pixels, contrast, solid).rgb
+        strong = np.percentile(contrast[mask], typical)
+        flat[mask & (contrast > strong / 2)] = _commonest(pixels[mask & (contrast > 0.8 * strong)])
     return Image.fromarray(flat)
 
 
 def _without_seams(image: Image.Image) -> Image.Image:
     """Find the rectangle in which the background is lighter or darker, and take the step away."""
     pixels = _pixels(image)
-    apart = pixels - _background(pixels)
+    apart = pixels - _commonest(pixels)
     even = (np.ptp(apart, axis=2) <= 4) & (np.abs(apart).max(axis=2) > 8)
     if even.mean() < 0.02:
         return image
@@ -187,33 +203,38 @@ def _pixels(image: Image.Image) -> _Pixels:
     return np.asarray(image, np.int16).copy()
 
 
-def _background(pixels: _Pixels) -> _Pixels:
-    """The commonest colour."""
-    coarse = pixels.astype(np.int64) // 16 @ np.array((256, 16, 1))
-    return np.median(pixels[coarse == np.bincount(coarse.ravel()).argmax()], axis=0).astype(np.int16)
+def _commonest(colours: _Pixels) -> _Pixels:
+    """The commonest one of many colours [..., 3], but for noise."""
+    coarse = colours.astype(np.int64) // 16 @ np.array((256, 16, 1))
+    rough = np.median(colours[coarse == np.bincount(coarse.ravel()).argmax()], axis=0)
+    return np.median(colours[np.abs(colours - rough).max(axis=-1) <= _NEAR], axis=0).astype(np.int16)
 
 
 def _components(mask: _Mask) -> list[_Mask]:
     """The connected parts of a mask, dirt left out."""
     names = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:  # every pixel takes the largest name around it, until nothing changes
-        before = names
-        wide = np.pad(names, 1)
-        around = (wide[1:-1, 1:-1], wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:])
-        names = np.where(mask, np.maximum.reduce(around), 0)
-        if (names == before).all():
+    while True:  # every run of pixels takes its largest name, by rows and by columns, until nothing changes
+        spread = _runs(_runs(names).T).T
+        if (spread == names).all():
             break
+        names = spread
     found, sizes = np.unique(names[mask], return_counts=True)
     return [names == name for name, size in zip(found, sizes, strict=True) if size >= _SMALLEST * mask.size]
 
 
-def _spot(pixels: _Pixels, contrast: npt.NDArray[np.int16], mask: _Mask) -> Spot:
-    """What a part of the picture looks like; its colour is that of the inside, not of an outline or a soft edge."""
+def _runs(names: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Along each row: the largest number of every stretch that has no 0 in it."""
+    line = np.pad(names, ((0, 0), (0, 1))).ravel()  # with a gap between the rows
+    starts = np.flatnonzero(np.diff(line > 0, prepend=not line[0]))
+    largest = np.repeat(np.maximum.reduceat(line, starts), np.diff(starts, append=len(line)))
+    return largest.reshape(len(names), -1)[:, :-1]
+
+
+def _spot(pixels: _Pixels, mask: _Mask) -> Spot:
+    """What a part of the picture looks like."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    typical = np.percentile(contrast[mask], 70)
-    inside = mask & (np.abs(contrast - typical) <= typical / 4)
-    rgb = _as_rgb(np.median(pixels[inside], axis=0))
+    rgb = _as_rgb(_commonest(pixels[mask]))
     return Spot(mask, box, (_colour_name(rgb), _kind(mask, box)), rgb)
 
 
@@ -235,6 +256,27 @@ def _as_rgb(colour: npt.NDArray[np.generic]) -> RGB:
 
 def _grown(mask: _Mask, size: int) -> _Mask:
     return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(size)), bool)
+
+
+def _shrunk(mask: _Mask) -> _Mask:
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MinFilter(3)), bool)
+
+
+def _whole(spot: Spot) -> Box:
+    """The box of all of a shape of which a half is there: grown to the side where it is cut, if it is oblong."""
+    left, top, right, bottom = spot.box
+    width, height = right - left, bottom - top
+    seen = spot.mask[top:bottom, left:right]
+    if width < 0.8 * height:
+        return (
+            (left - width, top, right, bottom)
+            if seen[:, 0].sum() > seen[:, -1].sum()
+            else (left, top, right + width, bottom)
+        )
+    if height < 0.8 * width:
+        up = spot.label[1] == "triangle" or seen[0].sum() > seen[-1].sum()
+        return (left, top - height, right, bottom) if up else (left, top, right, bottom + height)
+    return spot.box
 
 
 def _shifted(box: Box, way: str, length: float) -> Box:

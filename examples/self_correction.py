@@ -200,6 +200,15 @@ def _plain(result: Outcome) -> dict[str, list[float | None]]:
     return {name: [None if np.isnan(value) else float(value) for value in column] for name, column in columns.items()}
 
 
+def put(page: Path, text: str) -> None:
+    """Put the tables between the marks of a page. Raises ValueError for a page without them."""
+    before, begun, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (begun and ended):
+        raise ValueError(f"{page} has no {BEGIN} ... {END}")
+    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python examples/self_correction.py", description=__doc__)
@@ -217,8 +226,7 @@ def main() -> None:
     if arguments.save:
         arguments.save.write_text(json.dumps(numbers) + "\n")
     if arguments.page:
-        before, _, rest = arguments.page.read_text().partition(BEGIN)
-        arguments.page.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}")
+        put(arguments.page, text)
 
 
 if __name__ == "__main__":
