@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -36,6 +36,12 @@ DOCUMENTS = [
     Object([("source", _RED), ("edited", _BLUE), ("instruction", "make it blue"), ("timeout_ms", 30_000)]),
     Object([("groups", [GROUP, GROUP]), ("timeout_ms", 30_000)]),
 ]
+QUESTION = Object(
+    [
+        *(("source", _RED), ("edited", _BLUE), ("instruction", "make it blue")),
+        *(("dimensions", ["visual_quality"]), ("max_tokens", 64), ("stream", False), ("timeout_ms", 30_000)),
+    ]
+)
 
 _NUMBERS = [
     "NaN",
@@ -93,9 +99,9 @@ _NAMES = [
 
 
 @st.composite
-def documents(draw: Draw) -> str:
-    """The text of a request with up to three changes."""
-    tree = draw(st.sampled_from(DOCUMENTS))
+def documents(draw: Draw, trees: Sequence[Object] = DOCUMENTS) -> str:
+    """The text of one of ``trees`` with up to three changes."""
+    tree = draw(st.sampled_from(trees))
     for _ in range(draw(st.integers(0, 3))):
         tree = _changed(draw, tree)
     return spelled(tree)

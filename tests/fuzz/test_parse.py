@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 
 from fuzz import corpus
+from fuzz.documents import QUESTION, documents, encoded, spelled
 from fuzz.effort import effort
 from fuzz.forms import whole_forms
 from fuzz.requests import WHOLE, Posted, edits_of, posts
 from fuzz.verdicts import peak_growth, short_message
-from jrm_service.api.parse import Parsed, parse_score_request
+from jrm_service.api.parse import Parsed, parse_explain_request, parse_score_request
 from jrm_service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from jrm_service.explain.service import Question
 
 MAX_CANDIDATES = 64
 _ROOM = 24 * 2**20
@@ -28,7 +30,7 @@ def parsed(posted: Posted) -> Parsed | tuple[str, str, str | None]:
         return error.code, short_message(error, 300), error.param
 
 
-@effort(1200)
+@effort(800)
 @given(posts)
 def test_a_body_is_a_request_or_a_typed_error(posted):
     request, growth = peak_growth(lambda: parsed(posted))
@@ -61,6 +63,40 @@ def test_files_of_a_form_arrive_as_they_were_sent(form):
     assert isinstance(request, Parsed), request
     assert [edit.data for edit in request.groups[0].edits] == files
     assert request.groups[0].source.data == b"s"
+
+
+def question(body: bytes) -> Question | str:
+    """What is asked of the language head, or the message of the error. Fails for any other exception."""
+    try:
+        found, _ = parse_explain_request("application/json", bytearray(body), content_encoding="identity")
+    except (InvalidRequest, PayloadTooLarge) as error:
+        return short_message(error, 300)
+    return found
+
+
+@effort(300)
+@given(encoded(documents([QUESTION])))
+def test_a_body_is_a_question_or_a_typed_error(body):
+    asked, growth = peak_growth(lambda: question(body))
+    assert growth < 40 * len(body) + _ROOM
+    assert repr(question(body)) == repr(asked)
+    if isinstance(asked, Question):
+        assert asked.max_tokens >= 1
+        assert 0 < asked.timeout_s <= 600
+        assert asked.instruction.strip()
+
+
+def test_the_question_that_mutations_start_from_is_valid():
+    assert isinstance(question(spelled(QUESTION).encode()), Question)
+
+
+@pytest.mark.parametrize("ask", [question, lambda body: parsed(Posted(b"application/json", body))])
+def test_values_are_counted_before_they_are_read(ask):
+    """A million small objects in 9 MB are a gigabyte once they have been read."""
+    body = b'{"a":[' + b'{"a":1},' * 1_100_000 + b"1]}"
+    refusal, growth = peak_growth(lambda: ask(body))
+    assert "values in the JSON document" in str(refusal)
+    assert growth < 4 * len(body)
 
 
 @pytest.mark.parametrize("posted", WHOLE, ids=["pair", "groups", "form", "request part"])

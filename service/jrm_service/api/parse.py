@@ -76,7 +76,7 @@ def parse_explain_request(
 ) -> tuple[Question, bool]:
     """Parse ``POST /v1/explain``, which is JSON: the question, and whether the answer is to be streamed.
 
-    Raises UnsupportedMediaType, InvalidRequest; an image that is not base64 is found when it is used.
+    Raises UnsupportedMediaType, InvalidRequest, PayloadTooLarge; an image that is not base64 is found when it is used.
     """
     if content_encoding.strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
@@ -84,6 +84,7 @@ def parse_explain_request(
     header["content-type"] = content_type
     if not content_type or header.get_content_type() != "application/json":
         raise UnsupportedMediaType("send application/json")
+    _check_values(body)
     try:
         request = ExplainRequest.model_validate_json(body)
     except ValidationError as error:
@@ -100,9 +101,7 @@ def parse_explain_request(
 
 
 def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Parsed:
-    # Images are base64, which has none of these characters: honest requests hold a few per candidate.
-    if sum(body.count(mark) for mark in (b",", b"{", b"[")) > _MAX_JSON_VALUES:
-        raise PayloadTooLarge(f"more than {_MAX_JSON_VALUES} values in the JSON document")
+    _check_values(body)
     try:
         request = score_request_adapter.validate_json(body)
     except ValidationError as error:
@@ -137,6 +136,12 @@ def _decode_base64(text: str) -> bytes:
         return binascii.a2b_base64(text.encode("ascii").translate(None, b" \t\r\n"), strict_mode=True)
     except (UnicodeEncodeError, binascii.Error):
         raise InvalidImage("not valid base64") from None
+
+
+def _check_values(body: bytes | bytearray) -> None:
+    """Images are base64, which has none of these characters: honest requests hold a few per candidate."""
+    if sum(body.count(mark) for mark in (b",", b"{", b"[")) > _MAX_JSON_VALUES:
+        raise PayloadTooLarge(f"more than {_MAX_JSON_VALUES} values in the JSON document")
 
 
 def _check_count(count: int, max_candidates: int) -> None:

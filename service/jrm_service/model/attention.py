@@ -1,0 +1,177 @@
+"""What is ours inside transformers' layers: who attends to whom, and where features of images are added.
+
+Each attention call is registered with transformers under a name of its own, and told who sees what through a keyword
+argument that the layers hand down untouched. Everything that depends on the batch lies ready on the device: nothing
+here makes the host wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from .trie import Trie, attention_groups
+from .varlen import Kernel, Lengths, causal_mask, one_by_one
+
+ATTENTION = "jrm_trie"
+IMAGE_ATTENTION = "jrm_images"
+
+
+@dataclass(frozen=True, slots=True)
+class TrieAttention:
+    """Who sees what in a packed row, as tensors: nodes of equal length and context are attended to in one call.
+
+    ``queries`` int64 [T] are the row's slots in the order of the calls, ``restore`` int64 [T] puts results back in
+    packed order; ``keys`` int64 [K] are the slots that the queries see. Call n covers ``shapes[n]``: nodes, queries of
+    each and keys of each, under ``masks[n]`` bool [queries, keys]. With a ``kernel`` there is one call for all nodes,
+    no masks, and their ``lengths``.
+    """
+
+    queries: torch.Tensor
+    restore: torch.Tensor
+    keys: torch.Tensor
+    shapes: list[tuple[int, int, int]]
+    masks: list[torch.Tensor]
+    kernel: Kernel | None = None
+    lengths: Lengths | None = None
+
+    @classmethod
+    def of(cls, trie: Trie, kernel: Kernel | None = None) -> TrieAttention:
+        """Describe a trie, on the host."""
+        groups = attention_groups(trie)
+        shapes = [(*group.queries.shape, group.keys.shape[1]) for group in groups]
+        queries = torch.from_numpy(np.concatenate([group.queries.ravel() for group in groups]))
+        return cls(
+            queries=queries,
+            restore=queries.argsort(),
+            keys=torch.from_numpy(np.concatenate([group.keys.ravel() for group in groups])),
+            shapes=shapes,
+            masks=[causal_mask(q, k) for _, q, k in shapes] if kernel is None else [],
+            kernel=kernel,
+            lengths=None if kernel is None else Lengths.of([(q, k) for nodes, q, k in shapes for _ in range(nodes)]),
+        )
+
+    def to(self, device: str | torch.device) -> TrieAttention:
+        """The same on a device."""
+        queries, restore, keys = (t.to(device, non_blocking=True) for t in (self.queries, self.restore, self.keys))
+        masks = [mask.to(device, non_blocking=True) for mask in self.masks]
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return replace(self, queries=queries, restore=restore, keys=keys, masks=masks, lengths=lengths)
+
+    def pin(self) -> TrieAttention:
+        """The same in memory from which a GPU copies without the host waiting."""
+        queries, restore, keys = (tensor.pin_memory() for tensor in (self.queries, self.restore, self.keys))
+        masks = [mask.pin_memory() for mask in self.masks]
+        lengths = None if self.lengths is None else self.lengths.pin()
+        return replace(self, queries=queries, restore=restore, keys=keys, masks=masks, lengths=lengths)
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    trie: TrieAttention,
+    **_unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over the trie: query [1, heads, T, d], key and value [1, kv heads, T, d] -> [1, T, heads, d].
+
+    One gather and one scatter for all calls, because training differentiates through them: the gradient of a gather is
+    as large as the row.
+    """
+    # [n, heads, d]: a call's share is then contiguous.
+    queries = query[0].transpose(0, 1).index_select(0, trie.queries)
+    keys, values = (tensor[0].transpose(0, 1).index_select(0, trie.keys) for tensor in (key, value))
+    if trie.kernel is not None and trie.lengths is not None:
+        attended = trie.kernel(queries, keys, values, trie.lengths, causal=True, scale=scaling)
+    else:
+        attended = _by_shape(queries, keys, values, trie, scaling)
+    return attended.index_select(0, trie.restore)[None], None
+
+
+def _by_shape(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, trie: TrieAttention, scale: float
+) -> torch.Tensor:
+    """A call for each shape of nodes."""
+    every_q = queries.split([n * q for n, q, _ in trie.shapes])
+    every_k, every_v = (tensor.split([n * k for n, _, k in trie.shapes]) for tensor in (keys, values))
+    attended = []
+    for q, k, v, (nodes, _, _), mask in zip(every_q, every_k, every_v, trie.shapes, trie.masks, strict=True):
+        q, k, v = (tensor.view(nodes, -1, *tensor.shape[1:]).transpose(1, 2) for tensor in (q, k, v))
+        one = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+        attended.append(one.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedImages:
+    """The images of one call of the vision tower: how many patches each has, and what attends to them."""
+
+    lengths: Lengths
+    kernel: Kernel
+
+
+def attend_within_images(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    images: PackedImages,
+    **_unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Every patch sees its own image: query, key and value [1, heads, P, d] -> [1, P, heads, d]."""
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return images.kernel(q, k, v, images.lengths, causal=False, scale=scaling)[None], None
+
+
+def packed_images(patches: Sequence[int], device: torch.device, kernel: Kernel | None) -> PackedImages:
+    """Images of so many patches each, one after the other. Without a kernel, a call for each of them."""
+    lengths = Lengths.of([(count, count) for count in patches])
+    if kernel is None:
+        return PackedImages(lengths, one_by_one)
+    return PackedImages((lengths.pin() if device.type == "cuda" else lengths).to(device), kernel)
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionInterface.register(IMAGE_ATTENTION, attend_within_images)
+AttentionMaskInterface.register(ATTENTION, lambda *_args, **_kwargs: None)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """Features of a row's images at ``slots`` int64 [n]; ``deepstack[i]`` [n, H] are added after layer i."""
+
+    slots: torch.Tensor
+    deepstack: Sequence[torch.Tensor]
+
+
+def add_deepstack(language_model: nn.Module, layers: int) -> None:
+    """Make the first ``layers`` layers add the DeepStack features of their keyword argument ``features``.
+
+    transformers adds them by a mask, and to count what a mask selects the host waits for the device.
+    """
+    stack: Any = language_model.layers
+    for number in range(layers):
+        stack[number].register_forward_hook(partial(_added, number), with_kwargs=True)
+
+
+def _added(
+    number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: torch.Tensor
+) -> torch.Tensor:
+    features: ImageFeatures = kwargs["features"]
+    at_images = hidden.index_select(1, features.slots) + features.deepstack[number].to(hidden.dtype)
+    return hidden.index_copy(1, features.slots, at_images)

@@ -1,0 +1,164 @@
+"""Attention over packed sequences of different lengths in one kernel call, on devices that have such a kernel.
+
+A kernel is used only after it has given, on the very device, what plain attention gives: versions of torch differ in
+what it takes and in how a causal mask lies over fewer queries than keys, and a mask that lies wrong is a wrong reward.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = (torch.bfloat16, torch.float16)  # what the kernels of varlen_attn take
+# Queries and keys of the sequences of the trial: fewer queries than keys, as many, one, and more than a kernel's tile.
+_TRIAL = ((3, 7), (5, 5), (1, 1), (1, 40), (17, 90), (130, 300))
+_TOLERANCE = 0.05  # of outputs around 1: several steps of bfloat16. A mask that is off by one key is off by more
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Packed sequences: n of them end at ``queries`` and ``keys``, int32 [n + 1] each, beginning with 0.
+
+    ``sequences`` are (queries, keys) of each and ``longest`` the largest of either, on the host, where nobody has to
+    wait for them.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    sequences: tuple[tuple[int, int], ...]
+    longest: tuple[int, int]
+
+    @classmethod
+    def of(cls, sequences: Sequence[tuple[int, int]]) -> Lengths:
+        """Count up (queries, keys) of each sequence, on the host."""
+        ends = torch.tensor([(0, 0), *sequences]).cumsum(0, dtype=torch.int32)
+        longest = (max(queries for queries, _ in sequences), max(keys for _, keys in sequences))
+        return cls(ends[:, 0].contiguous(), ends[:, 1].contiguous(), tuple(sequences), longest)
+
+    def to(self, device: str | torch.device) -> Lengths:
+        """The same on a device."""
+        queries, keys = (ends.to(device, non_blocking=True) for ends in (self.queries, self.keys))
+        return replace(self, queries=queries, keys=keys)
+
+    def pin(self) -> Lengths:
+        """The same in memory from which a GPU copies without the host waiting."""
+        return replace(self, queries=self.queries.pin_memory(), keys=self.keys.pin_memory())
+
+
+class Kernel(Protocol):
+    """Attention of every packed sequence to itself."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        lengths: Lengths,
+        *,
+        causal: bool,
+        scale: float,
+    ) -> torch.Tensor:
+        """Query [Q, heads, d], key and value [K, kv heads, d] -> [Q, heads, d].
+
+        If ``causal``, the last q keys of a sequence are its queries' own, and a query sees every key up to itself.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The attention of a model: what a kernel has to cope with."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    causal: bool
+
+
+def one_by_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, *, causal: bool, scale: float
+) -> torch.Tensor:
+    """Attention as every device has it, a call for each sequence; a ``Kernel``."""
+    queries, keys = ([sequence[n] for sequence in lengths.sequences] for n in range(2))
+    attended = []
+    for q, k, v in zip(query.split(queries), key.split(keys), value.split(keys), strict=True):
+        mask = causal_mask(len(q), len(k)).to(q.device) if causal else None
+        q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+        one = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        attended.append(one[0].transpose(0, 1))
+    return torch.cat(attended)
+
+
+def causal_mask(queries: int, keys: int) -> torch.Tensor:
+    """bool [q, k]: the last q keys are the queries' own, and a query sees everything up to itself."""
+    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+
+
+def find_kernel(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Kernel | None:
+    """The kernel of torch that copes with all ``shapes`` on a device; None without one, which costs only time."""
+    if not device.startswith("cuda") or dtype not in _DTYPES:
+        return None
+    # Split keys would be summed in an order that depends on what else is in the batch; older versions cannot say so.
+    for options in ({"num_splits": 1}, {}):
+        kernel = _varlen_attn(options)
+        if kernel is not None and all(agrees(kernel, device, dtype, shape) for shape in shapes):
+            logger.info("attention on %s: varlen_attn%s", device, options or "")
+            return kernel
+    logger.info("attention on %s: one call for each shape, varlen_attn is of no use here", device)
+    return None
+
+
+def agrees(kernel: Kernel, device: str, dtype: torch.dtype, shape: Shape) -> bool:
+    """Whether a kernel gives what plain attention gives in float32. One that raises does not."""
+    random = torch.Generator().manual_seed(0)
+    lengths = Lengths.of(_TRIAL)
+    query, key, value = (
+        torch.randn(int(ends[-1]), heads, shape.head_dim, generator=random).to(device, dtype)
+        for ends, heads in (
+            (lengths.queries, shape.heads),
+            (lengths.keys, shape.kv_heads),
+            (lengths.keys, shape.kv_heads),
+        )
+    )
+    scale = 1 / math.sqrt(shape.head_dim)
+    expected = one_by_one(query.float(), key.float(), value.float(), lengths, causal=shape.causal, scale=scale)
+    try:
+        got = kernel(query, key, value, lengths.to(device), causal=shape.causal, scale=scale)
+    except Exception as error:  # whatever a version of torch says to an argument or a device that it does not know
+        logger.info("attention on %s: %s: %s", device, type(error).__name__, str(error).partition("\n")[0])
+        return False
+    return bool((got.float() - expected).abs().max() <= _TOLERANCE)  # False for NaN as well
+
+
+def _varlen_attn(options: dict[str, int]) -> Kernel | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+
+    def kernel(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, *, causal: bool, scale: float
+    ) -> torch.Tensor:
+        attended: torch.Tensor = varlen_attn(
+            query,
+            key,
+            value,
+            lengths.queries,
+            lengths.keys,
+            *lengths.longest,
+            scale=scale,
+            window_size=(-1, 0) if causal else (-1, -1),
+            enable_gqa=query.shape[1] != key.shape[1],
+            **options,
+        )
+        return attended
+
+    return kernel
