@@ -186,7 +186,11 @@ def run(url: str, of_each: int, seed: int) -> tuple[str, dict[str, object]]:
         before = score(client, poor, [sample.edited for sample in poor])
         own = outcome(poor, images, before, score(client, poor, images))
         other = outcome(poor, controls, before, score(client, poor, controls))
-    return report(poor, own, other), {
+    about = (
+        f"In brackets: 95% intervals, from resampling the samples. {before[0].model}, fingerprint "
+        f"{before[0].fingerprint}, seed {seed} of the world.\n"
+    )
+    return f"{report(poor, own, other)}\n{about}", {
         "model": before[0].model,
         "fingerprint": before[0].fingerprint,
         "level": [sample.level for sample in poor],
@@ -222,7 +226,7 @@ def main() -> None:
         parser.error("--samples: a critique cannot be another one's with fewer than 2 of a level")
     with nullcontext(arguments.url) if arguments.url else server("--serve", "score,explain") as url:
         text, numbers = run(url, arguments.samples, arguments.seed)
-    print(f"{numbers['model']}, fingerprint {numbers['fingerprint']}\n\n{text}")
+    print(text)
     if arguments.save:
         arguments.save.write_text(json.dumps(numbers) + "\n")
     if arguments.page:

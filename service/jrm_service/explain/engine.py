@@ -215,6 +215,8 @@ class VLLMWriter:
                 gpu_memory_utilization=settings.gpu_share,
                 enforce_eager=not on_gpu,
                 limit_mm_per_prompt={"image": 2, "video": 0},
+                # Images come at the scorer's size, and resizing is not idempotent: between equal limits 64x48 grows.
+                mm_processor_kwargs={"do_resize": False},
                 generation_config="vllm",  # greedy, whatever the folder's says
                 disable_log_stats=True,
                 enable_log_requests=False,  # prompts are the callers' own

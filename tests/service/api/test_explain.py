@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from jrm_client.protocol import ExplainResponse, Explanation
+from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.source import BUNDLED
+from jrm_training.generate import write_critiques
 from jrm_training.world import World
 from support import processes
 from support.servers import Metric, error_of
@@ -79,6 +82,18 @@ def test_critiques_of_every_dimension(served, groups):
                 assert 0 <= left < right <= edit.image.width
                 assert 0 <= top < bottom <= edit.image.height
             assert following.usage.prompt_tokens > 0
+
+
+def test_the_language_head_sees_the_scorers_pixels(served, groups):
+    """So that it writes what transformers writes from the same tokens and pixels, whatever the form of the picture."""
+    assert len({edit.image.width / edit.image.height for group in groups for edit in group.edits}) > 1
+    written = write_critiques(open_checkpoint(BUNDLED), groups, device="cpu")
+    for group, of_group in zip(groups, written, strict=True):
+        for number, expected in enumerate(of_group):
+            reply = ExplainResponse.model_validate(explain(served, request(group, number)).json())
+            assert {name: one.raw for name, one in reply.explanations.items()} == {
+                name: one.text for name, one in expected.items()
+            }
 
 
 def test_one_dimension_by_name(served, groups):
