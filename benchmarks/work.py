@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from jrm_service.model.engine import ATTENTION, TrieAttention
+from jrm_service.model.attention import ATTENTION, TrieAttention
 from jrm_service.model.trie import Trie, build_trie
 from jrm_service.model.weights import empty_model
 from jrm_service.scoring.types import Candidate

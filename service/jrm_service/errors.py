@@ -18,6 +18,7 @@ JRMError
 │   ├── InvalidImage             not PNG/JPEG/WebP/PPM, truncated, bad base64
 │   ├── ImageTooLarge            too many pixels by its header, or an extreme aspect ratio
 │   ├── InstructionTooLong       over the character limit or the model's length
+│   ├── CandidateTooLarge        more than the device's memory holds, even alone
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
 │   └── InternalError            the backend raised, hung or died
@@ -139,6 +140,12 @@ class InstructionTooLong(CandidateError):
     """Over the character limit or the model's context length."""
 
     code = "instruction_too_long"
+
+
+class CandidateTooLarge(CandidateError):
+    """The memory of the device does not hold it, even with no other candidate beside it."""
+
+    code = "candidate_too_large"
 
 
 class DeadlineExceeded(CandidateError):

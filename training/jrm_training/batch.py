@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images import preprocess
+from jrm_service.model.attention import TrieAttention
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
-from jrm_service.model.engine import TrieAttention
 from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.model.trie import build_trie, positions
 from jrm_service.scoring.types import Candidate, Image, Segment, Text, TokenSequence

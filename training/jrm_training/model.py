@@ -11,8 +11,8 @@ from torch import nn
 from transformers import Qwen3VLModel
 
 from jrm_service.errors import CheckpointError
+from jrm_service.model.attention import ATTENTION
 from jrm_service.model.checkpoint import Checkpoint, load_model
-from jrm_service.model.engine import ATTENTION
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.weights import LM_HEAD, read_tensors
 

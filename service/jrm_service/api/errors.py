@@ -27,6 +27,7 @@ STATUS: dict[str, int] = {
     "invalid_image": 422,
     "image_too_large": 422,
     "instruction_too_long": 422,
+    "candidate_too_large": 422,  # as sent, it never fits here: asking again is no use, sending less is
     "overloaded": 429,
     "rate_limited": 429,
     "non_finite_score": 500,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from jrm_service.errors import CheckpointError
-from jrm_service.scoring.backend import WorkerLost
+from jrm_service.scoring.backend import OutOfMemory, WorkerLost
+
+# A lack of memory has a type of its own only where torch's allocator finds it first.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 
 
 def resolve_device(name: str) -> str:
@@ -39,9 +43,22 @@ def answers(device: str) -> bool:
     return True
 
 
+def release_memory(device: str) -> None:
+    """Give back to a GPU what torch keeps of it and nothing uses, so that what comes next finds room in one piece."""
+    if device != "cpu" and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for that is not there, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 @contextmanager
 def on_device(device: str, still_there: Callable[[str], bool] = answers) -> Iterator[None]:
-    """Run model code: an exception after which the device no longer answers becomes WorkerLost.
+    """Run model code: what it raises becomes WorkerLost if the device no longer answers, OutOfMemory if it was that.
 
     The error's own type says too little: a library on a dead device raises RuntimeError as for a bug, and a lack of
     memory, after which the device is fine, may come as an accelerator error.
@@ -49,8 +66,13 @@ def on_device(device: str, still_there: Callable[[str], bool] = answers) -> Iter
     try:
         yield
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()  # what is tried next is smaller, and must find the room in one piece
+        out_of_memory = is_out_of_memory(error)
+        if out_of_memory:
+            # The tensors of the frames that failed: without them, what is tried next finds the room that it needs.
+            traceback.clear_frames(error.__traceback__)
+            release_memory(device)
         if not still_there(device):
             raise WorkerLost(f"{device} is lost") from error
+        if out_of_memory:
+            raise OutOfMemory(f"{device} has too little memory for the batch") from error
         raise

@@ -42,6 +42,19 @@ class FeatureCache:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
+    def clear(self) -> bool:
+        """Let go of everything; whether there was anything."""
+        with self._lock:
+            held = bool(self._held)
+            self._held.clear()
+            self.nbytes = 0
+            return held
+
+    @property
+    def room(self) -> int:
+        """Bytes that it may still take."""
+        return self._max_bytes - self.nbytes
+
     def put(self, key: bytes, features: Features) -> None:
         """Keep features, at the cost of those that were used least recently. Larger than the cache: not kept."""
         if features.nbytes > self._max_bytes:

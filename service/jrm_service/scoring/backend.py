@@ -22,6 +22,13 @@ class WorkerLost(Exception):
     """
 
 
+class OutOfMemory(Exception):
+    """A backend raises this when a batch needs more memory than its device has left. The device itself is fine.
+
+    Before it is raised, everything that the batch held and everything that was only kept for speed is released.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """What a backend returns for one batch.
@@ -67,8 +74,8 @@ class Backend(Protocol, Generic[BatchT]):
     def score(self, batch: BatchT) -> Scored:
         """Run the model. A NaN stays in its own candidate's score.
 
-        An exception means that the whole batch failed, out of memory included: the batch is collated and scored again
-        in halves, until only the candidates that make the backend raise by themselves are left. Raises WorkerLost when
-        trying again on this device is pointless.
+        An exception means that the whole batch failed: it is collated and scored again in halves, until only the
+        candidates that make the backend raise by themselves are left. Raises OutOfMemory when a smaller batch might
+        fit, and WorkerLost when trying again on this device is pointless.
         """
         ...

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from jrm_service.errors import InternalError
+from jrm_service.errors import CandidateError, CandidateTooLarge, InternalError
 from jrm_service.metrics import Metrics
 
 from .backend import Scored
 from .planner import BatchCost
 from .queue import Entry, ScoreQueue
-from .worker import Finished, Job, Worker
+from .worker import Failure, Finished, Job, Worker
 
 
 class Hung(Exception):
@@ -74,8 +74,7 @@ class Runner:
                     middle = len(entries) // 2
                     jobs += [worker.collate(entries[middle:]), worker.collate(entries[:middle])]
                 else:
-                    error = InternalError(f"the backend raised {finished.failure.name}")
-                    self._queue.settle_error(entries, error, finished.seconds, now)
+                    self._queue.settle_error(entries, _verdict(entries, finished.failure), finished.seconds, now)
 
     async def _attempt(self, worker: Worker, job: Job) -> tuple[list[Entry], Finished[Scored]]:
         """Run those of a batch who still want it; returns them, and what came of it."""
@@ -110,3 +109,11 @@ class Runner:
         if finished.failure is not None and finished.failure.lost:
             raise Died
         return finished
+
+
+def _verdict(alone: list[Entry], failure: Failure) -> CandidateError:
+    """What it means that the backend raised for a single candidate. Nothing of the backend's own words is passed on."""
+    if failure.out_of_memory:
+        tokens = sum(entry.candidate.tokens for entry in alone)
+        return CandidateTooLarge(f"{tokens} tokens do not fit into the memory of the device, with no other candidate")
+    return InternalError(f"the backend raised {failure.name}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from .backend import Backend, Scored, WorkerLost
+from .backend import Backend, OutOfMemory, Scored, WorkerLost
 from .queue import Entry
 from .rates import BusyShare
 
@@ -26,6 +26,7 @@ class Failure:
 
     name: str
     lost: bool
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class OwnThread:
             # Formatted here and now: a log record that holds the exception would hold its frames and their tensors.
             log.error("%s: %s", self._thread.name, "".join(traceback.format_exception(error)).rstrip())
             lost = isinstance(error, WorkerLost) or not isinstance(error, Exception)
-            return Finished(None, Failure(type(error).__name__, lost), self._clock() - started)
+            failure = Failure(type(error).__name__, lost, isinstance(error, OutOfMemory))
+            return Finished(None, failure, self._clock() - started)
         return Finished(value, None, self._clock() - started)
 
     def _deliver(self, future: asyncio.Future[T], value: T) -> None:
