@@ -2,9 +2,10 @@
 
 Needs torch, transformers, numpy and pillow, and this repository and its ``client`` and ``service`` folders on
 PYTHONPATH. First the rewards of trie and plain scorer are held against each other in the dtype that is measured; a
-difference above ``--tolerance`` ends the run. Then it prints candidates per second of (a) the plain scorer, (b) padded
-batches and (c) the engine, the FLOPs that each reaches as a share of a matrix product measured in the same run, the
-latency of one candidate, and a sweep over group sizes. ``--shape tiny`` runs all of it on a CPU, to show that it works.
+difference above ``--tolerance`` ends the run. Then it prints which attention is used, whether the host waits inside a
+forward pass and what fits the memory; candidates per second of (a) the plain scorer, (b) padded batches and (c) the
+engine, the FLOPs that each reaches as a share of a matrix product measured in the same run, the latency of one
+candidate, and a sweep over group sizes. ``--shape tiny`` runs all of it on a CPU, to show that it works.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from jrm_service.scoring.types import Candidate, Score  # noqa: E402
 
 from . import work  # noqa: E402
 from .direct import score_alone, score_together  # noqa: E402
+from .gpu_facts import facts  # noqa: E402
 from .padded import PaddedScorer  # noqa: E402
 from .rounds import Rates, Turn  # noqa: E402
 from .shapes import SHAPES, Layout, Shape, group  # noqa: E402
@@ -211,6 +213,7 @@ def main() -> None:
     print(f"{where}; torch {torch.__version__}, transformers {transformers.__version__}, {arguments.dtype}")
     bench = Bench(SHAPES[arguments.shape], arguments.device, dtype, **(SMALL if on_cpu else LARGE))
     print(f"\n{check(bench, arguments.tolerance)}", flush=True)
+    print("\n" + "\n".join(facts(bench.engine, bench.fresh("paper", GROUP))), flush=True)
     peak = matrix_product_rate(arguments.device, dtype)
     print(f"\nmatrix product: {peak / 1e12:.3g} TFLOP/s", flush=True)
     for layout in LAYOUTS:

@@ -31,6 +31,7 @@ from .scoring.backend import Backend, Preparer
 from .scoring.batcher import Batcher
 from .scoring.cache import ScoreCache, scope_of
 from .scoring.fakes import FakeBackend, FakePreparer
+from .scoring.fitting import DEFAULT_TOKENS
 from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
@@ -59,6 +60,7 @@ class Parts:
     preparer: Preparer
     backends: Sequence[Backend[Any]]
     cost: BatchCost = unshared_tokens
+    batch_tokens: int = DEFAULT_TOKENS  # the budget of a batch, unless the settings have one
 
 
 class Runtime:
@@ -75,6 +77,7 @@ class Runtime:
         self._stored: RedisScores | None = None
         self._state: PartState = "loading"
         self._reason = "the model is being loaded"
+        self.batch_tokens = settings.max_batch_tokens  # None until it was measured
         self._patience_s = 5.0  # for a call that is on a device when the server stops, unless it had its time already
 
     async def start(self) -> None:
@@ -86,7 +89,7 @@ class Runtime:
                 await self._redis.connect()
             batcher = Batcher(
                 parts.backends,
-                max_batch_tokens=self._settings.max_batch_tokens,
+                max_batch_tokens=self._batch_tokens(parts),
                 max_queue=self._settings.max_queue,
                 hang_timeout_s=self._settings.hang_timeout_s,
                 metrics=self.metrics,
@@ -114,6 +117,10 @@ class Runtime:
         )
         self._show(parts.model)
         self._state, self._reason = "ready", ""
+
+    def _batch_tokens(self, parts: Parts) -> int:
+        self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
+        return self.batch_tokens
 
     async def drain(self) -> None:
         """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
@@ -284,7 +291,6 @@ def create_app(
         "max_instruction_chars": settings.max_instruction_chars,
         "max_image_pixels": settings.max_image_pixels,
         "max_queue": settings.max_queue,
-        "max_batch_tokens": settings.max_batch_tokens,
     }
     if scoring is not None:
         limit = settings.max_candidates
@@ -293,7 +299,8 @@ def create_app(
         explain_router(explaining.service if explaining else _disabled, bodies, enabled=explaining is not None)
     )
     states = lambda: {name: part.state() for name, part in parts.items()}  # noqa: E731
-    app.include_router(ops_router(states=states, model=main.model, limits=limits, metrics=metrics))
+    in_force = lambda: limits | ({"max_batch_tokens": scoring.batch_tokens} if scoring is not None else {})  # noqa: E731
+    app.include_router(ops_router(states=states, model=main.model, limits=in_force, metrics=metrics))
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     openapi.install(app, guarded=keys is not None)
@@ -329,7 +336,11 @@ def _loader(settings: Settings, source: CheckpointSource | None) -> Callable[[],
 
     def load() -> Parts:
         model, backends = source.load()
-        return Parts(model, source.preparer, backends, source.cost)
+        if settings.max_batch_tokens is not None:
+            return Parts(model, source.preparer, backends, source.cost)
+        # vLLM may have taken its share of the GPU by now, or not yet.
+        spared = settings.explain_gpu_share if settings.serves_explain else 0.0
+        return Parts(model, source.preparer, backends, source.cost, source.batch_tokens(backends, spared=spared))
 
     return load
 

@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     body_timeout_s: Annotated[_Seconds, Field(description="seconds without a byte of the body before 408")] = 10.0
     body_total_timeout_s: Annotated[_Seconds, Field(description="seconds for a whole body before 408")] = 120.0
     max_queue: Annotated[_Count, Field(description="most candidates admitted and not yet finished, all callers")] = 4096
-    max_batch_tokens: Annotated[_Count, Field(description="token budget of one batch")] = 16_384
+    max_batch_tokens: Annotated[
+        _Count | None, Field(description="token budget of one batch; when not given, what fits a GPU, 16,384 on a CPU")
+    ] = None
     max_decoded_bytes: Annotated[_Count, Field(description="budget of decoded image bytes in flight")] = 512 * MiB
     max_prepared_bytes: Annotated[_Count, Field(description="budget of resized image bytes in flight")] = 1024 * MiB
     preprocess_threads: Annotated[_Count, Field(le=256, description="threads that decode, resize and tokenize")] = (

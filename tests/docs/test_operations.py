@@ -1,4 +1,4 @@
-"""docs/operations.md and the queries of docs/serving.md against the metrics: what a query names exists, with its labels."""
+"""The queries of docs/operations.md and docs/serving.md against the metrics: what they name exists, with its labels."""
 
 import re
 

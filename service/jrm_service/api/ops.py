@@ -46,10 +46,13 @@ def ops_router(
     *,
     states: Callable[[], Mapping[str, tuple[PartState, str]]],
     model: Callable[[], ServedModel],
-    limits: Mapping[str, Any],
+    limits: Callable[[], Mapping[str, Any]],
     metrics: Metrics,
 ) -> APIRouter:
-    """``states`` gives each part that this process serves, with a reason; ``model`` what is served, or NotReady."""
+    """``states`` gives each part that this process serves, with a reason; ``model`` what is served, or NotReady.
+
+    ``limits`` are those in force.
+    """
     router = APIRouter(tags=["operations"])
     started = int(time.time())
 
@@ -86,7 +89,7 @@ def ops_router(
             "model": served.name,
             "fingerprint": served.fingerprint,
             **served.description,
-            "limits": dict(limits),
+            "limits": dict(limits()),
             "versions": {"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}},
         }
 

@@ -60,10 +60,14 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     palette = b""
     compressed: list[memoryview] = []
     metadata = _Metadata()
-    for kind, body in _chunks(data):
+    for number, (kind, body) in enumerate(_chunks(data)):
+        if kind == b"IHDR" and number > 0:
+            raise InvalidImage("damaged PNG: more than one image header")
         if kind == b"IDAT":
             compressed.append(body)
         elif kind == b"PLTE":
+            if compressed and ihdr.colour_type == _PALETTE:  # pillow would show black
+                raise InvalidImage("damaged PNG: the palette is behind the image data")
             palette = bytes(body)
         elif kind[:1].isupper() and kind not in (b"IHDR", b"IEND"):
             raise InvalidImage("unsupported PNG: a critical chunk of an unknown kind")

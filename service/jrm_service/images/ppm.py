@@ -13,8 +13,10 @@ from .header import Header
 from .orientation import UPRIGHT
 
 # Possessive repetition: a header that does not match fails in one pass over it.
-_GAP = rb"(?:\s|#[^\r\n]*+[\r\n])"
-_HEADER = re.compile(rb"P6\s%b*+(\d{1,10})%b++(\d{1,10})%b++(\d{1,5})\s" % (_GAP, _GAP, _GAP))
+# A gap begins with white space, because a comment right behind a digit does not end the number: "2#\n2" is 22 to netpbm
+# and pillow. Such a header is refused.
+_GAP = rb"\s(?:\s|#[^\r\n]*+[\r\n])*+"
+_HEADER = re.compile(rb"P6%b(\d{1,10})%b(\d{1,10})%b(\d{1,5})\s" % (_GAP, _GAP, _GAP))
 
 
 def matches(data: bytes) -> bool:

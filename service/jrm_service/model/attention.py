@@ -104,8 +104,8 @@ def _by_shape(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, trie: TrieAttention, scale: float
 ) -> torch.Tensor:
     """A call for each shape of nodes."""
-    every_q = queries.split([n * q for n, q, _ in trie.shapes])
-    every_k, every_v = (tensor.split([n * k for n, _, k in trie.shapes]) for tensor in (keys, values))
+    every_q = torch.split(queries, [n * q for n, q, _ in trie.shapes])
+    every_k, every_v = (torch.split(tensor, [n * k for n, _, k in trie.shapes]) for tensor in (keys, values))
     attended = []
     for q, k, v, (nodes, _, _), mask in zip(every_q, every_k, every_v, trie.shapes, trie.masks, strict=True):
         q, k, v = (tensor.view(nodes, -1, *tensor.shape[1:]).transpose(1, 2) for tensor in (q, k, v))

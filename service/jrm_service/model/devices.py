@@ -45,8 +45,34 @@ def answers(device: str) -> bool:
 
 def release_memory(device: str) -> None:
     """Give back to a GPU what torch keeps of it and nothing uses, so that what comes next finds room in one piece."""
-    if device != "cpu" and torch.cuda.is_initialized():
+    if device.startswith("cuda"):
         torch.cuda.empty_cache()
+
+
+class GPUMemory:
+    """Implements ``DeviceMemory`` for a GPU; ``spared`` is the share of its memory that others on it may come to take.
+
+    One at a time on a device: the height is counted by torch, for the whole process.
+    """
+
+    def __init__(self, device: str, spared: float = 0.0) -> None:
+        self._device = device
+        self._spared = spared
+
+    def free(self) -> int:
+        """Bytes that the driver has left, or that are not spared for others, whichever is less."""
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(self._device)
+        return min(free, int(total * (1 - self._spared)) - torch.cuda.memory_reserved(self._device))
+
+    def peak(self, run: Callable[[], object]) -> int:
+        """Bytes that torch's tensors take at the height of ``run``, beyond those that are there now."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        run()
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device) - before
 
 
 def is_out_of_memory(error: BaseException) -> bool:

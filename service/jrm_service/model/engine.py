@@ -46,7 +46,8 @@ class TrieScorer:
         self._row_tokens = row_tokens or (CPU_ROW_TOKENS if device == "cpu" else 2**62)
         self._checkpoint = checkpoint
         kernel = find_kernel(device, dtype, _shapes(checkpoint.config))
-        self._model = PackedModel(*load_model(checkpoint, device, dtype), checkpoint.image_spec, kernel)
+        self._model, self._heads = load_model(checkpoint, device, dtype)
+        self.packed = PackedModel(self._model, self._heads, checkpoint.image_spec, kernel)
 
     # --- host ---------------------------------------------------------------------------------------------------------
 
@@ -60,10 +61,10 @@ class TrieScorer:
             candidates,
             factor=self._checkpoint.image_spec.factor,
             image_token_id=self._checkpoint.config.image_token_id,
-            kernel=self._model.kernel,
+            kernel=self.packed.kernel,
         )
         new = {image.key: image for image in row.images if image.key not in self.features}
-        row = replace(row, inputs={key: self._model.vision.inputs(image) for key, image in new.items()})
+        row = replace(row, inputs={key: self.packed.vision.inputs(image) for key, image in new.items()})
         return row.pin() if self.device.startswith("cuda") else row
 
     # --- device -------------------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ class TrieScorer:
         encoded = used = 0
         for row in rows:
             features, new = self._image_features(row)
-            tables.append(self._model.outputs(row.to(self.device), features))
+            tables.append(self.packed.outputs(row.to(self.device), features))
             encoded += new
             used += len(features)
         numbers = torch.cat(tables).cpu()  # the one place where the host waits for the device
@@ -125,8 +126,8 @@ class TrieScorer:
         if not new:
             return found, 0
         # An image may have been evicted since the row was built.
-        inputs = [row.inputs.get(image.key) or self._model.vision.inputs(image) for image in new]
-        for image, features in zip(new, self._model.vision.encode(inputs), strict=True):
+        inputs = [row.inputs.get(image.key) or self.packed.vision.inputs(image) for image in new]
+        for image, features in zip(new, self.packed.vision.encode(inputs), strict=True):
             found[image.key] = features
             if image.key in row.sources:
                 # A copy: a view would keep the whole call's output alive for as long as one image is cached.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -40,7 +41,8 @@ class RewardHead(nn.Module):
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """Autocast is switched off: a head in bf16 would round away the differences that GRPO learns from."""
-        with torch.autocast(device_type=h.device.type, enabled=False):
+        kind = h.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             h = h.float()
             for number, layer in enumerate(self.layers):
                 h = layer(torch.relu(h) if number else h)

@@ -1,4 +1,4 @@
-"""The model over packed rows, on the device alone: from the first copy to the last number the host waits for nothing."""
+"""The model over packed rows: from the first copy to the last number the host waits for nothing of the device."""
 
 from __future__ import annotations
 

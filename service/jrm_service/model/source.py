@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,15 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 
-from jrm_service.errors import CheckpointError
+from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.scoring.backend import Backend
+from jrm_service.scoring.fitting import DEFAULT_TOKENS, fitting_tokens
 from jrm_service.scoring.planner import BatchCost, unshared_tokens
-from jrm_service.scoring.types import Score, ServedModel
+from jrm_service.scoring.types import Candidate, Score, ServedModel
 
 from . import golden
 from .checkpoint import Checkpoint, open_checkpoint
-from .devices import resolve_device
+from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
 from .scorer import CheckpointPreparer, PlainScorer
 from .trie import shared_tokens
@@ -30,6 +33,8 @@ BUNDLED = Path(__file__).parent / "bundled" / "jrm-tiny"
 
 _SCORERS: dict[str, Callable[..., Backend[Any]]] = {"trie": TrieScorer, "plain": PlainScorer}
 _COSTS: dict[str, BatchCost] = {"trie": shared_tokens, "plain": unshared_tokens}
+_SAMPLE_GROUP = 12  # edits: G of the paper
+_BLANK_SIDE = 64  # pixels
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -76,8 +81,51 @@ class CheckpointSource:
         description = describe(self.checkpoint) | {"device": ",".join(self.devices), "dtype": self.dtype} | facts
         return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description)
 
+    def batch_tokens(self, backends: Sequence[Backend[Any]], *, spared: float = 0.0) -> int:
+        """The token budget of a batch: what fits on every GPU, from what a batch of full size takes of it.
+
+        ``backends`` are warm; ``spared`` is the share of a GPU's memory that is left to others. Elsewhere, and for the
+        engine ``plain``, which runs one sequence at a time whatever the batch, it is DEFAULT_TOKENS.
+        """
+        budgets = [
+            fitting_tokens(
+                backend,
+                self.sample(),
+                self.cost,
+                GPUMemory(backend.device, spared),
+                kept=backend.features.room,
+                workers=self.devices.count(backend.device),
+            )
+            for backend in backends
+            if isinstance(backend, TrieScorer) and backend.device.startswith("cuda")
+        ]
+        return min(budgets, default=DEFAULT_TOKENS)
+
+    def sample(self) -> list[Candidate]:
+        """A group with images of full size: up to a usual one, as far as DEFAULT_TOKENS go, at least one candidate.
+
+        Where two images of full size do not go into the model's context, their sides are halved until they do.
+        """
+        side = math.isqrt(self.checkpoint.image_spec.max_pixels)
+        while side > _BLANK_SIDE:
+            with suppress(CandidateError):
+                return self._group(side)
+            side //= 2
+        return self._group(_BLANK_SIDE)
+
+    def _group(self, side: int) -> list[Candidate]:
+        source, *edits = (_gray(side, shade) for shade in range(_SAMPLE_GROUP + 1))
+        seen = self.preparer.image(source)
+        group: list[Candidate] = []
+        for edited in edits:
+            candidate = self.preparer.candidate(seen, self.preparer.image(edited), "warm up")
+            if group and self.cost([*group, candidate]) > DEFAULT_TOKENS:
+                break
+            group.append(candidate)
+        return group
+
     def _warm(self, backend: Backend[Any]) -> None:
-        blank = self.preparer.image(PILImage.new("RGB", (64, 64), "gray"))
+        blank = self.preparer.image(_gray(_BLANK_SIDE, 128))
         (outcome,) = backend.score(backend.collate([self.preparer.candidate(blank, blank, "warm up")])).outcomes
         if not isinstance(outcome, Score) or not outcome.finite:
             raise CheckpointError([f"{self.checkpoint.path.name}: the first score on {backend.device} is {outcome}"])
@@ -97,6 +145,10 @@ class CheckpointSource:
             worst.tolerance,
         )
         return asdict(worst)
+
+
+def _gray(side: int, shade: int) -> PILImage.Image:
+    return PILImage.new("RGB", (side, side), (shade, shade, shade))
 
 
 def open_source(

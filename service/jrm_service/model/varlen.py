@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -89,7 +89,8 @@ def one_by_one(
     """Attention as every device has it, a call for each sequence; a ``Kernel``."""
     queries, keys = ([sequence[n] for sequence in lengths.sequences] for n in range(2))
     attended = []
-    for q, k, v in zip(query.split(queries), key.split(keys), value.split(keys), strict=True):
+    parts = (torch.split(query, queries), torch.split(key, keys), torch.split(value, keys))
+    for q, k, v in zip(*parts, strict=True):
         mask = causal_mask(len(q), len(k)).to(q.device) if causal else None
         q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
         one = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
@@ -107,7 +108,8 @@ def find_kernel(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Ker
     if not device.startswith("cuda") or dtype not in _DTYPES:
         return None
     # Split keys would be summed in an order that depends on what else is in the batch; older versions cannot say so.
-    for options in ({"num_splits": 1}, {}):
+    choices: tuple[dict[str, Any], ...] = ({"num_splits": 1}, {})
+    for options in choices:
         kernel = _varlen_attn(options)
         if kernel is not None and all(agrees(kernel, device, dtype, shape) for shape in shapes):
             logger.info("attention on %s: varlen_attn%s", device, options or "")
@@ -138,7 +140,7 @@ def agrees(kernel: Kernel, device: str, dtype: torch.dtype, shape: Shape) -> boo
     return bool((got.float() - expected).abs().max() <= _TOLERANCE)  # False for NaN as well
 
 
-def _varlen_attn(options: dict[str, int]) -> Kernel | None:
+def _varlen_attn(options: Mapping[str, Any]) -> Kernel | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -147,7 +149,7 @@ def _varlen_attn(options: dict[str, int]) -> Kernel | None:
     def kernel(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, *, causal: bool, scale: float
     ) -> torch.Tensor:
-        attended: torch.Tensor = varlen_attn(
+        attended: Any = varlen_attn(
             query,
             key,
             value,
@@ -159,6 +161,6 @@ def _varlen_attn(options: dict[str, int]) -> Kernel | None:
             enable_gqa=query.shape[1] != key.shape[1],
             **options,
         )
-        return attended
+        return cast("torch.Tensor", attended)  # a pair only where more is asked for
 
     return kernel

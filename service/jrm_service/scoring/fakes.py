@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 
 from jrm_service.errors import ImageTooLarge, InstructionTooLong
 
-from .backend import Backend, Scored
+from .backend import Backend, OutOfMemory, Scored
 from .types import Candidate, Dimension, Image, Score, Text, TokenSequence, combine
 
 FakeBatch = tuple[Candidate, ...]
@@ -161,6 +161,26 @@ class RaisingBackend(_Wrapper):
         """Raise, or score as the inner backend does."""
         if any(self._when(candidate) for candidate in batch):
             raise self._error()
+        return self._inner.score(batch)
+
+
+class OutOfMemoryBackend(_Wrapper):
+    """A device whose memory holds ``tokens`` at once: for a batch of more it raises OutOfMemory.
+
+    ::
+
+        OutOfMemoryBackend(FakeBackend(), tokens=4_000)
+    """
+
+    def __init__(self, inner: FakeLike, *, tokens: int) -> None:
+        super().__init__(inner)
+        self._tokens = tokens
+
+    def score(self, batch: FakeBatch) -> Scored:
+        """Raise for what does not fit, else score as the inner backend does."""
+        needed = sum(candidate.tokens for candidate in batch)
+        if needed > self._tokens:
+            raise OutOfMemory(f"{needed} tokens, {self.device} holds {self._tokens}")
         return self._inner.score(batch)
 
 

@@ -2,14 +2,16 @@
 
 import base64
 import threading
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 
 from jrm_service.errors import InternalError
-from jrm_service.scoring.fakes import FakeBackend, FakePreparer, NaNBackend, RaisingBackend
+from jrm_service.scoring.fakes import FakeBackend, FakePreparer, NaNBackend, OutOfMemoryBackend, RaisingBackend
 from jrm_service.scoring.types import ServedModel
+from jrm_service.settings import Settings
 from support import servers
 from support.pictures import encode, photo
 from support.servers import Metric, error_of
@@ -68,8 +70,16 @@ def test_info_says_what_produces_the_scores(tiny_server):
     assert info["dimensions"] == ["instruction_following", "visual_quality"]
     assert info["image"]["min_pixels"] == 16384
     assert info["limits"]["max_candidates"] == 1024
+    assert info["limits"]["max_batch_tokens"] == 16_384
     assert {"torch", "transformers", "pillow"} <= set(info["versions"])
     assert "/" not in str(info["backbone"])
+
+
+@pytest.mark.parametrize(("chosen", "in_force"), [(None, 4321), (99, 99)])
+def test_info_has_the_token_budget_that_is_in_force(chosen, in_force):
+    parts = replace(servers.fake_parts(), batch_tokens=4321)
+    with servers.serving(Settings(backend="fake", max_batch_tokens=chosen), load=lambda: parts) as url:
+        assert httpx.get(f"{url}/v1/info").json()["limits"]["max_batch_tokens"] == in_force
 
 
 def test_explain_says_that_it_is_not_served(fake_server):
@@ -133,6 +143,19 @@ def test_a_number_that_is_not_finite_is_an_error_and_never_a_reward():
         assert "reward" not in broken
         alone = httpx.post(f"{url}/v1/score", json={"groups": groups[1:]})
         assert error_of(alone) == (500, "non_finite_score")
+
+
+def test_a_candidate_too_large_for_the_device_is_the_callers_to_change():
+    backend = OutOfMemoryBackend(FakeBackend(), tokens=5_000)
+    with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
+        image = base64.b64encode(encode(photo())).decode()
+        groups = [{"source": image, "instruction": text, "edits": [image]} for text in ("fine", "long " * 1000)]
+        fine, large = httpx.post(f"{url}/v1/score", json={"groups": groups}).json()["groups"]
+        assert fine["scores"][0]["status"] == "ok"
+        assert large["scores"][0]["error"]["code"] == "candidate_too_large"
+        alone = httpx.post(f"{url}/v1/score", json={"groups": groups[1:]})
+        assert error_of(alone) == (422, "candidate_too_large")
+        assert alone.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json"])

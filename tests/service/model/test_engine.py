@@ -12,6 +12,7 @@ from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.features import FeatureCache, Features
 from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.scoring.backend import OutOfMemory
 from support import checkpoints
 from support.pictures import photo
 
@@ -153,6 +154,41 @@ def test_an_image_evicted_between_collation_and_scoring_is_encoded_again(scorers
     assert_close(trie.score(row).outcomes, expected, COMPANY)
 
 
+class Greedy(FeatureCache):
+    """Whoever asks it finds no memory left on the device, until it has been cleared."""
+
+    cleared = 0
+
+    def get(self, key):
+        if not self.cleared:
+            raise MemoryError
+        return super().get(key)
+
+    def clear(self):
+        self.cleared += 1
+        return super().clear()
+
+
+def test_kept_features_give_way_to_a_batch_that_needs_their_memory(scorers):
+    preparer, _, trie, images = scorers
+    group = group_of_twelve(preparer, images)
+    expected = score(trie, group)
+    trie.features = Greedy(2**30)
+    trie.features.put(images[3].key, Features(torch.zeros(5), ()))
+    assert_close(score(trie, group), expected, COMPANY)
+    assert trie.features.cleared == 1
+    trie.features = FeatureCache(2**30)
+
+
+def test_a_batch_that_does_not_fit_even_so_is_out_of_memory(scorers):
+    preparer, _, trie, images = scorers
+    trie.features = Greedy(2**30)  # empty: there is nothing to give up
+    with pytest.raises(OutOfMemory):
+        score(trie, group_of_twelve(preparer, images))
+    assert trie.features.cleared == 1
+    trie.features = FeatureCache(2**30)
+
+
 # --- the cache -------------------------------------------------------------------------------------------------------
 
 
@@ -178,3 +214,13 @@ def test_bytes_are_bounded_and_counted():
         cache.put(key, features(size))
         held = [cache.get(name) for name in (b"a", b"b")]
         assert cache.nbytes == sum(one.nbytes for one in held if one is not None) <= 100
+
+
+def test_clearing_says_whether_there_was_anything():
+    cache = FeatureCache(100)
+    assert not cache.clear()
+    cache.put(b"a", features(50))
+    assert cache.room == 50
+    assert cache.clear()
+    assert (cache.nbytes, cache.room) == (0, 100)
+    assert b"a" not in cache

@@ -87,3 +87,31 @@ def test_the_bundled_checkpoint_is_served_when_none_is_given_and_passes_its_self
 
 def test_the_bundled_checkpoint_is_small():
     assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) < 12_000_000
+
+
+def test_a_cpu_has_a_fixed_token_budget(path):
+    source = open_source(path, ["cpu"], "auto", "trie")
+    _, backends = source.load()
+    assert source.batch_tokens(backends) == 16_384
+
+
+def test_the_sample_is_a_group_of_full_size(path):
+    source = open_source(path, ["cpu"], "auto", "trie")
+    sample = source.sample()
+    full = source.checkpoint.image_spec.max_pixels / source.checkpoint.image_spec.factor**2
+    assert len({one.edited.key for one in sample}) == len(sample) == 12
+    assert len({one.source.key for one in sample}) == 1
+    assert all(full / 2 < one.edited.tokens <= full for one in sample)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "edits", "side"),
+    [(1600, 4, 1280), (4096, 6, 1024)],
+    ids=["fewer edits", "too large for the context: a quarter of the size"],
+)
+def test_a_sample_of_large_images_is_bounded(tmp_path, tokens, edits, side):
+    image = {"min_pixels": 1024, "max_pixels": 1024 * tokens, "resample": "bicubic"}
+    large = checkpoints.write(tmp_path / "large", checkpoints.manifest(image=image))
+    sample = open_source(large, ["cpu"], "auto", "trie").sample()
+    assert sample[0].source.pixels.shape == (side, side, 3)
+    assert len(sample) == edits

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import InternalError, NonFiniteScore, NotReady
+from jrm_service.errors import CandidateTooLarge, InternalError, NonFiniteScore, NotReady
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import Scored, WorkerLost
 from jrm_service.scoring.fakes import (
     FakeBackend,
     FakeBatch,
     NaNBackend,
+    OutOfMemoryBackend,
     RaisingBackend,
     RecordingBackend,
     SlowBackend,
@@ -61,10 +62,9 @@ def mixed(*positions: int, size: int = 12) -> list[Candidate]:
     "make",
     [
         lambda: RaisingBackend(FakeBackend(), when=boom, error=lambda: ValueError("/srv/secret/path.py")),
-        lambda: RaisingBackend(FakeBackend(), when=boom, error=lambda: MemoryError("out of memory")),
         lambda: RaisingCollate(lambda: KeyError("image")),
     ],
-    ids=["raises", "out of memory", "collate"],
+    ids=["raises", "collate"],
 )
 def test_only_the_candidates_that_make_the_backend_raise_fail(
     make: Callable[[], FakeBackend], positions: tuple[int, ...]
@@ -88,16 +88,32 @@ def test_only_the_candidates_that_make_the_backend_raise_fail(
 
 
 def test_a_batch_too_large_for_the_memory_is_scored_in_pieces() -> None:
-    class SmallDevice(FakeBackend):
-        def score(self, batch: FakeBatch) -> Scored:
-            if len(batch) > 3:
-                raise MemoryError("out of memory")
-            return super().score(batch)
-
     async def main() -> None:
-        async with running(SmallDevice()) as batcher:
-            candidates = mixed()
+        candidates = mixed()
+        recording = RecordingBackend(OutOfMemoryBackend(FakeBackend(), tokens=3 * candidates[0].tokens))
+        async with running(recording) as batcher:
             assert await score(batcher, candidates) == [fake_score(one) for one in candidates]
+        assert [len(batch) for batch in recording.batches] == [12, 6, 3, 3, 6, 3, 3]
+
+    run(main())
+
+
+@pytest.mark.parametrize("position", [0, 5, 11])
+def test_a_candidate_too_large_for_the_memory_alone_has_its_own_error(position: int) -> None:
+    async def main() -> None:
+        metrics = Metrics(CollectorRegistry())
+        candidates = mixed()
+        candidates[position] = candidate(tokens=7)
+        small = OutOfMemoryBackend(FakeBackend(), tokens=6)
+        async with running(small, metrics=metrics) as batcher:
+            results = await score(batcher, candidates)
+            assert batcher.alive == 1
+        too_large = results.pop(position)
+        assert isinstance(too_large, CandidateTooLarge)
+        del candidates[position]
+        assert str(too_large).startswith("7 tokens do not fit")
+        assert results == [fake_score(one) for one in candidates]
+        assert Counts(metrics).outcomes() == {"ok": 11, "candidate_too_large": 1}
 
     run(main())
 

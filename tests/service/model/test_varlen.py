@@ -1,0 +1,69 @@
+"""Kernels over packed sequences: which ones are trusted."""
+
+import math
+
+import pytest
+import torch
+
+from jrm_service.model.varlen import Lengths, Shape, agrees, causal_mask, find_kernel, one_by_one
+
+GROUPED = Shape(heads=4, kv_heads=2, head_dim=16, causal=True)
+WITHIN_IMAGES = Shape(heads=2, kv_heads=2, head_dim=24, causal=False)
+
+
+def upper_left(query, key, value, lengths, *, causal, scale):
+    """The other way to lay a causal mask over fewer queries than keys: the first query sees the first key alone."""
+    scores = scale * torch.einsum("qhd,khd->hqk", *(t.repeat_interleave(4 // t.shape[1], 1) for t in (query, key)))
+    visible = torch.zeros(scores.shape[1:], dtype=torch.bool)
+    for (q, k), (q_end, k_end) in zip(lengths.sequences, _ends(lengths), strict=True):
+        visible[q_end - q : q_end, k_end - k : k_end] = torch.ones(q, k, dtype=torch.bool).tril()
+    weights = scores.masked_fill(~visible, -math.inf).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(2, 1))
+
+
+def _ends(lengths):
+    return zip(lengths.queries[1:].tolist(), lengths.keys[1:].tolist(), strict=True)
+
+
+def refusing(*_args, **_kwargs):
+    raise TypeError("unexpected keyword argument 'num_splits'")
+
+
+def not_a_number(query, *_args, **_kwargs):
+    return torch.full_like(query, math.nan)
+
+
+@pytest.mark.parametrize("shape", [GROUPED, WITHIN_IMAGES])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_attention_agrees_with_itself(shape, dtype):
+    assert agrees(one_by_one, "cpu", dtype, shape)
+
+
+@pytest.mark.parametrize("kernel", [upper_left, refusing, not_a_number])
+def test_a_kernel_that_gives_something_else_is_not_trusted(kernel):
+    assert not agrees(kernel, "cpu", torch.float32, GROUPED)
+
+
+def test_without_causality_nothing_is_hidden():
+    lengths = Lengths.of([(2, 5)])
+    query, key, value = torch.randn(2, 1, 8), torch.randn(5, 1, 8), torch.randn(5, 1, 8)
+    attended = one_by_one(query, key, value, lengths, causal=False, scale=0.5)
+    expected = (0.5 * query[:, 0] @ key[:, 0].T).softmax(-1) @ value[:, 0]
+    torch.testing.assert_close(attended[:, 0], expected)
+
+
+def test_the_last_keys_are_the_queries_own():
+    assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+def test_lengths_are_counted_up():
+    lengths = Lengths.of([(3, 7), (1, 2)])
+    assert lengths.queries.tolist() == [0, 3, 4]
+    assert lengths.keys.tolist() == [0, 7, 9]
+    assert lengths.queries.dtype == lengths.keys.dtype == torch.int32
+    assert lengths.longest == (3, 7)
+
+
+def test_a_cpu_has_no_kernel_and_float32_none_anywhere():
+    assert find_kernel("cpu", torch.bfloat16, [GROUPED]) is None
+    assert find_kernel("cuda:0", torch.float32, [GROUPED]) is None
