@@ -62,7 +62,7 @@ posts = st.one_of(
 def edits_of(body: bytes) -> list[int] | None:
     """Edits per group of a JSON request as Python's parser reads it; None if it is no such request."""
     try:
-        document = json.loads(body.decode("utf-8"), parse_constant=lambda _: _refuse())
+        document = json.loads(body.decode("utf-8"))
         return (
             [len(group["edits"]) for group in document["groups"]]
             if "groups" in document
@@ -70,7 +70,3 @@ def edits_of(body: bytes) -> list[int] | None:
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _refuse() -> None:
-    raise ValueError("not JSON")

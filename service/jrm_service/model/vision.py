@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -47,11 +48,16 @@ class VisionTower:
         self._spec = spec
         self._kernel = kernel
         visual.config._attn_implementation = IMAGE_ATTENTION
+        self._tables = lru_cache(maxsize=256)(self._tables_of)  # most images of a job have one size
 
     def inputs(self, image: Image) -> ImageInputs:
         """Prepare an image. Host work."""
-        visual = self._visual
-        grid = torch.tensor([preprocess.grid(image.pixels, self._spec)])
+        patches = torch.from_numpy(preprocess.patches(image.pixels, self._spec))
+        return ImageInputs(patches, *self._tables(preprocess.grid(image.pixels, self._spec)))
+
+    def _tables_of(self, size: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``taps``, ``weights`` and ``positions`` of an image of so many frames, rows and columns of patches."""
+        visual, grid = self._visual, torch.tensor([size])
         taps, weights = get_vision_interpolation_indices_and_weights(
             grid,
             num_grid_per_side=visual.num_grid_per_side,
@@ -59,12 +65,7 @@ class VisionTower:
             align_corners=visual.interpolation_align_corners,
             spatial_merge_size=visual.spatial_merge_size,
         )
-        return ImageInputs(
-            patches=torch.from_numpy(preprocess.patches(image.pixels, self._spec)),
-            taps=taps,
-            weights=weights,
-            positions=get_vision_position_ids(grid, visual.spatial_merge_size),
-        )
+        return taps, weights, get_vision_position_ids(grid, visual.spatial_merge_size)
 
     def encode(self, images: Sequence[ImageInputs]) -> list[Features]:
         """Features of every image, in order. The host does not wait for the device."""
