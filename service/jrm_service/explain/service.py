@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -233,16 +233,19 @@ class ExplainService:
             return self._questions.image(rgb), rgb.size
 
         try:
-            held = await self._decoding.acquire(decoded_bytes(data, max_pixels=max_pixels))
+            needed = await self._in_thread(lambda: decoded_bytes(data, max_pixels=max_pixels))
+            held = await self._decoding.acquire(needed)
             work = self._executor.submit(prepare)
-            loop = asyncio.get_running_loop()
-            work.add_done_callback(lambda _: _call_in(loop, self._decoding.release, held))
+            self._decoding.release_after(work, held)
             return await asyncio.wrap_future(work)
         except CandidateError as error:
             raise type(error)(f"{image.name}: {error}") from None
 
     def _ask(self, question: Question, names: Sequence[str], source: Image, edited: Image) -> dict[str, Prompt]:
         asked = {name: self._questions.question(name, source, edited, question.instruction) for name in names}
+        longest, context = max(sequence.tokens for sequence in asked.values()), self._limits.context
+        if longest >= context:  # the setting may be below the model's own, which the questions check
+            raise InstructionTooLong(f"instruction and images make {longest} tokens, the limit is {context}")
         return {name: as_prompt(sequence, self._placeholder) for name, sequence in asked.items()}
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -305,8 +308,3 @@ def as_prompt(sequence: TokenSequence, placeholder: int) -> Prompt:
         else:
             ids += segment.ids
     return Prompt([*ids, *sequence.tail], images, sequence.tokens)
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[[int], None], argument: int) -> None:
-    with suppress(RuntimeError):  # the loop has ended, and with it the budget
-        loop.call_soon_threadsafe(callback, argument)

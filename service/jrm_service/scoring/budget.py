@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 
 class ByteBudget:
@@ -38,6 +40,16 @@ class ByteBudget:
                 self._grant()
             raise
         return amount
+
+    def release_after(self, work: Future[Any], amount: int) -> None:
+        """Give back ``amount`` when a thread is done with it, which may be long after a caller who left."""
+        loop = asyncio.get_running_loop()
+
+        def done(_work: Future[Any]) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and with it the budget
+                loop.call_soon_threadsafe(self.release, amount)
+
+        work.add_done_callback(done)
 
     def release(self, amount: int) -> None:
         """Give back what ``acquire`` returned."""

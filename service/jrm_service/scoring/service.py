@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -179,9 +178,7 @@ class ScoreService:
             self._decoding.release(held)
             raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
         work = self._executor.submit(lambda: self._preparer.image(decode(data, max_pixels=max_pixels)))
-        # Given back when the thread is done, which may be long after a caller who left.
-        loop = asyncio.get_running_loop()
-        work.add_done_callback(lambda _: _call_in(loop, self._decoding.release, held))
+        self._decoding.release_after(work, held)
         return await asyncio.wrap_future(work)
 
     def check_instruction(self, instruction: str) -> None:
@@ -196,11 +193,6 @@ class ScoreService:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[[int], None], argument: int) -> None:
-    with suppress(RuntimeError):  # the loop has ended, and with it the budget
-        loop.call_soon_threadsafe(callback, argument)
 
 
 class _Intake:

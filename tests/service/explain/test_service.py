@@ -116,6 +116,13 @@ def test_the_answer_is_bounded_by_the_request_the_setting_and_the_context(asked,
     assert writer.asked[0][1] == given
 
 
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused():
+    writer = ScriptedWriter(*WRITTEN)
+    with pytest.raises(InstructionTooLong, match="11 tokens, the limit is 11"):
+        run(service(writer, context=11), question())
+    assert writer.asked == []
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
