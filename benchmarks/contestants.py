@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from pathlib import Path
 
 import torch
@@ -41,7 +40,7 @@ class Contestants:
     engine: TrieScorer
     url: str
     edits: int
-    callers: int
+    callers: service.Callers
     pictures: Pictures
 
     def fresh(self, groups: int, edits: int | None = None) -> list[Group]:
@@ -67,7 +66,7 @@ class Contestants:
             PADDED: score_together(self.padded, candidates),
             ENGINE: score_together(self.engine, candidates),
             ONE_CALLER: service.one_caller(self.url, groups),
-            MANY_CALLERS: service.many_callers(self.url, groups, self.callers).rewards,
+            MANY_CALLERS: self.callers.score(groups).rewards,
         }
         worst = 0.0
         for name, rewards in found.items():
@@ -95,17 +94,16 @@ class Contestants:
 
     def turns(self, groups: int, alone: int) -> dict[str, Turn]:
         """One round over fresh groups. (a) and (b), whose speed does not depend on how many there are, score ``alone``
-        candidates of them; (e) has groups of its own, or the server would know the sources from (d), and enough for all
-        callers.
+        candidates of them; (e) has groups of its own, or the server would know the sources from (d).
         """
-        shared, own = self.fresh(groups), self.fresh(ceil(self.callers / self.edits))
+        shared, own = self.fresh(groups), self.fresh(groups)
         candidates = self.prepare(shared)
         return {
             PLAIN: partial(score_alone, self.plain, candidates[:alone]),
             PADDED: partial(score_together, self.padded, candidates[:alone]),
             ENGINE: partial(score_together, self.engine, candidates),
             ONE_CALLER: partial(service.one_caller, self.url, shared),
-            MANY_CALLERS: lambda: service.many_callers(self.url, own, self.callers).rewards,
+            MANY_CALLERS: lambda: self.callers.score(own).rewards,
         }
 
 
@@ -115,7 +113,7 @@ def contestants(checkpoint: Path, *, edits: int, side: int, callers: int) -> Ite
     opened = open_checkpoint(checkpoint)
     plain = PlainScorer(opened, "cpu", torch.float32)
     padded = PaddedScorer(plain.collate, *load_model(opened, "cpu", torch.float32), "cpu", BATCH_SIZES[0])
-    with service.server(checkpoint) as url:
+    with service.server(checkpoint) as url, service.Callers(url, callers) as all_callers:
         yield Contestants(
             preparer=CheckpointPreparer(opened),
             plain=plain,
@@ -123,6 +121,6 @@ def contestants(checkpoint: Path, *, edits: int, side: int, callers: int) -> Ite
             engine=TrieScorer(opened, "cpu", torch.float32),
             url=url,
             edits=edits,
-            callers=callers,
+            callers=all_callers,
             pictures=Pictures(side),
         )

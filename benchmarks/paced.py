@@ -11,8 +11,8 @@ import random
 import time
 from collections.abc import Sequence
 
-from jrm_service.app import Parts
 from jrm_service.cli import run
+from jrm_service.score_runtime import Parts
 from jrm_service.scoring.backend import Backend, Scored, WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakeBatch, FakePreparer, SlowBackend
 from jrm_service.scoring.types import Candidate, ServedModel

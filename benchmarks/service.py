@@ -63,26 +63,42 @@ class Load:
         return float(np.percentile(self.latencies, share))
 
 
-def many_callers(url: str, groups: Sequence[Group], callers: int) -> Load:
-    """Callers with a client each; every one sends one candidate, waits, and takes the next that nobody has taken."""
-    return asyncio.run(_many_callers(url, groups, callers))
+class Callers:
+    """Callers with a client each, which they keep, as trainers do: what making one costs is not part of a call."""
 
+    def __init__(self, url: str, number: int) -> None:
+        self._clients = [AsyncJRMClient(url, timeout=TIMEOUT_S) for _ in range(number)]
+        self._runner = asyncio.Runner()
 
-async def _many_callers(url: str, groups: Sequence[Group], callers: int) -> Load:
-    waiting = enumerate(pair for group in groups for pair in group.pairs)
-    rewards: dict[int, float] = {}
-    latencies: list[float] = []
+    def __enter__(self) -> Callers:
+        return self
 
-    async def caller() -> None:
-        async with AsyncJRMClient(url, timeout=TIMEOUT_S) as client:
+    def __exit__(self, *_exception: object) -> None:
+        self._runner.run(self._close())
+        self._runner.close()
+
+    def score(self, groups: Sequence[Group], callers: int | None = None) -> Load:
+        """Every caller sends one candidate, waits, and takes the next that nobody has taken; all callers, or some."""
+        return self._runner.run(self._score(groups, self._clients[:callers]))
+
+    async def _score(self, groups: Sequence[Group], clients: Sequence[AsyncJRMClient]) -> Load:
+        waiting = enumerate(pair for group in groups for pair in group.pairs)
+        rewards: dict[int, float] = {}
+        latencies: list[float] = []
+
+        async def caller(client: AsyncJRMClient) -> None:
             for index, (source, edited, instruction) in waiting:
                 began = time.perf_counter()
                 rewards[index] = (await client.score(source, edited, instruction)).reward
                 latencies.append(time.perf_counter() - began)
 
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(callers):
-            tasks.create_task(caller())
-    seconds = time.perf_counter() - started
-    return Load(callers, [rewards[index] for index in sorted(rewards)], latencies, seconds)
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for client in clients:
+                tasks.create_task(caller(client))
+        seconds = time.perf_counter() - started
+        return Load(len(clients), [rewards[index] for index in sorted(rewards)], latencies, seconds)
+
+    async def _close(self) -> None:
+        for client in self._clients:
+            await client.close()

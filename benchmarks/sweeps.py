@@ -52,7 +52,7 @@ def loads(contestants: Contestants, callers: Sequence[int], at_least: int) -> li
     results = []
     for count in callers:
         groups = contestants.fresh(ceil(max(count, at_least) / contestants.edits))
-        results.append(service.many_callers(contestants.url, groups, count))
+        results.append(contestants.callers.score(groups, count))
     return results
 
 

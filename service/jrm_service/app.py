@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -21,180 +20,24 @@ from .api.explain import explain_router
 from .api.gate import Gate
 from .api.guards import BodyLimits, BodyReader, RequestContext
 from .api.keyfile import KeyFile
-from .api.limits import CandidateQuota, LocalQuota, RequestSlots
-from .api.ops import PROBES, PartState, ops_router
+from .api.limits import RequestSlots
+from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.score import score_router
-from .errors import Draining, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, NotReady
+from .errors import ExplainDisabled, ExplainSetupError, JRMError, MissingExtra
 from .explain.service import ExplainLimits
 from .metrics import Metrics
-from .scoring.backend import Backend, Preparer
-from .scoring.batcher import Batcher
-from .scoring.cache import ScoreCache, scope_of
+from .score_runtime import OnFailed, Parts, ScoreRuntime
 from .scoring.fakes import FakeBackend, FakePreparer
-from .scoring.fitting import DEFAULT_TOKENS
-from .scoring.planner import BatchCost, unshared_tokens
-from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
 from .settings import Settings
 from .versions import installed
 
 if TYPE_CHECKING:
-    from .api.redis_quota import RedisQuota
     from .api.tracing import RequestTraces
     from .explain.runtime import ExplainRuntime
     from .model.source import CheckpointSource
-    from .redis import RedisLink
-    from .scoring.redis_store import RedisScores
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-OnFailed = Callable[[BaseException], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a source of scores provides: a checkpoint on devices, or fakes."""
-
-    model: ServedModel
-    preparer: Preparer
-    backends: Sequence[Backend[Any]]
-    cost: BatchCost = unshared_tokens
-    batch_tokens: int = DEFAULT_TOKENS  # the budget of a batch, unless the settings have one
-
-
-class Runtime:
-    """The running server behind the routes: loading, ready, draining, failed."""
-
-    def __init__(self, settings: Settings, load: Callable[[], Parts], metrics: Metrics, on_failed: OnFailed) -> None:
-        self.metrics = metrics
-        self._settings = settings
-        self._load = load
-        self._on_failed = on_failed
-        self._service: ScoreService | None = None
-        self._redis = _redis_link(settings, self.metrics)
-        self._shared_quota = _redis_quota(settings, self._redis, self.metrics)
-        self._stored: RedisScores | None = None
-        self._state: PartState = "loading"
-        self._reason = "the model is being loaded"
-        self.batch_tokens = settings.max_batch_tokens  # None until it was measured
-        self._patience_s = 5.0  # for a call that is on a device when the server stops, unless it had its time already
-
-    async def start(self) -> None:
-        """Load in a thread, warm every device, open the queue. Raises what loading raises."""
-        try:
-            parts = await _in_daemon_thread(self._load)
-            cache = self._score_cache(parts.model)
-            if self._redis is not None:
-                await self._redis.connect()
-            batcher = Batcher(
-                parts.backends,
-                max_batch_tokens=self._batch_tokens(parts),
-                max_queue=self._settings.max_queue,
-                hang_timeout_s=self._settings.hang_timeout_s,
-                metrics=self.metrics,
-                cost=parts.cost,
-                on_score=cache.remember,
-                on_all_lost=lambda: self._on_failed(RuntimeError("every worker is lost")),
-            )
-            await batcher.start()
-        except BaseException as error:
-            self._state, self._reason = "failed", type(error).__name__
-            raise
-        self._service = ScoreService(
-            parts.model,
-            parts.preparer,
-            batcher,
-            cache=cache,
-            limits=ImageLimits(
-                max_pixels=self._settings.max_image_pixels,
-                max_decoded_bytes=self._settings.max_decoded_bytes,
-                max_prepared_bytes=self._settings.max_prepared_bytes,
-            ),
-            max_instruction_chars=self._settings.max_instruction_chars,
-            threads=self._settings.preprocess_threads,
-            metrics=self.metrics,
-        )
-        self._show(parts.model)
-        self._state, self._reason = "ready", ""
-
-    def _batch_tokens(self, parts: Parts) -> int:
-        self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
-        return self.batch_tokens
-
-    async def drain(self) -> None:
-        """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
-        self._state, self._reason = "draining", "the server is shutting down"
-        if self._service is not None:
-            try:
-                async with asyncio.timeout(self._settings.grace_s):
-                    await self._service.batcher.drain()
-            except TimeoutError:
-                self._patience_s = 0.0
-                logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
-
-    async def stop(self) -> None:
-        """Let go of the devices; what is unfinished fails."""
-        self._state, self._reason = "draining", "the server is shutting down"
-        if self._service is not None:
-            await self._service.batcher.stop(self._patience_s)
-            self._service.close()
-        if self._stored is not None:
-            await self._stored.close()
-        if self._shared_quota is not None:
-            await self._shared_quota.close()
-        if self._redis is not None:
-            await self._redis.close()
-
-    def quota(self) -> CandidateQuota:
-        """What counts the candidates of API keys: for all replicas where there is a Redis, else for this server."""
-        return LocalQuota() if self._shared_quota is None else self._shared_quota
-
-    def _show(self, model: ServedModel) -> None:
-        facts = {name: str(model.description.get(name) or "none") for name in ("device", "dtype", "engine")}
-        dimensions = model.description.get("dimensions") or ()
-        self.metrics.show_model(model=model.name, fingerprint=model.fingerprint, dimensions=dimensions, **facts)
-
-    def _score_cache(self, model: ServedModel) -> ScoreCache:
-        """The cache of what this model scores."""
-        settings = self._settings
-        if self._redis is not None:
-            from .scoring.redis_store import RedisScores
-
-            self._stored = RedisScores(
-                self._redis, prefix=settings.redis_prefix, ttl_s=settings.cache_ttl_s, metrics=self.metrics
-            )
-        return ScoreCache(
-            scope_of(model),
-            max_entries=settings.cache_entries,
-            metrics=self.metrics,
-            dimensions=model.description.get("dimensions"),
-            store=self._stored,
-        )
-
-    def service(self) -> ScoreService:
-        """The service that scores. Raises NotReady or Draining."""
-        state, reason = self.state()
-        if state == "draining":
-            raise Draining("the server is shutting down; send the request to another replica", retry_after=5)
-        if self._service is None or state == "failed":
-            raise NotReady(f"not ready to score: {reason}", retry_after=5)
-        return self._service
-
-    def model(self) -> ServedModel:
-        """What is served. Raises NotReady while it loads."""
-        if self._service is None:
-            raise NotReady(f"not ready: {self._reason}", retry_after=5)
-        return self._service.model
-
-    def state(self) -> tuple[PartState, str]:
-        """State of scoring and, when it is not ready, why."""
-        if self._state != "ready" or self._service is None:
-            return self._state, self._reason
-        alive, workers = self._service.batcher.alive, len(self._service.batcher.workers)
-        if alive == 0:
-            return "failed", "no worker is alive"
-        return ("ready", "") if alive == workers else ("degraded", f"{workers - alive} of {workers} workers are lost")
 
 
 class Served(Protocol):
@@ -242,13 +85,16 @@ def create_app(
     traces = _request_traces(settings, metrics)
     source = None if load or settings.backend == "fake" else _source(settings)
     scoring = (
-        Runtime(settings, load or _loader(settings, source), metrics, on_failed) if settings.serves_score else None
+        ScoreRuntime(settings, load or _loader(settings, source), metrics, on_failed) if settings.serves_score else None
     )
     explaining = _explaining(settings, source, metrics) if settings.serves_explain else None
     parts: dict[str, Served] = {
         name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
     }
+    for name, part in parts.items():
+        metrics.ready.labels(name).set_function(partial(_takes_requests, part))
     main = next(iter(parts.values()))
+    started = asyncio.Event()
 
     async def start() -> None:
         try:
@@ -257,7 +103,11 @@ def create_app(
             logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, JRMError))
             on_failed(error)
         else:
-            on_ready(main.model())
+            started.set()
+            model = main.model()
+            if scoring is None:  # else it has shown itself
+                metrics.show_model(model=model.name, fingerprint=model.fingerprint, facts=model.description)
+            on_ready(model)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -300,7 +150,9 @@ def create_app(
     )
     states = lambda: {name: part.state() for name, part in parts.items()}  # noqa: E731
     in_force = lambda: limits | ({"max_batch_tokens": scoring.batch_tokens} if scoring is not None else {})  # noqa: E731
-    app.include_router(ops_router(states=states, model=main.model, limits=in_force, metrics=metrics))
+    app.include_router(
+        ops_router(started=started.is_set, states=states, model=main.model, limits=in_force, metrics=metrics)
+    )
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     openapi.install(app, guarded=keys is not None)
@@ -314,6 +166,11 @@ def create_app(
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
     outermost = RequestContext(gate, metrics, routes=routes, quiet=PROBES, observer=traces)
     return Application(outermost, list(parts.values()))
+
+
+def _takes_requests(part: Served) -> float:
+    state, _ = part.state()
+    return float(state in SERVING)
 
 
 def _source(settings: Settings) -> CheckpointSource:
@@ -365,7 +222,7 @@ def _explaining(settings: Settings, source: CheckpointSource | None, metrics: Me
         scorer=settings.serves_score,
     )
     return ExplainRuntime(
-        source.described,
+        partial(source.described, engine="vllm"),
         explainable(checkpoint),
         EngineSettings(
             path=checkpoint.path,
@@ -394,23 +251,6 @@ def _disabled() -> NoReturn:
     raise ExplainDisabled("this process serves scores only", retry_after=60)
 
 
-def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:
-    """Raises RedisURLError."""
-    if settings.redis_url is None:
-        return None
-    from .redis import RedisLink  # the client library takes its time to import, and a server on its own needs none
-
-    return RedisLink(settings.redis_url.get_secret_value(), timeout_s=settings.redis_timeout_s, metrics=metrics)
-
-
-def _redis_quota(settings: Settings, link: RedisLink | None, metrics: Metrics) -> RedisQuota | None:
-    if link is None:
-        return None
-    from .api.redis_quota import RedisQuota
-
-    return RedisQuota(link, prefix=settings.redis_prefix, metrics=metrics)
-
-
 def _request_traces(settings: Settings, metrics: Metrics) -> RequestTraces | None:
     """Raises MissingExtra."""
     if settings.otlp_endpoint is None:
@@ -421,31 +261,6 @@ def _request_traces(settings: Settings, metrics: Metrics) -> RequestTraces | Non
         problem = f"otlp_endpoint needs {error.name}: pip install 'jrm-serve[otel]'"
         raise MissingExtra(problem) from error
     return RequestTraces(settings.otlp_endpoint, metrics)
-
-
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """The result of ``work``. Unlike asyncio's own threads, this one keeps no process from ending half-way."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = (work(), None)
-        except BaseException as error:
-            outcome = (None, error)
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, name="jrm-load", daemon=True).start()
-    return await future
 
 
 def _registry() -> CollectorRegistry:

@@ -21,7 +21,7 @@ from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra,
 from .settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from .app import Parts
+    from .score_runtime import Parts
 
 
 def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from jrm_service.app import Parts, create_app
+from jrm_service.app import create_app
+from jrm_service.score_runtime import Parts
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer
 from jrm_service.scoring.types import ServedModel
 from jrm_service.server import Server

@@ -21,8 +21,11 @@ from jrm_service.versions import installed
 from .errors import error_reply
 
 PartState = Literal["loading", "ready", "degraded", "restarting", "draining", "failed"]
+SERVING: frozenset[PartState] = frozenset({"ready", "degraded"})
+"""The states in which a part takes requests."""
+
 _PACKAGES = ("jrm-serve", "torch", "transformers", "tokenizers", "pillow", "numpy", "fastapi")
-PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+PROBES = frozenset({"/health/startup", "/health/live", "/health/ready", "/metrics"})
 """What machines call all day, with or without an API key."""
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
@@ -35,6 +38,12 @@ class Live(BaseModel):
     status: Literal["live"] = "live"
 
 
+class Started(BaseModel):
+    """Everything that this process serves has been ready once. What became of it since, ``Ready`` tells."""
+
+    status: Literal["started"] = "started"
+
+
 class Ready(BaseModel):
     """Everything that this process serves is loaded and warm. ``degraded``: some workers are lost, others serve."""
 
@@ -44,6 +53,7 @@ class Ready(BaseModel):
 
 def ops_router(
     *,
+    started: Callable[[], bool],
     states: Callable[[], Mapping[str, tuple[PartState, str]]],
     model: Callable[[], ServedModel],
     limits: Callable[[], Mapping[str, Any]],
@@ -51,10 +61,18 @@ def ops_router(
 ) -> APIRouter:
     """``states`` gives each part that this process serves, with a reason; ``model`` what is served, or NotReady.
 
-    ``limits`` are those in force.
+    ``started`` is whether every part was ready at some time. ``limits`` are those in force.
     """
     router = APIRouter(tags=["operations"])
-    started = int(time.time())
+    created = int(time.time())
+
+    def reasons() -> str:
+        return "; ".join(f"{name}: {state}{f': {why}' if why else ''}" for name, (state, why) in states().items())
+
+    @router.get("/health/startup", response_model=Started, responses=_NOT_READY)
+    async def startup() -> Started | JSONResponse:
+        """Every part has been loaded and warm once. Then it stays 200: losing a part is no reason to start over."""
+        return Started() if started() else error_reply("not_ready", reasons())
 
     @router.get("/health/live", response_model=Live)
     async def live() -> Live:
@@ -64,12 +82,10 @@ def ops_router(
     @router.get("/health/ready", response_model=Ready, responses=_NOT_READY)
     async def ready() -> Ready | JSONResponse:
         """Every part that this process serves is loaded, warm and not draining. Else 503 with the parts and why."""
-        now = states()
-        parts = {name: state for name, (state, _) in now.items()}
-        if all(state in ("ready", "degraded") for state in parts.values()):
+        parts = {name: state for name, (state, _) in states().items()}
+        if all(state in SERVING for state in parts.values()):
             return Ready(parts=parts)
-        reasons = "; ".join(f"{name}: {state}{f': {why}' if why else ''}" for name, (state, why) in now.items())
-        return error_reply("draining" if "draining" in parts.values() else "not_ready", reasons)
+        return error_reply("draining" if "draining" in parts.values() else "not_ready", reasons())
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
@@ -79,7 +95,7 @@ def ops_router(
     @router.get("/v1/models", response_model=ModelList, responses=_GUARDED)
     async def models() -> ModelList:
         """OpenAI's list of models: the one checkpoint that is served."""
-        return ModelList(data=[ModelCard(id=model().name, created=started)])
+        return ModelList(data=[ModelCard(id=model().name, created=created)])
 
     @router.get("/v1/info", response_model=dict[str, Any], responses=_GUARDED)
     async def info() -> dict[str, Any]:

@@ -31,7 +31,7 @@ GUARDED = [
     ("GET", "/v1/score/"),
     ("GET", "/v1//score"),
 ]
-OPEN = ["/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"]
+OPEN = ["/health/startup", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"]
 
 
 def keys_file(path, **limits) -> str:

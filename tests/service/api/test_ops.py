@@ -17,7 +17,8 @@ from support.pictures import encode, photo
 from support.servers import Metric, error_of
 
 
-def test_live_and_ready(tiny_server):
+def test_started_live_and_ready(tiny_server):
+    assert httpx.get(f"{tiny_server}/health/startup").json() == {"status": "started"}
     assert httpx.get(f"{tiny_server}/health/live").json() == {"status": "live"}
     assert httpx.get(f"{tiny_server}/health/ready").json() == {"status": "ready", "parts": {"score": "ready"}}
 
@@ -33,6 +34,7 @@ def test_not_ready_while_the_model_loads():
         try:
             assert httpx.get(f"{url}/health/live").status_code == 200
             for response in (
+                httpx.get(f"{url}/health/startup"),
                 httpx.get(f"{url}/health/ready"),
                 httpx.get(f"{url}/v1/models"),
                 httpx.get(f"{url}/v1/info"),
@@ -54,6 +56,7 @@ def test_a_failed_load_is_told_and_never_ready():
     with servers.starting(load=load, on_failed=lambda error: (told.append(error), heard.set())) as url:
         assert heard.wait(30)
         assert error_of(httpx.get(f"{url}/health/ready")) == (503, "not_ready")
+        assert error_of(httpx.get(f"{url}/health/startup")) == (503, "not_ready")
     assert [str(error) for error in told] == ["no such weights"]
 
 

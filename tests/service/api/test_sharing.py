@@ -10,6 +10,7 @@ import threading
 import httpx
 import pytest
 
+from jrm_service.model.source import open_source
 from jrm_service.scoring.backend import WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
 from jrm_service.settings import Settings
@@ -90,8 +91,28 @@ def test_the_server_answers_while_it_decodes_and_while_it_scores():
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
+class GatedScorer:
+    """A real backend that begins when the test says so."""
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+        self.device = inner.device
+        self.gate = threading.Event()
+
+    def collate(self, candidates):
+        return self._inner.collate(candidates)
+
+    def score(self, batch):
+        assert self.gate.wait(60)
+        return self._inner.score(batch)
+
+
 def test_64_callers_share_batches_and_get_their_own_scores(tiny_checkpoint):
-    with servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu", cache_entries=0)) as url:
+    source = open_source(tiny_checkpoint, ["cpu"], "auto", "trie", self_test=False)
+    model, (scorer,) = source.load()
+    gated = GatedScorer(scorer)
+    parts = servers.Parts(model, source.preparer, [gated], source.cost)
+    with servers.serving(Settings(cache_entries=0), load=lambda: parts) as url:
         metric = Metric(url)
 
         async def run() -> None:
@@ -102,15 +123,15 @@ def test_64_callers_share_batches_and_get_their_own_scores(tiny_checkpoint):
                     reply = (await client.post("/v1/score", **as_form("make it blue", edit))).json()
                     return reply["groups"][0]["scores"][0]["reward"]
 
+                asking = asyncio.gather(*map(reward, EDITS))
+                await until(lambda: metric("jrm_preprocess_seconds_count") == 64)
+                gated.gate.set()
+                together = await asking
+                assert metric("jrm_batch_candidates_sum") == 64
+                assert metric("jrm_batch_candidates_count") < 8
                 alone = [await reward(edit) for edit in EDITS]
-                batches, candidates = metric("jrm_batch_candidates_count"), metric("jrm_batch_candidates_sum")
-                together = await asyncio.gather(*map(reward, EDITS))
-                mean = (metric("jrm_batch_candidates_sum") - candidates) / (
-                    metric("jrm_batch_candidates_count") - batches
-                )
                 assert together == pytest.approx(alone, abs=1e-4)
                 assert len(set(alone)) == 64
-                assert mean > 8
 
         asyncio.run(run())
 
@@ -259,6 +280,7 @@ def test_without_a_worker_requests_fail_with_a_typed_error_and_readiness_shows_i
     with servers.serving(load=lambda: servers.fake_parts(*dying(2))) as url:
         assert error_of(httpx.post(f"{url}/v1/score", **as_json("x"))) == (500, "internal")
         assert error_of(httpx.get(f"{url}/health/ready")) == (503, "not_ready")
+        assert httpx.get(f"{url}/health/startup").status_code == 200
         assert error_of(httpx.post(f"{url}/v1/score", **as_json("y"))) == (503, "not_ready")
         assert httpx.get(f"{url}/health/live").status_code == 200
 
@@ -291,6 +313,7 @@ def test_a_draining_server_finishes_its_work_and_says_that_it_takes_no_more():
                 running[0].handle_exit(signal.SIGTERM, None)
                 await until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
                 assert error_of(await client.get("/health/ready")) == (503, "draining")
+                assert (await client.get("/health/startup")).status_code == 200
                 refused = await client.post("/v1/score", **as_json("second"))
                 assert error_of(refused) == (503, "draining")
                 assert int(refused.headers["retry-after"]) >= 1

@@ -1,0 +1,218 @@
+"""The scoring half of a server: loaded, warmed, drained and stopped. With ``app``, all that reads the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .api.limits import CandidateQuota, LocalQuota
+from .api.ops import PartState
+from .errors import Draining, NotReady
+from .metrics import Metrics
+from .scoring.backend import Backend, Preparer
+from .scoring.batcher import Batcher
+from .scoring.cache import ScoreCache, scope_of
+from .scoring.fitting import DEFAULT_TOKENS
+from .scoring.planner import BatchCost, unshared_tokens
+from .scoring.service import ImageLimits, ScoreService
+from .scoring.types import ServedModel
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .api.redis_quota import RedisQuota
+    from .redis import RedisLink
+    from .scoring.redis_store import RedisScores
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+OnFailed = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a source of scores provides: a checkpoint on devices, or fakes."""
+
+    model: ServedModel
+    preparer: Preparer
+    backends: Sequence[Backend[Any]]
+    cost: BatchCost = unshared_tokens
+    batch_tokens: int = DEFAULT_TOKENS  # the budget of a batch, unless the settings have one
+
+
+class ScoreRuntime:
+    """What scores behind the routes: loading, ready, draining, failed."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Parts], metrics: Metrics, on_failed: OnFailed) -> None:
+        self.metrics = metrics
+        self._settings = settings
+        self._load = load
+        self._on_failed = on_failed
+        self._service: ScoreService | None = None
+        self._redis = _redis_link(settings, self.metrics)
+        self._shared_quota = _redis_quota(settings, self._redis, self.metrics)
+        self._stored: RedisScores | None = None
+        self._state: PartState = "loading"
+        self._reason = "the model is being loaded"
+        self.batch_tokens = settings.max_batch_tokens  # None until it was measured
+        self._patience_s = 5.0  # for a call that is on a device when the server stops, unless it had its time already
+
+    async def start(self) -> None:
+        """Load in a thread, warm every device, open the queue. Raises what loading raises."""
+        try:
+            parts = await _in_daemon_thread(self._load)
+            cache = self._score_cache(parts.model)
+            if self._redis is not None:
+                await self._redis.connect()
+            batcher = Batcher(
+                parts.backends,
+                max_batch_tokens=self._batch_tokens(parts),
+                max_queue=self._settings.max_queue,
+                hang_timeout_s=self._settings.hang_timeout_s,
+                metrics=self.metrics,
+                cost=parts.cost,
+                on_score=cache.remember,
+                on_all_lost=lambda: self._on_failed(RuntimeError("every worker is lost")),
+            )
+            await batcher.start()
+        except BaseException as error:
+            self._state, self._reason = "failed", type(error).__name__
+            raise
+        self._service = ScoreService(
+            parts.model,
+            parts.preparer,
+            batcher,
+            cache=cache,
+            limits=ImageLimits(
+                max_pixels=self._settings.max_image_pixels,
+                max_decoded_bytes=self._settings.max_decoded_bytes,
+                max_prepared_bytes=self._settings.max_prepared_bytes,
+            ),
+            max_instruction_chars=self._settings.max_instruction_chars,
+            threads=self._settings.preprocess_threads,
+            metrics=self.metrics,
+        )
+        model = parts.model
+        self.metrics.show_model(model=model.name, fingerprint=model.fingerprint, facts=model.description)
+        self.metrics.expect_rewards(model.description.get("dimensions") or ())
+        self._state, self._reason = "ready", ""
+
+    def _batch_tokens(self, parts: Parts) -> int:
+        self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
+        return self.batch_tokens
+
+    async def drain(self) -> None:
+        """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
+        self._state, self._reason = "draining", "the server is shutting down"
+        if self._service is not None:
+            try:
+                async with asyncio.timeout(self._settings.grace_s):
+                    await self._service.batcher.drain()
+            except TimeoutError:
+                self._patience_s = 0.0
+                logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
+
+    async def stop(self) -> None:
+        """Let go of the devices; what is unfinished fails."""
+        self._state, self._reason = "draining", "the server is shutting down"
+        if self._service is not None:
+            await self._service.batcher.stop(self._patience_s)
+            self._service.close()
+        if self._stored is not None:
+            await self._stored.close()
+        if self._shared_quota is not None:
+            await self._shared_quota.close()
+        if self._redis is not None:
+            await self._redis.close()
+
+    def quota(self) -> CandidateQuota:
+        """What counts the candidates of API keys: for all replicas where there is a Redis, else for this server."""
+        return LocalQuota() if self._shared_quota is None else self._shared_quota
+
+    def _score_cache(self, model: ServedModel) -> ScoreCache:
+        """The cache of what this model scores."""
+        settings = self._settings
+        if self._redis is not None:
+            from .scoring.redis_store import RedisScores
+
+            self._stored = RedisScores(
+                self._redis, prefix=settings.redis_prefix, ttl_s=settings.cache_ttl_s, metrics=self.metrics
+            )
+        return ScoreCache(
+            scope_of(model),
+            max_entries=settings.cache_entries,
+            metrics=self.metrics,
+            dimensions=model.description.get("dimensions"),
+            store=self._stored,
+        )
+
+    def service(self) -> ScoreService:
+        """The service that scores. Raises NotReady or Draining."""
+        state, reason = self.state()
+        if state == "draining":
+            raise Draining("the server is shutting down; send the request to another replica", retry_after=5)
+        if self._service is None or state == "failed":
+            raise NotReady(f"not ready to score: {reason}", retry_after=5)
+        return self._service
+
+    def model(self) -> ServedModel:
+        """What is served. Raises NotReady while it loads."""
+        if self._service is None:
+            raise NotReady(f"not ready: {self._reason}", retry_after=5)
+        return self._service.model
+
+    def state(self) -> tuple[PartState, str]:
+        """State of scoring and, when it is not ready, why."""
+        if self._state != "ready" or self._service is None:
+            return self._state, self._reason
+        alive, workers = self._service.batcher.alive, len(self._service.batcher.workers)
+        if alive == 0:
+            return "failed", "no worker is alive"
+        return ("ready", "") if alive == workers else ("degraded", f"{workers - alive} of {workers} workers are lost")
+
+
+def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:
+    """Raises RedisURLError."""
+    if settings.redis_url is None:
+        return None
+    from .redis import RedisLink  # the client library takes its time to import, and a server on its own needs none
+
+    return RedisLink(settings.redis_url.get_secret_value(), timeout_s=settings.redis_timeout_s, metrics=metrics)
+
+
+def _redis_quota(settings: Settings, link: RedisLink | None, metrics: Metrics) -> RedisQuota | None:
+    if link is None:
+        return None
+    from .api.redis_quota import RedisQuota
+
+    return RedisQuota(link, prefix=settings.redis_prefix, metrics=metrics)
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """The result of ``work``. Unlike asyncio's own threads, this one keeps no process from ending half-way."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = (work(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        with suppress(RuntimeError):  # the loop has ended: nobody waits
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="jrm-load", daemon=True).start()
+    return await future
