@@ -21,6 +21,7 @@ JRMError
 │   ├── CandidateTooLarge        more than the device's memory holds, even alone
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
+│   ├── NoWorker                 no device is left here to score it: the request becomes a NotReady
 │   └── InternalError            the backend raised, hung or died
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
 ├── KeysError                    every problem of a file of API keys, each with its line
@@ -158,6 +159,12 @@ class NonFiniteScore(CandidateError):
     """The model gave NaN or infinity, which must never reach an optimizer as a number."""
 
     code = "non_finite_score"
+
+
+class NoWorker(CandidateError):
+    """No device is left here to score it. Another server may: nothing speaks against the candidate itself."""
+
+    code = "no_worker"
 
 
 class InternalError(CandidateError):

@@ -17,6 +17,7 @@ from jrm_service.errors import (
     Draining,
     InternalError,
     NotReady,
+    NoWorker,
     Overloaded,
     PayloadTooLarge,
 )
@@ -211,7 +212,7 @@ class ScoreQueue:
         admission.entries[index] = entry
         lead = self._twins.lead(entry)
         if not self._alive:
-            self._finish(admission, index, InternalError("no worker is alive"), now)
+            self._finish(admission, index, NoWorker("no worker is alive"), now)
         elif lead is None:
             self._twins.wait(entry)
             self._planner.add(entry)
@@ -259,9 +260,9 @@ class ScoreQueue:
     ) -> None:
         """A worker takes no more work.
 
-        What it had ``started`` is retried once elsewhere, or fails with an InternalError that says ``why``; what it had
-        taken and not started goes back to the front. What no live worker can take fails at once, so nothing waits for
-        ever. Twins share the fate of the one that leads them.
+        What it had ``started`` is retried once elsewhere; the second time it fails with an InternalError that says
+        ``why``. What it had taken and not started goes back to the front. What no live worker can take fails at once
+        with NoWorker, so nothing waits for ever. Twins share the fate of the one that leads them.
         """
         self._alive.discard(worker)
         self.release(unstarted)
@@ -282,7 +283,7 @@ class ScoreQueue:
         if not self._alive:
             entries += self._planner.clear()
         for entry in entries:
-            self._end(entry, InternalError(f"{why}, and no other worker is alive"), now)
+            self._end(entry, NoWorker(f"{why}, and no other worker is alive"), now)
 
     def take(self, worker: int, now: float, *, only_full: bool = False) -> list[Entry]:
         """Hand the next batch to a worker: what was given back first, then what the planner picks.

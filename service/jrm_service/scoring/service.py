@@ -16,7 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
-from jrm_service.errors import CandidateError, DeadlineExceeded, InstructionTooLong, InternalError
+from jrm_service.errors import (
+    CandidateError,
+    DeadlineExceeded,
+    InstructionTooLong,
+    InternalError,
+    NotReady,
+    NoWorker,
+)
 from jrm_service.images.decode import decode, decoded_bytes, image_size
 from jrm_service.metrics import Metrics
 
@@ -125,8 +132,9 @@ class ScoreService:
     ) -> ScoreResult:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
-        Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining). Everything else is the
-        outcome of a candidate.
+        Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining), and NotReady when the
+        last device was lost before every candidate had its outcome: another server can take the whole request.
+        Everything else is the outcome of a candidate.
         """
         sizes = [len(group.edits) for group in groups]
         with self.batcher.admit(sum(sizes), timeout_s, sizes, tenant, request_id) as ticket:
@@ -138,6 +146,9 @@ class ScoreService:
             finally:
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome.result, NoWorker):
+                raise NotReady(str(outcome.result), retry_after=1.0)
         ends = iter(outcomes)
         grouped = [[next(ends) for _ in group.edits] for group in groups]
         return ScoreResult(

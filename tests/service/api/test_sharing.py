@@ -10,6 +10,7 @@ import threading
 import httpx
 import pytest
 
+from jrm_client import JRMClient
 from jrm_service.model.source import open_source
 from jrm_service.scoring.backend import WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
@@ -283,6 +284,24 @@ def test_without_a_worker_requests_fail_with_a_typed_error_and_readiness_shows_i
         assert httpx.get(f"{url}/health/startup").status_code == 200
         assert error_of(httpx.post(f"{url}/v1/score", **as_json("y"))) == (503, "not_ready")
         assert httpx.get(f"{url}/health/live").status_code == 200
+
+
+def test_what_a_lost_device_leaves_behind_is_scored_by_another_server():
+    """The candidates that were on the only device, and those behind them, are as good as new elsewhere."""
+    lost = SlowBackend(RaisingBackend(FakeBackend(), error=lambda: WorkerLost("gone")), gated=True)
+    with (
+        servers.serving(Settings(max_batch_tokens=1), load=lambda: servers.fake_parts(lost)) as dying_url,
+        servers.serving() as url,
+        JRMClient(url, timeout=30) as well,
+        JRMClient([dying_url, url], timeout=30) as fleet,
+    ):
+        lost.open()
+        pictures = [photo(seed=seed) for seed in range(12)]
+        found = [fleet.score_group(photo(), f"{n}", pictures).rewards.tolist() for n in range(2)]
+        assert found == [well.score_group(photo(), f"{n}", pictures).rewards.tolist() for n in range(2)]
+        assert Metric(dying_url)("jrm_workers_alive") == 0
+        assert outcomes(dying_url, "no_worker") == 12
+        assert error_of(httpx.post(f"{dying_url}/v1/score", **as_json("y"))) == (503, "not_ready")
 
 
 def test_a_bad_candidate_touches_nobody_elses_score():

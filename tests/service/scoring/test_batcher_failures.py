@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import CandidateTooLarge, InternalError, NonFiniteScore, NotReady
+from jrm_service.errors import CandidateTooLarge, InternalError, NonFiniteScore, NotReady, NoWorker
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import Scored, WorkerLost
 from jrm_service.scoring.fakes import (
@@ -237,7 +237,7 @@ def test_without_a_live_worker_nobody_waits_and_nobody_is_admitted() -> None:
             await asyncio.to_thread(slow.wait_entered)
             slow.open()
             for results in await asyncio.gather(*tasks):
-                assert [type(result) for result in results] == [InternalError] * 3
+                assert [type(result) for result in results] == [NoWorker] * 3
             assert batcher.alive == 0
             with pytest.raises(NotReady):
                 batcher.admit(1, 60.0)
@@ -283,7 +283,7 @@ def test_the_only_worker_hangs_and_comes_back() -> None:
         slow = SlowBackend(FakeBackend(), gated=True)
         async with running(slow, budget=1, hang_timeout_s=0.05) as batcher:
             results = await score(batcher, mixed(size=3))
-            assert [type(result) for result in results] == [InternalError] * 3
+            assert [type(result) for result in results] == [NoWorker] * 3
             assert "hung" in str(results[0])
             with pytest.raises(NotReady):
                 batcher.admit(1, 60.0)

@@ -19,6 +19,7 @@ from jrm_service.errors import (
     InvalidImage,
     NonFiniteScore,
     NotReady,
+    NoWorker,
     Overloaded,
 )
 from jrm_service.metrics import Metrics
@@ -90,7 +91,7 @@ class Caller:
         """Its own score, or the error that it deserves, or one that anybody may get."""
         if isinstance(result, CandidateError):
             may_be = (*WHAT_MAY_COME_OF[one.instruction], DeadlineExceeded)
-            bystander = type(result) is InternalError and "worker" in str(result)
+            bystander = type(result) is NoWorker or (type(result) is InternalError and "worker" in str(result))
             assert bystander or isinstance(result, may_be), (one.instruction, result)
         else:
             assert one.instruction == "fine"

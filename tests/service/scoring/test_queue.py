@@ -13,6 +13,7 @@ from jrm_service.errors import (
     InternalError,
     InvalidImage,
     NotReady,
+    NoWorker,
     Overloaded,
     PayloadTooLarge,
 )
@@ -235,7 +236,7 @@ def test_without_another_worker_nothing_waits_for_ever() -> None:
     running, queued, empty = waiting(made, 10), waiting(made, 1), made.admit(1, 0.0, 60.0)
     made.worker_lost(0, made.take(0, 0.0), [], "the worker on cuda:0 hung", 1.0)
     made.put(empty, 0, candidate(), 2.0)
-    assert kinds(running) + kinds(queued) + kinds(empty) == [InternalError] * 12
+    assert kinds(running) + kinds(queued) + kinds(empty) == [NoWorker] * 12
     assert made.unfinished == 0
 
 
@@ -245,7 +246,7 @@ def test_a_waiting_retry_fails_when_the_only_worker_that_may_take_it_is_lost() -
     made.worker_lost(0, made.take(0, 0.0), [], "the worker on cuda:0 hung", 1.0)
     made.worker_up(0)
     made.worker_lost(1, [], [], "the worker on cuda:1 died", 2.0)
-    assert kinds(admission) == [InternalError]
+    assert kinds(admission) == [NoWorker]
 
 
 def test_abandoning_ends_everything() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jrm_service.errors import DeadlineExceeded, InternalError
+from jrm_service.errors import DeadlineExceeded, InternalError, NoWorker
 from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.outcomes import Cancelled
 from jrm_service.scoring.queue import Admission, Entry, ScoreQueue
@@ -177,7 +177,7 @@ def test_the_last_lost_worker_fails_the_twins_too() -> None:
     one = candidate()
     first, second = put(made, one), put(made, one)
     made.worker_lost(0, made.take(0, 0.0), [], "the worker died", 1.0)
-    assert [type(result) for result in results(first, second)] == [InternalError, InternalError]
+    assert [type(result) for result in results(first, second)] == [NoWorker, NoWorker]
     assert made.unfinished == 0
 
 
