@@ -29,7 +29,7 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 8 minutes)
+bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 15 minutes)
 	@$(BIN)/python -m benchmarks.work
 	@$(BIN)/python -m benchmarks.compare --save docs/performance.json $(FLAGS)
 	@$(BIN)/python -m benchmarks.plots docs/performance.json docs
