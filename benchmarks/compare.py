@@ -27,7 +27,7 @@ from .tables import load, machine
 class Plan:
     """How much is measured. ``side`` is that of the images that callers send, in pixels.
 
-    ``groups`` of a layout make a turn of about 20 seconds on two cores: what the first upload and the last, small batch
+    ``groups`` of a layout make a turn of 15 to 20 seconds on two cores: what the first upload and the last, small batch
     cost is to weigh as little as in a step of the paper, which has 24 groups.
     """
 
@@ -48,7 +48,7 @@ FULL = Plan(
     side=512,
     rounds=3,
     edits=12,
-    groups={"paper": 6, "short": 18},
+    groups={"paper": 6, "short": 12, "prompt first": 12},
     alone=4,
     callers=64,
     row_lengths=(1024, 2048, 4096, 8192, 16384),
@@ -60,7 +60,7 @@ QUICK = Plan(
     side=80,
     rounds=1,
     edits=3,
-    groups={"paper": 2, "short": 2},
+    groups=dict.fromkeys(LAYOUTS, 2),
     alone=2,
     callers=4,
     row_lengths=(64, 4096),
