@@ -40,7 +40,7 @@ class TrieScorer:
         row_tokens: int | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
     ) -> None:
-        """Loads the weights; ``row_tokens`` is about what one row costs (``shared_tokens``). Raises CheckpointError."""
+        """Loads the weights; ``row_tokens`` is about what a row costs, see ``split_rows``. Raises CheckpointError."""
         self.device = device
         self.features = FeatureCache(feature_cache_bytes)
         self._row_tokens = row_tokens or (CPU_ROW_TOKENS if device == "cpu" else 2**62)

@@ -157,26 +157,15 @@ def attention_groups(trie: Trie) -> list[AttentionGroup]:
     ]
 
 
-class _Cost:
-    """Counts what a growing batch costs."""
-
-    def __init__(self) -> None:
-        self._paths: set[object] = set()
-        self._images: set[bytes] = set()
-        self.tokens = 0
-
-    def add(self, candidate: Candidate) -> None:
-        for sequence in candidate.sequences:
-            path: tuple[object, ...] = ()
-            for segment in sequence.segments:
-                path = (path, segment.key if isinstance(segment, Image) else segment.ids)
-                if path not in self._paths:
-                    self._paths.add(path)
-                    self.tokens += segment.tokens
-        for image in (candidate.source, candidate.edited):
-            if image.key not in self._images:
-                self._images.add(image.key)
-                self.tokens += image.tokens
+def _parts(candidate: Candidate) -> dict[object, int]:
+    """Tokens of everything that a candidate may share with others, by a key: each path, and each image once more."""
+    parts: dict[object, int] = {image.key: image.tokens for image in (candidate.source, candidate.edited)}
+    for sequence in candidate.sequences:
+        path: tuple[object, ...] = ()
+        for segment in sequence.segments:
+            path = (path, segment.key if isinstance(segment, Image) else segment.ids)
+            parts[path] = segment.tokens
+    return parts
 
 
 def shared_tokens(candidates: Sequence[Candidate]) -> int:
@@ -184,26 +173,33 @@ def shared_tokens(candidates: Sequence[Candidate]) -> int:
 
     The second term stands for the vision tower, which sees four patches for each of those tokens.
     """
-    cost = _Cost()
+    parts: dict[object, int] = {}
     for candidate in candidates:
-        cost.add(candidate)
-    return cost.tokens
+        parts |= _parts(candidate)
+    return sum(parts.values())
+
+
+ROW_OVER_SHARED = 8  # a row this many times what the next one would compute again: at most 1/8 more work for the cut
 
 
 def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
     """Indices of the candidates of each row: those of one source stand together, a row costs about ``budget``.
 
     A row that is full is closed by the candidate that fills it, so none is empty, and one candidate is never split.
+    What the next candidate shares with a row, another row computes again: so a row grows beyond the budget, up to
+    ROW_OVER_SHARED times that, where a cut would cost more than a short row is worth (a long prompt that comes first).
     """
     rank: dict[bytes, int] = {}
     for candidate in candidates:
         rank.setdefault(candidate.source.key, len(rank))
     rows: list[list[int]] = []
-    cost = _Cost()
+    held: dict[object, int] = {}
     for index in sorted(range(len(candidates)), key=lambda n: rank[candidates[n].source.key]):
-        if not rows or cost.tokens >= budget:
+        parts = _parts(candidates[index])
+        shared = sum(tokens for key, tokens in parts.items() if key in held)
+        if not rows or sum(held.values()) >= max(budget, ROW_OVER_SHARED * shared):
             rows.append([])
-            cost = _Cost()
+            held = {}
         rows[-1].append(index)
-        cost.add(candidates[index])
+        held |= parts
     return rows

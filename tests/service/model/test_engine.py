@@ -133,16 +133,12 @@ def test_work_is_shared(scorers):
     assert (again.images_encoded, again.images_reused) == (6, 1)  # the source came from the cache
 
 
-def test_rows_of_any_length_give_the_same(scorers):
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_rows_of_any_length_give_the_same(scorers, size):
     preparer, _, trie, images = scorers
     group = [preparer.candidate(images[n % 3], images[n % 7], f"make it {n}") for n in range(12)]
-    expected = score(trie, group)
-    default = trie._row_tokens
-    for tokens in (1, 300, 10**6):
-        trie._row_tokens = tokens
-        assert len(trie.collate(group)) == {1: 12, 10**6: 1}.get(tokens, len(trie.collate(group)))
-        assert_close(score(trie, group), expected, COMPANY)
-    trie._row_tokens = default
+    rows = [trie._row(list(range(n, min(n + size, 12))), group) for n in range(0, 12, size)]
+    assert_close(trie.score(rows).outcomes, score(trie, group), COMPANY)
 
 
 def test_an_image_evicted_between_collation_and_scoring_is_encoded_again(scorers):

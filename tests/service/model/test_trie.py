@@ -132,7 +132,22 @@ def test_rows_keep_sources_together_and_lose_nobody(sources, budget):
     runs = [sources[index] for index in flat]
     assert len([n for n in range(1, len(runs)) if runs[n] != runs[n - 1]]) == len(set(runs)) - 1
     for row in rows:
-        assert shared_tokens([candidates[index] for index in row[:-1]]) < budget
+        *before, last = (candidates[index] for index in row)
+        shared = shared_tokens(before) + shared_tokens([last]) - shared_tokens([*before, last])
+        assert shared_tokens(before) < max(budget, 8 * shared)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.integers(1, 400))
+def test_cutting_a_group_into_rows_costs_at_most_a_seventh_more(first, last, edits, budget):
+    """Whatever comes first: a long prompt that all edits share, or nothing but the source."""
+    source, prompt = image(0, 2, 2), Text(tuple(range(first)))
+    group = [
+        Candidate(source, edit, "x", (TokenSequence((prompt, source, edit, Text((n,) * last)), ()),))
+        for n in range(edits)
+        for edit in [Image(bytes([n, 9]), np.zeros((FACTOR, FACTOR, 3), np.uint8), 1)]
+    ]
+    rows = split_rows(group, budget)
+    assert sum(shared_tokens([group[n] for n in row]) for row in rows) <= shared_tokens(group) * 8 / 7
 
 
 @given(batches, sequences)
