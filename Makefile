@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints/cpu.txt
+TARGET ?= cpu
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check fuzz bench soak train-tiny format clean
+.PHONY: help serve demo test check fuzz bench soak image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +38,12 @@ bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/per
 soak: $(VENV)/.dev ## kill Redis, replicas, workers and clients at random under load (10 minutes; FLAGS="--seconds 3600")
 	@$(BIN)/python -m benchmarks.soak $(FLAGS)
 
+image: $(VENV)/bin/python ## build the image with docker or podman (TARGET=gpu for the other; BASE=stand-in without a registry)
+	@$(BIN)/python -m tools.image build --target $(TARGET) $(if $(BASE),--base $(BASE))
+
+image-test: $(VENV)/.service ## run that image as it is meant to run, score through it and look inside
+	@$(BIN)/python -m tools.image check --target $(TARGET)
+
 train-tiny: $(VENV)/.train ## train the bundled checkpoint anew into out/jrm-tiny (hours on two CPU cores, goes on if stopped)
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/jrm train --recipe jrm-tiny --out out/jrm-tiny; else \
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m jrm_training train --recipe jrm-tiny --out out/jrm-tiny; fi
@@ -60,6 +67,7 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[dev] into $(VENV) (a few minutes, once)"
 	@$(INSTALL) '.[dev]'
 	@$(BIN)/python tools/repair_cpu_torch.py
+	@$(BIN)/python tools/fetch_prometheus.py
 	@touch $(VENV)/.service $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)

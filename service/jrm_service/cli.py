@@ -133,6 +133,9 @@ def settings(**flags: str | None) -> None:
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    expect: Annotated[
+        str | None, typer.Option(help="fail unless this is its fingerprint", metavar="FINGERPRINT", show_default=False)
+    ] = None,
 ) -> None:
     """Print what a checkpoint is, or every problem that keeps it from being served."""
     from .model import golden
@@ -146,6 +149,8 @@ def inspect(
             golden.require_fingerprint(tests, opened)
     except CheckpointError as error:
         _fail(error.problems)
+    if expect is not None and opened.fingerprint != expect:
+        _fail([f"{checkpoint}: the fingerprint is {opened.fingerprint}, expected {expect}"])
     facts = {"name": opened.manifest.name, "fingerprint": opened.fingerprint, **describe(opened)}
     facts["golden"] = tests and {"cases": len(tests.cases), "tolerance": tests.tolerance.model_dump()}
     if as_json:

@@ -98,6 +98,9 @@ class Metrics:
         self.http_request_seconds = histogram(
             "jrm_http_request_duration_seconds", "From the request's head to the end of its reply.", "method", "route"
         )
+        self.ready = gauge(
+            "jrm_ready", "1 while a part of the server, score or explain, takes requests, else 0.", "part"
+        )
         self.rejections = counter(
             "jrm_rejections_total", "Requests that were refused as a whole, by the code of their error.", "reason"
         )
@@ -125,6 +128,9 @@ class Metrics:
         )
         self.batch_tokens = histogram(
             "jrm_batch_tokens", "Tokens that each batch counts against the budget.", buckets=_TOKENS
+        )
+        self.batch_tokens_limit = gauge(
+            "jrm_batch_tokens_limit", "Budget of a batch, in the tokens of jrm_batch_tokens."
         )
         self.tokens = counter(
             "jrm_tokens_total",
@@ -279,11 +285,13 @@ class Metrics:
         """Name the versions that make scores; None for a package that is not installed."""
         self.build_info.labels(version, platform.python_version(), torch or "none", transformers or "none").set(1)
 
-    def show_model(
-        self, *, model: str, fingerprint: str, device: str, dtype: str, engine: str, dimensions: Iterable[str]
-    ) -> None:
-        """Name what is served, and begin its counts at 0: a rate misses what a series had when it was born."""
-        self.model_info.labels(model, fingerprint, device, dtype, engine).set(1)
+    def show_model(self, *, model: str, fingerprint: str, facts: Mapping[str, object]) -> None:
+        """Name what is served; of the facts, ``device``, ``dtype`` and ``engine`` are shown."""
+        shown = (str(facts.get(name) or "none") for name in ("device", "dtype", "engine"))
+        self.model_info.labels(model, fingerprint, *shown).set(1)
+
+    def expect_rewards(self, dimensions: Iterable[str]) -> None:
+        """Begin the counts of rewards at 0: a rate misses what a series had when it was born."""
         for dimension in (_POOLED, *dimensions):
             self._distribution(dimension)
         for spread in ("zero", "some"):
@@ -310,8 +318,11 @@ class Metrics:
         self.http_requests.labels(method, route, str(status)).inc()
         self.http_request_seconds.labels(method, route).observe(seconds)
 
-    def watch_queue(self, *, depth: Callable[[], float], limit: int, alive: Callable[[], float], workers: int) -> None:
+    def watch_queue(
+        self, *, depth: Callable[[], float], limit: int, batch_tokens: int, alive: Callable[[], float], workers: int
+    ) -> None:
         """Read the state of the queue and its workers whenever the metrics are read."""
+        self.batch_tokens_limit.set(batch_tokens)
         self.queue_depth.set_function(depth)
         self.queue_limit.set(limit)
         self.workers.set(workers)

@@ -167,6 +167,14 @@ def test_inspect_names_everything(tiny_checkpoint):
     assert "instruction_following" in table
 
 
+def test_inspect_holds_a_checkpoint_to_the_fingerprint_that_is_expected(tiny_checkpoint):
+    fingerprint = open_checkpoint(tiny_checkpoint).fingerprint
+    assert jrm("inspect", "--expect", fingerprint, str(tiny_checkpoint)).returncode == 0
+    run = jrm("inspect", "--expect", "0" * 32, str(tiny_checkpoint))
+    assert run.returncode == 1
+    assert run.stderr == f"error: {tiny_checkpoint}: the fingerprint is {fingerprint}, expected {'0' * 32}\n"
+
+
 def test_help_lists_every_command_without_torch():
     run = jrm("--help")
     assert run.returncode == 0

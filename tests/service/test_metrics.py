@@ -24,6 +24,7 @@ def test_the_names_are_pinned() -> None:
     assert found == {
         "jrm_http_requests": "counter",
         "jrm_http_request_duration_seconds": "histogram",
+        "jrm_ready": "gauge",
         "jrm_rejections": "counter",
         "jrm_keys": "gauge",
         "jrm_key_reloads": "counter",
@@ -36,6 +37,7 @@ def test_the_names_are_pinned() -> None:
         "jrm_group_completion_seconds": "histogram",
         "jrm_batch_candidates": "histogram",
         "jrm_batch_tokens": "histogram",
+        "jrm_batch_tokens_limit": "gauge",
         "jrm_inference_seconds": "histogram",
         "jrm_device_busy_seconds": "counter",
         "jrm_device_busy_ratio": "gauge",
@@ -113,11 +115,12 @@ def test_batches_and_groups_are_observed() -> None:
 def test_the_queue_is_read_when_the_metrics_are() -> None:
     metrics = Metrics(CollectorRegistry())
     depth = 0
-    metrics.watch_queue(depth=lambda: depth, limit=64, alive=lambda: 1, workers=2)
+    metrics.watch_queue(depth=lambda: depth, limit=64, batch_tokens=16_384, alive=lambda: 1, workers=2)
     depth = 7
     read = metrics.registry.get_sample_value
     assert read("jrm_queue_depth") == 7
     assert (read("jrm_queue_limit"), read("jrm_workers"), read("jrm_workers_alive")) == (64, 2, 1)
+    assert read("jrm_batch_tokens_limit") == 16_384
 
 
 # --- rewards ---
@@ -185,9 +188,11 @@ def test_a_group_whose_rewards_are_all_equal_has_no_spread(rewards, spread) -> N
 
 def test_the_served_model_is_named_and_its_counts_begin_at_zero() -> None:
     metrics = Metrics(CollectorRegistry())
-    facts = {"model": "m", "fingerprint": "f", "device": "cuda:0,cuda:1", "dtype": "bfloat16", "engine": "trie"}
-    metrics.show_model(**facts, dimensions=["visual_quality"])
-    assert metrics.registry.get_sample_value("jrm_model_info", facts) == 1
+    facts = {"device": "cuda:0,cuda:1", "dtype": "bfloat16", "engine": None}
+    metrics.show_model(model="m", fingerprint="f", facts=facts | {"dimensions": ["visual_quality"]})
+    shown = facts | {"model": "m", "fingerprint": "f", "engine": "none"}
+    assert metrics.registry.get_sample_value("jrm_model_info", shown) == 1
+    metrics.expect_rewards(["visual_quality"])
     for dimension in ("", "visual_quality"):
         assert Rewards(metrics, dimension)("jrm_reward_count") == 0
         assert Rewards(metrics, dimension)("jrm_reward_magnitude_total", sign="negative") == 0

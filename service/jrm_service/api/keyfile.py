@@ -36,6 +36,8 @@ class KeyFile:
         self._clock = clock
         self._seen = _signature(path)
         self._use(KeyRing(read(path)))
+        for result in ("ok", "failed"):  # counted from 0: an increase cannot see what a series had when it was born
+            metrics.key_reloads.labels(result)
         self._look_again_at = clock() + _POLL_SECONDS
 
     def find(self, secret: bytes) -> Key | None:

@@ -131,6 +131,8 @@ class _CountedExporter(SpanExporter):
     def __init__(self, inner: SpanExporter, metrics: Metrics) -> None:
         self._inner = inner
         self._metrics = metrics
+        for outcome in ("sent", "failed"):  # counted from 0: a rate cannot see what a series had when it was born
+            metrics.trace_spans.labels(outcome)
         self._works = True
         self._closing = threading.Lock()
         self._closed = False

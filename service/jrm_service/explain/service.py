@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+OUTCOMES = ("ok", "truncated", "invalid_critique", "deadline_exceeded", "explain_unavailable", "internal")
+"""How a critique can end."""
+
 _KEEP = 0.8  # each finished request weighs 0.8 of the next one in the mean that Retry-After is made from
 
 
@@ -127,6 +130,8 @@ class ExplainService:
         self._metrics = metrics
         self._decoding = ByteBudget(limits.max_decoded_bytes)
         self._executor = ThreadPoolExecutor(threads, "jrm-explain")
+        for outcome in OUTCOMES:  # counted from 0: an increase cannot see what a series had when it was born
+            metrics.explanations.labels(outcome)
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()

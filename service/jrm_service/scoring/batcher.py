@@ -17,6 +17,7 @@ from typing import Any
 from jrm_service.metrics import Metrics
 
 from .backend import Backend
+from .outcomes import LABELS
 from .planner import BatchCost, unshared_tokens
 from .queue import OnScore, ScoreQueue
 from .runner import Died, Hung, Runner
@@ -73,8 +74,14 @@ class Batcher:
         self._empty = asyncio.Event()
         self._empty.set()
         metrics.watch_queue(
-            depth=lambda: self.depth, limit=max_queue, alive=lambda: self.alive, workers=len(self._backends)
+            depth=lambda: self.depth,
+            limit=max_queue,
+            batch_tokens=max_batch_tokens,
+            alive=lambda: self.alive,
+            workers=len(self._backends),
         )
+        for outcome in LABELS:  # counted from 0: an increase cannot see what a series had when it was born
+            metrics.candidates.labels(outcome)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -93,6 +100,8 @@ class Batcher:
         for worker in self._workers:
             share = self._metrics.device_busy_ratio.labels(str(worker.number), worker.backend.device)
             share.set_function(partial(_busy_share, worker, self._clock))
+            for state in (State.HUNG, State.LOST):
+                self._metrics.worker_failures.labels(str(worker.number), worker.backend.device, state.value)
             self._queue.worker_up(worker.number)
             self._tasks.append(asyncio.create_task(self._serve(worker), name=f"jrm-worker-{worker.number}"))
 

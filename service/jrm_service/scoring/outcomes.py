@@ -22,6 +22,10 @@ class Cancelled(CandidateError):
     code = "cancelled"
 
 
+LABELS = ("ok", *(kind.code for kind in CandidateError.__subclasses__()))
+"""Every way in which an admitted candidate can end, as ``Outcome.label`` has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The one end of an admitted candidate.

@@ -1,0 +1,16 @@
+{{/*
+What is routed from outside, as YAML: paths, each with the role that answers. Health and metrics are not among them:
+they are open to everyone who reaches them.
+*/}}
+{{- define "jrm.routes" -}}
+{{- if .Values.score.enabled }}
+- {path: /score, role: score}
+- {path: /v1/score, role: score}
+{{- end }}
+{{- if .Values.explain.enabled }}
+- {path: /explain, role: explain}
+- {path: /v1/explain, role: explain}
+{{- end }}
+- {path: /v1/info, role: {{ ternary "score" "explain" .Values.score.enabled }}}
+- {path: /v1/models, role: {{ ternary "score" "explain" .Values.score.enabled }}}
+{{- end -}}

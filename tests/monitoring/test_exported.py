@@ -1,0 +1,70 @@
+"""What dashboard, rules and autoscaling ask for against what real servers export: names, labels, values."""
+
+import re
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from jrm_service.metrics import Metrics
+
+from . import queries
+
+pytestmark = pytest.mark.timeout(600)  # vLLM takes most of a minute to start
+
+OF_THE_TARGET = {"namespace", "job", "instance"}  # put there by whoever scrapes
+UNSEEN = {
+    "jrm_device_busy_ratio": "a minute's mean for those without Prometheus; the rate of jrm_device_busy_seconds_total "
+    "is the same over any time",
+}
+
+
+@pytest.fixture(scope="module")
+def exported(served):
+    """Name -> label -> its values."""
+    found: dict[str, dict[str, set[str]]] = {"up": {}}
+    for name, labels in served.exported():
+        known = found.setdefault(name, {})
+        for label, value in labels.items():
+            known.setdefault(label, set()).add(value)
+    recorded = queries.records()
+    for name, expr in recorded.items():  # summed up by its labels, or made of what was recorded before
+        before = (found[one.name] for one in queries.selected(expr) if one.name in recorded)
+        found[name] = {label: set() for label in queries.grouped(expr).union(*before)}
+    return found
+
+
+@pytest.mark.parametrize("query", queries.everything(), ids=str)
+def test_every_name_and_label_of_a_query_is_exported(exported, query):
+    selected = queries.selected(query.expr)
+    assert selected
+    for one in selected:
+        assert one.name in exported, f"{one.name} is not exported"
+        assert {label for label, *_ in one.matchers} <= {*exported[one.name], *OF_THE_TARGET}
+    known = OF_THE_TARGET.union(*(exported[one.name] for one in selected))
+    assert queries.grouped(query.expr) <= known
+
+
+@pytest.mark.parametrize("query", queries.everything(), ids=str)
+def test_every_value_that_a_query_asks_for_is_exported(exported, query):
+    for one in queries.selected(query.expr):
+        for label, operator, value in one.matchers:
+            values = exported[one.name].get(label)
+            if label in OF_THE_TARGET or not values:
+                continue
+            for wanted in alternatives(value):
+                assert any(re.fullmatch(wanted, known) for known in values), f"{one.name}{{{label}{operator}{value!r}}}"
+
+
+def alternatives(value: str) -> list[str]:
+    """Each of ``a|b|c``; a pattern of another kind as it is."""
+    return value.split("|") if re.fullmatch(r"\w+(\|\w+)*", value) else [value]
+
+
+def test_every_metric_is_on_the_dashboard_or_in_the_rules():
+    shown = {
+        one.name for query in [*queries.of_dashboard(), *queries.of_rules()] for one in queries.selected(query.expr)
+    }
+    families = [family.name for family in Metrics(CollectorRegistry()).registry.collect()]
+    endings = ("", "_total", "_bucket", "_sum", "_count")
+    missing = {name for name in families if shown.isdisjoint(name + ending for ending in endings)}
+    assert missing == UNSEEN.keys()

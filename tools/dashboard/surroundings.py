@@ -1,0 +1,161 @@
+"""What stands around the scorer: its cache and Redis, the critiques, the process itself."""
+
+from __future__ import annotations
+
+from .grafana import Panel, Query, Row
+from .promql import gauge, metric, of_model, quantile, rate, share, total
+
+EXPLAINS = 'part="explain"'
+
+CACHE = Row(
+    "Cache and Redis",
+    [
+        Panel(
+            "Scores found",
+            "Share of the scores looked for that were there: in memory, or in Redis after memory had none.",
+            "percentunit",
+            [
+                Query(
+                    share(
+                        total("jrm_cache_hits_total", by="model, tier"),
+                        f"({total('jrm_cache_hits_total', by='model, tier')}"
+                        f" + {total('jrm_cache_misses_total', by='model, tier')})",
+                    ),
+                    "{{model}} {{tier}}",
+                )
+            ],
+            highest=1,
+        ),
+        Panel(
+            "Scores not computed",
+            "Scores per second that cost no device: found, or shared with an identical candidate on its way.",
+            "cps",
+            [
+                Query(total("jrm_cache_hits_total", by="tier"), "found in {{tier}}"),
+                Query(f"sum({rate('jrm_cache_shared_total')})", "shared"),
+            ],
+            stacked=True,
+        ),
+        Panel(
+            "Scores kept",
+            "Scores in the memory of each replica, at most cache_entries.",
+            "none",
+            [Query(gauge("jrm_cache_entries"), "{{instance}}")],
+        ),
+        Panel(
+            "Cache errors",
+            "Scores that could not be read or written, per second. invalid: something else writes under the server's "
+            "keys, which must not be. dropped: scores come faster than Redis takes them.",
+            "cps",
+            [Query(total("jrm_cache_errors_total", by="tier, reason"), "{{tier}} {{reason}}")],
+        ),
+        Panel(
+            "Calls of Redis",
+            "By how they ended. skipped: not asked, because it had not answered. No request fails with them.",
+            "cps",
+            [Query(total("jrm_redis_calls_total", by="operation, outcome"), "{{operation}} {{outcome}}")],
+        ),
+        Panel(
+            "Circuit to Redis",
+            "Open: Redis is not asked, scores and quotas are not shared. Half open: the next call tries.",
+            "none",
+            [Query(gauge("jrm_redis_breaker_state"), "{{instance}}")],
+            highest=2,
+            steps=[(1, "yellow"), (2, "red")],
+            values={0: "closed", 1: "half open", 2: "open"},
+        ),
+    ],
+)
+
+EXPLAIN = Row(
+    "Explain",
+    [
+        Panel(
+            "Critiques",
+            "By how they ended, per second. truncated: cut by max_tokens. invalid_critique: the checkpoint does not "
+            "write what it should. explain_unavailable: the engine is not there.",
+            "cps",
+            [Query(total("jrm_explanations_total", by="model, outcome"), "{{model}} {{outcome}}")],
+            stacked=True,
+        ),
+        Panel(
+            "Time of a critique",
+            "From its prompt until it was written, waiting for the engine included.",
+            "s",
+            [Query(quantile(q, "jrm_explain_duration_seconds"), f"{{{{model}}}} p{100 * q:g}") for q in (0.5, 0.95)],
+        ),
+        Panel(
+            "Tokens of the language head",
+            "Tokens read and written, per second. Few written for many read: prompts are dear, ask for one dimension.",
+            "cps",
+            [Query(total("jrm_explain_tokens_total", by="model, kind"), "{{model}} {{kind}}")],
+        ),
+        Panel(
+            "Critiques under way",
+            "Being written or waiting in the engine. More than explain_concurrency: they wait.",
+            "none",
+            [Query(gauge("jrm_explain_running"), "{{instance}}")],
+        ),
+        Panel(
+            "Engine up",
+            "Whether the engine of each replica that writes critiques answers. 0: its log says why.",
+            "none",
+            [
+                Query(
+                    f"{metric('jrm_explain_engine_up')}"
+                    f" and on (namespace, job, instance) {metric('jrm_ready', EXPLAINS)}",
+                    "{{instance}}",
+                )
+            ],
+            highest=1,
+            values={0: "down", 1: "up"},
+        ),
+        Panel(
+            "Engine restarts",
+            "Times in the last hour that an engine died and was started again. Any: look at memory first.",
+            "none",
+            [Query(of_model(f"increase({metric('jrm_explain_engine_restarts_total')}[1h])"), "{{instance}}")],
+            steps=[(3, "red")],
+        ),
+    ],
+    folded=True,
+)
+
+PROCESS = Row(
+    "Process",
+    [
+        Panel(
+            "Resident memory",
+            "Of each replica, in bytes: uploads, decoded pixels, cached scores, and the weights on a CPU.",
+            "bytes",
+            [Query(gauge("process_resident_memory_bytes"), "{{instance}}")],
+        ),
+        Panel(
+            "CPU",
+            "CPUs that each replica uses. At its limit, preprocessing is slow: give it more.",
+            "none",
+            [Query(rate("process_cpu_seconds_total"), "{{instance}}")],
+        ),
+        Panel(
+            "File descriptors",
+            "Share of the limit of each replica; a connection takes one.",
+            "percentunit",
+            [Query(of_model(f"{metric('process_open_fds')} / {metric('process_max_fds')}"), "{{instance}}")],
+            highest=1,
+            steps=[(0.9, "red")],
+        ),
+        Panel(
+            "Uptime",
+            "Since the process was started. A saw: it is started again and again; the end of the last log says why.",
+            "s",
+            [Query(f"time() - {metric('process_start_time_seconds')}", "{{instance}}")],
+        ),
+        Panel(
+            "Traces",
+            "Spans that reached the collector, and those that were lost.",
+            "cps",
+            [Query(total("jrm_trace_spans_total", by="outcome"), "{{outcome}}")],
+        ),
+    ],
+    folded=True,
+)
