@@ -1,10 +1,13 @@
 """Replicas by queue wait: an HPA or a ScaledObject, with the same signals."""
 
+import json
 import re
+import subprocess
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
+from tools.fetch_prometheus import find
 
 from helm.chart import CHART, all_of, chart_values, of_role, one_of, render
 from jrm_service.metrics import Metrics
@@ -114,3 +117,43 @@ def test_the_adapter_finds_its_series_before_the_first_batch():
     for rule in ADAPTER:
         assert re.match(r"\w+", rule["seriesQuery"])[0] in present
         assert re.fullmatch(rule["name"]["matches"], re.match(r"\w+", rule["seriesQuery"])[0])
+
+
+IDLE = {
+    'jrm_queue_wait_seconds_bucket{M,le="1"}': "0x20",
+    'jrm_queue_wait_seconds_bucket{M,le="+Inf"}': "0x20",
+    "jrm_queue_wait_seconds_count{M}": "0x20",
+    "jrm_workers{M}": "2x20",
+}
+WAITING = {  # all candidates wait for 4 to 8 s, one device works all the time and one half of it
+    'jrm_queue_wait_seconds_bucket{M,le="4"}': "0x20",
+    'jrm_queue_wait_seconds_bucket{M,le="8"}': "0+30x20",
+    'jrm_queue_wait_seconds_bucket{M,le="+Inf"}': "0+30x20",
+    "jrm_queue_wait_seconds_count{M}": "0+30x20",
+    "jrm_workers{M}": "2x20",
+    'jrm_device_busy_seconds_total{M,worker="0"}': "0+15x20",
+    'jrm_device_busy_seconds_total{M,worker="1"}': "0+7.5x20",
+}
+
+
+@pytest.mark.parametrize(
+    ("series", "wait", "busy"),
+    [(WAITING, 7.8, 1.5), (IDLE, 0, 0), ({}, None, None)],
+    ids=["waiting", "idle", "not scraped"],
+)
+def test_prometheus_says_how_long_and_how_many_and_nothing_of_pods_that_it_does_not_see(series, wait, busy, tmp_path):
+    def expected(metric, value):
+        rounded = f"round({query_of(metric)}, 0.1)"
+        samples = [] if value is None else [{"labels": "{}", "value": value}]
+        return {"expr": rounded, "eval_time": "4m", "exp_samples": samples}
+
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name.replace("M", SERIES), "values": values} for name, values in series.items()],
+        "promql_expr_test": [expected("jrm_queue_wait_seconds_p95", wait), expected("jrm_devices_busy", busy)],
+    }
+    (tmp_path / "test.yaml").write_text(json.dumps({"evaluation_interval": "15s", "tests": [test]}))
+    done = subprocess.run(
+        [find("promtool"), "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -46,11 +46,15 @@ def test_threads_follow_the_cpus_of_the_pod_and_not_those_of_the_machine():
 
 
 @pytest.mark.parametrize(
-    "score", [{"settings": {"preprocess_threads": 3}}, {"resources": {"requests": {"cpu": None, "memory": "1Gi"}}}]
+    "values",
+    [
+        {"settings": {"preprocess_threads": 3}},
+        {"score": {"settings": {"preprocess_threads": 3}}},
+        {"score": {"resources": {"requests": {"cpu": None, "memory": "1Gi"}}}},
+    ],
 )
-def test_threads_that_were_set_or_cannot_be_known_are_left_alone(score):
-    names = [one["name"] for one in server({"score": score}).get("env", [])]
-    assert "JRM_PREPROCESS_THREADS" not in names
+def test_threads_that_were_set_or_cannot_be_known_are_left_alone(values):
+    assert "JRM_PREPROCESS_THREADS" not in {one["name"] for one in server(values).get("env", [])}
 
 
 def test_a_service_port_of_its_own_moves_no_pod():
