@@ -105,3 +105,6 @@ LABEL org.opencontainers.image.title="jrm-serve" \
       org.opencontainers.image.version="${VERSION}-gpu" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${GPU_BASE}"
+
+# Without a --target: the small one.
+FROM cpu AS default

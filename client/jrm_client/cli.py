@@ -26,7 +26,7 @@ app = typer.Typer(
     help="JRM Serve: rewards for image edits.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # a local may be an API key
+    pretty_exceptions_enable=False,  # a defect of ours is for the log: plain, and without locals, which may be keys
 )
 
 

@@ -42,6 +42,11 @@ def test_the_targets_differ_by_base_and_extras_alone():
     assert not FILE.stages["cpu-base"].instructions
 
 
+def test_without_a_target_the_small_one_is_built():
+    last = [*FILE.stages.values()][-1]
+    assert (last.base, last.instructions) == ("cpu", [])
+
+
 def test_bases_are_of_one_exact_version():
     cpu, gpu = FILE.arguments["CPU_BASE"], FILE.arguments["GPU_BASE"]
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", cpu)
