@@ -93,7 +93,8 @@ def _load(results: Results) -> Figure:
     above.set_ylabel("candidates/s")
     above.set_ylim(bottom=0)
     above.set_title("The service under load")
-    above.legend(title="layout", frameon=False)
+    handles, layouts = above.get_legend_handles_labels()
+    below.legend(handles, layouts, title="layout", frameon=False, loc="upper left")  # where no line is
     below.set_ylabel("latency, s: median, dotted 95%")
     below.set_ylim(bottom=0)
     below.set_xlabel("callers, each with one candidate at a time")

@@ -16,6 +16,7 @@ PREFIX = "JRM_"
 _CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
 
 MiB = 2**20
+_MAX_THREADS = 256
 _Count = Annotated[int, Field(ge=1)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -78,9 +79,9 @@ class Settings(BaseSettings):
     ] = None
     max_decoded_bytes: Annotated[_Count, Field(description="budget of decoded image bytes in flight")] = 512 * MiB
     max_prepared_bytes: Annotated[_Count, Field(description="budget of resized image bytes in flight")] = 1024 * MiB
-    preprocess_threads: Annotated[_Count, Field(le=256, description="threads that decode, resize and tokenize")] = (
-        os.cpu_count() or 1
-    )
+    preprocess_threads: Annotated[
+        _Count, Field(le=_MAX_THREADS, description="threads that decode, resize and tokenize")
+    ] = min(os.cpu_count() or 1, _MAX_THREADS)
     hang_timeout_s: Annotated[_Seconds, Field(description="seconds after which a silent device counts as hung")] = 120.0
     grace_s: Annotated[_Seconds, Field(description="seconds that running requests get on shutdown")] = 60.0
 

@@ -1,5 +1,8 @@
 """Flags win over the environment, which wins over defaults; what is unknown or unsafe is refused."""
 
+import subprocess
+import sys
+
 import pytest
 from pydantic import ValidationError
 
@@ -57,3 +60,9 @@ def test_settings_cannot_be_changed():
 
 def test_devices_are_a_list():
     assert Settings(device="cuda:0,cuda:1").devices == ["cuda:0", "cuda:1"]
+
+
+def test_a_machine_of_many_cpus_starts_with_the_defaults():
+    program = "import os; os.cpu_count = lambda: 384; from jrm_service.settings import Settings; print(Settings())"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "preprocess_threads=256" in run.stdout
