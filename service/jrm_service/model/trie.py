@@ -193,13 +193,16 @@ def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
     for candidate in candidates:
         rank.setdefault(candidate.source.key, len(rank))
     rows: list[list[int]] = []
-    held: dict[object, int] = {}
+    held: set[object] = set()
+    cost = 0
     for index in sorted(range(len(candidates)), key=lambda n: rank[candidates[n].source.key]):
         parts = _parts(candidates[index])
-        shared = sum(tokens for key, tokens in parts.items() if key in held)
-        if not rows or sum(held.values()) >= max(budget, ROW_OVER_SHARED * shared):
+        new = sum(tokens for key, tokens in parts.items() if key not in held)
+        shared = sum(parts.values()) - new
+        if not rows or cost >= max(budget, ROW_OVER_SHARED * shared):
             rows.append([])
-            held = {}
+            held, cost, new = set(), 0, new + shared
         rows[-1].append(index)
-        held |= parts
+        held |= parts.keys()
+        cost += new
     return rows
