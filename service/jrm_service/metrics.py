@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
 # A method is the caller's own word; whatever is not one of these counts as OTHER, so that labels stay few.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -74,6 +74,27 @@ def known_method(method: str) -> str:
     return method if method in _METHODS else "OTHER"
 
 
+class _Gauge(Gauge):
+    """A gauge without labels that has no sample before its first value.
+
+    The client library begins at 0. But a server without a queue has none of depth 0: such zeros spoil every mean and
+    every minimum over replicas.
+    """
+
+    _known = False
+
+    def set(self, value: float) -> None:
+        super().set(value)
+        self._known = True
+
+    def set_function(self, f: Callable[[], float]) -> None:
+        super().set_function(f)
+        self._known = True
+
+    def collect(self) -> Iterable[Metric]:
+        return super().collect() if self._known else self.describe()
+
+
 class Metrics:
     """The collectors of one server, registered with ``registry`` and never with the global one.
 
@@ -84,7 +105,8 @@ class Metrics:
         self.registry = registry
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=registry)
+            kind = Gauge if labels else _Gauge
+            return kind(name, text, labels, registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
@@ -105,6 +127,7 @@ class Metrics:
             "jrm_rejections_total", "Requests that were refused as a whole, by the code of their error.", "reason"
         )
         self.keys = gauge("jrm_keys", "API keys in force.")
+        self.keys.set(0)  # without a keys file too: a replica that asks for none beside one that does is to be seen
         self.key_reloads = counter(
             "jrm_key_reloads_total", "Changes of the keys file: ok, or failed (the keys in force stay).", "result"
         )

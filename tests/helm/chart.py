@@ -1,6 +1,7 @@
 """The chart as the tests see it: rendered by Helm itself, as a list of objects."""
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ def chart_values(name: str) -> Object:
     return matrix_values(Path(__file__).parent / "values" / f"{name}.yaml")
 
 
-def render(values: Object | None = None, *, name: str = "rl", namespace: str = "rewards") -> list[Object]:
+def render(
+    values: Object | None = None, *, name: str = "rl", namespace: str = "rewards", chart: Path = CHART
+) -> list[Object]:
     """Every object of a release, hooks included."""
-    texts = json.loads(_rendered(json.dumps(values or {}), name, namespace))
+    texts = json.loads(_rendered(json.dumps(values or {}), name, namespace, chart))
     return [
         document
         for path, text in texts.items()
@@ -36,13 +39,22 @@ def render(values: Object | None = None, *, name: str = "rl", namespace: str = "
 
 
 def notes(values: Object | None = None, *, name: str = "rl", namespace: str = "rewards") -> str:
-    return json.loads(_rendered(json.dumps(values or {}), name, namespace))["jrm/templates/NOTES.txt"]
+    return json.loads(_rendered(json.dumps(values or {}), name, namespace, CHART))["jrm/templates/NOTES.txt"]
 
 
 @cache
-def _rendered(values: str, name: str, namespace: str) -> str:
-    with helm_python.Chart.load(CHART) as loaded:
+def _rendered(values: str, name: str, namespace: str, chart: Path) -> str:
+    with helm_python.Chart.load(chart) as loaded:
         return json.dumps(loaded.render(json.loads(values), name=name, namespace=namespace))
+
+
+def chart_with(folder: Path, file: str, old: str, new: str) -> Path:
+    """A copy of the chart with one piece of a template replaced: what Helm would have asked a cluster for."""
+    copy = Path(shutil.copytree(CHART, folder / "jrm"))
+    text = (copy / file).read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    (copy / file).write_text(text.replace(old, new), encoding="utf-8")
+    return copy
 
 
 def refusal(values: Object) -> str:

@@ -71,7 +71,7 @@ def test_the_hpa_reads_what_the_adapter_offers_and_only_of_its_release():
 def test_keda_asks_the_same_of_prometheus():
     wait, busy = scaled()["triggers"]
     assert wait["metadata"]["query"] == query_of("jrm_queue_wait_seconds_p95")
-    assert (wait["metricType"], wait["metadata"]["threshold"]) == ("Value", "2")
+    assert (wait["metricType"], wait["metadata"]["threshold"]) == ("Value", "2.5")
     assert busy["metadata"]["query"] == query_of("jrm_devices_busy")
     assert (busy["metricType"], busy["metadata"]["threshold"]) == ("AverageValue", "1")
 
@@ -80,7 +80,28 @@ def test_keda_takes_no_pod_away_when_it_is_told_nothing():
     for trigger in scaled()["triggers"]:
         assert trigger["type"] == "prometheus"
         assert trigger["metadata"]["ignoreNullValues"] == "false"
+
+
+def test_keda_shows_prometheus_what_the_secret_has():
+    for trigger in scaled()["triggers"]:
         assert trigger["authenticationRef"] == {"name": "prometheus"}
+        assert trigger["metadata"]["authModes"] == "tls,basic"
+
+
+@pytest.mark.parametrize("keda", [{}, {"authentication": "cloud", "authModes": ""}])
+def test_keda_shows_nothing_by_itself_or_when_its_own_identity_counts(keda):
+    keda |= {"serverAddress": "http://prometheus:9090"}
+    for trigger in scaled({"score": {"autoscaling": {"kind": "keda", "keda": keda}}})["triggers"]:
+        assert "authModes" not in trigger["metadata"]
+        assert ("authenticationRef" in trigger) == ("authentication" in keda)
+
+
+def test_the_wait_that_is_aimed_at_needs_no_guess_between_buckets():
+    metrics = Metrics(CollectorRegistry())
+    metrics.queue_wait_seconds.observe(1)
+    edges = {sample.labels.get("le") for sample in metrics.queue_wait_seconds.collect()[0].samples}
+    default = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["score"]["autoscaling"]
+    assert str(default["queueWaitSeconds"]) in edges
 
 
 def test_without_a_pod_nobody_waits():
@@ -88,9 +109,10 @@ def test_without_a_pod_nobody_waits():
     assert scaled()["maxReplicaCount"] == 16
 
 
-def test_pods_come_at_once_and_go_slowly():
+def test_pods_come_at_once_but_at_most_double_while_they_load_and_go_slowly():
     for behavior in (hpa()["behavior"], scaled()["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]):
         assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
+        assert behavior["scaleUp"]["policies"] == [{"type": "Percent", "value": 100, "periodSeconds": 300}]
         assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 600
         assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 120}]
 
@@ -110,9 +132,9 @@ def test_the_queries_are_of_metrics_that_a_server_has():
 
 
 def test_the_adapter_finds_its_series_before_the_first_batch():
-    """A metric with labels has no sample until something happened; one without has its zero."""
+    """A metric with labels has no sample until something happened."""
     registry = CollectorRegistry()
-    Metrics(registry)
+    Metrics(registry).workers.set(2)  # as each server that scores does when it has loaded
     present = {sample.name for family in registry.collect() for sample in family.samples}
     for rule in ADAPTER:
         assert re.match(r"\w+", rule["seriesQuery"])[0] in present

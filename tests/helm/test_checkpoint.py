@@ -124,6 +124,22 @@ def test_what_is_fetched_goes_to_a_folder_with_a_limit_or_to_a_claim():
     assert checkpoint_volume(chart_values("s3"))["persistentVolumeClaim"] == {"claimName": "fetched"}
 
 
+PROXY = {"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"}
+AUTHORITY = {"name": "authority", "mountPath": "/etc/authority", "readOnly": True}
+
+
+@pytest.mark.parametrize("name", [*FETCHED, "two-roles"])
+def test_what_fetches_and_inspects_can_be_given_a_proxy_and_the_certificate_of_its_authority(name):
+    values = chart_values(name)
+    volume = {"name": "authority", "configMap": {"name": "authority"}}
+    values["checkpoint"] |= {"extraEnv": [PROXY], "extraVolumes": [volume], "extraVolumeMounts": [AUTHORITY]}
+    assert volume in pod(values)["volumes"]
+    for container in pod(values)["initContainers"]:
+        assert container["env"][-1] == PROXY
+        assert container["volumeMounts"][-1] == AUTHORITY
+    assert PROXY not in server(values)["env"]
+
+
 def test_a_token_comes_from_its_secret():
     (token,) = [one for one in init(chart_values("hub"), "fetch")["env"] if one["name"] == "HF_TOKEN"]
     assert token["valueFrom"] == {"secretKeyRef": {"name": "hub-token", "key": "token"}}

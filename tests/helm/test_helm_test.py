@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from helm.chart import CHART, all_of, chart_values, one_of, render
+from helm.chart import CHART, chart_values, one_of, pod, render
 from jrm_client.cli import app
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend
 from support import servers
@@ -19,10 +19,10 @@ EXAMPLES = CHART.parents[1] / "examples" / "scene"
 
 
 def helm_test(values):
-    pod = one_of(render(values), "Pod")
-    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    assert pod["spec"]["restartPolicy"] == "Never"
-    (container,) = pod["spec"]["containers"]
+    test = one_of(render(values), "Pod")
+    assert test["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert test["spec"]["restartPolicy"] == "Never"
+    (container,) = test["spec"]["containers"]
     return container
 
 
@@ -74,9 +74,19 @@ def test_its_images_are_there_before_it_starts():
     assert int(annotations["helm.sh/hook-weight"]) < 0
 
 
+@pytest.mark.parametrize("role", ["score", "explain"])
+def test_it_runs_wherever_the_pods_may(role):
+    tolerations = [{"key": "team", "operator": "Exists"}]
+    values = {"score": {"enabled": False}, "explain": {"enabled": True}}
+    values[role] = {"enabled": True, "gpus": 1, "tolerations": tolerations, "nodeSelector": {"pool": "gpu"}}
+    test, server = one_of(render(values), "Pod")["spec"], pod(values, role)
+    assert len(server["tolerations"]) == 2
+    assert (test["nodeSelector"], test["tolerations"]) == (server["nodeSelector"], server["tolerations"])
+
+
 def test_with_keys_it_has_one_or_there_is_no_test():
     keys = {"apiKeys": {"existingSecret": "jrm-keys"}}
-    assert not all_of(render(keys), "Pod")
+    assert [one["metadata"]["name"] for one in render(keys) if one["metadata"]["name"].endswith("-test")] == []
     (variable,) = helm_test(keys | {"test": {"apiKeySecret": {"name": "one-key"}}})["env"]
     assert variable["name"] == "JRM_API_KEY"
     assert variable["valueFrom"] == {"secretKeyRef": {"name": "one-key", "key": "api-key"}}

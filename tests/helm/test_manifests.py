@@ -27,7 +27,7 @@ def test_every_object_says_where_it_belongs(case):
         assert one["metadata"]["namespace"] == "rewards"
         assert labels["app.kubernetes.io/instance"] == "rl"
         assert labels["app.kubernetes.io/managed-by"] == "Helm"
-        assert labels["app.kubernetes.io/name"] == case.get("nameOverride", "jrm")
+        assert labels["app.kubernetes.io/name"] == "jrm"
 
 
 def test_no_object_has_the_name_of_another(case):

@@ -21,6 +21,15 @@ RULES = (CHART / "files" / "rules.yaml").read_text(encoding="utf-8")
 SERIES = 'namespace="rewards",job="rl-jrm"'
 
 
+def test_runbooks_are_where_the_values_say():
+    values = ON | {"monitoring": ON["monitoring"] | {"rules": {"enabled": True, "runbooks": "https://git.test/jrm"}}}
+    for given, base in ((ON, ""), (values, "https://git.test/jrm/")):
+        rules = one_of(render(given), "PrometheusRule")["spec"]["groups"]
+        urls = [rule["annotations"]["runbook_url"] for group in rules for rule in group["rules"] if "alert" in rule]
+        assert urls
+        assert all(url.startswith(f"{base}docs/monitoring.md#") for url in urls)
+
+
 def monitor():
     return one_of(render(ON), "ServiceMonitor")
 
@@ -44,8 +53,14 @@ def test_the_job_is_the_release():
 
 def test_metrics_are_read_from_a_port_that_the_services_have():
     (endpoint,) = monitor()["spec"]["endpoints"]
-    assert endpoint == {"port": "http", "path": "/metrics", "interval": "15s", "scrapeTimeout": "10s"}
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+    assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("15s", "10s")
     assert of_role(all_of(render(ON), "Service")[:1], "Service", "score")["spec"]["ports"][0]["name"] == "http"
+
+
+def test_an_instance_is_a_pod_by_its_name():
+    (endpoint,) = monitor()["spec"]["endpoints"]
+    assert endpoint["relabelings"] == [{"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}]
 
 
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PrometheusRule"])

@@ -41,7 +41,7 @@ def test_a_gpu_is_asked_for_beside_what_the_values_ask():
 def test_a_slice_of_a_gpu_has_a_name_of_its_own():
     values = {"gpu": {"resource": "nvidia.com/mig-3g.40gb"}, "score": {"gpus": 1}}
     assert server(values)["resources"]["limits"]["nvidia.com/mig-3g.40gb"] == 1
-    assert pod(values)["tolerations"][0]["key"] == "nvidia.com/mig-3g.40gb"
+    assert pod(values)["tolerations"] == [GPU_TAINT]
 
 
 def test_a_cpu_pod_asks_for_no_gpu_and_goes_to_no_gpu_node():
@@ -52,7 +52,12 @@ def test_a_cpu_pod_asks_for_no_gpu_and_goes_to_no_gpu_node():
 def test_the_taint_of_gpu_nodes_is_tolerated_beside_others():
     own = {"key": "team", "operator": "Exists"}
     assert pod({"score": {"gpus": 1, "tolerations": [own]}})["tolerations"] == [own, GPU_TAINT]
-    assert "tolerations" not in pod({"score": {"gpus": 1}, "gpu": {"toleration": False}})
+    assert "tolerations" not in pod({"score": {"gpus": 1}, "gpu": {"taint": ""}})
+
+
+def test_the_taint_has_the_name_that_the_cluster_gave_it():
+    (toleration,) = pod({"score": {"gpus": 1}, "gpu": {"taint": "example.com/accelerator"}})["tolerations"]
+    assert toleration == GPU_TAINT | {"key": "example.com/accelerator"}
 
 
 def test_pods_are_spread_by_their_own_labels():

@@ -53,6 +53,13 @@ def test_no_pod_has_a_token_or_the_variables_of_other_services(case):
         assert pod["enableServiceLinks"] is False
 
 
+def test_rights_of_the_service_account_are_for_what_reads_checkpoints(case):
+    """A cloud gives rights by the account's name, whether or not the pod has a token of the cluster."""
+    for name, pod in pods(render(case)):
+        ours = name.endswith(("-score", "-explain"))
+        assert pod["spec"]["serviceAccountName"] == ("rl-jrm" if ours else "default")
+
+
 def test_every_container_says_what_it_needs(case):
     """In a namespace with quotas, a container without requests and limits is refused."""
     for container in [one for pod in every_pod(case) for one in containers(pod)]:

@@ -51,6 +51,12 @@ def test_it_keeps_nothing_and_forgets_what_was_used_least():
     }
 
 
+def test_its_working_directory_can_be_written_to():
+    (volume,) = pod(INTERNAL, "redis")["volumes"]
+    assert redis(INTERNAL)["volumeMounts"] == [{"name": volume["name"], "mountPath": "/data"}]
+    assert volume["emptyDir"] == {"sizeLimit": "64Mi"}
+
+
 def test_a_real_server_takes_these_options():
     given = {name.replace("-", "_"): value for name, value in options(INTERNAL).items()}
     with redis_servers.real(**given) as server, Redis.from_url(server.connection_url, decode_responses=True) as client:

@@ -1,8 +1,10 @@
 """Wrong values are refused with a message that says where, what and, where it is not plain, what instead."""
 
 import pytest
+from pydantic import ValidationError
 
-from helm.chart import refusal
+from helm.chart import CHART, refusal, render
+from jrm_service.settings import Settings
 
 # Types, bounds and names: values.schema.json.
 WRONG = [
@@ -35,6 +37,11 @@ WRONG = [
     ({"redis": {"mode": "cluster"}}, "value must be one of 'none', 'internal', 'external'"),
     ({"redis": {"external": {"url": "http://cache"}}}, "at '/redis/external/url': 'http://cache' does not match"),
     ({"redis": {"external": {"url": "redis://:secret@cache"}}}, "at '/redis/external/url'"),
+    ({"redis": {"external": {"url": "redis://cache:0"}}}, "at '/redis/external/url'"),
+    ({"redis": {"external": {"url": "redis://:6379"}}}, "at '/redis/external/url'"),
+    ({"nameOverride": "judge"}, "additional properties 'nameOverride' not allowed"),
+    ({"gpu": {"taint": "a b"}}, "at '/gpu/taint': 'a b' does not match pattern"),
+    ({"score": {"autoscaling": {"keda": {"authModes": "password"}}}}, "at '/score/autoscaling/keda/authModes'"),
     ({"score": {"autoscaling": {"kind": "both"}}}, "value must be one of 'none', 'hpa', 'keda'"),
     ({"score": {"autoscaling": {"minReplicas": 0}}}, "at '/score/autoscaling/minReplicas': minimum: got 0, want 1"),
     ({"score": {"autoscaling": {"queueWaitSeconds": 0}}}, "at '/score/autoscaling/queueWaitSeconds': minimum"),
@@ -91,6 +98,22 @@ CLASHING = [
         "score.autoscaling.keda is set, but score.autoscaling.kind is hpa: choose one",
     ),
     (
+        {"score": {"autoscaling": {"kind": "keda", "keda": {"serverAddress": "http://p", "authentication": "p"}}}},
+        "keda.authentication is set: set authModes too",
+    ),
+    ({"score": {"autoscaling": {"keda": {"authModes": "basic"}}}}, "keda.authModes is set, but authentication"),
+    (
+        {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "1s500ms", "scrapeTimeout": "1600ms"}}},
+        "scrapeTimeout is 1600ms, longer than the interval, 1s500ms",
+    ),
+    (
+        {
+            "score": {"autoscaling": {"kind": "hpa"}},
+            "monitoring": {"serviceMonitor": {"enabled": True, "interval": "1m"}},
+        },
+        "interval is 1m: autoscaling looks at 2 minutes",
+    ),
+    (
         {"score": {"enabled": False, "autoscaling": {"kind": "hpa"}}, "explain": {"enabled": True}},
         "score.autoscaling.kind is hpa, but score.enabled is false",
     ),
@@ -106,6 +129,31 @@ CLASHING = [
         "score.resources.limits has nvidia.com/gpu: set score",
     ),
     ({"score": {"extraEnv": [{"name": "JRM_PORT", "value": "1"}]}}, "score.extraEnv has JRM_PORT: it belongs into"),
+    ({"score": {"settings": {"max_queue": 240}}}, "score pods could never admit a request of max_candidates, 1024"),
+    ({"settings": {"max_candidates": 5000}}, "Give both in settings: {max_queue: 4096, max_candidates: 4096}"),
+    ({"explain": {"enabled": True, "settings": {"max_queue": 5}}}, "explain pods could never admit a request"),
+    ({"volumes": {"tmp": "1000M"}}, "volumes.tmp is 1000M, but score pods keep uploads of up to 1073741824 bytes"),
+    ({"settings": {"max_bodies_bytes": 4294967297}}, "volumes.tmp is 4Gi, but score pods keep uploads of up to 42949"),
+    ({"settings": {"otlp_endpoint": "collector:4317"}}, "the otlp_endpoint of score pods must be http://HOST:PORT"),
+    ({"score": {"extraVolumes": [{"name": "tmp"}]}}, "score pods would have two volumes named tmp"),
+    (
+        {"checkpoint": {"extraVolumes": [{"name": "ca"}]}, "score": {"extraVolumes": [{"name": "ca"}]}},
+        "score pods would have two volumes named ca",
+    ),
+    (
+        {"score": {"extraVolumeMounts": [{"name": "big", "mountPath": "/cache/"}]}},
+        "score.extraVolumeMounts has /cache/, where the chart mounts a volume of its own",
+    ),
+    (
+        {"checkpoint": {"extraVolumeMounts": [{"name": "big", "mountPath": "/store"}]}},
+        "checkpoint.extraVolumeMounts has /store, where",
+    ),
+    ({"checkpoint": {"extraEnv": [{"name": "HF_TOKEN"}]}}, "checkpoint.extraEnv has HF_TOKEN, which the chart sets"),
+    (
+        {"checkpoint": {"objectStore": {"env": {"A": "b"}}, "extraEnv": [{"name": "A"}]}},
+        "checkpoint.extraEnv has A, which the chart sets",
+    ),
+    ({"gpu": {"resource": "nvidia.com/mig-1g.10gb"}, "score": {"gpus": 2}}, "a process sees one MIG slice only"),
     ({"ingress": {"enabled": True}}, "ingress.enabled is true: ingress.hosts is empty"),
     ({"gateway": {"enabled": True}}, "gateway.enabled is true: gateway.parentRefs is empty"),
     ({"probes": {"startup": {"failureThreshold": 900}}}, "progressDeadlineSeconds is 3600, but probes.startup lets"),
@@ -116,6 +164,47 @@ CLASHING = [
 @pytest.mark.parametrize(("values", "message"), WRONG + CLASHING)
 def test_it_is_refused_and_told_why(values, message):
     assert message in refusal(values)
+
+
+GOES = [
+    {"settings": {"max_queue": 240, "max_candidates": 240}},
+    {"settings": {"max_queue": 1024}},
+    {"settings": {"max_candidates": 4096}},
+    {"settings": {"max_queue": 5}, "score": {"settings": {"max_candidates": 5}}},
+    {"volumes": {"tmp": "1Gi"}},
+    {"volumes": {"tmp": "1.5Ti"}, "settings": {"max_bodies_bytes": 3 * 2**39}},
+    {"settings": {"otlp_endpoint": "https://[::1]:4318/v1/traces"}},
+    {"gpu": {"resource": "nvidia.com/mig-1g.10gb"}, "score": {"gpus": 1}},
+    {"score": {"autoscaling": {"kind": "none", "keda": {"serverAddress": "http://prometheus:9090"}}}},
+    {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "1m", "scrapeTimeout": "60s"}}},
+    {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "1s", "scrapeTimeout": "900ms"}}},
+    {
+        "score": {
+            "extraVolumes": [{"name": "big", "emptyDir": {}}],
+            "extraVolumeMounts": [{"name": "big", "mountPath": "/cache/huggingface"}],
+        }
+    },
+]
+
+
+@pytest.mark.parametrize("values", GOES)
+def test_what_lies_just_within_is_taken(values):
+    assert render(values)
+
+
+@pytest.mark.parametrize("url", ["collector:4317", "http://", "http://h:0", "http://u:p@h", "http://h?a=b", "ftp://h"])
+def test_an_address_for_traces_that_the_server_refuses_is_refused_here(url):
+    with pytest.raises(ValidationError):
+        Settings(otlp_endpoint=url)
+    assert "otlp_endpoint" in refusal({"settings": {"otlp_endpoint": url}})
+
+
+@pytest.mark.parametrize("name", ["max_queue", "max_candidates", "max_bodies_bytes"])
+def test_the_server_has_the_defaults_that_values_are_held_to(name):
+    """A change there is to be made in templates/_validate.tpl too."""
+    default = Settings.model_fields[name].default
+    template = (CHART / "templates" / "_validate.tpl").read_text(encoding="utf-8")
+    assert f"(default {default} $settings.{name})" in template
 
 
 def test_every_clash_is_told_at_once():

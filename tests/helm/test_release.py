@@ -1,5 +1,6 @@
 """A release among others: versions, names, and what NOTES say."""
 
+import shutil
 import tomllib
 
 import pytest
@@ -19,7 +20,7 @@ def test_the_chart_installs_the_version_of_this_repository():
 
 @pytest.mark.parametrize("names", [("blue", "green"), (f"{LONG}1", f"{LONG}2"), ("jrm", "jrm-canary")])
 def test_two_releases_live_in_one_namespace(names):
-    first, second = (render(chart_values("everything") | {"nameOverride": ""}, name=name) for name in names)
+    first, second = (render(chart_values("everything"), name=name) for name in names)
     taken = [(one["kind"], one["metadata"]["name"]) for one in first + second]
     assert len(set(taken)) == len(taken)
     assert all(len(name) <= 63 for _, name in taken)
@@ -30,6 +31,16 @@ def test_no_selector_of_one_release_finds_pods_of_another():
     others = [pod["metadata"]["labels"] for _, pod in pods(render(values, name="green"))]
     for service in all_of(render(values, name="blue"), "Service"):
         assert not any(matches(service["spec"]["selector"], labels) for labels in others)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_another_chart_can_have_this_one_and_switch_it_off(tmp_path, enabled):
+    shutil.copytree(CHART, tmp_path / "charts" / "jrm")
+    dependency = {"name": "jrm", "version": CHART_YAML["version"], "condition": "jrm.enabled"}
+    parent = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent))
+    objects = render({"jrm": {"enabled": enabled}, "global": {"team": "rl"}}, chart=tmp_path)
+    assert bool(all_of(objects, "Deployment")) == enabled
 
 
 def test_a_name_of_ones_own_replaces_all_of_it():

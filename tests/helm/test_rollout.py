@@ -2,7 +2,7 @@
 
 import pytest
 
-from helm.chart import all_of, of_role, one_of, pod, render, server
+from helm.chart import all_of, chart_with, of_role, one_of, pod, render, server
 
 
 def deployment(values=None):
@@ -58,7 +58,7 @@ def test_with_a_spare_gpu_the_successor_comes_first():
 @pytest.mark.parametrize(
     "values",
     [
-        {"settings": {"max_queue": 1}},
+        {"settings": {"max_queue": 2000}},
         {"score": {"settings": {"dtype": "float32"}}},
         {"shutdown": {"graceSeconds": 61}},
         {"redis": {"mode": "internal"}},
@@ -75,9 +75,24 @@ def test_pods_stay_when_something_else_changes(values):
     assert annotations(values) == annotations()
 
 
-def test_pods_of_a_cluster_that_scales_keep_their_number_through_an_upgrade():
+AUTOSCALED = {"score": {"autoscaling": {"kind": "hpa", "minReplicas": 2}}}
+
+
+def test_without_autoscaling_the_values_say_how_many_pods():
     assert deployment({"score": {"replicas": 3}})["replicas"] == 3
-    assert "replicas" not in deployment({"score": {"autoscaling": {"kind": "hpa"}}})
+
+
+def test_with_autoscaling_the_first_install_says_no_number():
+    assert "replicas" not in deployment(AUTOSCALED)
+
+
+@pytest.mark.parametrize("running", [4, 1, 0])
+def test_with_autoscaling_an_upgrade_says_the_number_that_runs(tmp_path, running):
+    """No other: server-side apply refuses to change what the autoscaler has set. It sees to minReplicas by itself."""
+    asked = 'lookup "apps/v1" "Deployment" $.Release.Namespace (printf "%s-%s" (include "jrm.fullname" $) $name)'
+    found = f'dict "spec" (dict "replicas" {running})'
+    chart = chart_with(tmp_path, "templates/deployment.yaml", asked, found)
+    assert of_role(render(AUTOSCALED, chart=chart), "Deployment", "score")["spec"]["replicas"] == running
 
 
 def test_a_drain_takes_one_pod_at_a_time_and_any_that_never_became_ready():

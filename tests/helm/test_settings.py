@@ -25,7 +25,7 @@ def test_the_server_takes_them(path, monkeypatch):
 def test_every_number_arrives_as_it_was_written(monkeypatch):
     """Helm's own way to print 67108864 is 6.7108864e+07."""
     settings = {"max_body_bytes": 67108864, "max_bodies_bytes": 10**12, "redis_timeout_s": 0.05, "self_test": False}
-    read = parsed({"settings": settings}, "score", monkeypatch)
+    read = parsed({"settings": settings, "volumes": {"tmp": "1Ti"}}, "score", monkeypatch)
     assert {name: getattr(read, name) for name in settings} == settings
 
 

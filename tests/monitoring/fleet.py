@@ -43,12 +43,7 @@ class Fleet:
 
     def exported(self) -> list[tuple[str, dict[str, str]]]:
         """(name, labels) of every sample of every server."""
-        return [
-            (sample.name, sample.labels)
-            for target in self.targets
-            for family in text_string_to_metric_families(httpx.get(f"{target.url}/metrics").text)
-            for sample in family.samples
-        ]
+        return [one for target in self.targets for one in samples(target.url)]
 
     def work(self) -> list[float]:
         """Let trainers do, once, what they do, right and wrong. Returns the rewards that the scorer gave."""
@@ -93,6 +88,12 @@ class Fleet:
 
     def _image(self) -> str:
         return base64.b64encode(encode(photo(40, 40, seed=next(self.seeds)))).decode()
+
+
+def samples(url: str) -> list[tuple[str, dict[str, str]]]:
+    """(name, labels) of every sample that a server exports."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    return [(sample.name, sample.labels) for family in families for sample in family.samples]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from jrm_service.metrics import Metrics
 
-from . import queries
+from . import fleet, queries
 
 pytestmark = pytest.mark.timeout(600)  # vLLM takes most of a minute to start
 
@@ -58,6 +58,16 @@ def test_every_value_that_a_query_asks_for_is_exported(exported, query):
 def alternatives(value: str) -> list[str]:
     """Each of ``a|b|c``; a pattern of another kind as it is."""
     return value.split("|") if re.fullmatch(r"\w+(\|\w+)*", value) else [value]
+
+
+OF_SCORING = {"jrm_queue_depth", "jrm_queue_limit", "jrm_workers", "jrm_workers_alive", "jrm_batch_tokens_limit"}
+OF_CRITIQUES = {"jrm_explain_running", "jrm_explain_engine_up"}
+
+
+def test_a_server_has_no_gauge_of_what_it_does_not_do(served):
+    scorer, explainer = (fleet.samples(url) for url in (served.scorer, served.explainer))
+    assert {name for name, _ in scorer} & {*OF_SCORING, *OF_CRITIQUES} == OF_SCORING
+    assert {name for name, _ in explainer} & {*OF_SCORING, *OF_CRITIQUES} == OF_CRITIQUES
 
 
 def test_every_metric_is_on_the_dashboard_or_in_the_rules():

@@ -23,6 +23,16 @@ def test_every_query_of_the_dashboard_has_data(watched, query):
         assert any(math.isfinite(value) for _, value in samples)
 
 
+@pytest.mark.parametrize("where", ["Batch fill A", "Queue depth B"])
+def test_a_replica_that_only_writes_critiques_does_not_spoil_a_panel(served, watched, where):
+    """Of the same model there are the scorer and the explainer; the panel is to show what the scorer's own shows."""
+    [query] = [one for one in queries.of_dashboard() if one.where == where]
+    only = f'instance="{served.scorer.removeprefix("http://")}"'
+    expected = watched.query(query.expr.replace('instance=~".+"', only))
+    assert [labels for labels, _ in expected] == [{"model": "jrm-tiny"}]
+    assert [one for one in watched.query(query.expr) if one[0]["model"] == "jrm-tiny"] == expected
+
+
 @pytest.mark.parametrize(("series", "label"), queries.of_variables(), ids=str)
 def test_every_variable_has_something_to_choose(watched, series, label):
     assert watched.prometheus.get(f"label/{label}/values", **{"match[]": series.expr})

@@ -78,6 +78,12 @@ def test_every_selector_names_the_job_as_the_chart_replaces_it(query):
     assert query.expr.count(f'job="{queries.JOB}"') == len(selected)
 
 
+def test_the_chart_replaces_the_job_in_selectors_alone():
+    """Not in a comment, which would then say something else."""
+    selectors = sum(len(queries.selected(query.expr)) for query in queries.of_rules())
+    assert queries.RULES.read_text(encoding="utf-8").count(f'job="{queries.JOB}"') == selectors
+
+
 @pytest.mark.parametrize("query", queries.of_rules(), ids=str)
 def test_two_fleets_are_never_summed_up(query):
     for node in queries.nodes(query.expr):

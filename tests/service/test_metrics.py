@@ -112,6 +112,15 @@ def test_batches_and_groups_are_observed() -> None:
     assert read("jrm_group_completion_seconds_sum") == 3.0
 
 
+def test_what_a_server_does_not_have_shows_no_zero() -> None:
+    """A mean or a minimum over replicas would count it."""
+    metrics = Metrics(CollectorRegistry())
+    gauges = {family.name for family in metrics.registry.collect() if family.type == "gauge" and family.samples}
+    assert gauges == {"jrm_keys"}  # none is a number of keys
+    metrics.explain_running.set(0)
+    assert metrics.registry.get_sample_value("jrm_explain_running") == 0
+
+
 def test_the_queue_is_read_when_the_metrics_are() -> None:
     metrics = Metrics(CollectorRegistry())
     depth = 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from .grafana import Panel, Query, Row
 from .promql import gauge, metric, of_model, quantile, rate, share, total
 
-EXPLAINS = 'part="explain"'
-
 CACHE = Row(
     "Cache and Redis",
     [
@@ -100,13 +98,7 @@ EXPLAIN = Row(
             "Engine up",
             "Whether the engine of each replica that writes critiques answers. 0: its log says why.",
             "none",
-            [
-                Query(
-                    f"{metric('jrm_explain_engine_up')}"
-                    f" and on (namespace, job, instance) {metric('jrm_ready', EXPLAINS)}",
-                    "{{instance}}",
-                )
-            ],
+            [Query(metric("jrm_explain_engine_up"), "{{instance}}")],
             highest=1,
             values={0: "down", 1: "up"},
         ),

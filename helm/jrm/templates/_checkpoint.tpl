@@ -131,14 +131,17 @@ one that another pod is still making is ever served.
     - name: {{ $name }}
       value: {{ $value | quote }}
 {{- end }}
-{{- with $checkpoint.objectStore.secretName }}
-  envFrom:
-    - secretRef:
-        name: {{ . }}
-{{- end }}
 {{- else }}
     - name: SOURCE
       value: {{ $checkpoint.image.path | trimSuffix "/" | quote }}
+{{- end }}
+{{- with $checkpoint.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- with and (eq $checkpoint.source "objectStore") $checkpoint.objectStore.secretName }}
+  envFrom:
+    - secretRef:
+        name: {{ . }}
 {{- end }}
   securityContext: {{- toYaml $root.Values.containerSecurityContext | nindent 4 }}
   resources: {{- toYaml $checkpoint.resources | nindent 4 }}
@@ -149,6 +152,9 @@ one that another pod is still making is ever served.
       mountPath: /tmp
     - name: cache
       mountPath: /cache
+{{- with $checkpoint.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+{{- end }}
 - name: inspect
   image: {{ .image }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
@@ -165,6 +171,9 @@ one that another pod is still making is ever served.
     {{- include "jrm.checkpoint.folders" $root | nindent 4 }}
     - name: EXPECT
       value: {{ $checkpoint.fingerprint | quote }}
+{{- with $checkpoint.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+{{- end }}
   securityContext: {{- toYaml $root.Values.containerSecurityContext | nindent 4 }}
   resources: {{- toYaml $checkpoint.resources | nindent 4 }}
   volumeMounts:
@@ -174,11 +183,18 @@ one that another pod is still making is ever served.
       mountPath: /tmp
     - name: cache
       mountPath: /cache
+{{- with $checkpoint.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+{{- end }}
 {{- else if and $checkpoint.fingerprint (ne $checkpoint.source "bundled") }}
 - name: inspect
   image: {{ .image }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
   args: [inspect, --expect, {{ $checkpoint.fingerprint | quote }}, /checkpoint]
+{{- with $checkpoint.extraEnv }}
+  env:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
   securityContext: {{- toYaml $root.Values.containerSecurityContext | nindent 4 }}
   resources: {{- toYaml $checkpoint.resources | nindent 4 }}
   volumeMounts:
@@ -187,6 +203,9 @@ one that another pod is still making is ever served.
       mountPath: /tmp
     - name: cache
       mountPath: /cache
+{{- with $checkpoint.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -1,15 +1,9 @@
-{{/* The chart's name, as app.kubernetes.io/name. */}}
-{{- define "jrm.name" -}}
-{{- default .Chart.Name .Values.nameOverride -}}
-{{- end -}}
-
 {{/*
 What the names of all objects begin with. The longest suffix is "-explain-headless", of 17 characters, and a Service has
 63. What is cut off lives on as a hash, so that two long names that begin alike stay apart.
 */}}
 {{- define "jrm.fullname" -}}
-{{- $name := include "jrm.name" . -}}
-{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
 {{- $full = default $full .Values.fullnameOverride -}}
 {{- if gt (len $full) 46 -}}
 {{- $full = printf "%s-%s" ($full | trunc 37 | trimSuffix "-") ($full | sha256sum | trunc 8) -}}
@@ -30,7 +24,7 @@ What a selector matches, from (dict "root" $ "component" "score"). Never the ver
 be changed.
 */}}
 {{- define "jrm.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "jrm.name" .root }}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
@@ -78,5 +72,12 @@ imagePullSecrets:
 {{- if eq .name.as $metric -}}
 {{- .metricsQuery | replace "<<.LabelMatchers>>" (include "jrm.series" $.root) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where `helm test` has a pod: with API keys only if it is given one, else nothing. */}}
+{{- define "jrm.tested" -}}
+{{- if or (not .Values.apiKeys.existingSecret) .Values.test.apiKeySecret.name -}}
+true
 {{- end -}}
 {{- end -}}

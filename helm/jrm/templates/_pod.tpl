@@ -31,11 +31,7 @@ spec:
   {{- with $role.nodeSelector }}
   nodeSelector: {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- $tolerations := $role.tolerations }}
-  {{- if and (gt $gpus 0) $values.gpu.toleration }}
-  {{- $tolerations = append $tolerations (dict "key" $values.gpu.resource "operator" "Exists" "effect" "NoSchedule") }}
-  {{- end }}
-  {{- with $tolerations }}
+  {{- with include "jrm.tolerations" . | fromYamlArray }}
   tolerations: {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with $role.affinity }}
@@ -117,9 +113,20 @@ spec:
       emptyDir:
         medium: Memory
         sizeLimit: {{ $values.volumes.shm }}
-    {{- with $role.extraVolumes }}
+    {{- with concat $values.checkpoint.extraVolumes $role.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end -}}
+
+{{/* The taints that a role's pods bear, as a YAML list, from (dict "root" $ "role" "score"). */}}
+{{- define "jrm.tolerations" -}}
+{{- $role := index .root.Values .role -}}
+{{- $tolerations := $role.tolerations -}}
+{{- $taint := .root.Values.gpu.taint -}}
+{{- if and (gt (int $role.gpus) 0) $taint -}}
+{{- $tolerations = append $tolerations (dict "key" $taint "operator" "Exists" "effect" "NoSchedule") -}}
+{{- end -}}
+{{- toYaml $tolerations -}}
 {{- end -}}
 
 {{/* From the moment a pod is to end: until nobody sends requests any more, the server's own grace, and 5 s to exit. */}}

@@ -50,9 +50,33 @@
 {{- end -}}
 {{- if and (eq $scaling.kind "keda") (not $scaling.keda.serverAddress) -}}
 {{- $problems = append $problems "score.autoscaling.kind is keda: score.autoscaling.keda.serverAddress, the URL of Prometheus, is missing" -}}
-{{- else if and (ne $scaling.kind "keda") $scaling.keda.serverAddress -}}
-{{- $problems = append $problems (printf "score.autoscaling.keda is set, but score.autoscaling.kind is %s: choose one" $scaling.kind) -}}
+{{- else if and (eq $scaling.kind "hpa") $scaling.keda.serverAddress -}}
+{{- $problems = append $problems "score.autoscaling.keda is set, but score.autoscaling.kind is hpa: choose one" -}}
 {{- end -}}
+{{- if and $scaling.keda.authentication (kindIs "invalid" $scaling.keda.authModes) -}}
+{{- $problems = append $problems "score.autoscaling.keda.authentication is set: set authModes too, to what it authenticates with (basic, bearer, tls), or to \"\" for a pod's identity" -}}
+{{- else if and $scaling.keda.authModes (not $scaling.keda.authentication) -}}
+{{- $problems = append $problems "score.autoscaling.keda.authModes is set, but authentication, the name of a TriggerAuthentication, is missing" -}}
+{{- end -}}
+
+{{- $monitor := $values.monitoring.serviceMonitor -}}
+{{- if $monitor.enabled -}}
+{{- $interval := include "jrm.milliseconds" $monitor.interval | int -}}
+{{- if gt (include "jrm.milliseconds" $monitor.scrapeTimeout | int) $interval -}}
+{{- $problems = append $problems (printf "monitoring.serviceMonitor.scrapeTimeout is %s, longer than the interval, %s: Prometheus refuses that" $monitor.scrapeTimeout $monitor.interval) -}}
+{{- end -}}
+{{- if and (ne $scaling.kind "none") (gt $interval 30000) -}}
+{{- $problems = append $problems (printf "monitoring.serviceMonitor.interval is %s: autoscaling looks at 2 minutes and needs several scrapes in them, so 30s at most" $monitor.interval) -}}
+{{- end -}}
+{{- end -}}
+
+{{- $own := splitList " " "POD_NAME FOLDER PART EXPECT REPO REVISION HF_HUB_OFFLINE HF_ENDPOINT HF_TOKEN REMOTE HOME SOURCE" -}}
+{{- range $checkpoint.extraEnv -}}
+{{- if or (has .name $own) (hasKey $checkpoint.objectStore.env .name) -}}
+{{- $problems = append $problems (printf "checkpoint.extraEnv has %s, which the chart sets itself from other values of checkpoint" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- $problems = concat $problems (include "jrm.validate.mounts" (dict "name" "checkpoint" "mounts" $checkpoint.extraVolumeMounts) | fromYamlArray) -}}
 
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
 {{- $problems = append $problems "ingress.enabled is true: ingress.hosts is empty" -}}
@@ -109,6 +133,33 @@
 {{- end -}}
 {{- end -}}
 
+{{- $settings := mergeOverwrite (deepCopy $values.settings) $role.settings -}}
+{{- $queue := int64 (default 4096 $settings.max_queue) -}}
+{{- $candidates := int64 (default 1024 $settings.max_candidates) -}}
+{{- if gt $candidates $queue -}}
+{{- $problems = append $problems (printf "%s pods could never admit a request of max_candidates, %d: max_queue is %d. Give both in settings: {max_queue: %d, max_candidates: %d}" $name $candidates $queue $queue $queue) -}}
+{{- end -}}
+{{- $bodies := int64 (default 1073741824 $settings.max_bodies_bytes) -}}
+{{- if lt (include "jrm.bytes" $values.volumes.tmp | int64) $bodies -}}
+{{- $problems = append $problems (printf "volumes.tmp is %s, but %s pods keep uploads of up to %d bytes there: raise it, or lower settings.max_bodies_bytes" $values.volumes.tmp $name $bodies) -}}
+{{- end -}}
+{{- if not (regexMatch "^(https?://([^][@/?#:\\s]+|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?(/[^?#\\s]*)?)?$" (default "" $settings.otlp_endpoint)) -}}
+{{- $problems = append $problems (printf "the otlp_endpoint of %s pods must be http://HOST:PORT or https://…; credentials go into OTEL_EXPORTER_OTLP_HEADERS, by %s.extraEnv" $name $name) -}}
+{{- end -}}
+
+{{- $taken := list "checkpoint" "keys" "tmp" "cache" "shm" -}}
+{{- range concat $values.checkpoint.extraVolumes $role.extraVolumes -}}
+{{- if has .name $taken -}}
+{{- $problems = append $problems (printf "%s pods would have two volumes named %s: give the one of extraVolumes another name" $name .name) -}}
+{{- end -}}
+{{- $taken = append $taken .name -}}
+{{- end -}}
+{{- $problems = concat $problems (include "jrm.validate.mounts" (dict "name" $name "mounts" $role.extraVolumeMounts) | fromYamlArray) -}}
+
+{{- if and (gt (int $role.gpus) 1) (contains "/mig-" $values.gpu.resource) -}}
+{{- $problems = append $problems (printf "%s.gpus is %d, but gpu.resource is %s: a process sees one MIG slice only. Set %s.gpus to 1, and %s.replicas to the number of slices" $name (int $role.gpus) $values.gpu.resource $name $name) -}}
+{{- end -}}
+
 {{- range $part := list "requests" "limits" -}}
 {{- if hasKey (default dict (get $role.resources $part)) $values.gpu.resource -}}
 {{- $problems = append $problems (printf "%s.resources.%s has %s: set %s.gpus instead" $name $part $values.gpu.resource $name) -}}
@@ -129,6 +180,18 @@
 {{- end -}}
 {{- if ge (int $role.minReadySeconds) (int $values.progressDeadlineSeconds) -}}
 {{- $problems = append $problems (printf "%s.minReadySeconds must be less than progressDeadlineSeconds" $name) -}}
+{{- end -}}
+{{- toYaml $problems -}}
+{{- end -}}
+
+{{/* Mounts of ours that others would hide, as a YAML list, from (dict "name" "score" "mounts" (list …)). */}}
+{{- define "jrm.validate.mounts" -}}
+{{- $problems := list -}}
+{{- $name := .name -}}
+{{- range .mounts -}}
+{{- if has (trimSuffix "/" .mountPath) (list "/checkpoint" "/store" "/etc/jrm/keys" "/tmp" "/cache" "/dev/shm") -}}
+{{- $problems = append $problems (printf "%s.extraVolumeMounts has %s, where the chart mounts a volume of its own: choose another folder, or one below it" $name .mountPath) -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $problems -}}
 {{- end -}}
