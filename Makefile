@@ -18,7 +18,7 @@ serve: $(VENV)/.service ## serve a tiny checkpoint on http://127.0.0.1:8000 (CHE
 demo: $(VENV)/.service ## score edits of a photograph through the SDK and print a table
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## every test; needs no network, GPU or model hub
+test: $(VENV)/.dev ## every test; once set up, it needs no network, GPU or model hub
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs into tests/fuzz/corpus
