@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from getpass import getuser
 from pathlib import Path
 
 PACKAGE = "prometheus"
@@ -47,8 +46,8 @@ def fetch(into: Path) -> None:
 
 
 def _apt(*words: str, cwd: Path, options: Sequence[str] = ()) -> None:
-    # Root's apt would download as another user, who may not write here.
-    flags = [part for option in (f"APT::Sandbox::User={getuser()}", *options) for part in ("-o", option)]
+    # Root's apt would download as another user, who may not write here; nobody else's changes users at all.
+    flags = [part for option in ("APT::Sandbox::User=root", *options) for part in ("-o", option)]
     _run("apt-get", *flags, *words, cwd=cwd)
 
 

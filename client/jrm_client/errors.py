@@ -46,7 +46,14 @@ class JRMError(Exception):
 
 
 class APIConnectionError(JRMError):
-    """No server could be reached, or the connection broke before the reply was complete."""
+    """No server could be reached, or the connection broke before the reply was complete.
+
+    ``sent``: the request, or a part of it, may have reached the server.
+    """
+
+    def __init__(self, message: str, *, request_id: str | None = None, sent: bool = False) -> None:
+        super().__init__(message, request_id=request_id)
+        self.sent = sent
 
 
 class APITimeoutError(JRMError, TimeoutError):

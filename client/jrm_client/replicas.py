@@ -9,7 +9,7 @@ A request is never sent to two replicas at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, Backoff
@@ -68,10 +68,11 @@ class Replicas:
             raise ValueError("a fleet has at least one replica")
         self._replicas = replicas
 
-    def choose(self, now: float, ready: Mapping[str, float]) -> tuple[str, float]:
+    def choose(self, now: float, ready: Mapping[str, float], only: Set[str] = frozenset()) -> tuple[str, float]:
         """Return the replica for a request, and the seconds to wait before it may be asked.
 
-        ``ready``: from when on this request may go to a replica that failed it. After a wait, choose again.
+        ``ready``: from when on this request may go to a replica that failed it. ``only``: where it may go, as long as
+        one of them is there; anywhere if it is empty. After a wait, choose again.
         """
         all_out = all(replica.out_until > now for replica in self._replicas.values())
 
@@ -82,7 +83,8 @@ class Replicas:
                 return at, replica.ejected_until > now, replica.outstanding, replica.used
             return max(at, replica.out_until), False, replica.outstanding, replica.used
 
-        best = min(self._replicas.values(), key=order)
+        allowed = [replica for replica in self._replicas.values() if replica.name in only]
+        best = min(allowed or self._replicas.values(), key=order)
         return best.name, order(best)[0] - now
 
     def start(self, name: str, now: float) -> Attempt:

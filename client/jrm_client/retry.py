@@ -6,14 +6,17 @@ Scoring is a pure function of its request, so asking twice is always safe. Where
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from .errors import APIConnectionError, APIStatusError, JRMError
 
 MAX_RETRIES = 5
-MAX_FIRST_ATTEMPTS = 4  # a request that brings servers down must not be carried through a whole fleet
+MAX_FIRST_ATTEMPTS = 4
+# A request that brings servers down must not be carried through a whole fleet.
+MAX_BROKEN = 4  # servers that broke off while they had it; then it only goes back to those
+MAX_DEVICES_LOST = 2  # servers that lost their last device while it was on it
 FIRST_DELAY = 0.25  # seconds; doubles with every failure
 MAX_DELAY = 8.0
 JITTER = 0.5  # a delay is drawn from [1 - JITTER, 1] of itself, so that ranks that failed together part
@@ -48,6 +51,11 @@ def ejects(failure: JRMError) -> bool:
     if isinstance(failure, APIStatusError):
         return failure.status in (502, 503, 504) and failure.code not in _NOT_THE_REPLICA
     return isinstance(failure, APIConnectionError)
+
+
+def device_lost(failure: JRMError) -> bool:
+    """Whether the server lost its last device while this request was on it."""
+    return isinstance(failure, APIStatusError) and failure.code == "device_lost"
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -87,7 +95,8 @@ class Schedule:
     """What one request has tried: ``ready`` says from when on it may go back to a replica that failed it.
 
     So a replica that just failed is tried again only after its delay, and another one, if there is one, at once.
-    There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most.
+    There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most, and none once
+    MAX_DEVICES_LOST replicas lost their last device with the request.
     """
 
     max_retries: int
@@ -95,14 +104,25 @@ class Schedule:
     ready: dict[str, float] = field(default_factory=dict)
     _attempts: int = 0
     _failures: dict[str, int] = field(default_factory=dict)
+    _broken: set[str] = field(default_factory=set)
+    _devices_lost: int = 0
 
     def exhausted(self, replicas: int) -> bool:
         """Whether the attempts are used up, with that many replicas."""
-        return self._attempts >= min(replicas, MAX_FIRST_ATTEMPTS) + self.max_retries
+        attempts = min(replicas, MAX_FIRST_ATTEMPTS) + self.max_retries
+        return self._attempts >= attempts or self._devices_lost >= MAX_DEVICES_LOST
+
+    @property
+    def only(self) -> Set[str]:
+        """The replicas that the request may go to, or all if it is empty."""
+        return self._broken if len(self._broken) >= MAX_BROKEN else frozenset()
 
     def failed(self, replica: str, now: float, failure: JRMError) -> None:
         """Record that an attempt at ``replica`` failed."""
         self._attempts += 1
         self._failures[replica] = self._failures.get(replica, 0) + 1
+        self._devices_lost += device_lost(failure)
+        if isinstance(failure, APIConnectionError) and failure.sent:
+            self._broken.add(replica)
         delay = self.backoff.delay(self._failures[replica], getattr(failure, "retry_after", None))
         self.ready[replica] = now + delay

@@ -26,6 +26,7 @@ from .wire import Reply
 
 T = TypeVar("T")
 Body = dict[str, Any]
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         await fleet.refresh()
         while True:
-            replica, wait = fleet.replicas.choose(loop.time(), schedule.ready)
+            replica, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
             if wait:
                 await asyncio.sleep(wait)
                 continue
@@ -132,7 +133,7 @@ class Transport:
                 deadline.failure = failure
                 schedule.failed(replica, loop.time(), failure)
                 await fleet.refresh(failing=ejects(failure))
-                _, wait = fleet.replicas.choose(loop.time(), schedule.ready)
+                _, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
                 if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
                     raise
 
@@ -213,7 +214,7 @@ def _failures(target: Target, path: str, request_id: str, *, begun: bool = False
             if begun
             else f"no reply from {target.name_of(path)} ({reason}); is the server running and reachable?"
         )
-        raise APIConnectionError(message, request_id=request_id) from error
+        raise APIConnectionError(message, request_id=request_id, sent=not isinstance(error, _NOT_SENT)) from error
     except httpx.DecodingError as error:
         message = f"the reply of {target.name_of(path)} cannot be decoded: {error}"
         raise APIResponseError(message, request_id=request_id) from error

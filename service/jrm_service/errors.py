@@ -11,6 +11,7 @@ JRMError
 │   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, or no worker is alive
+│   ├── DeviceLost               the last device was lost with candidates of the request on it
 │   ├── Draining                 the server is shutting down
 │   ├── ExplainDisabled          this process does not serve /explain
 │   └── ExplainUnavailable       it does, but the engine behind it is not there now
@@ -21,7 +22,7 @@ JRMError
 │   ├── CandidateTooLarge        more than the device's memory holds, even alone
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
-│   ├── NoWorker                 no device is left here to score it: the request becomes a NotReady
+│   ├── NoWorker                 no device is left here to score it: the request becomes a NotReady or DeviceLost
 │   └── InternalError            the backend raised, hung or died
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
 ├── KeysError                    every problem of a file of API keys, each with its line
@@ -101,6 +102,12 @@ class NotReady(RequestError):
     code = "not_ready"
 
 
+class DeviceLost(RequestError):
+    """The last device was lost while it had candidates of this request, which may have been their doing."""
+
+    code = "device_lost"
+
+
 class Draining(RequestError):
     """The server is shutting down."""
 
@@ -162,9 +169,13 @@ class NonFiniteScore(CandidateError):
 
 
 class NoWorker(CandidateError):
-    """No device is left here to score it. Another server may: nothing speaks against the candidate itself."""
+    """No device is left here to score it; another server may. ``on_device``: it was on one that was lost."""
 
     code = "no_worker"
+
+    def __init__(self, message: str, *, on_device: bool = False) -> None:
+        super().__init__(message)
+        self.on_device = on_device
 
 
 class InternalError(CandidateError):

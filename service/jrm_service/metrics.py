@@ -83,6 +83,14 @@ class _Gauge(Gauge):
 
     _known = False
 
+    def inc(self, amount: float = 1) -> None:
+        super().inc(amount)
+        self._known = True
+
+    def dec(self, amount: float = 1) -> None:
+        super().dec(amount)
+        self._known = True
+
     def set(self, value: float) -> None:
         super().set(value)
         self._known = True

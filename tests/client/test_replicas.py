@@ -203,3 +203,9 @@ class Fleet(RuleBasedStateMachine):
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_a_request_that_may_only_go_to_some_waits_for_them() -> None:
+    replicas = fleet("abc")
+    assert replicas.choose(0.0, {"b": 5.0, "c": 7.0}, {"b", "c"}) == ("b", 5.0)
+    assert replicas.choose(0.0, {"b": 5.0}, {"gone"})[1] == 0.0

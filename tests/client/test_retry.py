@@ -74,6 +74,26 @@ def test_a_request_has_one_attempt_for_each_of_a_few_replicas_and_some_more(repl
     assert attempts == expected
 
 
+def test_two_servers_that_lost_a_device_with_a_request_are_enough() -> None:
+    schedule = Schedule(5, LONGEST)
+    lost = APIStatusError("", status=503, code="device_lost")
+    schedule.failed("a", 0.0, lost)
+    assert not schedule.exhausted(50)
+    schedule.failed("b", 0.0, lost)
+    assert schedule.exhausted(50)
+
+
+def test_a_request_that_broke_four_connections_goes_back_to_those_servers() -> None:
+    schedule = Schedule(5, LONGEST)
+    for name in "abcdefgh":  # never reached: that says nothing about the request
+        schedule.failed(name, 0.0, APIConnectionError(""))
+    for name in "abc":
+        schedule.failed(name, 0.0, APIConnectionError("", sent=True))
+    assert schedule.only == frozenset()
+    schedule.failed("d", 0.0, APIConnectionError("", sent=True))
+    assert schedule.only == set("abcd")
+
+
 def test_a_replica_is_asked_again_later_each_time() -> None:
     schedule = Schedule(5, LONGEST)
     for now, ready in ((0.0, FIRST_DELAY), (10.0, 10.0 + 2 * FIRST_DELAY)):

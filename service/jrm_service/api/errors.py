@@ -33,6 +33,7 @@ STATUS: dict[str, int] = {
     "non_finite_score": 500,
     "internal": 500,
     "not_ready": 503,
+    "device_lost": 503,
     "draining": 503,
     "explain_disabled": 503,
     "explain_unavailable": 503,

@@ -179,15 +179,16 @@ def shared_tokens(candidates: Sequence[Candidate]) -> int:
     return sum(parts.values())
 
 
-ROW_OVER_SHARED = 8  # a row this many times what the next one would compute again: at most 1/8 more work for the cut
+ROW_OVER_SHARED = 8  # a row this many times what the next one computes again: of all work, at most 1/8 is done again
 
 
 def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
     """Indices of the candidates of each row: those of one source stand together, a row costs about ``budget``.
 
     A row that is full is closed by the candidate that fills it, so none is empty, and one candidate is never split.
-    What the next candidate shares with a row, another row computes again: so a row grows beyond the budget, up to
-    ROW_OVER_SHARED times that, where a cut would cost more than a short row is worth (a long prompt that comes first).
+    What the next candidate shares with a row, another row computes again, but for images, whose features are kept: so a
+    row grows beyond the budget, up to ROW_OVER_SHARED times that, where a cut would cost more than a short row is worth
+    (a long prompt that comes first).
     """
     rank: dict[bytes, int] = {}
     for candidate in candidates:
@@ -197,12 +198,11 @@ def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
     cost = 0
     for index in sorted(range(len(candidates)), key=lambda n: rank[candidates[n].source.key]):
         parts = _parts(candidates[index])
-        new = sum(tokens for key, tokens in parts.items() if key not in held)
-        shared = sum(parts.values()) - new
+        shared = sum(tokens for key, tokens in parts.items() if key in held and isinstance(key, tuple))
         if not rows or cost >= max(budget, ROW_OVER_SHARED * shared):
             rows.append([])
-            held, cost, new = set(), 0, new + shared
+            held, cost = set(), 0
         rows[-1].append(index)
+        cost += sum(tokens for key, tokens in parts.items() if key not in held)
         held |= parts.keys()
-        cost += new
     return rows

@@ -283,7 +283,8 @@ class ScoreQueue:
         if not self._alive:
             entries += self._planner.clear()
         for entry in entries:
-            self._end(entry, NoWorker(f"{why}, and no other worker is alive"), now)
+            lost = NoWorker(f"{why}, and no other worker is alive", on_device=entry.tried_on is not None)
+            self._end(entry, lost, now)
 
     def take(self, worker: int, now: float, *, only_full: bool = False) -> list[Entry]:
         """Hand the next batch to a worker: what was given back first, then what the planner picks.

@@ -13,12 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeVar
 
 from jrm_service.errors import (
     CandidateError,
     DeadlineExceeded,
+    DeviceLost,
     InstructionTooLong,
     InternalError,
     NotReady,
@@ -31,6 +32,7 @@ from .backend import Preparer
 from .batcher import Batcher
 from .budget import ByteBudget
 from .cache import ScoreCache
+from .outcomes import Outcome
 from .ticket import Ticket
 from .types import Candidate, Image, Score, ServedModel
 
@@ -132,9 +134,8 @@ class ScoreService:
     ) -> ScoreResult:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
-        Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining), and NotReady when the
-        last device was lost before every candidate had its outcome: another server can take the whole request.
-        Everything else is the outcome of a candidate.
+        Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining), and what
+        ``_without_worker`` says. Everything else is the outcome of a candidate.
         """
         sizes = [len(group.edits) for group in groups]
         with self.batcher.admit(sum(sizes), timeout_s, sizes, tenant, request_id) as ticket:
@@ -146,10 +147,7 @@ class ScoreService:
             finally:
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome.result, NoWorker):
-                raise NotReady(str(outcome.result), retry_after=1.0)
-        ends = iter(outcomes)
+        ends = iter(_without_worker(outcomes))
         grouped = [[next(ends) for _ in group.edits] for group in groups]
         return ScoreResult(
             groups=[[outcome.result for outcome in group] for group in grouped],
@@ -204,6 +202,27 @@ class ScoreService:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _without_worker(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The outcomes, unless the last device was lost before all were scored: then another server may take the request.
+
+    Raises NotReady where nothing speaks against its candidates, DeviceLost where some were on the device: once more
+    elsewhere is right, again and again would bring down a fleet. Where one was lost with a second device or raised, the
+    request is answered, and those that found no worker are internal errors too.
+    """
+    stranded = [outcome.result for outcome in outcomes if isinstance(outcome.result, NoWorker)]
+    if not stranded:
+        return outcomes
+    if any(isinstance(outcome.result, InternalError) for outcome in outcomes):
+        return [
+            replace(outcome, result=InternalError(str(outcome.result)))
+            if isinstance(outcome.result, NoWorker)
+            else outcome
+            for outcome in outcomes
+        ]
+    refusal = DeviceLost if any(error.on_device for error in stranded) else NotReady
+    raise refusal(str(stranded[0]), retry_after=1.0)
 
 
 class _Intake:

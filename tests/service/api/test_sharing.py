@@ -6,11 +6,13 @@ import contextlib
 import json
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from jrm_client import JRMClient
+from jrm_client import APIStatusError, JRMClient
 from jrm_service.model.source import open_source
 from jrm_service.scoring.backend import WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
@@ -293,15 +295,56 @@ def test_what_a_lost_device_leaves_behind_is_scored_by_another_server():
         servers.serving(Settings(max_batch_tokens=1), load=lambda: servers.fake_parts(lost)) as dying_url,
         servers.serving() as url,
         JRMClient(url, timeout=30) as well,
+        JRMClient(dying_url, timeout=30, max_retries=0) as alone,
         JRMClient([dying_url, url], timeout=30) as fleet,
+        ThreadPoolExecutor(2) as pool,
     ):
+        pictures = [photo(seed=seed) for seed in range(6)]
+        first = pool.submit(alone.score_group, photo(), "first", pictures)
+        lost.wait_entered()
+        behind = pool.submit(alone.score_group, photo(), "behind", pictures)
+        waiting = Metric(dying_url)
+        while waiting("jrm_preprocess_seconds_count") < 2:  # metrics have no event to wait for
+            time.sleep(0.005)
         lost.open()
-        pictures = [photo(seed=seed) for seed in range(12)]
-        found = [fleet.score_group(photo(), f"{n}", pictures).rewards.tolist() for n in range(2)]
-        assert found == [well.score_group(photo(), f"{n}", pictures).rewards.tolist() for n in range(2)]
-        assert Metric(dying_url)("jrm_workers_alive") == 0
+        assert first.exception().code == "device_lost"
+        assert behind.exception().code == "not_ready"
         assert outcomes(dying_url, "no_worker") == 12
-        assert error_of(httpx.post(f"{dying_url}/v1/score", **as_json("y"))) == (503, "not_ready")
+        for text in ("first", "behind"):
+            found = fleet.score_group(photo(), text, pictures).rewards.tolist()
+            assert found == well.score_group(photo(), text, pictures).rewards.tolist()
+
+
+def killing(instruction: str) -> RaisingBackend:
+    """A device that is lost with every batch in which this instruction is."""
+    return RaisingBackend(FakeBackend(), when=lambda one: one.instruction == instruction, error=lambda: WorkerLost("x"))
+
+
+def test_a_request_that_kills_devices_is_not_carried_through_a_fleet():
+    with contextlib.ExitStack() as stack:
+        urls = [
+            stack.enter_context(servers.serving(load=lambda: servers.fake_parts(killing("poison")))) for _ in range(6)
+        ]
+        client = stack.enter_context(JRMClient(urls, timeout=30))
+        with pytest.raises(APIStatusError) as refused:
+            client.score_group(photo(), "poison", [photo(seed=1)])
+        assert refused.value.code == "device_lost"
+        assert sorted(Metric(url)("jrm_workers_alive") for url in urls) == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_candidate_that_was_lost_with_two_devices_has_its_verdict_whatever_becomes_of_its_neighbours():
+    """It has been tried elsewhere: sent on for the sake of those that found no worker, it would kill more."""
+    parts = lambda: servers.fake_parts(killing("poison"), killing("poison"))  # noqa: E731
+    with servers.serving(Settings(max_batch_tokens=1), load=parts) as url:
+        image, edits = base64.b64encode(SOURCE).decode(), [base64.b64encode(edit).decode() for edit in EDITS[:6]]
+        poison = {"source": image, "instruction": "poison", "edits": edits[:1]}
+        fine = {"source": image, "instruction": "fine", "edits": edits}
+        reply = httpx.post(f"{url}/v1/score", json={"groups": [poison, fine]})
+        assert reply.status_code in (200, 500)  # whether one of the neighbours was quicker
+        first, others = (group["scores"] for group in reply.json()["groups"])
+        assert first[0]["error"]["code"] == "internal"
+        assert {one["error"]["code"] for one in others if one["status"] == "error"} <= {"internal"}
+        assert Metric(url)("jrm_workers_alive") == 0
 
 
 def test_a_bad_candidate_touches_nobody_elses_score():
