@@ -28,7 +28,7 @@ SCENE = ROOT / "examples/scene"
 EDITS = ["recoloured.png", "green-instead.png", "blurred.png"]
 INSTRUCTION = "make the red square blue"
 TOLERANCE = 1e-4
-CANDIDATES_TO_DRAIN = 96
+CANDIDATES_TO_DRAIN = 96  # the SDK sends as many images of this size in one request
 READY_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")
 
@@ -131,7 +131,7 @@ def _drain(engine: Engine, container: str, url: str, report: Report) -> None:
     with JRMClient(url, timeout=120) as client, ThreadPoolExecutor(1) as pool:
         call = pool.submit(client.score_group, source, INSTRUCTION, edits)
         deadline = time.monotonic() + 60
-        while _queue_depth(url) < CANDIDATES_TO_DRAIN and not call.done() and time.monotonic() < deadline:
+        while not _queue_depth(url) and not call.done() and time.monotonic() < deadline:
             time.sleep(0.01)
         under_way = not call.done()
         engine.run("kill", "--signal=TERM", container)
