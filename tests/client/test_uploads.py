@@ -65,7 +65,7 @@ def test_large_calls_are_split_by_candidates(serve: Serve, connect: Connect) -> 
     server = serve()
     rewards = connect(server).score_group(b"S", "red", [b"A", b"B"] * 600).rewards
     assert rewards.tolist() == [pytest.approx(reward_of(b"A")), pytest.approx(reward_of(b"B"))] * 600
-    assert sorted(len(request.json["groups"][0]["edits"]) for request in server.requests) == [176, 1024]
+    assert sorted(len(request.json["groups"][0]["edits"]) for request in server.requests) == [240] * 5
 
 
 def test_requests_in_flight_are_bounded(serve: Serve, connect: Connect) -> None:
