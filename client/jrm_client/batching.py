@@ -48,8 +48,8 @@ class Limits:
 
     ``image_bytes`` stays well under the 64 MiB body that a server takes by default, yet holds a group of twelve
     uncompressed 1024x1024 edits whole (39 MiB). ``text_bytes`` keeps the JSON part under the 1 MB that form parsers
-    allow a field. ``candidates``, twenty groups of twelve, is what a server with a short queue may still take; most take
-    1,024. ``target_candidates``: from this size on a request takes no further group, though it may hold a
+    allow a field. ``candidates``, twenty groups of twelve, is what a server with a short queue may still take; most
+    take 1,024. ``target_candidates``: from this size on a request takes no further group, though it may hold a
     larger group whole; smaller requests can be spread over several servers.
     """
 
