@@ -179,7 +179,7 @@ def shared_tokens(candidates: Sequence[Candidate]) -> int:
     return sum(parts.values())
 
 
-ROW_OVER_SHARED = 8  # a row this many times what the next one computes again: of all work, at most 1/8 is done again
+ROW_OVER_SHARED = 16  # a row this many times what the next one computes again: at most 1/16 of all work is done again
 
 
 def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
