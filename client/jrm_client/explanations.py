@@ -151,7 +151,7 @@ class _Events:
             chunk = await anext(self._reply.chunks, None)
             if chunk is None:
                 message = f"the stream of {head.replica} ended before {protocol.STREAM_END}: it is not complete"
-                raise APIConnectionError(message, request_id=head.request_id)
+                raise APIConnectionError(message, request_id=head.request_id, sent=True)
             self._waiting.extend(self._decoder.feed(chunk))
         try:
             return self._transcript.read(self._waiting.popleft())

@@ -16,7 +16,7 @@ MAX_RETRIES = 5
 MAX_FIRST_ATTEMPTS = 4
 # A request that brings servers down must not be carried through a whole fleet.
 MAX_BROKEN = 4  # servers that broke off while they had it; then it only goes back to those
-MAX_DEVICES_LOST = 2  # servers that lost their last device while it was on it
+MAX_DEVICES_LOST = 2  # times that a server lost its last device while it was on it
 FIRST_DELAY = 0.25  # seconds; doubles with every failure
 MAX_DELAY = 8.0
 JITTER = 0.5  # a delay is drawn from [1 - JITTER, 1] of itself, so that ranks that failed together part
@@ -95,8 +95,8 @@ class Schedule:
     """What one request has tried: ``ready`` says from when on it may go back to a replica that failed it.
 
     So a replica that just failed is tried again only after its delay, and another one, if there is one, at once.
-    There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most, and none once
-    MAX_DEVICES_LOST replicas lost their last device with the request.
+    There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most, and none once the last
+    device of a server was lost with the request MAX_DEVICES_LOST times.
     """
 
     max_retries: int

@@ -74,6 +74,11 @@ def known_method(method: str) -> str:
     return method if method in _METHODS else "OTHER"
 
 
+def begin(counter: Counter, *labels: str) -> None:
+    """Have a series count from 0: a rate or an increase cannot see what it had when it was born."""
+    counter.labels(*labels)
+
+
 class _Gauge(Gauge):
     """A gauge without labels that has no sample before its first value.
 
@@ -322,11 +327,11 @@ class Metrics:
         self.model_info.labels(model, fingerprint, *shown).set(1)
 
     def expect_rewards(self, dimensions: Iterable[str]) -> None:
-        """Begin the counts of rewards at 0: a rate misses what a series had when it was born."""
+        """Begin the counts of rewards of each dimension, and of the reward itself."""
         for dimension in (_POOLED, *dimensions):
             self._distribution(dimension)
         for spread in ("zero", "some"):
-            self.groups.labels(spread)
+            begin(self.groups, spread)
 
     def _distribution(self, dimension: str) -> _Distribution:
         if dimension not in self._distributions:

@@ -63,6 +63,23 @@ def test_a_replica_that_fails_is_ejected_and_its_request_goes_to_another(serve: 
     assert (len(bad.requests), len(good.requests)) == (1, 6)
 
 
+def test_a_request_that_breaks_connections_is_not_carried_through_the_fleet(serve: Serve) -> None:
+    fleet = [serve(then=Drop()) for _ in range(7)]
+    with pytest.raises(APIConnectionError):
+        ask([server.url for server in fleet])
+    asked = [len(server.requests) for server in fleet if server.requests]
+    assert len(asked) == 4
+    assert sum(asked) == 7
+
+
+def test_servers_that_are_not_there_keep_a_request_from_nobody(serve: Serve) -> None:
+    fleet = [serve() for _ in range(6)]
+    for server in fleet:
+        server.close()
+    good = serve(then=OK)
+    assert ask([*(server.url for server in fleet), good.url]) == [OK.json]
+
+
 def test_a_replica_that_was_ejected_is_tried_again(serve: Serve) -> None:
     restarted, other = serve(refusal(503, "draining"), then=OK), serve(then=OK)
     ask([restarted.url, other.url], 6, ejection=Backoff(0.0, 0.0))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jrm_service.errors import KeysError
-from jrm_service.metrics import Metrics
+from jrm_service.metrics import Metrics, begin
 
 from .keys import Key, KeyRing, parse
 
@@ -36,8 +36,8 @@ class KeyFile:
         self._clock = clock
         self._seen = _signature(path)
         self._use(KeyRing(read(path)))
-        for result in ("ok", "failed"):  # counted from 0: an increase cannot see what a series had when it was born
-            metrics.key_reloads.labels(result)
+        for result in ("ok", "failed"):
+            begin(metrics.key_reloads, result)
         self._look_again_at = clock() + _POLL_SECONDS
 
     def find(self, secret: bytes) -> Key | None:

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from jrm_service.metrics import Metrics
+from jrm_service.metrics import Metrics, begin
 from jrm_service.versions import installed
 
 from .record import RequestRecord
@@ -131,8 +131,8 @@ class _CountedExporter(SpanExporter):
     def __init__(self, inner: SpanExporter, metrics: Metrics) -> None:
         self._inner = inner
         self._metrics = metrics
-        for outcome in ("sent", "failed"):  # counted from 0: a rate cannot see what a series had when it was born
-            metrics.trace_spans.labels(outcome)
+        for outcome in ("sent", "failed"):
+            begin(metrics.trace_spans, outcome)
         self._works = True
         self._closing = threading.Lock()
         self._closed = False

@@ -24,7 +24,7 @@ from jrm_service.errors import (
     Overloaded,
 )
 from jrm_service.images.decode import decode, decoded_bytes
-from jrm_service.metrics import Metrics
+from jrm_service.metrics import Metrics, begin
 from jrm_service.scoring.budget import ByteBudget
 from jrm_service.scoring.service import ImageInput
 from jrm_service.scoring.types import Image, ServedModel, TokenSequence
@@ -130,8 +130,8 @@ class ExplainService:
         self._metrics = metrics
         self._decoding = ByteBudget(limits.max_decoded_bytes)
         self._executor = ThreadPoolExecutor(threads, "jrm-explain")
-        for outcome in OUTCOMES:  # counted from 0: an increase cannot see what a series had when it was born
-            metrics.explanations.labels(outcome)
+        for outcome in OUTCOMES:
+            begin(metrics.explanations, outcome)
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()

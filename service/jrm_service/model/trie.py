@@ -198,6 +198,7 @@ def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
     cost = 0
     for index in sorted(range(len(candidates)), key=lambda n: rank[candidates[n].source.key]):
         parts = _parts(candidates[index])
+        # A path is a tuple, an image's key is bytes.
         shared = sum(tokens for key, tokens in parts.items() if key in held and isinstance(key, tuple))
         if not rows or cost >= max(budget, ROW_OVER_SHARED * shared):
             rows.append([])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jrm_service.metrics import Metrics
+from jrm_service.metrics import Metrics, begin
 
 from .backend import Backend
 from .outcomes import LABELS
@@ -80,8 +80,8 @@ class Batcher:
             alive=lambda: self.alive,
             workers=len(self._backends),
         )
-        for outcome in LABELS:  # counted from 0: an increase cannot see what a series had when it was born
-            metrics.candidates.labels(outcome)
+        for outcome in LABELS:
+            begin(metrics.candidates, outcome)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Batcher:
             share = self._metrics.device_busy_ratio.labels(str(worker.number), worker.backend.device)
             share.set_function(partial(_busy_share, worker, self._clock))
             for state in (State.HUNG, State.LOST):
-                self._metrics.worker_failures.labels(str(worker.number), worker.backend.device, state.value)
+                begin(self._metrics.worker_failures, str(worker.number), worker.backend.device, state.value)
             self._queue.worker_up(worker.number)
             self._tasks.append(asyncio.create_task(self._serve(worker), name=f"jrm-worker-{worker.number}"))
 

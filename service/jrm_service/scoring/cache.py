@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from jrm_service.metrics import Metrics
+from jrm_service.metrics import Metrics, begin
 from jrm_service.versions import installed
 
 from . import stored
@@ -69,8 +69,8 @@ class ScoreCache:
         self._dimensions = dimensions
         self._kept: OrderedDict[bytes, Score] = OrderedDict()
         metrics.cache_entries.set_function(lambda: len(self._kept))
-        if store is not None:  # counted from 0: an increase cannot see what a series had when it was born
-            metrics.cache_errors.labels("redis", "invalid")
+        if store is not None:
+            begin(metrics.cache_errors, "redis", "invalid")
 
     def key(self, candidate: Candidate) -> bytes:
         """32 bytes that no other candidate, and no other scope, shares."""
