@@ -75,7 +75,8 @@ def create_app(
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
     ``load`` replaces the source of scores that the settings name; it runs in a thread.
-    Raises at once CheckpointError for a checkpoint whose files do not agree, KeysError for a keys file that cannot be
+    Raises at once CheckpointError for a checkpoint whose files do not agree, PipelineDrift for libraries that make
+    other pixels or token ids than are pinned, KeysError for a keys file that cannot be
     used, RedisURLError for a Redis URL with an option that there is not, MissingExtra for traces without OpenTelemetry,
     ExplainSetupError where critiques are to be served and cannot be. ``on_failed`` is told of what goes wrong later:
     while the weights are read, or when the last worker is lost and nothing will be scored any more.
@@ -178,7 +179,12 @@ def _source(settings: Settings) -> CheckpointSource:
     from .model.source import open_source  # imports torch, which a fake does not need
 
     return open_source(
-        settings.checkpoint, settings.devices, settings.dtype, settings.engine, self_test=settings.self_test
+        settings.checkpoint,
+        settings.devices,
+        settings.dtype,
+        settings.engine,
+        self_test=settings.self_test,
+        allow_pipeline_drift=settings.allow_pipeline_drift,
     )
 
 

@@ -18,6 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError
+from .options import AllowPipelineDrift
 from .settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -136,13 +137,16 @@ def inspect(
     expect: Annotated[
         str | None, typer.Option(help="fail unless this is its fingerprint", metavar="FINGERPRINT", show_default=False)
     ] = None,
+    allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Print what a checkpoint is, or every problem that keeps it from being served."""
     from .model import golden
     from .model.checkpoint import open_checkpoint
+    from .model.pipeline import require_pinned
     from .model.source import describe
 
     try:
+        require_pinned(allow_drift=allow_pipeline_drift)
         opened = open_checkpoint(checkpoint)
         tests = golden.read(opened)
         if tests is not None:
@@ -170,13 +174,16 @@ def record_golden(
     ] = None,
     device: Annotated[str, typer.Option(help="where to compute them, in float32")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="replace golden scores that are there")] = False,
+    allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Record the golden scores that the server compares at start-up."""
     from .model import golden, recording
     from .model.checkpoint import open_checkpoint
     from .model.devices import resolve_device
+    from .model.pipeline import require_pinned
 
     try:
+        require_pinned(allow_drift=allow_pipeline_drift)
         opened = open_checkpoint(checkpoint)
         if (checkpoint / golden.FILE).exists() and not force:
             _fail([f"{golden.FILE}: is there already; --force replaces it"])
@@ -200,18 +207,21 @@ def import_editreward(
     min_pixels: Annotated[int | None, typer.Option(min=1, help="smallest area", show_default="the base's")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="largest area", show_default="the base's")] = None,
     name: Annotated[str | None, typer.Option(help="model name in replies", show_default="that of --out")] = None,
+    allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Turn a published EditReward checkpoint (Qwen3-VL, two heads) into one that can be served."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     from .model import editreward
+    from .model.pipeline import require_pinned
 
     bar = Progress(
         "copying weights", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)
     )
     task = bar.add_task("", total=None, visible=False)
     try:
+        require_pinned(allow_drift=allow_pipeline_drift)
         with bar:
             imported = editreward.import_editreward(
                 checkpoint,

@@ -25,6 +25,7 @@ JRMError
 │   ├── NoWorker                 no device is left here to score it: the request becomes a NotReady or DeviceLost
 │   └── InternalError            the backend raised, hung or died
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
+│   └── PipelineDrift            the libraries here make other pixels or token ids than a fingerprint stands for
 ├── KeysError                    every problem of a file of API keys, each with its line
 ├── RedisURLError                a Redis URL that no client can be made from
 └── ExplainSetupError            why critiques cannot be served here: what is missing, or what does not fit
@@ -192,6 +193,10 @@ class CheckpointError(JRMError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class PipelineDrift(CheckpointError):
+    """The libraries that are installed make other pixels or token ids than the pipeline version stands for."""
 
 
 class KeysError(JRMError):

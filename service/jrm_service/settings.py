@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     self_test: Annotated[
         bool, Field(description="compare the checkpoint's golden scores at start-up; off by too much is not ready")
     ] = True
+    allow_pipeline_drift: Annotated[
+        bool,
+        Field(description="start though libraries make other pixels or token ids; the fingerprint is then another one"),
+    ] = False
     serve: Annotated[Literal["score", "explain", "score,explain"], Field(description="what this process serves")] = (
         "score"
     )

@@ -100,6 +100,15 @@ def test_what_is_mounted_is_held_to_its_fingerprint_before_it_is_served(name):
     assert checkpoint_mount(chart_values(name)) in container["volumeMounts"]
 
 
+@pytest.mark.parametrize("name", ["two-roles", "image-volume", *FETCHED])
+def test_what_the_server_may_serve_is_not_refused_before(name):
+    values = chart_values(name)
+    allowed = {"name": "JRM_ALLOW_PIPELINE_DRIFT", "value": "true"}
+    assert allowed not in init(values, "inspect").get("env", [])
+    values.setdefault("settings", {})["allow_pipeline_drift"] = True
+    assert allowed in init(values, "inspect")["env"]
+
+
 @pytest.mark.parametrize("name", FETCHED)
 def test_what_is_fetched_is_looked_through_before_it_is_served(name):
     assert [one["name"] for one in pod(chart_values(name))["initContainers"]] == ["fetch", "inspect"]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from jrm_service.options import AllowPipelineDrift
+
 if TYPE_CHECKING:
     from .data import Group
     from .evaluate_scorers import GroupScorer
@@ -39,6 +41,7 @@ def evaluate(
         str | None, typer.Option(help="With --url: sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)
     ] = None,
     timeout: Annotated[float, typer.Option(help="With --url: seconds for one group.")] = 60.0,
+    allow_pipeline_drift: AllowPipelineDrift = False,
     as_json: Annotated[
         Path | None, typer.Option("--json", help="Write every figure to this file.", show_default=False)
     ] = None,
@@ -66,7 +69,7 @@ def evaluate(
     from .evaluate_results import EvaluationError
 
     try:
-        with _scorer(checkpoint, device, dtype, url, api_key, timeout) as scorer:
+        with _scorer(checkpoint, device, dtype, url, api_key, timeout, allow_pipeline_drift) as scorer:
             groups = _groups(data, world, count, edits, seed, scorer.dimensions)
             complete = _evaluate(groups, scorer, out, as_json)
     except CheckpointError as error:
@@ -79,7 +82,13 @@ def evaluate(
 
 @contextmanager
 def _scorer(
-    checkpoint: Path | None, device: str, dtype: str, url: str | None, api_key: str | None, timeout: float
+    checkpoint: Path | None,
+    device: str,
+    dtype: str,
+    url: str | None,
+    api_key: str | None,
+    timeout: float,
+    allow_drift: bool,
 ) -> Iterator[GroupScorer]:
     from jrm_client import JRMClient
 
@@ -89,7 +98,7 @@ def _scorer(
         with JRMClient(url, api_key=api_key, timeout=timeout) as client:
             yield ServerScorer(client)
     elif checkpoint is not None:
-        yield open_scorer(checkpoint, device=device, dtype=dtype)
+        yield open_scorer(checkpoint, device=device, dtype=dtype, allow_pipeline_drift=allow_drift)
 
 
 def _groups(

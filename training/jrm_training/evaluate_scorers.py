@@ -84,14 +84,21 @@ class BackendScorer:
             return Failed(error.code, str(error))
 
 
-def open_scorer(path: Path, *, device: str = "auto", dtype: str = "auto", engine: str = "trie") -> BackendScorer:
+def open_scorer(
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    engine: str = "trie",
+    allow_pipeline_drift: bool = False,
+) -> BackendScorer:
     """A scorer of a checkpoint folder, loaded, warm and self-tested as ``jrm serve`` does it; options as there.
 
     Raises CheckpointError.
     """
     from jrm_service.model.source import open_source  # brings torch, which evaluating a server does not need
 
-    source = open_source(path, [device], dtype, engine)
+    source = open_source(path, [device], dtype, engine, allow_pipeline_drift=allow_pipeline_drift)
     served, (backend,) = source.load()
     manifest = source.checkpoint.manifest
     return BackendScorer(

@@ -103,6 +103,7 @@ def measure(
     plan: Plan,
     *,
     device: str = "auto",
+    allow_pipeline_drift: bool = False,
     advance: Advance = lambda _what, _done, _total: None,
 ) -> dict[str, Any]:
     """Measure runs on the same edits, in float32; the document above.
@@ -117,7 +118,9 @@ def measure(
     groups = {split: list(_drawn(plan, split, advance)) for split in SPLITS}
     results, states, shares = [], [], []
     for run in runs:
-        scorer = open_scorer(run.checkpoint.path, device=device, dtype="float32")
+        scorer = open_scorer(
+            run.checkpoint.path, device=device, dtype="float32", allow_pipeline_drift=allow_pipeline_drift
+        )
         judged = {split: _score(run, split, groups[split], scorer, advance) for split in SPLITS}
         asked = plan.critiques if run.alpha > 0 else 0
         texts = _critiques(run, groups["test"], asked, device, advance) if asked else None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from jrm_service.options import AllowPipelineDrift
+
 if TYPE_CHECKING:
     from .study import Plan
 
@@ -25,6 +27,7 @@ def study(
     critiques: Annotated[int, typer.Option(min=0, help="Edits that get critiques, where alpha is not 0.")] = 200,
     seed: Annotated[int, typer.Option(help="The world's seed.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0.")] = "auto",
+    allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Compare training runs side by side: accuracy, calibration, critiques, hidden states, how training went.
 
@@ -45,7 +48,7 @@ def study(
 
     try:
         if runs:
-            write_study(out / FILE, _measure(runs, Plan(groups, edits, critiques, seed), device))
+            write_study(out / FILE, _measure(runs, Plan(groups, edits, critiques, seed), device, allow_pipeline_drift))
         document = read_study(out / FILE)
         table = render(document)
         for file in [out / FILE, *draw(document, out), *_update(out / PAGE, table)]:
@@ -59,7 +62,7 @@ def study(
         raise typer.Exit(1)
 
 
-def _measure(runs: Sequence[Path], plan: Plan, device: str) -> dict[str, Any]:
+def _measure(runs: Sequence[Path], plan: Plan, device: str, allow_drift: bool) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
     from transformers.utils import logging
@@ -82,7 +85,7 @@ def _measure(runs: Sequence[Path], plan: Plan, device: str) -> dict[str, Any]:
         bar.update(tasks[what], completed=done, total=total)
 
     with bar:
-        return measure(runs, plan, device=device, advance=advance)
+        return measure(runs, plan, device=device, allow_pipeline_drift=allow_drift, advance=advance)
 
 
 def _update(page: Path, table: str) -> list[Path]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from jrm_service.options import AllowPipelineDrift
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -28,6 +30,7 @@ def train(
     alpha: Annotated[float | None, typer.Option(help="Weight of the language loss in place of the recipe's.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in place of the recipe's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0; under torchrun to each its own.")] = "auto",
+    allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Train a checkpoint on ranking and language together (Eq. 7).
 
@@ -40,6 +43,7 @@ def train(
 
     from jrm_service.errors import CheckpointError
     from jrm_service.model.devices import resolve_device
+    from jrm_service.model.pipeline import require_pinned
     from jrm_service.model.source import BUNDLED
 
     from .config import find_recipe, read_recipe
@@ -48,6 +52,7 @@ def train(
 
     console = Console(stderr=True)
     try:
+        require_pinned(allow_drift=allow_pipeline_drift)
         overrides = {"alpha": alpha, "name": name, "data": {"jsonl": data, "curriculum": ()} if data else None}
         read = read_recipe(find_recipe(recipe), **overrides)
         chosen = resolve_device(device)

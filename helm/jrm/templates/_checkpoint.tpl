@@ -67,13 +67,20 @@ true
 {{- end -}}
 
 {{/*
-What runs before the server, from (dict "root" $ "image" "jrm-serve:…"). A checkpoint is fetched into a folder of this
+What runs before the server, from (dict "root" $ "role" "score" "image" "jrm-serve:…"). A checkpoint is fetched into a folder of this
 pod's own, looked through, and only then gets the name under which it is served: neither an interrupted download nor
 one that another pod is still making is ever served.
 */}}
 {{- define "jrm.checkpoint.initContainers" -}}
 {{- $root := .root -}}
 {{- $checkpoint := $root.Values.checkpoint -}}
+{{- $settings := mergeOverwrite (deepCopy $root.Values.settings) (index $root.Values .role).settings -}}
+{{- /* The server's own permission: what it may serve must not be refused before it. */ -}}
+{{- $inspectEnv := list -}}
+{{- if $settings.allow_pipeline_drift -}}
+{{- $inspectEnv = append $inspectEnv (dict "name" "JRM_ALLOW_PIPELINE_DRIFT" "value" "true") -}}
+{{- end -}}
+{{- $inspectEnv = concat $inspectEnv $checkpoint.extraEnv -}}
 {{- if include "jrm.checkpoint.fetched" $root }}
 - name: fetch
 {{- if eq $checkpoint.source "hub" }}
@@ -171,7 +178,7 @@ one that another pod is still making is ever served.
     {{- include "jrm.checkpoint.folders" $root | nindent 4 }}
     - name: EXPECT
       value: {{ $checkpoint.fingerprint | quote }}
-{{- with $checkpoint.extraEnv }}
+{{- with $inspectEnv }}
     {{- toYaml . | nindent 4 }}
 {{- end }}
   securityContext: {{- toYaml $root.Values.containerSecurityContext | nindent 4 }}
@@ -191,7 +198,7 @@ one that another pod is still making is ever served.
   image: {{ .image }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
   args: [inspect, --expect, {{ $checkpoint.fingerprint | quote }}, /checkpoint]
-{{- with $checkpoint.extraEnv }}
+{{- with $inspectEnv }}
   env:
     {{- toYaml . | nindent 4 }}
 {{- end }}

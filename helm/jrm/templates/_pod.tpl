@@ -45,7 +45,7 @@ spec:
   {{- with $spread }}
   topologySpreadConstraints: {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with include "jrm.checkpoint.initContainers" (dict "root" $root "image" $image) | trim }}
+  {{- with include "jrm.checkpoint.initContainers" (dict "root" $root "role" $name "image" $image) | trim }}
   initContainers:
     {{- . | nindent 4 }}
   {{- end }}

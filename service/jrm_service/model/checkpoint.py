@@ -23,6 +23,7 @@ from jrm_service.images.preprocess import ImageSpec
 from .files import RESAMPLE_NAMES, one_line, read_chat_template, read_json
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
+from .pipeline import PIPELINE_VERSION, identity
 from .prompts import IMAGE_TOKEN, SequenceBuilder, TemplateError
 from .weights import (
     LM_HEAD,
@@ -35,9 +36,6 @@ from .weights import (
     read_tensors,
     tensor_digests,
 )
-
-# Part of the fingerprint: raised whenever the same bytes would become other pixels or other tokens than before.
-PIPELINE_VERSION = 1
 
 # All that transformers may take token ids from.
 _TOKENIZER_FILES = (
@@ -74,10 +72,24 @@ class Checkpoint:
         """SHA-256 (32 hex digits) over weights, heads, manifest, tokenizer, chat template and preprocessing.
 
         Tensors are hashed by name and content, so sharding does not matter; manifest and ``config.json`` by meaning, so
-        their spelling does not; the tokenizer's files as they are.
+        their spelling does not; the tokenizer's files as they are. Preprocessing is a version number, and where the
+        installed libraries make other pixels or token ids than that number stands for, a digest of theirs.
         """
+        return self._fingerprint(identity())
+
+    @cached_property
+    def pinned_fingerprint(self) -> str:
+        """The fingerprint where pixels and token ids are those that PIPELINE_VERSION stands for."""
+        return self._fingerprint(PIPELINE_VERSION)
+
+    @cached_property
+    def _tensors(self) -> tuple[dict[str, str], dict[str, str]]:
+        return tensor_digests(self.weights), tensor_digests(self.heads)
+
+    def _fingerprint(self, pipeline: object) -> str:
+        weights, heads = self._tensors
         parts: dict[str, Any] = {
-            "pipeline": PIPELINE_VERSION,
+            "pipeline": pipeline,
             "manifest": self.manifest.canonical_json(),
             "config": _without(json.loads((self.path / "config.json").read_bytes()), "transformers_version"),
             "image": repr(self.image_spec),
@@ -87,8 +99,8 @@ class Checkpoint:
                 for name in _TOKENIZER_FILES
                 if (self.path / name).exists()
             },
-            "weights": tensor_digests(self.weights),
-            "heads": tensor_digests(self.heads),
+            "weights": weights,
+            "heads": heads,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -113,12 +113,16 @@ def read(checkpoint: Checkpoint) -> Golden | None:
 
 
 def require_fingerprint(golden: Golden, checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError when the scores were recorded for another checkpoint than this one."""
-    if golden.fingerprint != checkpoint.fingerprint:
+    """Raise CheckpointError when the scores were recorded for another checkpoint than this one.
+
+    Where pixels or token ids have drifted, scores that were recorded before are still this checkpoint's: comparing them
+    is what shows how much the drift moves.
+    """
+    if golden.fingerprint not in (checkpoint.fingerprint, checkpoint.pinned_fingerprint):
         reason = (
             f"{FILE}: fingerprint: recorded for {golden.fingerprint}, the checkpoint's is {checkpoint.fingerprint}: "
-            "weights, manifest, tokenizer or preprocessing have changed since. Restore them or, if the change is "
-            "meant, record anew with `jrm golden --force`"
+            "weights, manifest, tokenizer or preprocessing have changed since, or were recorded where pixels or token "
+            "ids had drifted. Restore them or, if the change is meant, record anew with `jrm golden --force`"
         )
         raise CheckpointError([reason])
 

@@ -23,6 +23,7 @@ from . import golden
 from .checkpoint import Checkpoint, open_checkpoint
 from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
+from .pipeline import PIPELINE_VERSION, drift, require_pinned
 from .scorer import CheckpointPreparer, PlainScorer
 from .trie import shared_tokens
 
@@ -152,12 +153,20 @@ def _gray(side: int, shade: int) -> PILImage.Image:
 
 
 def open_source(
-    path: Path | None, devices: Sequence[str], dtype: str, engine: str, *, self_test: bool = True
+    path: Path | None,
+    devices: Sequence[str],
+    dtype: str,
+    engine: str,
+    *,
+    self_test: bool = True,
+    allow_pipeline_drift: bool = False,
 ) -> CheckpointSource:
     """Open a checkpoint folder, or the bundled one, with its golden scores unless ``self_test`` is off.
 
-    Raises CheckpointError.
+    Raises CheckpointError, and PipelineDrift where the installed libraries make other pixels or token ids than are
+    pinned, unless ``allow_pipeline_drift``.
     """
+    require_pinned(allow_drift=allow_pipeline_drift)
     checkpoint = open_checkpoint(path or BUNDLED)
     tests = golden.read(checkpoint) if self_test else None
     if tests is None:
@@ -193,5 +202,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             "resample": spec.resample,
             "pixels_per_token": spec.factor**2,
         },
+        "pipeline": {"version": PIPELINE_VERSION, "drift": drift() or None},
         "provenance": manifest.provenance,
     }

@@ -1,0 +1,16 @@
+"""Command-line options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AllowPipelineDrift = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pipeline-drift",
+        envvar="JRM_ALLOW_PIPELINE_DRIFT",
+        help="Go on though the libraries here make other pixels or token ids; the fingerprint is then another one.",
+    ),
+]
