@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
 
-from .files import RESAMPLE_NAMES, one_line, read_json, write_json
+from .files import RESAMPLE_NAMES, image_size_problems, one_line, read_json, resample_name, three_numbers, write_json
 from .prompts import IMAGE_TOKEN
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -132,7 +132,12 @@ def read_preprocessor(
     preprocessor["size"] = {"shortest_edge": smallest, "longest_edge": largest}
     preprocessor.setdefault("resample", _BICUBIC)
     found = [
-        f"{_where(file)}: {problem}" for problem in (*_size_problems(smallest, largest), *_other_problems(preprocessor))
+        f"{_where(file)}: {problem}"
+        for problem in (
+            *image_size_problems(raw),
+            *_size_problems(smallest, largest),
+            *_other_problems(preprocessor),
+        )
     ]
     if config is not None:
         vision = config.vision_config
@@ -152,7 +157,7 @@ def _first_given(*values: Any) -> Any:
 
 
 def _size_problems(smallest: object, largest: object) -> list[str]:
-    if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:
+    if type(smallest) is int and type(largest) is int and smallest > largest:
         return [f"min_pixels {smallest} is above max_pixels {largest}"]
     return [
         f"size.{edge} is {value}, must be an area in pixels; {flag} sets it"
@@ -160,16 +165,20 @@ def _size_problems(smallest: object, largest: object) -> list[str]:
             ("shortest_edge", "--min-pixels", smallest),
             ("longest_edge", "--max-pixels", largest),
         )
-        if not isinstance(value, int) or value < 1
+        if type(value) is not int or value < 1
     ]
 
 
 def _other_problems(preprocessor: dict[str, Any]) -> list[str]:
     problems = []
-    if preprocessor["resample"] not in RESAMPLE_NAMES:
+    if resample_name(preprocessor["resample"]) not in RESAMPLE_NAMES.values():
         problems.append(f"resample is {preprocessor['resample']}, must be one of {list(RESAMPLE_NAMES)}")
     # Where these are silent, Qwen's image processor falls back on the numbers of an older family.
-    problems += [f"{key}: missing" for key in ("image_mean", "image_std") if key not in preprocessor]
+    for key in ("image_mean", "image_std"):
+        if key not in preprocessor:
+            problems.append(f"{key}: missing")
+        elif not three_numbers(preprocessor[key]):
+            problems.append(f"{key} is {preprocessor[key]!r}, must be a list of three numbers")
     return problems
 
 
@@ -179,7 +188,7 @@ def image_rules(preprocessor: dict[str, Any]) -> dict[str, Any]:
     return {
         "min_pixels": size["shortest_edge"],
         "max_pixels": size["longest_edge"],
-        "resample": RESAMPLE_NAMES[preprocessor["resample"]],
+        "resample": resample_name(preprocessor["resample"]),
     }
 
 

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, 
 from jrm_service.errors import CheckpointError
 from jrm_service.images.preprocess import ImageSpec
 
-from .files import RESAMPLE_NAMES, one_line, read_chat_template, read_json
+from .files import image_size_problems, one_line, read_chat_template, read_json, resample_name, three_numbers
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
 from .pipeline import PIPELINE_VERSION, identity
@@ -176,6 +176,17 @@ def _read_image_spec(
     if missing:
         problems += [f"preprocessor_config.json: {key}: missing" for key in missing]
         return None
+    ambiguous = [
+        *image_size_problems(raw),
+        *(
+            f"{key} is {raw[key]!r}, must be a list of three numbers"
+            for key in ("image_mean", "image_std")
+            if not three_numbers(raw[key])
+        ),
+    ]
+    if ambiguous:
+        problems += [f"preprocessor_config.json: {problem}" for problem in ambiguous]
+        return None
     vision = config.vision_config
     try:
         spec = ImageSpec(
@@ -192,7 +203,7 @@ def _read_image_spec(
         problems.append(f"preprocessor_config.json: {error}")
         return None
     for key, ours, theirs in _image_rules(spec, raw):
-        if theirs is not None and theirs != ours:
+        if theirs is not None and (theirs != ours or (isinstance(theirs, bool) and not isinstance(ours, bool))):
             problems.append(f"preprocessor_config.json: {key} is {theirs}, the manifest and config.json say {ours}")
     return spec
 
@@ -201,7 +212,6 @@ def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object
     """(key, what we do, what the file says): areas in pixels, which the file may spell in two ways."""
     size = raw["size"] if isinstance(raw.get("size"), dict) else {}
     smallest, largest = raw.get("min_pixels"), raw.get("max_pixels")
-    resample = raw.get("resample")
     return [
         (
             "size.shortest_edge",
@@ -210,16 +220,17 @@ def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object
         ),
         ("size.longest_edge", spec.max_pixels, size.get("longest_edge", "not given") if largest is None else largest),
         ("patch_size", spec.patch_size, raw.get("patch_size")),
-        ("merge_size", spec.merge_size, raw.get("merge_size")),
-        ("temporal_patch_size", spec.temporal_patch_size, raw.get("temporal_patch_size")),
-        ("resample", spec.resample, _resample_name(resample)),
+        # Left out, these are what Qwen's image processor has by default.
+        ("merge_size", spec.merge_size, 2 if raw.get("merge_size") is None else raw["merge_size"]),
+        (
+            "temporal_patch_size",
+            spec.temporal_patch_size,
+            2 if raw.get("temporal_patch_size") is None else raw["temporal_patch_size"],
+        ),
+        ("resample", spec.resample, "bicubic" if raw.get("resample") is None else resample_name(raw["resample"])),
         ("rescale_factor", 1 / 255, raw.get("rescale_factor")),
         *[(key, True, raw.get(key)) for key in ("do_resize", "do_rescale", "do_normalize")],
     ]
-
-
-def _resample_name(value: object) -> object:
-    return RESAMPLE_NAMES.get(value, value) if isinstance(value, int) else value
 
 
 def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHeader]:

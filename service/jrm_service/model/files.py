@@ -14,6 +14,35 @@ from pydantic import ValidationError
 RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's resampling numbers, as ``preprocessor_config.json`` has them, and the manifest's names."""
 
+IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
+"""Classes of transformers that do what ours does, as ``preprocessor_config.json`` names them."""
+
+
+def resample_name(value: object) -> object:
+    """The manifest's name for a resampling number of ``preprocessor_config.json``; what is none stays as it is."""
+    return RESAMPLE_NAMES.get(value, value) if type(value) is int else value
+
+
+def image_size_problems(raw: dict[str, Any]) -> list[str]:
+    """What a ``preprocessor_config.json`` asks for, by its sizes or its class, that is not Qwen's smart resize."""
+    size = raw.get("size")
+    if size is not None and not isinstance(size, dict):
+        return [f"size is {size!r}, must be an object with shortest_edge and longest_edge, areas in pixels"]
+    size = size or {}
+    problems = [f"size.{key}: not a rule of Qwen's image processor" for key in size if key not in _EDGES]
+    kind = raw.get("image_processor_type")
+    if kind is not None and kind not in IMAGE_PROCESSORS:
+        problems.append(f"image_processor_type is {kind!r}, must be one of {', '.join(IMAGE_PROCESSORS)}")
+    return problems
+
+
+def three_numbers(value: object) -> bool:
+    """Whether a mean or std is a number for each channel: neither one for all, nor truth values."""
+    return isinstance(value, list) and len(value) == 3 and all(type(item) in (int, float) for item in value)
+
+
+_EDGES = ("shortest_edge", "longest_edge")
+
 
 def read_json(file: Path, problems: list[str], *, label: str | None = None) -> dict[str, Any] | None:
     """A JSON object; ``label`` is what problems call the file, its name by default."""

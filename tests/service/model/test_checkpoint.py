@@ -214,6 +214,50 @@ BREAK = {
 }
 
 
+# (keys of preprocessor_config.json, what is said of them): each was once ignored, or taken for something else.
+GUESSES = [
+    ({"do_resize": False}, "do_resize is False"),
+    ({"do_rescale": False}, "do_rescale is False"),
+    ({"do_normalize": False}, "do_normalize is False"),
+    ({"rescale_factor": 1}, "rescale_factor is 1"),
+    ({"resample": True}, "resample is True"),
+    ({"resample": 0}, "resample is 0"),
+    ({"resample": [3]}, "resample is [3]"),
+    ({"merge_size": True}, "merge_size is True"),
+    ({"merge_size": 4}, "merge_size is 4"),
+    ({"temporal_patch_size": 1}, "temporal_patch_size is 1"),
+    ({"image_mean": 0.5}, "image_mean is 0.5, must be a list of three numbers"),
+    ({"image_mean": [True, True, True]}, "image_mean is [True, True, True]"),
+    ({"image_std": "0.5"}, "image_std is '0.5'"),
+    ({"image_std": [0.5]}, "image_std is [0.5]"),
+    ({"min_pixels": 1}, "size.shortest_edge is 1"),
+    ({"max_pixels": 1}, "size.longest_edge is 1"),
+    ({"size": {"height": 256, "width": 256}}, "size.height: not a rule of Qwen's image processor"),
+    ({"size": {"shortest_edge": 16384, "longest_edge": 65536, "height": 9}}, "size.height: not a rule"),
+    ({"size": 65536}, "size is 65536"),
+    ({"size": None}, "size.shortest_edge is not given"),
+    ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type is 'CLIPImageProcessor'"),
+]
+
+
+def test_nothing_in_the_preprocessors_file_is_guessed(whole, tmp_path):
+    for number, (changes, expected) in enumerate(GUESSES):
+        path = shutil.copytree(whole, tmp_path / str(number))
+        edit_json(path / "preprocessor_config.json", **changes)
+        assert any(f"preprocessor_config.json: {expected}" in problem for problem in problems(path)), changes
+
+
+def test_what_the_preprocessors_file_leaves_out_is_what_qwen_does(whole, tmp_path):
+    for key in ("resample", "merge_size", "temporal_patch_size", "rescale_factor", "image_processor_type"):
+        path = shutil.copytree(whole, tmp_path / key)
+        edit_json(path / "preprocessor_config.json", **{key: None})
+        assert open_checkpoint(path).image_spec == open_checkpoint(whole).image_spec, key
+    document = checkpoints.manifest(image={"min_pixels": 16384, "max_pixels": 65536, "resample": "lanczos"})
+    path = checkpoints.write(tmp_path / "lanczos", document)
+    edit_json(path / "preprocessor_config.json", resample=None)
+    assert "resample is bicubic, the manifest and config.json say lanczos" in problems(path)[0]
+
+
 @pytest.mark.parametrize("kind", BREAK)
 def test_a_problem_is_named_with_file_and_key(path, kind):
     breaks, expected = BREAK[kind]
@@ -331,3 +375,13 @@ def test_the_weights_are_never_held_twice(path):
     assert size > 150e6
     assert hashed < 0.5 * size
     assert loaded < 1.4 * size
+
+
+def test_no_type_in_the_manifest_is_guessed(path):
+    guesses = {
+        "reward.weights.visual_quality": {"reward": {"weights": {"visual_quality": "1.0"}}},
+        "explain.visual_quality.regions": {"explain": {"visual_quality": {"regions": 1}}},
+    }
+    for key, changes in guesses.items():
+        (path / "reward" / "manifest.json").write_text(json.dumps(checkpoints.manifest(**changes)))
+        assert any(f"reward/manifest.json: {key}: " in problem for problem in problems(path)), key
