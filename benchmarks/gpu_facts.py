@@ -30,12 +30,13 @@ def host_waits(engine: TrieScorer, candidates: Sequence[Candidate]) -> str:
     """``none``, or what torch says about the first one: it raises where the host would wait for the device."""
     for row in engine.collate(candidates):
         # Inputs were made of every image that is not cached; copies are part of the pass.
-        inputs = {image.key: row.inputs.get(image.key) or engine.packed.vision.inputs(image) for image in row.images}
+        images, vision = row.packed.distinct_images, engine.packed.vision
+        inputs = {key: row.inputs.get(key) or vision.inputs(image.pixels) for key, image in images.items()}
         torch.cuda.synchronize(engine.device)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            encoded = engine.packed.vision.encode(list(inputs.values()))
-            engine.packed.outputs(row.to(engine.device), dict(zip(inputs, encoded, strict=True)))
+            encoded = vision.encode(list(inputs.values()))
+            engine.outputs(row.packed.to(engine.device), dict(zip(inputs, encoded, strict=True)))
         except RuntimeError as error:
             return str(error).partition("\n")[0]
         finally:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from jrm_service.model.attention import ATTENTION, TrieAttention
+from jrm_service.model.rows import through_layers
 from jrm_service.model.trie import Trie, build_trie
 from jrm_service.model.weights import empty_model
 from jrm_service.scoring.types import Candidate
@@ -73,16 +74,15 @@ def _meta_model(shape: Shape) -> Qwen3VLModel:
 
 def _language_flops(model: Qwen3VLModel, tokens: int, trie: Trie | None = None) -> int:
     """FLOPs of the language model over one row: a plain sequence, or the packed row of a trie."""
-    config = model.language_model.config
-    config._attn_implementation = "sdpa" if trie is None else ATTENTION
-    packed = {} if trie is None else {"trie": TrieAttention.of(trie).to("meta")}
-    inputs = torch.empty(1, tokens, config.hidden_size, device="meta")
+    language = model.language_model
+    language.config._attn_implementation = "sdpa" if trie is None else ATTENTION
+    inputs = torch.empty(tokens, language.config.hidden_size, device="meta")
     position_ids = torch.empty(3, 1, tokens, dtype=torch.int64, device="meta")
-    return _count(
-        lambda: model.language_model(
-            inputs_embeds=inputs, position_ids=position_ids, attention_mask=None, use_cache=False, **packed
-        )
-    )
+    if trie is None:
+        return _count(lambda: language(inputs_embeds=inputs[None], position_ids=position_ids, use_cache=False))
+    attention = TrieAttention.of(trie).to("meta")
+    nowhere = torch.empty(0, dtype=torch.int64, device="meta")
+    return _count(lambda: through_layers(language, inputs, position_ids, attention, nowhere, []))
 
 
 def _vision_flops(model: Qwen3VLModel, side: int) -> int:

@@ -33,28 +33,33 @@ class Reference:
         """{"reward", "reward_std", "dimensions": {name: (mean, std or None)}}."""
         dimensions = {}
         for one in self.manifest["passes"]:
-            h = self._hidden_state(one, {"source": source, "edited": edited}, instruction)
+            h = self.hidden_state(one, {"source": source, "edited": edited}, instruction)
             for dimension, head in one["read"].items():
                 mean, *log_std = self._head(head, h)
                 dimensions[dimension] = (float(mean), float(np.exp(log_std[0])) if log_std else None)
         return {"dimensions": dimensions, **self._pool(dimensions)}
 
-    def _hidden_state(self, one, images, instruction):
+    @torch.no_grad()
+    def hidden_state(self, one, images, instruction):
+        return self.forward(one, images, instruction)[0].numpy()
+
+    def forward(self, one, images, instruction, answer=()):
+        """(hidden state [H] of the reward token, logits of the ids in ``answer``) of a pass, with gradients."""
         chosen = [images[part] for part in one["parts"] if part in images]
         encoded = self.processor([to_rgb(image) for image in chosen], return_tensors="pt")
         ids = self._token_ids(one, instruction, [int(grid.prod()) // 4 for grid in encoded["image_grid_thw"]])
         image_id, reward_id = self.tokenizer.convert_tokens_to_ids([IMAGE, self.manifest["reward_token"]])
-        with torch.no_grad():
-            hidden = self.model(
-                input_ids=torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                mm_token_type_ids=torch.tensor([[int(i == image_id) for i in ids]]),
-                pixel_values=encoded["pixel_values"],
-                image_grid_thw=encoded["image_grid_thw"],
-                output_hidden_states=True,
-            ).hidden_states[-1][0]
         (position,) = [n for n, i in enumerate(ids) if i == reward_id]
-        return hidden[position].numpy().astype(np.float32)
+        whole = [*ids, *answer]
+        output = self.model(
+            input_ids=torch.tensor([whole]),
+            attention_mask=torch.ones(1, len(whole), dtype=torch.long),
+            mm_token_type_ids=torch.tensor([[int(i == image_id) for i in whole]]),
+            pixel_values=encoded["pixel_values"],
+            image_grid_thw=encoded["image_grid_thw"],
+            output_hidden_states=True,
+        )
+        return output.hidden_states[-1][0, position], output.logits[0, len(ids) - 1 : len(whole) - 1]
 
     def _token_ids(self, one, instruction, image_tokens):
         """Every piece of text between control tokens is encoded with special tokens switched off."""

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from jrm_service.errors import CheckpointError
+from jrm_service.images import preprocess
 from jrm_service.model.checkpoint import load_model, open_checkpoint
 from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.scoring.types import Image as Picture
@@ -46,11 +47,11 @@ def with_regions(tmp_path_factory):
 def seen(row, slot):
     """The slots that a slot's token sees, itself last: its sequence so far, whatever else the row holds."""
     query = key = 0
-    for (nodes, queries, keys), mask in zip(row.attention.shapes, row.attention.masks, strict=True):
+    for (nodes, queries, keys), mask in zip(row.packed.attention.shapes, row.packed.attention.masks, strict=True):
         for node in range(nodes):
-            mine = row.attention.queries[query + node * queries :][:queries].tolist()
+            mine = row.packed.attention.queries[query + node * queries :][:queries].tolist()
             if slot in mine:
-                return row.attention.keys[key + node * keys :][:keys][mask[mine.index(slot)]].tolist()
+                return row.packed.attention.keys[key + node * keys :][:keys][mask[mine.index(slot)]].tolist()
         query, key = query + nodes * queries, key + nodes * keys
     raise AssertionError(f"no call computes slot {slot}")
 
@@ -95,7 +96,7 @@ def test_what_a_reward_token_sees_is_the_servers_sequence(checkpoint):
     row = Collator(checkpoint).row(GROUPS)
     assert row.reads.shape == (5, len(checkpoint.manifest.passes))
     for (_, _, ids, _, _), slot in zip(sequences(checkpoint, GROUPS), row.reads.flatten().tolist(), strict=True):
-        assert row.ids[seen(row, slot)].tolist() == ids
+        assert row.packed.ids[seen(row, slot)].tolist() == ids
 
 
 def test_a_critique_is_the_answer_to_the_prompt_that_is_scored(checkpoint):
@@ -110,8 +111,8 @@ def test_a_critique_is_the_answer_to_the_prompt_that_is_scored(checkpoint):
     for before, targets in critiques(row, end):
         path = seen(row, before[-1].item())
         assert path[-len(before) :] == before.tolist()
-        assert row.ids[before[1:]].tolist() == targets[:-1].tolist()
-        found.append([*row.ids[path].tolist(), end])
+        assert row.packed.ids[before[1:]].tolist() == targets[:-1].tolist()
+        found.append([*row.packed.ids[path].tolist(), end])
     assert found == expected
 
 
@@ -120,30 +121,26 @@ def test_positions_are_those_of_transformers_for_each_sequence_alone(checkpoint)
     row = Collator(checkpoint).row([group(1), Group(photo(300, 60), "wide", (Edit(photo(60, 300)),))])
     for slot in [*row.reads.flatten().tolist(), *row.before[::7].tolist()]:
         path = seen(row, slot)
-        ids = row.ids[path][None]
+        ids = row.packed.ids[path][None]
         at_image = (ids == checkpoint.config.image_token_id).int()
-        grids = [row.grids[row.order[n]] for n in image_numbers(row, path, checkpoint)]
-        expected, _ = model.get_rope_index(ids, mm_token_type_ids=at_image, image_grid_thw=torch.stack(grids))
-        assert row.position_ids[:, :, path].equal(expected)
+        grids = [preprocess.grid(image.pixels, checkpoint.image_spec) for image in images_on(row, path)]
+        expected, _ = model.get_rope_index(ids, mm_token_type_ids=at_image, image_grid_thw=torch.tensor(grids))
+        assert row.packed.position_ids[:, :, path].equal(expected)
 
 
-def image_numbers(row, path, checkpoint):
+def images_on(row, path):
     """Which images of the packed row stand on a path."""
-    firsts, slot = [], 0
-    image_slots = (row.ids == checkpoint.config.image_token_id).nonzero().flatten().tolist()
-    for place in row.order:
-        firsts.append(image_slots[slot])
-        slot += int(row.grids[place].prod()) // 4
-    return [n for n, first in enumerate(firsts) if first in path]
+    slots = row.packed.image_slots.split([image.tokens for image in row.packed.images])
+    return [image for image, of_image in zip(row.packed.images, slots, strict=True) if of_image[0] in path]
 
 
 def test_a_row_is_whole(checkpoint):
-    """Every slot is computed once, and there are as many patches as the image slots ask for."""
+    """Every slot is computed once, and images have as many tokens as there are image slots."""
     row = Collator(checkpoint).row(GROUPS)
-    assert sorted(row.attention.queries.tolist()) == list(range(len(row.ids)))
-    image_slots = int((row.ids == checkpoint.config.image_token_id).sum())
-    assert image_slots == sum(int(row.grids[n].prod()) // 4 for n in row.order)
-    assert len(row.patches) == int(row.grids.prod(1).sum())
+    assert sorted(row.packed.attention.queries.tolist()) == list(range(len(row.packed.ids)))
+    image_slots = (row.packed.ids == checkpoint.config.image_token_id).nonzero().flatten()
+    assert row.packed.image_slots.equal(image_slots)
+    assert len(image_slots) == sum(image.tokens for image in row.packed.images)
 
 
 def test_region_tags_are_tokens_and_everything_else_is_text(with_regions):
@@ -162,7 +159,7 @@ def test_no_critique_moves_a_read_or_ends_early(two_passes):
     wild = Group(photo(48, 40), "make it red", (edit(1, visual_quality=HOSTILE),))
     collator = Collator(two_passes)
     special = torch.tensor(tokenizer_of(two_passes).all_special_ids)
-    counts = [torch.isin(collator.row([one]).ids, special).sum() for one in (tame, wild)]
+    counts = [torch.isin(collator.row([one]).packed.ids, special).sum() for one in (tame, wild)]
     assert counts[0] == counts[1]
 
 
@@ -176,7 +173,7 @@ def test_an_edit_without_a_critique_is_scored_all_the_same(two_passes):
 def test_without_critiques_nothing_stands_after_the_reward_tokens(two_passes):
     row = Collator(two_passes, critiques=False).row(GROUPS)
     assert len(row.targets) == len(row.before) == 0
-    assert len(row.ids) < len(Collator(two_passes).row(GROUPS).ids)
+    assert len(row.packed.ids) < len(Collator(two_passes).row(GROUPS).packed.ids)
 
 
 def test_a_pass_for_two_dimensions_teaches_both_critiques(tmp_path):
@@ -208,14 +205,13 @@ def test_a_preference_overrides_labels(two_passes, choice, order):
     assert row.labels[:, 1].tolist() == [1, 1]
 
 
-def test_equal_images_pass_the_vision_tower_once(two_passes):
+def test_equal_images_are_one(two_passes):
     """An unchanged edit, and two edits that came out the same."""
     source = photo(48, 40)
     edits = (Edit(source), Edit(photo(48, 40, seed=2)), Edit(photo(48, 40, seed=2)))
     row = Collator(two_passes).row([Group(source, "x", edits)])
-    assert len(row.grids) == 2
     assert row.reads[1].tolist() == row.reads[2].tolist()
-    assert sorted(row.order) == [0, 0, 1]
+    assert (len(row.packed.images), len(row.packed.distinct_images)) == (3, 2)
 
 
 def test_equal_edits_keep_their_own_critiques(two_passes):
@@ -284,6 +280,6 @@ def test_a_collator_travels_to_another_process(two_passes):
     """With all its settings, and control tokens in an instruction are still text."""
     collator = Collator(two_passes, critiques=False, max_tokens=200)
     copied = pickle.loads(pickle.dumps(collator))
-    assert copied.row(GROUPS).ids.equal(collator.row(GROUPS).ids)
+    assert copied.row(GROUPS).packed.ids.equal(collator.row(GROUPS).packed.ids)
     with pytest.raises(ValueError, match="the limit is 200"):
         copied.row([Group(photo(48, 40), "long " * 60, (edit(1),))])

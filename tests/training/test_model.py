@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.engine import TrieScorer
 from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group
@@ -16,6 +17,7 @@ from jrm_training.losses import language_loss
 from jrm_training.model import JointModel
 from support import checkpoints
 from support.pictures import photo
+from support.reference import Reference
 from support.training import edit, group, weights
 
 TOLERANCE = 1e-4
@@ -103,6 +105,65 @@ def test_one_edits_critique_touches_nothing_of_another(checkpoint):
     (loss, rewards), (other_loss, other_rewards) = losses("bad"), losses("something else altogether")
     assert loss == pytest.approx(other_loss, abs=1e-6)
     assert torch.allclose(rewards, other_rewards, atol=1e-6)
+
+
+def test_serving_and_training_compute_the_same_states(checkpoint):
+    """To the last bit: it is one forward pass."""
+    engine, edits = TrieScorer(checkpoint, "cpu", torch.float32), group(1, edits=3)
+    preparer = CheckpointPreparer(checkpoint)
+    source = preparer.image(edits.source)
+    candidates = [preparer.candidate(source, preparer.image(edit.image), edits.instruction) for edit in edits.edits]
+    (row,) = engine.collate(candidates)
+    with torch.inference_mode():
+        features, _ = engine._image_features(row)
+        served = engine.packed.hidden_states(row.packed, features)[row.packed.reads]
+    trained = JointModel.load(checkpoint)(Collator(checkpoint, critiques=False).row([edits])).h
+    assert trained.requires_grad
+    assert torch.equal(trained.flatten(0, 1), served)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_gradients_are_those_of_transformers_on_one_sequence_at_a_time(layout, tmp_path):
+    """Of every weight, for states and logits alike; one edit is the unchanged source."""
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path, layout, tied=False))
+    reference, collator, changed = Reference(checkpoint.path), Collator(checkpoint), group(1, edits=2)
+    source, instruction = changed.source, changed.instruction
+    edits = (*changed.edits, Edit(source, critiques={"visual_quality": "no edit"}))
+    passes = reference.manifest["passes"]
+    weights_of_h = torch.randn(
+        len(edits), len(passes), checkpoint.hidden_size, generator=torch.Generator().manual_seed(0)
+    )
+
+    model, row = JointModel.load(checkpoint), collator.row([Group(source, instruction, edits)])
+    joint = model(row)
+    ((joint.h * weights_of_h).sum() + language_loss(joint.logits, row.targets, reduction="sum")).backward()
+    # The reward heads come after h, so they have no gradient.
+    stock = {name: weight.grad for name, weight in model.named_parameters() if not name.startswith("heads.")}
+    ours, _ = model.split(stock)
+
+    for candidate, weights_of_passes in zip(edits, weights_of_h, strict=True):
+        images = {"source": source, "edited": candidate.image}
+        for one_pass, weight in zip(passes, weights_of_passes, strict=True):
+            loss = (reference.forward(one_pass, images, instruction)[0] * weight).sum()
+            for answer in (
+                collator.critique_ids(candidate.critiques[n]) for n in one_pass["read"] if n in candidate.critiques
+            ):
+                _, logits = reference.forward(one_pass, images, instruction, answer)
+                loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
+            loss.backward()
+    theirs = {name: weight.grad for name, weight in reference.model.named_parameters()}
+    assert ours.keys() == theirs.keys()
+    off = {name: ((ours[name] - grad).norm() / grad.norm().clamp(min=1e-3)).item() for name, grad in theirs.items()}
+    assert max(off.values()) < TOLERANCE, max(off, key=off.get)
+
+
+def test_a_model_that_was_read_in_inference_mode_still_trains(checkpoint):
+    model, row = JointModel.load(checkpoint), Collator(checkpoint).row([group(1)])
+    with torch.inference_mode():
+        before = model(row).h
+    h = model(row).h
+    h.sum().backward()
+    assert torch.equal(before, h)
 
 
 def gradients(checkpoint, choose):

@@ -25,7 +25,7 @@ def test_h_is_the_reference_implementations(tmp_path):
     edits = [
         ({"source": group.source, "edited": edit.image}, group.instruction) for group in GROUPS for edit in group.edits
     ]
-    passes = [[reference._hidden_state(one, *edit) for edit in edits] for one in reference.manifest["passes"]]
+    passes = [[reference.hidden_state(one, *edit) for edit in edits] for one in reference.manifest["passes"]]
     assert list(states) == ["instruction_following", "visual_quality", WHOLE]
     for found, expected in zip(states.values(), [*passes, np.concatenate(passes, axis=1)], strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -43,8 +43,8 @@ def test_every_region_tag_is_a_token(start):
 def test_a_group_of_the_world_makes_a_short_row(start):
     group = World(1, seed=2, edits=5)[0]
     row = Collator(start).row([group])
-    assert int(row.grids.prod(1).max()) <= 8 * 8  # at most 64 x 64 pixels, whatever the drawing's size
-    assert len(row.ids) < 1500
+    assert all(image.pixels.size <= 3 * 64 * 64 for image in row.packed.images)  # whatever the drawing's size
+    assert len(row.packed.ids) < 1500
 
 
 def test_a_start_that_is_there_is_left_alone(start):

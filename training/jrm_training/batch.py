@@ -11,19 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from jrm_service.errors import CandidateError, CheckpointError
-from jrm_service.images import preprocess
-from jrm_service.model.attention import TrieAttention
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
+from jrm_service.model.rows import Row, pack
 from jrm_service.model.scorer import CheckpointPreparer
-from jrm_service.model.trie import build_trie, positions
-from jrm_service.scoring.types import Candidate, Image, Segment, Text, TokenSequence
+from jrm_service.scoring.types import Candidate, Text, TokenSequence
 
 from .data import Group
 from .rows import quoted
@@ -34,22 +30,15 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One packed row on the host.
+class GroupRow:
+    """A packed row of groups on the host, and what the losses read and compare.
 
-    ``ids`` int64 [T] has the image token at image slots, ``position_ids`` is int64 [3, 1, T]. ``patches`` float32
-    [P, D] and ``grids`` int64 [images, 3] are of the distinct images; ``order`` says which of them stands where in
-    packed order. ``reads`` int64 [candidates, passes] are the slots of the reward tokens. ``before`` int64 [C] are the
-    slots whose next token is one of a critique, ``targets`` int64 [C] those tokens. ``labels`` float64 [candidates,
+    ``reads`` int64 [candidates, passes] are the slots of the reward tokens. ``before`` int64 [C] are the slots
+    whose next token is one of a critique, ``targets`` int64 [C] those tokens. ``labels`` float64 [candidates,
     dimensions] have NaN where there is none; ``group_of`` int64 [candidates] numbers the groups of the row.
     """
 
-    ids: torch.Tensor
-    position_ids: torch.Tensor
-    attention: TrieAttention
-    patches: torch.Tensor
-    grids: torch.Tensor
-    order: list[int]
+    packed: Row
     reads: torch.Tensor
     before: torch.Tensor
     targets: torch.Tensor
@@ -110,32 +99,29 @@ class Collator:
                 end = tag.end()
         yield text[end:]
 
-    def row(self, groups: Sequence[Group]) -> Row:
+    def row(self, groups: Sequence[Group]) -> GroupRow:
         """Pack groups into one row. Raises ValueError for a group that the model cannot take, by its instruction."""
-        manifest, spec = self._checkpoint.manifest, self._checkpoint.image_spec
+        manifest = self._checkpoint.manifest
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
         scored = [sequence for candidate in candidates for sequence in candidate.sequences]
         answers = self._answers(groups, scored)
         told = [(*scored[n].segments, Text((*scored[n].tail, *critique))) for n, critique in answers]
-        trie = build_trie([*(sequence.segments for sequence in scored), *told])
-        before: list[npt.NDArray[np.int64]] = []
-        for (n, critique), end in zip(answers, trie.reads[len(scored) :], strict=True):
-            slots = np.arange(end - len(critique), end)
+        packed = pack(
+            [*(sequence.segments for sequence in scored), *told],
+            factor=self._checkpoint.image_spec.factor,
+            image_token_id=self._checkpoint.config.image_token_id,
+        )
+        reads, ends = packed.reads[: len(scored)], packed.reads[len(scored) :].tolist()
+        before = [torch.empty(0, dtype=torch.int64)]
+        for (n, critique), end in zip(answers, ends, strict=True):
+            slots = torch.arange(end - len(critique), end)
             if not scored[n].tail:  # the critique has a node to itself, and the reward token is what it follows
-                slots[0] = trie.reads[n]
+                slots[0] = reads[n]
             before.append(slots)
-        images = [segment for segment in trie.segments if isinstance(segment, Image)]
-        distinct = {image.key: image for image in images}
-        place = {key: n for n, key in enumerate(distinct)}
-        return Row(
-            ids=torch.from_numpy(np.concatenate([self._ids(segment) for segment in trie.segments])),
-            position_ids=torch.from_numpy(positions(trie, spec.factor))[:, None],
-            attention=TrieAttention.of(trie),
-            patches=torch.cat([torch.from_numpy(preprocess.patches(i.pixels, spec)) for i in distinct.values()]),
-            grids=torch.tensor([preprocess.grid(image.pixels, spec) for image in distinct.values()]),
-            order=[place[image.key] for image in images],
-            reads=torch.tensor(trie.reads[: len(scored)]).view(len(candidates), len(manifest.passes)),
-            before=torch.from_numpy(np.concatenate([np.empty(0, np.int64), *before])),
+        return GroupRow(
+            packed=packed,
+            reads=reads.view(len(candidates), len(manifest.passes)),
+            before=torch.cat(before),
             targets=torch.tensor([number for _, critique in answers for number in critique], dtype=torch.int64),
             labels=torch.tensor(
                 [labels for group in groups for labels in _labels(group, manifest.dimensions)], dtype=torch.float64
@@ -169,11 +155,6 @@ class Collator:
                 )
             answers += [(number, critique) for critique in critiques]
         return answers
-
-    def _ids(self, segment: Segment) -> npt.NDArray[np.int64]:
-        if isinstance(segment, Text):
-            return np.array(segment.ids, np.int64)
-        return np.full(segment.tokens, self._checkpoint.config.image_token_id, np.int64)
 
 
 def _reopen(path: Path, critiques: bool, max_tokens: int) -> Collator:

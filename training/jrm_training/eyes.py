@@ -48,7 +48,7 @@ def open_eyes(
     Held-out combinations of colour and kind are not shown. Raises ValueError for a tokenizer that has no single tokens
     for the words.
     """
-    spec, device = checkpoint.image_spec, model.lm_head.weight.device
+    spec, device, vision = checkpoint.image_spec, model.lm_head.weight.device, model.packed.vision
     collator = Collator(checkpoint)
     names = torch.tensor([[collator.word(colour), collator.word(kind)] for colour in COLOURS for kind in KINDS])
     nothing = collator.word(BACKGROUND)
@@ -60,10 +60,8 @@ def open_eyes(
     random = Random(f"eyes/{seed}")  # noqa: S311 - not a secret
     for step in range(steps):
         examples = [_sample(random, spec) for _ in range(batch)]
-        patches = torch.cat([torch.from_numpy(preprocess.patches(pixels, spec)) for pixels, _, _ in examples])
-        grids = torch.tensor([preprocess.grid(pixels, spec) for pixels, _, _ in examples])
-        vision = model.backbone.get_image_features(patches.to(device), grids.to(device), return_dict=True)
-        seen = torch.cat(list(vision.pooler_output))
+        features = vision.encode([vision.inputs(pixels) for pixels, _, _ in examples])
+        seen = torch.cat([image.embeds for image in features])
         shape = torch.from_numpy(np.concatenate([cells for _, cells, _ in examples])).to(device)
         boxes = torch.from_numpy(np.concatenate([corners for _, _, corners in examples])).to(device)
         there = shape >= 0

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import Qwen3VLModel
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model.attention import ATTENTION
+from jrm_service.images.preprocess import ImageSpec
 from jrm_service.model.checkpoint import Checkpoint, load_model
 from jrm_service.model.heads import RewardHeads
+from jrm_service.model.rows import PackedModel
 from jrm_service.model.weights import LM_HEAD, read_tensors
 
-from .batch import Row
+from .batch import GroupRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class JointOutput:
     """What the losses need of a row, and **h** for analysis.
 
     ``outputs`` has float32 [candidates, 1 or 2] for each dimension: mean, or mean and log_std. ``logits`` [C, V] are of
-    the tokens in ``Row.targets``; ``h`` is [candidates, passes, H].
+    the tokens in ``GroupRow.targets``; ``h`` is [candidates, passes, H].
     """
 
     outputs: dict[str, torch.Tensor]
@@ -35,10 +35,10 @@ class JointOutput:
 class JointModel(nn.Module):
     """Backbone (Eq. 1), reward heads (Eq. 2) and language head (Eq. 3), which may be tied to the embedding."""
 
-    def __init__(self, backbone: Qwen3VLModel, heads: RewardHeads, lm_head: nn.Linear) -> None:
+    def __init__(self, backbone: Qwen3VLModel, heads: RewardHeads, lm_head: nn.Linear, spec: ImageSpec) -> None:
         super().__init__()
         self.backbone, self.heads, self.lm_head = backbone, heads, lm_head
-        backbone.language_model.config._attn_implementation = ATTENTION
+        self.packed = PackedModel(backbone, spec)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str | torch.device = "cpu") -> JointModel:
@@ -54,25 +54,14 @@ class JointModel(nn.Module):
             if problems:
                 raise CheckpointError(problems)
             lm_head.weight = nn.Parameter(weight)
-        return cls(backbone, heads, lm_head).train().requires_grad_(True)
+        return cls(backbone, heads, lm_head, checkpoint.image_spec).train().requires_grad_(True)
 
-    def forward(self, row: Row) -> JointOutput:
+    def forward(self, row: GroupRow) -> JointOutput:
         """Run one packed row, from the host. The language head sees only the slots before critique tokens."""
-        device = self.lm_head.weight.device
-        vision = self.backbone.get_image_features(row.patches.to(device), row.grids.to(device), return_dict=True)
-        ids = row.ids.to(device)
-        at_image = ids == self.backbone.config.image_token_id
-        embeds = self.backbone.get_input_embeddings()(ids)
-        packed = _in_order(vision.pooler_output, row.order).to(embeds.dtype)
-        hidden = self.backbone.language_model(
-            inputs_embeds=embeds.masked_scatter(at_image[:, None], packed)[None],
-            position_ids=row.position_ids.to(device),
-            attention_mask=None,
-            visual_pos_masks=at_image[None],
-            deepstack_visual_embeds=[_in_order(layer, row.order) for layer in _deepstack(vision)],
-            use_cache=False,
-            trie=row.attention.to(device),
-        ).last_hidden_state[0]
+        device, vision = self.lm_head.weight.device, self.packed.vision
+        images = row.packed.distinct_images
+        encoded = vision.encode([vision.inputs(image.pixels) for image in images.values()])
+        hidden = self.packed.hidden_states(row.packed.to(device), dict(zip(images, encoded, strict=True)))
         h = hidden[row.reads.to(device)]
         return JointOutput(self.heads(list(h.unbind(1))), self.lm_head(hidden[row.before.to(device)]), h)
 
@@ -91,14 +80,3 @@ class JointModel(nn.Module):
                 f"{name}.{key.removeprefix(layers)}": value for key, value in state.items() if key.startswith(layers)
             }
         return stock, heads
-
-
-def _in_order(features: Any, order: list[int]) -> torch.Tensor:
-    """Features of distinct images, one tensor each, as the packed row wants them: an image may stand there twice."""
-    return torch.cat([features[n] for n in order])
-
-
-def _deepstack(vision: Any) -> list[Any]:
-    """DeepStack features of every layer by image; transformers 5.16 leaves those of all images in one piece."""
-    sizes = [len(one) for one in vision.pooler_output]
-    return [torch.split(f, sizes) if isinstance(f, torch.Tensor) else f for f in vision.deepstack_features]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jrm_service.model.checkpoint import Checkpoint
 
-from .batch import Collator, Row
+from .batch import Collator, GroupRow
 from .config import Recipe
 from .data import Group, GroupFile
 from .distributed import place, shard, sum_gradients, sum_over_devices
@@ -54,7 +54,7 @@ class StepLog:
     groups_per_second: float
 
 
-class Rows(Dataset[Row | ValueError]):
+class Rows(Dataset[GroupRow | ValueError]):
     """A data set of which an "item" is a list of group indices, collated.
 
     A group that cannot be read is handed on as the error, since a worker process would bury it in a traceback.
@@ -63,7 +63,7 @@ class Rows(Dataset[Row | ValueError]):
     def __init__(self, groups: Sequence[Group], collator: Collator) -> None:
         self._groups, self._collator = groups, collator
 
-    def __getitem__(self, indices: Sequence[int]) -> Row | ValueError:
+    def __getitem__(self, indices: Sequence[int]) -> GroupRow | ValueError:
         try:
             return self._collator.row([self._groups[n] for n in indices])
         except ValueError as error:
@@ -130,7 +130,7 @@ class Trainer:
             if self.step % self.recipe.save_every == 0 or self.finished:
                 save_state(self.out, self.step, self.recipe, self._data, self.model, self._optimizers.parts)
 
-    def _step(self, rows: list[Row], begun: float) -> StepLog:
+    def _step(self, rows: list[GroupRow], begun: float) -> StepLog:
         """Losses and gradients of all rows, then one update."""
         recipe = self.recipe
         pairs = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
@@ -151,7 +151,7 @@ class Trainer:
             sum_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
         gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        tokens = float(sum(row.ids.numel() for row in rows))
+        tokens = float(sum(row.packed.ids.numel() for row in rows))
         ranked, spoken, tokens, *counts = self._sums([*losses.tolist(), tokens, *right.flatten().tolist()])
         ranked, spoken = ranked / max(compared, 1), spoken / max(told, 1)
         total = (1 - recipe.alpha) * ranked + recipe.alpha * spoken
@@ -192,7 +192,7 @@ class Trainer:
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
-    def _load_rows(self) -> Iterator[Row]:
+    def _load_rows(self) -> Iterator[GroupRow]:
         """This process's rows from the present step on."""
         workers = self.recipe.data.workers
         steps = range(self.step, self.steps)

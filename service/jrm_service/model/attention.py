@@ -1,4 +1,4 @@
-"""What is ours inside transformers' layers: who attends to whom, and where features of images are added.
+"""What is ours inside transformers' layers: who attends to whom.
 
 Each attention call is registered with transformers under a name of its own, and told who sees what through a keyword
 argument that the layers hand down untouched. Everything that depends on the batch lies ready on the device: nothing
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from .trie import Trie, attention_groups
 from .varlen import Kernel, Lengths, causal_mask, one_by_one
@@ -148,30 +147,3 @@ def packed_images(patches: Sequence[int], device: torch.device, kernel: Kernel |
 
 AttentionInterface.register(ATTENTION, attend)
 AttentionInterface.register(IMAGE_ATTENTION, attend_within_images)
-AttentionMaskInterface.register(ATTENTION, lambda *_args, **_kwargs: None)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFeatures:
-    """Features of a row's images at ``slots`` int64 [n]; ``deepstack[i]`` [n, H] are added after layer i."""
-
-    slots: torch.Tensor
-    deepstack: Sequence[torch.Tensor]
-
-
-def add_deepstack(language_model: nn.Module, layers: int) -> None:
-    """Make the first ``layers`` layers add the DeepStack features of their keyword argument ``features``.
-
-    transformers adds them by a mask, and to count what a mask selects the host waits for the device.
-    """
-    stack: Any = language_model.layers
-    for number in range(layers):
-        stack[number].register_forward_hook(partial(_added, number), with_kwargs=True)
-
-
-def _added(
-    number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: torch.Tensor
-) -> torch.Tensor:
-    features: ImageFeatures = kwargs["features"]
-    at_images = hidden.index_select(1, features.slots) + features.deepstack[number].to(hidden.dtype)
-    return hidden.index_copy(1, features.slots, at_images)

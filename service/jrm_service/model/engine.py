@@ -5,8 +5,8 @@ The layers are transformers' own; ``attention`` has what is ours inside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import Qwen3VLConfig
@@ -19,13 +19,28 @@ from .checkpoint import Checkpoint, load_model
 from .devices import on_device, release_memory
 from .features import FeatureCache, Features
 from .heads import to_score
-from .packed import PackedModel
-from .packing import Row, pack
+from .rows import PackedModel, Row, pack
 from .trie import split_rows
 from .varlen import Shape, find_kernel
+from .vision import ImageInputs
 
 FEATURE_CACHE_BYTES = 2**30
 CPU_ROW_TOKENS = 2048  # longer packed rows fall out of a CPU's cache: docs/performance.md has the sweep
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRow:
+    """A packed row of candidates on the host.
+
+    ``candidates`` are indices into the batch; the sequences of ``packed`` are theirs, pass by pass for each.
+    ``sources`` are the keys of their source images. ``inputs`` are of the images that were not cached when the row was
+    built, by key.
+    """
+
+    candidates: list[int]
+    sources: frozenset[bytes]
+    packed: Row
+    inputs: dict[bytes, ImageInputs]
 
 
 class TrieScorer:
@@ -47,29 +62,30 @@ class TrieScorer:
         self._checkpoint = checkpoint
         kernel = find_kernel(device, dtype, _shapes(checkpoint.config))
         self._model, self._heads = load_model(checkpoint, device, dtype)
-        self.packed = PackedModel(self._model, self._heads, checkpoint.image_spec, kernel)
+        self.packed = PackedModel(self._model, checkpoint.image_spec, kernel)
 
     # --- host ---------------------------------------------------------------------------------------------------------
 
-    def collate(self, candidates: Sequence[Candidate]) -> list[Row]:
+    def collate(self, candidates: Sequence[Candidate]) -> list[ScoringRow]:
         """Build the packed rows of a batch, with inputs only of images whose features are not cached."""
         return [self._row(indices, candidates) for indices in split_rows(candidates, self._row_tokens)]
 
-    def _row(self, indices: list[int], candidates: Sequence[Candidate]) -> Row:
-        row = pack(
-            indices,
-            candidates,
+    def _row(self, indices: list[int], candidates: Sequence[Candidate]) -> ScoringRow:
+        packed = pack(
+            [sequence.segments for n in indices for sequence in candidates[n].sequences],
             factor=self._checkpoint.image_spec.factor,
             image_token_id=self._checkpoint.config.image_token_id,
             kernel=self.packed.kernel,
         )
-        new = {image.key: image for image in row.images if image.key not in self.features}
-        row = replace(row, inputs={key: self.packed.vision.inputs(image) for key, image in new.items()})
-        return row.pin() if self.device.startswith("cuda") else row
+        new = {key: image for key, image in packed.distinct_images.items() if key not in self.features}
+        inputs = {key: self.packed.vision.inputs(image.pixels) for key, image in new.items()}
+        if self.device.startswith("cuda"):
+            packed, inputs = packed.pin(), {key: image.pin() for key, image in inputs.items()}
+        return ScoringRow(indices, frozenset(candidates[n].source.key for n in indices), packed, inputs)
 
     # --- device -------------------------------------------------------------------------------------------------------
 
-    def score(self, batch: list[Row]) -> Scored:
+    def score(self, batch: list[ScoringRow]) -> Scored:
         """Score every row. Raises WorkerLost and OutOfMemory as ``Backend`` does.
 
         What is kept for speed gives way to what must be computed: before a batch counts as too large, the cached
@@ -84,17 +100,17 @@ class TrieScorer:
         release_memory(self.device)
         return self._guarded(batch)
 
-    def _guarded(self, rows: list[Row]) -> Scored:
+    def _guarded(self, rows: list[ScoringRow]) -> Scored:
         with on_device(self.device):
             return self._score(rows)
 
     @torch.inference_mode()
-    def _score(self, rows: list[Row]) -> Scored:
+    def _score(self, rows: list[ScoringRow]) -> Scored:
         tables: list[torch.Tensor] = []
         encoded = used = 0
         for row in rows:
             features, new = self._image_features(row)
-            tables.append(self.packed.outputs(row.to(self.device), features))
+            tables.append(self.outputs(row.packed.to(self.device), features))
             encoded += new
             used += len(features)
         numbers = torch.cat(tables).cpu()  # the one place where the host waits for the device
@@ -102,14 +118,19 @@ class TrieScorer:
         outcomes = dict(zip(order, self._scores(numbers), strict=True))
         return Scored(
             outcomes=[outcomes[n] for n in range(len(outcomes))],
-            tokens_computed=sum(row.ids.numel() for row in rows),
+            tokens_computed=sum(row.packed.ids.numel() for row in rows),
             images_encoded=encoded,
             images_reused=used - encoded,
             feature_bytes=self.features.nbytes,
         )
 
+    def outputs(self, row: Row, features: Mapping[bytes, Features]) -> torch.Tensor:
+        """Float32 [candidates, columns], see ``RewardHeads.table``; arguments as ``PackedModel.hidden_states`` has."""
+        h = self.packed.hidden_states(row, features).index_select(0, row.reads)  # of every reward token (Eq. 1)
+        return self._heads.table(h.view(-1, len(self._checkpoint.manifest.passes), h.shape[1]))
+
     def _scores(self, numbers: torch.Tensor) -> Iterable[Score | CandidateError]:
-        """From [candidates, columns], as ``PackedModel.outputs`` gives them."""
+        """From [candidates, columns], as ``outputs`` gives them."""
         manifest = self._checkpoint.manifest
         heads = [manifest.heads[head] for one in manifest.passes for head in one.read.values()]
         widths = [len(head.outputs) for head in heads]
@@ -117,16 +138,16 @@ class TrieScorer:
             by_name = zip(manifest.dimensions, values.split(widths), strict=True)
             yield to_score(manifest, {name: value.tolist() for name, value in by_name})
 
-    def _image_features(self, row: Row) -> tuple[dict[bytes, Features], int]:
+    def _image_features(self, row: ScoringRow) -> tuple[dict[bytes, Features], int]:
         """Features of every image of a row by key, and how many of them were not cached: those in one call."""
-        distinct = {image.key: image for image in row.images}
+        distinct = row.packed.distinct_images
         cached = {key: self.features.get(key) for key in distinct}
         found = {key: features for key, features in cached.items() if features is not None}
         new = [image for key, image in distinct.items() if key not in found]
         if not new:
             return found, 0
         # An image may have been evicted since the row was built.
-        inputs = [row.inputs.get(image.key) or self.packed.vision.inputs(image) for image in new]
+        inputs = [row.inputs.get(image.key) or self.packed.vision.inputs(image.pixels) for image in new]
         for image, features in zip(new, self.packed.vision.encode(inputs), strict=True):
             found[image.key] = features
             if image.key in row.sources:

@@ -79,6 +79,14 @@ class RewardHeads(nn.Module):
             for dimension, head in one.read.items()
         }
 
+    def table(self, h: torch.Tensor) -> torch.Tensor:
+        """**h** [candidates, passes, H] -> float32 [candidates, columns]: every dimension's outputs, in order.
+
+        Each candidate alone, so that its score has no neighbours.
+        """
+        every = (self(list(of_candidate)) for of_candidate in h.float())
+        return torch.stack([torch.cat(list(outputs.values())) for outputs in every])
+
 
 def to_score(manifest: Manifest, outputs: Mapping[str, Sequence[float]]) -> Score:
     """Head outputs of one candidate, on the host, to a score: std = exp(log_std), then the manifest's pooling.

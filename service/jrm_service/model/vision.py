@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import Qwen3VLVisionModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from jrm_service.images import preprocess
 from jrm_service.images.preprocess import ImageSpec
-from jrm_service.scoring.types import Image
 
 from .attention import IMAGE_ATTENTION, packed_images
 from .features import Features
@@ -50,10 +51,10 @@ class VisionTower:
         visual.config._attn_implementation = IMAGE_ATTENTION
         self._tables = lru_cache(maxsize=256)(self._tables_of)  # most images of a job have one size
 
-    def inputs(self, image: Image) -> ImageInputs:
-        """Prepare an image. Host work."""
-        patches = torch.from_numpy(preprocess.patches(image.pixels, self._spec))
-        return ImageInputs(patches, *self._tables(preprocess.grid(image.pixels, self._spec)))
+    def inputs(self, pixels: npt.NDArray[np.uint8]) -> ImageInputs:
+        """Prepare the pixels of an ``Image``. Host work."""
+        patches = torch.from_numpy(preprocess.patches(pixels, self._spec))
+        return ImageInputs(patches, *self._tables(preprocess.grid(pixels, self._spec)))
 
     def _tables_of(self, size: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``taps``, ``weights`` and ``positions`` of an image of so many frames, rows and columns of patches."""

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from jrm_service.model.attention import ImageFeatures, TrieAttention, add_deepstack, attend
+from jrm_service.model.attention import TrieAttention, attend
 from jrm_service.model.trie import build_trie
 from jrm_service.model.varlen import one_by_one
 from jrm_service.scoring.types import Text
@@ -31,27 +31,3 @@ def test_a_kernel_needs_no_masks():
     assert described.masks == []
     assert described.lengths is not None
     assert int(described.lengths.keys[-1]) == len(described.keys)
-
-
-class Layer(nn.Module):
-    """Adds its number."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.number = number
-
-    def forward(self, hidden, **_kwargs):
-        return hidden + self.number
-
-
-def test_features_are_added_at_their_slots_after_their_layers():
-    model = nn.Module()
-    model.layers = nn.ModuleList(map(Layer, range(3)))
-    add_deepstack(model, 2)
-    features = ImageFeatures(torch.tensor([1, 3]), [torch.full((2, 1), 10.0), torch.full((2, 1), 100.0)])
-    hidden = torch.zeros(1, 4, 1)
-    seen = []
-    for layer in model.layers:
-        hidden = layer(hidden, features=features)
-        seen.append(hidden[0, :, 0].tolist())
-    assert seen == [[0, 10, 0, 10], [1, 111, 1, 111], [3, 113, 3, 113]]
