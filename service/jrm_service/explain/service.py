@@ -271,6 +271,7 @@ class ExplainService:
         began = asyncio.get_running_loop().time()
         regions, raw, last = self._dimensions[name], "", Piece("")
         room = min(max_tokens, self._limits.max_tokens, self._limits.context - prompt.tokens)
+        explanation: Explanation | None = None
         error: JRMError | None = None
         try:
             async with (
@@ -281,6 +282,9 @@ class ExplainService:
                     raw += last.text
                     if last.text:
                         emit(Delta(name, last.text))
+            usage = ExplainUsage(prompt_tokens=prompt.tokens, completion_tokens=last.tokens)
+            if last.finish_reason is not None:
+                explanation = read(raw, regions=regions, size=size, finish_reason=last.finish_reason, usage=usage)
         except TimeoutError:
             error = DeadlineExceeded("the time was up while the critique was written")
         except JRMError as failure:
@@ -288,11 +292,9 @@ class ExplainService:
         except Exception:
             logger.exception("a critique could not be written")
             error = InternalError("the critique could not be written")
-        usage = ExplainUsage(prompt_tokens=prompt.tokens, completion_tokens=last.tokens)
-        if error is None and last.finish_reason is not None:
-            explanation = read(raw, regions=regions, size=size, finish_reason=last.finish_reason, usage=usage)
-        else:
+        if explanation is None:
             error = error or InternalError("the critique has no end")
+            usage = ExplainUsage(prompt_tokens=prompt.tokens, completion_tokens=last.tokens)
             body = CandidateErrorBody(code=error.code, message=str(error))
             explanation = Explanation(status="error", raw=raw, usage=usage, error=body)
         self._metrics.explain_seconds.observe(asyncio.get_running_loop().time() - began)

@@ -11,8 +11,9 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NoReturn, TypeVar
 
@@ -164,6 +165,10 @@ class ScoreService:
         started = self._clock()
         try:
             await intake.run()
+        except Exception:
+            # Nobody else looks at this task: without an outcome, its candidates would wait for their deadline.
+            logger.exception("preparing a request failed")
+            intake.fail_rest()
         finally:
             intake.seconds = self._clock() - started
             self._metrics.preprocess_seconds.observe(intake.seconds)
@@ -264,20 +269,30 @@ class _Intake:
             for _ in range(min(self._service.threads, len(self._candidates))):
                 self._tasks.create_task(worker())
 
+    def fail_rest(self) -> None:
+        """An internal error for every candidate that has no outcome yet."""
+        for index in range(len(self._candidates)):
+            self._ticket.fail(index, InternalError("preprocessing failed"))
+
     async def _candidate(self, index: int, group: GroupInput, edit: ImageInput) -> None:
-        try:
+        with self._fails_alone(index):
             self._service.check_instruction(group.instruction)
             source = await self._source(group.source)
             edited = await self._edit(index, edit)
             candidate = await self._service.prepare_candidate(source, edited, group.instruction)
+            self.tokens += candidate.tokens
+            self._enter(index, candidate)
+
+    @contextmanager
+    def _fails_alone(self, index: int) -> Iterator[None]:
+        """What is raised here ends this candidate, at once, and no other one of the request."""
+        try:
+            yield
         except CandidateError as error:
             self._ticket.fail(index, error)
         except Exception:
             logger.exception("preprocessing a candidate failed")
             self._ticket.fail(index, InternalError("preprocessing failed"))
-        else:
-            self.tokens += candidate.tokens
-            self._enter(index, candidate)
 
     def _enter(self, index: int, candidate: Candidate) -> None:
         """Into the queue, unless the score is known."""
@@ -290,7 +305,8 @@ class _Intake:
             self._end_or_put(index, candidate, score)
 
     async def _ask_store(self, index: int, candidate: Candidate) -> None:
-        self._end_or_put(index, candidate, await self._service.cache.fetch(candidate))
+        with self._fails_alone(index):
+            self._end_or_put(index, candidate, await self._service.cache.fetch(candidate))
 
     def _end_or_put(self, index: int, candidate: Candidate, score: Score | None) -> None:
         if score is None:
@@ -357,7 +373,9 @@ class _Intake:
 
     def _held_for(self, source: ImageInput) -> int:
         task = self._source_bytes.get(source.key)
-        held = task.result() if task is not None and task.done() and not task.cancelled() else 0
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return 0
+        held = task.result()
         return held if isinstance(held, int) else 0
 
 

@@ -115,18 +115,23 @@ class Ticket:
             raise IndexError(f"candidate {index} of {len(self._admission.outcomes)}")
 
     def _on_outcome(self, index: int, outcome: Outcome, now: float) -> None:
+        try:
+            self._observe(index, outcome, now)
+            self.on_outcome(index)
+        finally:  # whoever waits for this outcome has it, whatever is wrong with what was told of it
+            if self._admission.unfinished == 0:
+                self._done.set()
+                self._on_done()
+
+    def _observe(self, index: int, outcome: Outcome, now: float) -> None:
         self._metrics.candidates.labels(outcome.label).inc()
         if isinstance(outcome.result, Score):
             means = {name: dimension.mean for name, dimension in outcome.result.dimensions.items()}
             self._metrics.observe_score(outcome.result.reward, means)
         if outcome.label == "ok" and outcome.origin == "shared":
             self._metrics.cache_shared.inc()
-        self.on_outcome(index)
         if self._group:
             self._count(self._group[index], outcome, now)
-        if self._admission.unfinished == 0:
-            self._done.set()
-            self._on_done()
 
     def _count(self, group: int, outcome: Outcome, now: float) -> None:
         """A group is complete with its last outcome; one without any score has no completion time worth a look."""

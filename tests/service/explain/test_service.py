@@ -167,6 +167,13 @@ def test_a_defect_of_the_writer_is_an_internal_error_that_says_nothing():
     assert "secret" not in done.explanation.error.message
 
 
+def test_a_defect_in_reading_an_answer_ends_its_dimension():
+    """Nobody else would: the caller waits for one Done of each dimension, without a deadline of its own."""
+    strange = Piece("{}", object(), 9)  # type: ignore[arg-type]
+    [_, done] = run(service(ScriptedWriter(strange)), question())
+    assert (done.explanation.status, done.explanation.error.code) == ("error", "internal")
+
+
 def test_an_answer_without_an_end_is_an_error():
     done = run(service(ScriptedWriter(WRITTEN[0])), question())[-1]
     assert done.explanation.status == "error"
