@@ -77,7 +77,7 @@ class ScoreRuntime:
                 metrics=self.metrics,
                 cost=parts.cost,
                 on_score=cache.remember,
-                on_all_lost=lambda: self._on_failed(RuntimeError("every worker is lost")),
+                on_all_lost=self._all_lost,
             )
             await batcher.start()
         except BaseException as error:
@@ -105,6 +105,10 @@ class ScoreRuntime:
     def _batch_tokens(self, parts: Parts) -> int:
         self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
         return self.batch_tokens
+
+    def _all_lost(self) -> None:
+        self._patience_s = 0.0  # whatever still hangs had its time
+        self._on_failed(RuntimeError("no worker is left: every one is lost or hangs"))
 
     async def drain(self) -> None:
         """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""

@@ -19,9 +19,9 @@ NEVER = 100_000  # seconds
 
 @pytest.fixture
 def replica(tmp_path, request) -> Iterator[Replica]:
-    """``request.param``: seconds that its device takes for a batch, and of grace."""
-    seconds, grace = request.param
-    settings = {"backend": "fake", "grace_s": grace, "hang_timeout_s": NEVER}
+    """``request.param``: seconds that its device takes for a batch, of grace, and until a call counts as hung."""
+    seconds, grace, *hang_timeout = request.param
+    settings = {"backend": "fake", "grace_s": grace, "hang_timeout_s": hang_timeout[0] if hang_timeout else NEVER}
     with Replica(settings, ["--seconds-per-batch", seconds], tmp_path / "log") as running:
         yield running
 
@@ -85,3 +85,9 @@ def test_it_drains_until_a_second_signal_ends_it_at_once(replica):
         assert not replica.ended
         replica.signal(signal.SIGTERM)
         assert replica.wait() == 0
+
+
+@pytest.mark.parametrize("replica", [(NEVER, NEVER, 0.2)], indirect=True)
+def test_a_server_whose_only_device_hangs_for_ever_ends_with_status_1(replica):
+    assert error_of(score(replica.url)) == (503, "device_lost")
+    assert replica.wait() == 1

@@ -43,7 +43,8 @@ class Batcher:
         clock: monotonic seconds.
         cost: tokens that a batch costs.
         on_score: called in the event loop with every candidate that a backend scored, also when its caller has left.
-        on_all_lost: called once when the last worker is lost for good: nothing will be scored any more.
+        on_all_lost: called once when nothing will be scored any more: every worker is lost for good, or none has taken
+            work for twice ``hang_timeout_s``, because those that are not lost hang.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Batcher:
         self._runner = Runner(self._queue, metrics, clock, cost, hang_timeout_s)
         self._metrics = metrics
         self._clock = clock
+        self._hang_timeout_s = hang_timeout_s
         self._on_all_lost = on_all_lost
+        self._nobody: asyncio.TimerHandle | None = None  # runs while no worker is alive
         self._workers: list[Worker] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -121,8 +124,9 @@ class Batcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._queue.abandon("the server stopped", self._clock())
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._nobody):
+            if timer is not None:
+                timer.cancel()
         threads: list[OwnThread] = []
         for worker in self._workers:
             worker.state = State.LOST
@@ -251,7 +255,9 @@ class Batcher:
                 log.warning(
                     "worker %d on %s came back; its late result is dropped", worker.number, worker.backend.device
                 )
+                worker.state = State.IDLE
                 self._queue.worker_up(worker.number)
+                self._watch_for_life()
             except Died:
                 self._give_up(worker, State.LOST)
                 break
@@ -261,8 +267,7 @@ class Batcher:
                 self._give_up(worker, State.LOST)
                 break
         worker.close()
-        if all(other.state is State.LOST for other in self._workers):
-            self._on_all_lost()
+        self._watch_for_life()
 
     async def _next(self, worker: Worker) -> Job:
         """The next batch for a free worker, as soon as there is one."""
@@ -302,7 +307,28 @@ class Batcher:
         why = f"the worker on {device} {'hung' if state is State.HUNG else 'died'}"
         log.error("worker %d: %s with %d candidates in its hands", worker.number, why, len(held))
         self._queue.worker_lost(worker.number, held, ahead.entries if ahead else [], why, self._clock())
+        self._watch_for_life()
         self._kick()
+
+    def _watch_for_life(self) -> None:
+        """A worker went or came back: without any, give those that hang a while, and then up.
+
+        A GPU mostly dies by hanging. One that does so for ever looks no different from one that takes long.
+        """
+        if self.alive:
+            if self._nobody is not None:
+                self._nobody.cancel()
+                self._nobody = None
+        elif all(worker.state is State.LOST for worker in self._workers):
+            self._give_up_all()
+        elif self._nobody is None:
+            self._nobody = asyncio.get_running_loop().call_later(2 * self._hang_timeout_s, self._give_up_all)
+
+    def _give_up_all(self) -> None:
+        if self._nobody is not None:
+            self._nobody.cancel()
+        on_all_lost, self._on_all_lost = self._on_all_lost, lambda: None
+        on_all_lost()
 
 
 def _busy_share(worker: Worker, clock: Callable[[], float]) -> float:
