@@ -10,7 +10,7 @@ JRMError
 │   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
 │   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
-│   ├── NotReady                 the model is still loading, or no worker is alive
+│   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
 │   ├── DeviceLost               the last device was lost with candidates of the request on it
 │   ├── Draining                 the server is shutting down
 │   ├── ExplainDisabled          this process does not serve /explain
@@ -22,6 +22,7 @@ JRMError
 │   ├── CandidateTooLarge        more than the device's memory holds, even alone
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
+│   ├── NoMemory                 others hold the device's memory just now: the request becomes a NotReady
 │   ├── NoWorker                 no device is left here to score it: the request becomes a NotReady or DeviceLost
 │   └── InternalError            the backend raised, hung or died
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
@@ -98,7 +99,7 @@ class RateLimited(RequestError):
 
 
 class NotReady(RequestError):
-    """The model is not loaded, or no worker is alive."""
+    """The model is not loaded, no worker is alive, or something else holds the memory of the device."""
 
     code = "not_ready"
 
@@ -167,6 +168,12 @@ class NonFiniteScore(CandidateError):
     """The model gave NaN or infinity, which must never reach an optimizer as a number."""
 
     code = "non_finite_score"
+
+
+class NoMemory(CandidateError):
+    """The device has no room for it just now, though it is within the budget of a batch: something else took it."""
+
+    code = "no_memory"
 
 
 class NoWorker(CandidateError):

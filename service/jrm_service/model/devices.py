@@ -32,12 +32,29 @@ def resolve_device(name: str) -> str:
     return f"cuda:{index}"
 
 
-def answers(device: str) -> bool:
-    """Whether a device still runs work. After a sticky error every call on it fails."""
+def _run_a_little(device: str) -> None:
+    torch.zeros(1, device=device).add_(1).item()
+
+
+def answers(
+    device: str,
+    run: Callable[[str], object] = _run_a_little,
+    wait: Callable[[str], object] = torch.cuda.synchronize,
+) -> bool:
+    """Whether a device still runs work. After a sticky error every call on it fails.
+
+    One whose memory is full to the last byte, maybe with what other processes hold, cannot ``run`` anything new; it
+    still answers when it is waited for.
+    """
     if device == "cpu":
         return True
     try:
-        torch.zeros(1, device=device).add_(1).item()
+        try:
+            run(device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                return False
+            wait(device)
     except Exception:  # whatever the driver raises: it did not answer
         return False
     return True

@@ -64,7 +64,7 @@ class Batcher:
             raise ValueError("a batcher needs at least one backend")
         self._backends = list(backends)
         self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, max_queue=max_queue, cost=cost, on_score=on_score)
-        self._runner = Runner(self._queue, metrics, clock, cost, hang_timeout_s)
+        self._runner = Runner(self._queue, metrics, clock, cost, hang_timeout_s, max_batch_tokens)
         self._metrics = metrics
         self._clock = clock
         self._hang_timeout_s = hang_timeout_s

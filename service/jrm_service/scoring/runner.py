@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from jrm_service.errors import CandidateError, CandidateTooLarge, InternalError
+from jrm_service.errors import CandidateError, CandidateTooLarge, InternalError, NoMemory
 from jrm_service.metrics import Metrics
 
 from .backend import Scored
 from .planner import BatchCost
 from .queue import Entry, ScoreQueue
+from .types import Candidate
 from .worker import Failure, Finished, Job, Worker
 
 
@@ -36,6 +37,7 @@ class Runner:
         clock: monotonic seconds.
         cost: tokens that a batch counts against the budget.
         hang_timeout_s: seconds after which one call of a backend counts as hung.
+        max_batch_tokens: the budget of a batch, which fits the device unless something else takes its memory.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Runner:
         clock: Callable[[], float],
         cost: BatchCost,
         hang_timeout_s: float,
+        max_batch_tokens: int,
     ) -> None:
         self._queue = queue
         self._metrics = metrics
         self._clock = clock
         self._cost = cost
         self._hang_timeout_s = hang_timeout_s
+        self._max_batch_tokens = max_batch_tokens
 
     async def run(self, worker: Worker, job: Job) -> None:
         """Give every entry of the job its outcome.
@@ -74,7 +78,8 @@ class Runner:
                     middle = len(entries) // 2
                     jobs += [worker.collate(entries[middle:]), worker.collate(entries[:middle])]
                 else:
-                    self._queue.settle_error(entries, _verdict(entries, finished.failure), finished.seconds, now)
+                    error = self._verdict(entries[0].candidate, finished.failure)
+                    self._queue.settle_error(entries, error, finished.seconds, now)
 
     async def _attempt(self, worker: Worker, job: Job) -> tuple[list[Entry], Finished[Scored]]:
         """Run those of a batch who still want it; returns them, and what came of it."""
@@ -110,10 +115,13 @@ class Runner:
             raise Died
         return finished
 
-
-def _verdict(alone: list[Entry], failure: Failure) -> CandidateError:
-    """What it means that the backend raised for a single candidate. Nothing of the backend's own words is passed on."""
-    if failure.out_of_memory:
-        tokens = sum(entry.candidate.tokens for entry in alone)
-        return CandidateTooLarge(f"{tokens} tokens do not fit into the memory of the device, with no other candidate")
-    return InternalError(f"the backend raised {failure.name}")
+    def _verdict(self, alone: Candidate, failure: Failure) -> CandidateError:
+        """What it means that the backend raised for a single candidate. Nothing of its own words is passed on."""
+        if not failure.out_of_memory:
+            return InternalError(f"the backend raised {failure.name}")
+        tokens = alone.tokens
+        if self._cost([alone]) > self._max_batch_tokens:
+            return CandidateTooLarge(
+                f"{tokens} tokens do not fit into the memory of the device, with no other candidate"
+            )
+        return NoMemory(f"the device has no memory left for {tokens} tokens, which it has room for otherwise")

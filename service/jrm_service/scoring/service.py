@@ -23,6 +23,7 @@ from jrm_service.errors import (
     DeviceLost,
     InstructionTooLong,
     InternalError,
+    NoMemory,
     NotReady,
     NoWorker,
 )
@@ -136,7 +137,7 @@ class ScoreService:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
         Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining), and what
-        ``_without_worker`` says. Everything else is the outcome of a candidate.
+        ``_without_device`` says. Everything else is the outcome of a candidate.
         """
         sizes = [len(group.edits) for group in groups]
         with self.batcher.admit(sum(sizes), timeout_s, sizes, tenant, request_id) as ticket:
@@ -148,7 +149,7 @@ class ScoreService:
             finally:
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
-        ends = iter(_without_worker(outcomes))
+        ends = iter(_without_device(outcomes))
         grouped = [[next(ends) for _ in group.edits] for group in groups]
         return ScoreResult(
             groups=[[outcome.result for outcome in group] for group in grouped],
@@ -209,25 +210,31 @@ class ScoreService:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-def _without_worker(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """The outcomes, unless the last device was lost before all were scored: then another server may take the request.
+_NO_MEMORY_RETRY_S = 5.0
 
-    Raises NotReady where nothing speaks against its candidates, DeviceLost where some were on the device: once more
-    elsewhere is right, again and again would bring down a fleet. Where one was lost with a second device or raised, the
-    request is answered, and those that found no worker are internal errors too.
+
+def _without_device(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The outcomes, unless a device was missing for some: then another server, or this one later, takes the request.
+
+    Raises NotReady where nothing speaks against its candidates, DeviceLost where some were on the last device as it was
+    lost: once more elsewhere is right, again and again would bring down a fleet. Where one was lost with a second
+    device or raised, the request is answered, and those that found no device are internal errors too.
     """
-    stranded = [outcome.result for outcome in outcomes if isinstance(outcome.result, NoWorker)]
+    stranded = [outcome.result for outcome in outcomes if isinstance(outcome.result, NoWorker | NoMemory)]
     if not stranded:
         return outcomes
     if any(isinstance(outcome.result, InternalError) for outcome in outcomes):
         return [
             replace(outcome, result=InternalError(str(outcome.result)))
-            if isinstance(outcome.result, NoWorker)
+            if isinstance(outcome.result, NoWorker | NoMemory)
             else outcome
             for outcome in outcomes
         ]
-    refusal = DeviceLost if any(error.on_device for error in stranded) else NotReady
-    raise refusal(str(stranded[0]), retry_after=1.0)
+    lost = [error for error in stranded if isinstance(error, NoWorker)]
+    if not lost:
+        raise NotReady(str(stranded[0]), retry_after=_NO_MEMORY_RETRY_S)
+    refusal = DeviceLost if any(error.on_device for error in lost) else NotReady
+    raise refusal(str(lost[0]), retry_after=1.0)
 
 
 class _Intake:

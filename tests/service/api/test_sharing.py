@@ -14,7 +14,7 @@ import pytest
 
 from jrm_client import APIStatusError, JRMClient
 from jrm_service.model.source import open_source
-from jrm_service.scoring.backend import WorkerLost
+from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
 from jrm_service.settings import Settings
 from support import servers
@@ -358,6 +358,20 @@ def test_a_bad_candidate_touches_nobody_elses_score():
         alone = httpx.post(f"{url}/v1/score", json={"groups": [good]}).json()["groups"]
         assert together[0] == alone[0]
         assert together[1]["scores"][0]["error"]["code"] == "internal"
+
+
+def test_memory_that_others_hold_for_a_while_is_a_reason_to_come_back():
+    """The device itself is fine, and so is the candidate: the SDK has its score once the neighbour has left."""
+    crowded = threading.Event()
+    crowded.set()
+    backend = RaisingBackend(FakeBackend(), when=lambda _: crowded.is_set(), error=lambda: OutOfMemory("taken"))
+    with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
+        refused = httpx.post(f"{url}/v1/score", **as_json("x"))
+        assert error_of(refused) == (503, "not_ready")
+        assert int(refused.headers["retry-after"]) == 5
+        assert httpx.get(f"{url}/health/ready").status_code == 200
+        crowded.clear()
+        assert httpx.post(f"{url}/v1/score", **as_json("x")).status_code == 200
 
 
 # --- shutdown --------------------------------------------------------------------------------------------------------

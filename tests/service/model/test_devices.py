@@ -25,6 +25,24 @@ def test_the_cpu_answers():
     assert not answers("cuda:99")
 
 
+def test_a_device_without_a_byte_left_answers_and_a_dead_one_does_not():
+    """Whoever fills a device, maybe another process, does not break it."""
+
+    def full(_device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    def dead(_device):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def well(_device):
+        pass
+
+    for run, wait, expected in [(well, dead, True), (full, well, True), (full, dead, False), (dead, well, False)]:
+        assert answers("cuda:0", run, wait) == expected, (run, wait)
+    with pytest.raises(OutOfMemory), on_device("cuda:0", still_there=lambda device: answers(device, full, well)):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 def test_an_error_on_a_living_device_stays_what_it_is():
     with pytest.raises(ValueError, match="a bug"), on_device("cpu"):
         raise ValueError("a bug")

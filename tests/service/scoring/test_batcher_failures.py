@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import CandidateTooLarge, InternalError, NonFiniteScore, NotReady, NoWorker
+from jrm_service.errors import CandidateTooLarge, InternalError, NoMemory, NonFiniteScore, NotReady, NoWorker
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import Scored, WorkerLost
 from jrm_service.scoring.fakes import (
@@ -105,7 +105,7 @@ def test_a_candidate_too_large_for_the_memory_alone_has_its_own_error(position: 
         candidates = mixed()
         candidates[position] = candidate(tokens=7)
         small = OutOfMemoryBackend(FakeBackend(), tokens=6)
-        async with running(small, metrics=metrics) as batcher:
+        async with running(small, metrics=metrics, budget=6) as batcher:
             results = await score(batcher, candidates)
             assert batcher.alive == 1
         too_large = results.pop(position)
@@ -114,6 +114,23 @@ def test_a_candidate_too_large_for_the_memory_alone_has_its_own_error(position: 
         assert str(too_large).startswith("7 tokens do not fit")
         assert results == [fake_score(one) for one in candidates]
         assert Counts(metrics).outcomes() == {"ok": 11, "candidate_too_large": 1}
+
+    run(main())
+
+
+def test_memory_that_others_hold_is_not_the_candidates_fault() -> None:
+    """It is within the budget, which was measured on the device: there is room for it, only not now."""
+
+    async def main() -> None:
+        metrics = Metrics(CollectorRegistry())
+        candidates = [candidate(tokens=tokens) for tokens in (2, 7, 3)]
+        crowded = OutOfMemoryBackend(FakeBackend(), tokens=6)
+        async with running(crowded, metrics=metrics, budget=7) as batcher:
+            small, large, other = await score(batcher, candidates)
+            assert batcher.alive == 1
+        assert isinstance(large, NoMemory)
+        assert [small, other] == [fake_score(candidates[0]), fake_score(candidates[2])]
+        assert Counts(metrics).outcomes() == {"ok": 2, "no_memory": 1}
 
     run(main())
 
