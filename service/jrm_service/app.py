@@ -212,8 +212,8 @@ def _explaining(settings: Settings, source: CheckpointSource | None, metrics: Me
     """Raises ExplainSetupError when critiques cannot be served with these settings on this machine."""
     if source is None:
         raise ExplainSetupError(["serve explain: --backend fake has no language head"])
-    from .explain.engine import EngineSettings
     from .explain.runtime import ExplainRuntime
+    from .explain.vllm_engine import EngineSettings
     from .model.explained import explainable, require_memory
 
     checkpoint, device = source.checkpoint, source.devices[0]

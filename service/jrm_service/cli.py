@@ -6,6 +6,7 @@ import base64
 import inspect as python_inspect
 import io
 import json
+import multiprocessing
 import os
 import shlex
 import sys
@@ -96,6 +97,8 @@ def _exit(code: int) -> NoReturn:
     An interpreter that takes itself apart under such a thread aborts, and a clean stop would look like a crash.
     """
     if any(thread.daemon and thread.name.startswith("jrm-") for thread in threading.enumerate()):
+        for child in multiprocessing.active_children():  # an engine that was just being started
+            child.kill()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

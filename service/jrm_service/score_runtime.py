@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .api.limits import CandidateQuota, LocalQuota
 from .api.ops import PartState
@@ -22,6 +20,7 @@ from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
 from .settings import Settings
+from .threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from .api.redis_quota import RedisQuota
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 OnFailed = Callable[[BaseException], None]
 
 
@@ -65,7 +63,7 @@ class ScoreRuntime:
     async def start(self) -> None:
         """Load in a thread, warm every device, open the queue. Raises what loading raises."""
         try:
-            parts = await _in_daemon_thread(self._load)
+            parts = await in_daemon_thread(self._load)
             cache = self._score_cache(parts.model)
             if self._redis is not None:
                 await self._redis.connect()
@@ -195,28 +193,3 @@ def _redis_quota(settings: Settings, link: RedisLink | None, metrics: Metrics) -
     from .api.redis_quota import RedisQuota
 
     return RedisQuota(link, prefix=settings.redis_prefix, metrics=metrics)
-
-
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """The result of ``work``. Unlike asyncio's own threads, this one keeps no process from ending half-way."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = (work(), None)
-        except BaseException as error:
-            outcome = (None, error)
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, name="jrm-load", daemon=True).start()
-    return await future

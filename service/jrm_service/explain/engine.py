@@ -1,68 +1,72 @@
-"""The language head in vLLM: an engine process of its own that is started, watched, and started again.
-
-The only module that imports vllm, and only when an engine is started.
-"""
+"""The language head: an engine process of its own that is started, watched, and started again."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import os
-import time
-import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jrm_service.errors import ExplainUnavailable
 from jrm_service.metrics import Metrics
+from jrm_service.threads import in_daemon_thread
 
+from .vllm_engine import EngineFailed, EngineSettings, start_vllm
 from .writer import EngineState, Piece, Prompt
-
-if TYPE_CHECKING:
-    from vllm.v1.engine.async_llm import AsyncLLM
 
 logger = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _STABLE_SECONDS = 60.0  # an engine that lived so long begins anew at the first pause
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",  # a checkpoint is a folder; nothing is ever fetched
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, and maybe a GPU, that a fork would break
-    "VLLM_CONFIGURE_LOGGING": "0",  # its records go where ours go
-}
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How the stock half of a checkpoint is run.
+class Engine(Protocol):
+    """A running engine, as ``VLLMWriter`` knows it."""
 
-    ``gpu_share`` is the part of the GPU's memory that vLLM may use, ``cache_gib`` the size of its cache on a CPU in
-    GiB; ``context`` the longest sequence, answer included, and ``concurrency`` how many are written at once.
-    """
+    @property
+    def errored(self) -> bool:
+        """Whether it has died."""
+        ...
 
-    path: Path
-    device: str
-    dtype: str
-    context: int
-    concurrency: int
-    gpu_share: float
-    cache_gib: float
+    @property
+    def unfinished(self) -> int:
+        """Answers that it has not finished."""
+        ...
+
+    def answer(self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None) -> AsyncGenerator[Piece]:
+        """Answer greedily, as ``Writer.write`` says. Raises EngineFailed."""
+        ...
+
+    def shutdown(self) -> None:
+        """End its processes. It takes its time: call it in a thread."""
+        ...
 
 
 class VLLMWriter:
-    """Implements Writer. ``start`` returns at once; the engine is ready later, and comes back by itself if it dies."""
+    """Implements Writer. ``start`` returns at once; the engine is ready later, and comes back by itself if it dies.
 
-    def __init__(self, settings: EngineSettings, metrics: Metrics, warm_up: Prompt) -> None:
+    Args:
+        settings: how the language head is run.
+        metrics: where the engine's state is shown.
+        warm_up: what a new engine answers first.
+        build: starts an engine; called in a thread.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        metrics: Metrics,
+        warm_up: Prompt,
+        build: Callable[[EngineSettings], Engine] = start_vllm,
+    ) -> None:
         self._settings = settings
+        self._start_engine = build
         self._metrics = metrics
         self._warm_up = warm_up
-        self._engine: AsyncLLM | None = None
+        self._engine: Engine | None = None
         self._state: EngineState = "loading"
         self._reason = "the engine is being started"
         self._ready_again_at = 0.0
@@ -74,7 +78,7 @@ class VLLMWriter:
     @property
     def running(self) -> int:
         """Answers that the engine has not finished."""
-        return 0 if self._engine is None else int(self._engine.get_num_unfinished_requests())
+        return 0 if self._engine is None else self._engine.unfinished
 
     def state(self) -> tuple[EngineState, str]:
         """Whether it answers, and if not, why."""
@@ -112,72 +116,51 @@ class VLLMWriter:
                 yield piece
 
     async def _answer(
-        self, engine: AsyncLLM, prompt: Prompt, max_tokens: int, schema: Mapping[str, Any] | None
+        self, engine: Engine, prompt: Prompt, max_tokens: int, schema: Mapping[str, Any] | None
     ) -> AsyncGenerator[Piece]:
-        from PIL import Image
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=max_tokens,
-            skip_special_tokens=False,  # the region tags are special tokens
-            output_kind=RequestOutputKind.DELTA,
-            structured_outputs=None if schema is None else StructuredOutputsParams(json=dict(schema)),
-        )
-        inputs = {
-            "prompt_token_ids": list(prompt.ids),
-            "multi_modal_data": {"image": [Image.fromarray(pixels) for pixels in prompt.images]},
-        }
-        tokens = 0
         try:
-            async with aclosing(engine.generate(inputs, params, uuid.uuid4().hex)) as outputs:
-                async for output in outputs:
-                    (answer,) = output.outputs
-                    tokens += len(answer.token_ids)
-                    reason = answer.finish_reason
-                    if reason not in (None, "stop", "length"):
-                        raise self._unavailable(f"the engine gave up: {reason}")
-                    yield Piece(answer.text, reason, tokens)
-        except EngineDeadError:
-            raise self._unavailable("the engine died") from None
-        except EngineGenerateError as error:
-            logger.error("vLLM could not answer: %s", error)
-            raise self._unavailable("the engine could not answer") from None
+            async with aclosing(engine.answer(prompt, max_tokens=max_tokens, schema=schema)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except EngineFailed as failure:
+            raise self._unavailable(str(failure)) from None
 
     def _unavailable(self, reason: str | None = None) -> ExplainUnavailable:
-        wait = max(1.0, self._ready_again_at - time.monotonic())
+        wait = max(1.0, self._ready_again_at - _now())
         return ExplainUnavailable(f"no critiques now: {reason or self._reason}", retry_after=wait)
 
     async def _keep(self) -> None:
         pause, took = _FIRST_PAUSE_S, 60.0
         while True:
-            started = time.monotonic()
+            started = _now()
             self._ready_again_at = started + took
             try:
-                self._engine = await asyncio.to_thread(self._build)
+                # A build that a stop overtakes goes on by itself: nobody can interrupt it, and nobody waits for it.
+                self._engine = await in_daemon_thread(self._build, discard=_end)
                 await self._write_first()
             except Exception as error:
                 self._state, self._reason = "restarting", "the engine does not start"
                 logger.error("the explain engine does not start: %s; trying again in %g s", _line(error), pause)
             else:
-                took = time.monotonic() - started
+                took = _now() - started
                 self._state, self._reason = "ready", ""
                 self._answered.set()
-                ready_at = time.monotonic()
+                ready_at = _now()
                 await self._until_dead(self._engine)
-                if time.monotonic() - ready_at > _STABLE_SECONDS:
+                if _now() - ready_at > _STABLE_SECONDS:
                     pause = _FIRST_PAUSE_S
                 self._state, self._reason = "restarting", "the engine died and is being started again"
                 self._metrics.explain_engine_restarts.inc()
                 logger.error("the explain engine died; starting it again in %g s", pause)
             await self._shut_down()
-            self._ready_again_at = time.monotonic() + pause + took
+            self._ready_again_at = _now() + pause + took
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def _until_dead(self, engine: AsyncLLM) -> None:
+    def _build(self) -> Engine:
+        return self._start_engine(self._settings)
+
+    async def _until_dead(self, engine: Engine) -> None:
         while not engine.errored:  # noqa: ASYNC110 - vLLM tells nobody
             await asyncio.sleep(_WATCH_SECONDS)
 
@@ -191,40 +174,20 @@ class VLLMWriter:
     async def _shut_down(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
-            with suppress(Exception):  # whatever a dead engine makes of being ended
-                await asyncio.to_thread(engine.shutdown)
+            await asyncio.to_thread(_end, engine)
             del engine
             gc.collect()  # it shuts down once more when it is collected, which must not be after its own modules
-
-    def _build(self) -> AsyncLLM:
-        """In a thread: importing vllm takes seconds, starting its processes most of a minute."""
-        settings = self._settings
-        os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
-        on_gpu = settings.device.startswith("cuda")
-        if not on_gpu:
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{settings.cache_gib:g}"
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        return AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=str(settings.path),
-                dtype=settings.dtype,
-                max_model_len=settings.context,
-                max_num_seqs=settings.concurrency,
-                gpu_memory_utilization=settings.gpu_share,
-                enforce_eager=not on_gpu,
-                limit_mm_per_prompt={"image": 2, "video": 0},
-                # Images come at the scorer's size, and resizing is not idempotent: between equal limits 64x48 grows.
-                mm_processor_kwargs={"do_resize": False},
-                generation_config="vllm",  # greedy, whatever the folder's says
-                disable_log_stats=True,
-                enable_log_requests=False,  # prompts are the callers' own
-                seed=0,
-            )
-        )
 
 
 def _line(error: Exception) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+
+
+def _end(engine: Engine) -> None:
+    with suppress(Exception):  # whatever a dead engine makes of being ended
+        engine.shutdown()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

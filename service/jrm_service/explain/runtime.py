@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from jrm_service.errors import Draining, NotReady
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.types import ServedModel
+from jrm_service.threads import in_daemon_thread
 
-from .engine import EngineSettings, VLLMWriter
+from .engine import VLLMWriter
 from .service import ExplainLimits, ExplainService, Questions
+from .vllm_engine import EngineSettings
 from .writer import EngineState, Prompt
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class ExplainRuntime:
     async def start(self) -> None:
         """Start the engine; returns when it has answered for the first time. It is kept alive until ``stop``."""
         self._writer.start()
-        model = await asyncio.to_thread(self._load_model)
+        model = await in_daemon_thread(self._load_model)
         self._service = ExplainService(
             model,
             self._checkpoint.dimensions,
