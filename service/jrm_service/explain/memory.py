@@ -57,9 +57,12 @@ def problem(
 
 
 def cpu_problem(
-    shape: Shape, *, available: int, cache: int, scorer: bool, context: int, bytes_per_value: int
+    shape: Shape, *, available: int | None, cache: int, scorer: bool, context: int, bytes_per_value: int
 ) -> str | None:
-    """As ``problem``, for a CPU whose free memory is ``available`` bytes and a vLLM cache of ``cache`` bytes."""
+    """As ``problem``, for a CPU whose free memory is ``available`` bytes and a vLLM cache of ``cache`` bytes.
+
+    Where nobody knows what is free (None), the weights fit.
+    """
     one = shape.cache_bytes(context, bytes_per_value)
     if one > cache:
         return (
@@ -69,7 +72,7 @@ def cpu_problem(
     weights = shape.parameters * bytes_per_value
     copies = 2 if scorer else 1
     needed = copies * weights + cache + copies * _RUNTIME
-    if needed > available:
+    if available is not None and needed > available:
         both = "scoring and vLLM each " if scorer else ""
         return (
             f"cpu: {_gib(available)} of memory are free, {_gib(needed)} are needed: {both}weights {_gib(weights)} and "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 
 import torch
@@ -12,6 +11,7 @@ from jrm_service.errors import ExplainSetupError
 from jrm_service.explain import memory
 from jrm_service.explain.runtime import Explainable
 from jrm_service.explain.service import as_prompt
+from jrm_service.host_memory import available_memory
 from jrm_service.scoring.types import Image, TokenSequence
 
 from .checkpoint import Checkpoint
@@ -65,10 +65,9 @@ def require_memory(
     shape = memory.Shape(checkpoint.parameters, text.num_hidden_layers, text.num_key_value_heads, text.head_dim)
     width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
     if device == "cpu":
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
         cache = int(cache_gib * memory.GiB)
         found = memory.cpu_problem(
-            shape, available=available, cache=cache, scorer=scorer, context=context, bytes_per_value=width
+            shape, available=available_memory(), cache=cache, scorer=scorer, context=context, bytes_per_value=width
         )
     else:
         total = torch.cuda.get_device_properties(device).total_memory

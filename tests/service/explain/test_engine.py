@@ -1,4 +1,4 @@
-"""An engine that does not start, dies, or is stopped while it starts: when it is tried again, and what callers are told.
+"""An engine that does not start, dies, or is stopped while it starts: when it is tried again, what callers are told.
 
 The clock is virtual, and the engines need no vLLM. An engine is built in a thread, which the clock does not wait for:
 while one is being built, nothing here waits for a time.
