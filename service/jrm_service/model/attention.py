@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from .trie import Trie, attention_groups
-from .varlen import Kernel, Lengths, causal_mask, one_by_one
+from .varlen import Kernel, Lengths, causal_mask, masked_attention, one_by_one
 
 ATTENTION = "jrm_trie"
 IMAGE_ATTENTION = "jrm_images"
@@ -108,7 +107,7 @@ def _by_shape(
     attended = []
     for q, k, v, (nodes, _, _), mask in zip(every_q, every_k, every_v, trie.shapes, trie.masks, strict=True):
         q, k, v = (tensor.view(nodes, -1, *tensor.shape[1:]).transpose(1, 2) for tensor in (q, k, v))
-        one = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+        one = masked_attention(q, k, v, mask, scale)
         attended.append(one.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 

@@ -93,9 +93,28 @@ def one_by_one(
     for q, k, v in zip(*parts, strict=True):
         mask = causal_mask(len(q), len(k)).to(q.device) if causal else None
         q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-        one = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-        attended.append(one[0].transpose(0, 1))
+        attended.append(masked_attention(q, k, v, mask, scale)[0].transpose(0, 1))
     return torch.cat(attended)
+
+
+def masked_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """torch's attention: query [n, heads, q, d], key and value [n, kv heads, k, d] -> [n, heads, q, d].
+
+    On a GPU the key and value heads are repeated, which takes some memory: torch has no kernel there that takes a mask
+    and grouped heads, and in its place writes out every weight [n, heads, q, k], which takes far more.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and query.is_cuda:
+        key, value = (repeated_heads(tensor, query.shape[1]) for tensor in (key, value))
+        grouped = False
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def repeated_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """[n, kv heads, k, d] -> [n, heads, k, d]: each head as often as there are query heads that see it."""
+    return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
 def causal_mask(queries: int, keys: int) -> torch.Tensor:
@@ -104,7 +123,10 @@ def causal_mask(queries: int, keys: int) -> torch.Tensor:
 
 
 def find_kernel(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Kernel | None:
-    """The kernel of torch that copes with all ``shapes`` on a device; None without one, which costs only time."""
+    """The kernel of torch that copes with all ``shapes`` on a device; None without one.
+
+    Without a kernel a forward pass takes longer, and the calls of a GPU take copies of the key and value heads.
+    """
     if not device.startswith("cuda") or dtype not in _DTYPES:
         return None
     # Split keys would be summed in an order that depends on what else is in the batch; older versions cannot say so.

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from jrm_service.model.varlen import Lengths, Shape, agrees, causal_mask, find_kernel, one_by_one
+from jrm_service.model.varlen import (
+    Lengths,
+    Shape,
+    agrees,
+    causal_mask,
+    find_kernel,
+    masked_attention,
+    one_by_one,
+    repeated_heads,
+)
 
 GROUPED = Shape(heads=4, kv_heads=2, head_dim=16, causal=True)
 WITHIN_IMAGES = Shape(heads=2, kv_heads=2, head_dim=24, causal=False)
@@ -54,6 +63,17 @@ def test_without_causality_nothing_is_hidden():
 
 def test_the_last_keys_are_the_queries_own():
     assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+def test_repeated_heads_see_what_grouped_heads_see():
+    """What a GPU computes, which has no kernel for a mask with grouped heads, is what a CPU computes without copies."""
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 6, 4, 16, generator=random)
+    key, value = (torch.randn(3, 2, 9, 16, generator=random) for _ in range(2))
+    mask = causal_mask(4, 9)
+    grouped = masked_attention(query, key, value, mask, 0.25)
+    repeated = masked_attention(query, repeated_heads(key, 6), repeated_heads(value, 6), mask, 0.25)
+    torch.testing.assert_close(repeated, grouped)
 
 
 def test_lengths_are_counted_up():
