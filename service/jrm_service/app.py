@@ -15,15 +15,16 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import errors as api_errors
-from .api import openapi
+from .api import openapi, pages
 from .api.explain import explain_router
 from .api.gate import Gate
 from .api.guards import BodyLimits, BodyReader, RequestContext
 from .api.keyfile import KeyFile
 from .api.limits import RequestSlots
+from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.score import score_router
-from .errors import ExplainDisabled, ExplainSetupError, JRMError, MissingExtra
+from .errors import ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, TracesError
 from .explain.service import ExplainLimits
 from .metrics import Metrics
 from .score_runtime import OnFailed, Parts, ScoreRuntime
@@ -78,8 +79,9 @@ def create_app(
     Raises at once CheckpointError for a checkpoint whose files do not agree, PipelineDrift for libraries that make
     other pixels or token ids than are pinned, KeysError for a keys file that cannot be
     used, RedisURLError for a Redis URL with an option that there is not, MissingExtra for traces without OpenTelemetry,
-    ExplainSetupError where critiques are to be served and cannot be. ``on_failed`` is told of what goes wrong later:
-    while the weights are read, or when the last worker is lost and nothing will be scored any more.
+    TracesError where its variables are wrong, ExplainSetupError where critiques are to be served and cannot be.
+    ``on_failed`` is told of what goes wrong later: while the weights are read, or when the last worker is lost and
+    nothing will be scored any more.
     """
     metrics = Metrics(_registry())
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
@@ -125,6 +127,10 @@ def create_app(
         version=version("jrm-serve"),
         description="Rewards for image edits from a JRM checkpoint.",
         lifespan=lifespan,
+        redirect_slashes=False,  # a path that is not ours is a 404, and no redirect to the host that the caller named
+        docs_url=None,  # see api.pages
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
     bodies = BodyReader(
         BodyLimits(
@@ -157,12 +163,13 @@ def create_app(
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     openapi.install(app, guarded=keys is not None)
-    documentation = (app.docs_url, app.redoc_url, app.openapi_url, app.swagger_ui_oauth2_redirect_url)
+    pages.install(app)
+    documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else [])}
     gate = Gate(
-        app,
+        Methods(app, probes=PROBES),
         find=keys.find if keys else None,
         slots=RequestSlots(settings.max_requests),
-        open_paths=PROBES | {path for path in documentation if path},
+        open_paths=PROBES | documentation,
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
     outermost = RequestContext(gate, metrics, routes=routes, quiet=PROBES, observer=traces)
@@ -258,15 +265,20 @@ def _disabled() -> NoReturn:
 
 
 def _request_traces(settings: Settings, metrics: Metrics) -> RequestTraces | None:
-    """Raises MissingExtra."""
+    """Raises MissingExtra, TracesError."""
     if settings.otlp_endpoint is None:
         return None
     try:
         from .api.tracing import RequestTraces
+
+        return RequestTraces(settings.otlp_endpoint, metrics)
     except ModuleNotFoundError as error:
         problem = f"otlp_endpoint needs {error.name}: pip install 'jrm-serve[otel]'"
         raise MissingExtra(problem) from error
-    return RequestTraces(settings.otlp_endpoint, metrics)
+    except (ValueError, OSError) as error:  # what it reads from OTEL_… variables, as early as when it is imported
+        raise TracesError(
+            f"otlp_endpoint: OpenTelemetry refuses its environment variables (OTEL_…): {error}"
+        ) from error
 
 
 def _registry() -> CollectorRegistry:

@@ -6,6 +6,7 @@ import base64
 import inspect as python_inspect
 import io
 import json
+import logging
 import multiprocessing
 import os
 import shlex
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError
+from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError, TracesError
 from .options import AllowPipelineDrift
+from .service_links import service_links
 from .settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from .score_runtime import Parts
+
+logger = logging.getLogger(__name__)
 
 
 def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,8 +50,18 @@ def _read_settings(flags: dict[str, str | None]) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [".".join(str(p) for p in e["loc"]) + f": {e['msg']}" for e in error.errors(include_url=False)]
-        _fail([line.removeprefix(": ").removeprefix("Value error, ") for line in lines], code=2)
+        problems = [
+            (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
+            for problem in error.errors(include_url=False)
+        ]
+        _fail([f"{field}: {message}" if field else message for field, message in problems], code=2)
+
+
+def _ignored_variables() -> str | None:
+    links = service_links(os.environ)
+    if not links:
+        return None
+    return f"ignored, because Kubernetes or Docker sets them for services of such names: {', '.join(links)}"
 
 
 def _fail(lines: list[str], *, code: int = 1) -> NoReturn:
@@ -64,11 +78,16 @@ def serve(**flags: str | None) -> None:
 
 def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn:
     """Serve until a signal ends it; then exit, with 0 after a stop and 1 after a failure. ``load``: see create_app."""
+    # It would make the metrics library keep its numbers in files, for servers of several processes.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
     from . import logs
     from .app import create_app
-    from .server import Server
+    from .server import Server, listen
 
     logs.configure(settings.log_format)
+    if note := _ignored_variables():
+        logger.info(note)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -77,10 +96,13 @@ def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn
 
     try:
         app = create_app(settings, load=load, on_ready=lambda model: _announce(url, model), on_failed=failed)
-    except (CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError) as error:
+    except (CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError, TracesError) as error:
         _fail(error.problems)
     server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s)
-    listener = server.config.bind_socket()  # before loading: a port that is taken should be said at once
+    try:
+        listener = listen(settings.host, settings.port)  # before loading: a port that is taken should be said at once
+    except OSError as error:
+        _fail([str(error)])
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     typer.echo(f"starting on {url}")
@@ -131,7 +153,10 @@ def _square(color: str) -> str:
 @_settings_flags
 def settings(**flags: str | None) -> None:
     """Print the settings in force as JSON, secrets redacted."""
-    typer.echo(_read_settings(flags).model_dump_json(indent=2))
+    in_force = _read_settings(flags)
+    if note := _ignored_variables():
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(json.dumps(in_force.model_dump(mode="json"), indent=2))  # ASCII: a path need not be text
 
 
 def inspect(

@@ -28,7 +28,9 @@ JRMError
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
 │   └── PipelineDrift            the libraries here make other pixels or token ids than a fingerprint stands for
 ├── KeysError                    every problem of a file of API keys, each with its line
+├── MissingExtra                 a setting asks for what is not installed
 ├── RedisURLError                a Redis URL that no client can be made from
+├── TracesError                  OpenTelemetry refuses its own environment variables
 └── ExplainSetupError            why critiques cannot be served here: what is missing, or what does not fit
 """
 
@@ -230,6 +232,16 @@ class RedisURLError(JRMError):
     """A Redis URL that no client can be made from. ``problems`` holds one line, and never quotes the URL."""
 
     code = "invalid_redis_url"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problems = [problem]
+
+
+class TracesError(JRMError):
+    """OpenTelemetry cannot be set up as its variables say. ``problems`` holds one line."""
+
+    code = "invalid_traces"
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)

@@ -11,6 +11,32 @@ from types import FrameType
 import uvicorn
 
 from .app import Application
+from .connection import Connection
+
+KEEP_ALIVE_S = 75
+"""Seconds that an idle connection is kept: longer than the pause between two steps of most trainers. A caller that
+drops its own sooner, as the SDK does, never sends a request into a connection that is being closed."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 picks a free one. A name of several addresses means its first one of IPv4, if any.
+
+    Raises OSError when that cannot be, with a message for people.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError) as error:  # ValueError: no host is called so
+        raise OSError(f"the host {host} has no address here: {getattr(error, 'strerror', None) or error}") from None
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # now: of two who have bound the same port, the second is refused here
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
+    return listener
 
 
 class Server(uvicorn.Server):
@@ -27,15 +53,22 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                # What this product does not speak is off: an upgrade that is offered gets an ordinary answer, behind
+                # the same key, limits and timeouts as any other request.
+                ws="none",
                 # h11 bounds the head of a request and the trailers of a body, and stops reading from a caller who does
                 # not read; uvicorn's other parser does neither, and loses the body of an offered upgrade to HTTP/2.
-                http="h11",
+                http=Connection,
                 h11_max_incomplete_event_size=64 * 1024,
+                interface="asgi3",
+                lifespan="on",  # "auto" would serve on after a start-up that failed
+                workers=1,  # not what WEB_CONCURRENCY says: a second process would load the model again
+                proxy_headers=False,  # nothing here depends on the address or the scheme of a caller
                 log_config=None,  # its records go where ours go, in our format
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=75,  # longer than the pause between two steps of most trainers
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(grace_s),
             )
         )

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .cpus import usable_cpus
+from .service_links import service_links
+
 PREFIX = "JRM_"
 # The client reads these from the same environment; they are not the server's.
 _CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
@@ -18,7 +21,7 @@ _CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
 MiB = 2**20
 _MAX_THREADS = 256
 _Count = Annotated[int, Field(ge=1)]
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]  # a year: clocks overflow far beyond
 
 
 class Settings(BaseSettings):
@@ -85,7 +88,7 @@ class Settings(BaseSettings):
     max_prepared_bytes: Annotated[_Count, Field(description="budget of resized image bytes in flight")] = 1024 * MiB
     preprocess_threads: Annotated[
         _Count, Field(le=_MAX_THREADS, description="threads that decode, resize and tokenize")
-    ] = min(os.cpu_count() or 1, _MAX_THREADS)
+    ] = min(usable_cpus(), _MAX_THREADS)
     hang_timeout_s: Annotated[_Seconds, Field(description="seconds after which a silent device counts as hung")] = 120.0
     grace_s: Annotated[_Seconds, Field(description="seconds that running requests get on shutdown")] = 60.0
 
@@ -109,16 +112,32 @@ class Settings(BaseSettings):
         _Count, Field(description="longest prompt and critique together, in tokens; at most the model's")
     ] = 8192
     explain_gpu_share: Annotated[float, Field(gt=0, le=1, description="of the GPU's memory that vLLM may use")] = 0.45
-    explain_cache_gib: Annotated[float, Field(gt=0, description="vLLM's cache on a CPU, in GiB")] = 1.0
+    explain_cache_gib: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="vLLM's cache on a CPU, in GiB")
+    ] = 1.0
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
         known = {PREFIX + name.upper() for name in cls.model_fields} | _CLIENT_VARIABLES
-        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        links = service_links(os.environ)
+        names = (name for name in os.environ if name.upper().startswith(PREFIX) and name not in links)
+        unknown = sorted(name for name in names if name.upper() not in known)
         if unknown:
-            raise ValueError(f"unknown environment variable {unknown[0]}; `jrm settings` lists the known ones")
+            name = unknown[0].encode(errors="backslashreplace").decode()  # it need not be text
+            raise ValueError(f"unknown environment variable {name}; `jrm settings` lists the known ones")
+        for name in links:  # JRM_PORT=tcp://…
+            setting = name.removeprefix(PREFIX).lower()
+            if isinstance(values, dict) and values.get(setting) == os.environ[name]:
+                values.pop(setting)
         return values
+
+    @field_validator("checkpoint", "api_keys_file", mode="before")
+    @classmethod
+    def _path_is_given(cls, path: Any) -> Any:
+        if path == "":
+            raise ValueError("is empty")
+        return path
 
     @field_validator("redis_url")
     @classmethod

@@ -62,7 +62,7 @@ posts = st.one_of(
 def edits_of(body: bytes) -> list[int] | None:
     """Edits per group of a JSON request as Python's parser reads it; None if it is no such request."""
     try:
-        document = json.loads(body.decode("utf-8"))
+        document = json.loads(body.decode("utf-8-sig"))  # a byte order mark is let pass
         return (
             [len(group["edits"]) for group in document["groups"]]
             if "groups" in document

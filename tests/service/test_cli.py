@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -26,10 +27,10 @@ def jrm(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 @contextlib.contextmanager
-def served(*arguments: str) -> Iterator[tuple[subprocess.Popen, str, str]]:
+def served(*arguments: str, **options) -> Iterator[tuple[subprocess.Popen, str, str]]:
     """A server process, its URL and everything it printed until it was ready."""
     command = [*JRM, "serve", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options) as process:
         printed = ""
         try:
             for line in process.stdout:
@@ -128,9 +129,69 @@ def test_a_port_that_is_taken_is_told():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        run = jrm("serve", "--backend", "fake", "--port", str(taken.getsockname()[1]))
-    assert run.returncode != 0
-    assert "in use" in run.stdout + run.stderr
+        port = taken.getsockname()[1]
+        run = jrm("serve", "--backend", "fake", "--port", str(port))
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == f"error: cannot listen on port {port} of 127.0.0.1: Address already in use"
+
+
+def test_what_cannot_be_used_is_told_in_a_line(tmp_path):
+    """No traceback for what a user typed or set."""
+    (tmp_path / "bytes").write_bytes(b"a\xff\xfe sha256:\0")
+    strange = os.fsdecode(b"strange\xff")
+    cases = [
+        (["--host", "nosuchhost.invalid"], {}, "error: the host nosuchhost.invalid has no address here: "),
+        (["--host", "a" * 300], {}, "error: the host aaa"),
+        (["--host", "192.0.2.1"], {}, "error: cannot listen on port 0 of 192.0.2.1: "),
+        (["--port", "http"], {}, "error: port: "),
+        (["--log-format", "TEXT"], {}, "error: log_format: "),
+        (["--grace-s", "1e300"], {}, "error: grace_s: "),
+        (["--api-keys-file", ""], {}, "error: api_keys_file: is empty"),
+        (["--api-keys-file", str(tmp_path)], {}, f"error: {tmp_path}: Is a directory"),
+        (["--api-keys-file", str(tmp_path / "bytes")], {}, f"error: {tmp_path}/bytes: not UTF-8"),
+        ([], {"JRM_API_KEYS_FILE": strange}, "error: strange"),
+        ([], {"JRM_HOST": strange}, "error: host: "),
+        ([], {"JRM_" + strange: "1"}, "error: unknown environment variable JRM_strange"),
+        (["--redis-url", "http://x"], {}, "error: redis_url: must be redis://"),
+        (["--otlp-endpoint", "http://[::1"], {}, "error: otlp_endpoint: must be "),
+        (
+            ["--otlp-endpoint", "http://127.0.0.1:1"],
+            {"OTEL_ATTRIBUTE_COUNT_LIMIT": "many"},
+            "error: otlp_endpoint: OpenTelemetry refuses its environment variables (OTEL_…)",
+        ),
+    ]
+    for flags, variables, told in cases:
+        run = jrm("serve", "--backend", "fake", "--port", "0", *flags, env=os.environ | variables)
+        assert run.returncode in (1, 2), (flags, variables)
+        assert run.stderr.splitlines()[-1].startswith(told), run.stderr
+        assert "Traceback" not in run.stderr, (flags, variables)
+
+
+def test_variables_of_the_platform_keep_no_server_from_starting(tmp_path):
+    """A Service called jrm, and what hosting platforms and process managers set for others."""
+    variables = {
+        "JRM_PORT": "tcp://10.0.0.1:8000",
+        "JRM_SERVICE_HOST": "10.0.0.1",
+        "JRM_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "WEB_CONCURRENCY": "many",
+        "FORWARDED_ALLOW_IPS": "nonsense",
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "nothing"),
+        "NO_PROXY": "::1/128",
+        "HTTP_PROXY": "socks9://x:y",
+    }
+    with served("--backend", "fake", env=os.environ | variables) as (_, url, printed):
+        assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+    told = "ignored, because Kubernetes or Docker sets them for services of such names: "
+    assert f"INFO: {told}JRM_PORT, JRM_PORT_8000_TCP_ADDR, JRM_SERVICE_HOST\n" in printed
+    run = jrm("settings", env=os.environ | variables)
+    assert json.loads(run.stdout)["port"] == 8000
+    assert run.stderr == f"note: {told}JRM_PORT, JRM_PORT_8000_TCP_ADDR, JRM_SERVICE_HOST\n"
+
+
+def test_settings_prints_a_path_that_is_no_text():
+    strange = os.fsdecode(b"strange\xff")
+    run = jrm("settings", env=os.environ | {"JRM_API_KEYS_FILE": strange})
+    assert json.loads(run.stdout)["api_keys_file"] == strange
 
 
 def test_wrong_settings_are_told_by_name():

@@ -20,6 +20,7 @@ from jrm_service.errors import BodyTooLarge, Overloaded, RequestTimeout
 from jrm_service.metrics import Metrics, known_method
 
 from .errors import error_reply
+from .methods import strip_origin
 from .record import RequestObserver, RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        strip_origin(scope)
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"

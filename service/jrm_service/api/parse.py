@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from email.message import Message
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
+from jrm_client import strict_json
 from jrm_client.protocol import (
     DEFAULT_TIMEOUT_MS,
     MAX_TIMEOUT_MS,
@@ -27,16 +26,14 @@ from jrm_service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, Un
 from jrm_service.explain.service import Question
 from jrm_service.scoring.service import GroupInput, ImageInput
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
+from . import multipart
 
 _Read = Callable[[str, str], ImageInput]  # (field, text of the request) -> the image
 
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
-_MAX_PARTS = 4096
-_MAX_HEADER_BYTES = 1024  # of one header of a part; the library's time grows with the square of it
 _MAX_JSON_VALUES = 1_000_000
 _MAX_DATA_URL_HEAD = 256
+_NO_SPACES = str.maketrans(dict.fromkeys(" \t\r\n"))
 _INSTRUCTION: TypeAdapter[str] = TypeAdapter(Instruction)
 
 
@@ -54,7 +51,8 @@ def parse_score_request(
     """Parse any of the three forms of ``POST /v1/score``.
 
     An image that is not base64 becomes its candidate's InvalidImage; everything else that is wrong is the request's
-    own error. Raises UnsupportedMediaType, InvalidRequest, PayloadTooLarge.
+    own error. A bytearray is emptied on the way, so that what was sent is held twice at most. Raises
+    UnsupportedMediaType, InvalidRequest, PayloadTooLarge.
     """
     if content_encoding.strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
@@ -64,7 +62,8 @@ def parse_score_request(
     if kind == "application/json":
         return _from_json(body, _read_base64, max_candidates)
     if kind == "multipart/form-data":
-        parts = _parse_multipart(content_type, body)
+        parts = multipart.split(content_type, body)
+        _empty(body)
         if any(part.name == "request" for part in parts):
             return _from_request_part(parts, max_candidates)
         return _from_form(parts, max_candidates)
@@ -76,7 +75,8 @@ def parse_explain_request(
 ) -> tuple[Question, bool]:
     """Parse ``POST /v1/explain``, which is JSON: the question, and whether the answer is to be streamed.
 
-    Raises UnsupportedMediaType, InvalidRequest, PayloadTooLarge; an image that is not base64 is found when it is used.
+    A bytearray is emptied on the way. Raises UnsupportedMediaType, InvalidRequest, PayloadTooLarge; an image that is
+    not base64 is found when it is used.
     """
     if content_encoding.strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
@@ -84,9 +84,9 @@ def parse_explain_request(
     header["content-type"] = content_type
     if not content_type or header.get_content_type() != "application/json":
         raise UnsupportedMediaType("send application/json")
-    _check_values(body)
+    document = _json(body)
     try:
-        request = ExplainRequest.model_validate_json(body)
+        request = ExplainRequest.model_validate(document)
     except ValidationError as error:
         raise _invalid(error, own=0) from None
     question = Question(
@@ -101,9 +101,9 @@ def parse_explain_request(
 
 
 def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Parsed:
-    _check_values(body)
+    document = _json(body)
     try:
-        request = score_request_adapter.validate_json(body)
+        request = score_request_adapter.validate_python(document)
     except ValidationError as error:
         raise _invalid(error) from None
     if isinstance(request, PairRequest):
@@ -111,6 +111,26 @@ def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Par
         return Parsed([GroupInput(source, request.instruction, [edited])], request.timeout_ms)
     _check_count(sum(len(group.edits) for group in request.groups), max_candidates)
     return Parsed([_group(group, read) for group in request.groups], request.timeout_ms)
+
+
+def _json(body: bytes | bytearray) -> Any:
+    """The document in a body, which is emptied: as bytes, text and values it would be there three times."""
+    _check_values(body)
+    try:
+        text = body.decode("utf-8")
+        _empty(body)
+        return strict_json.loads(text)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"not UTF-8 (byte {error.start})") from None
+    except strict_json.RepeatedKey as error:
+        raise InvalidRequest(str(error), param=error.key[:64]) from None
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+def _empty(body: bytes | bytearray) -> None:
+    if isinstance(body, bytearray):
+        body.clear()
 
 
 def _group(group: Group, read: _Read) -> GroupInput:
@@ -133,8 +153,10 @@ def _decode_base64(text: str) -> bytes:
             raise InvalidImage("not a base64 data URL")
         text = text[match.end() :]
     try:
-        return binascii.a2b_base64(text.encode("ascii").translate(None, b" \t\r\n"), strict_mode=True)
-    except (UnicodeEncodeError, binascii.Error):
+        if any(space in text for space in " \t\r\n"):
+            text = text.translate(_NO_SPACES)
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # binascii.Error, or a character beyond ASCII
         raise InvalidImage("not valid base64") from None
 
 
@@ -154,87 +176,22 @@ def _invalid(error: ValidationError, *, own: int = 1) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # A score request's first element is our own name of its form, not a field of it.
     field = ".".join(str(piece) for piece in first["loc"][own:])
-    return InvalidRequest(f"{field}: {first['msg']}" if field else first["msg"], param=field or None)
+    # pydantic would name the Python class of the object that it expects.
+    message = "must be a JSON object" if first["type"] in ("model_type", "model_attributes_type") else first["msg"]
+    return InvalidRequest(f"{field}: {message}" if field else message, param=field or None)
 
 
-# --- multipart -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Part:
-    name: str
-    data: bytearray
-
-
-def _parse_multipart(content_type: str, body: bytes | bytearray) -> list[_Part]:
-    """Split the body; the library's parser finds the parts, the bytes stay in memory and are bounded by the body."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise InvalidRequest("multipart/form-data without a boundary")
-    # Boundaries that turn out to be none are counted as well: each costs as much as a part.
-    if body.count(b"\r\n--" + boundary) > _MAX_PARTS:
-        raise InvalidRequest(f"more than {_MAX_PARTS} parts")
-    collector = _PartCollector()
-    try:
-        parser = MultipartParser(boundary, collector.callbacks(), max_header_size=_MAX_HEADER_BYTES)
-        parser.write(cast(bytes, body))  # it only slices and searches
-        parser.finalize()
-    except FormParserError:  # a boundary that is too long, or any flaw of the body
-        raise InvalidRequest("malformed multipart body") from None
-    if not collector.ended:
-        raise InvalidRequest("the multipart body ends before its closing boundary")
-    return collector.parts
-
-
-class _PartCollector:
-    """Receives python-multipart's callbacks."""
-
-    def __init__(self) -> None:
-        self.parts: list[_Part] = []
-        self.ended = False
-        self._headers: dict[bytes, bytes] = {}
-        self._field = bytearray()
-        self._value = bytearray()
-
-    def callbacks(self) -> MultipartCallbacks:
-        return {
-            "on_part_begin": self._headers.clear,
-            "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": lambda data, start, end: self.parts[-1].data.extend(memoryview(data)[start:end]),
-            "on_end": self._end,
-        }
-
-    def _header_end(self) -> None:
-        self._headers[bytes(self._field).lower()] = bytes(self._value)
-        self._field.clear()
-        self._value.clear()
-
-    def _headers_finished(self) -> None:
-        disposition, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        name = options.get(b"name")
-        if disposition != b"form-data" or name is None:
-            raise InvalidRequest("a part without a form-data name")
-        self.parts.append(_Part(name.decode("utf-8", "replace"), bytearray()))
-
-    def _end(self) -> None:
-        self.ended = True
-
-
-def _from_request_part(parts: list[_Part], max_candidates: int) -> Parsed:
+def _from_request_part(parts: list[multipart.Part], max_candidates: int) -> Parsed:
     """The SDK's form: one part ``request`` (JSON whose images are ``part:NAME``) and one binary part per image."""
     files: dict[str, ImageInput] = {}
-    document: bytearray | None = None
+    document: bytes | None = None
     for part in parts:
         if part.name in files or (part.name == "request" and document is not None):
             raise InvalidRequest(f"part '{part.name[:64]}' is there twice", param=part.name[:64])
         if part.name == "request":
             document = part.data
         else:
-            files[part.name] = ImageInput.of(part.name, bytes(part.data))
+            files[part.name] = ImageInput.of(part.name, part.data)
     assert document is not None
     unused = set(files)
 
@@ -254,19 +211,19 @@ def _from_request_part(parts: list[_Part], max_candidates: int) -> Parsed:
     return parsed
 
 
-def _from_form(parts: list[_Part], max_candidates: int) -> Parsed:
+def _from_form(parts: list[multipart.Part], max_candidates: int) -> Parsed:
     """The form of ``curl -F``: ``source`` (file), ``instruction`` (text), ``edited`` (file, repeatable)."""
     single: dict[str, bytes] = {}
     edits: list[bytes] = []
     for part in parts:
         if part.name == "edited":
-            edits.append(bytes(part.data))
+            edits.append(part.data)
         elif part.name not in ("source", "instruction", "timeout_ms"):
             raise InvalidRequest(f"unknown field '{part.name[:64]}'", param=part.name[:64])
         elif part.name in single:
             raise InvalidRequest(f"field '{part.name}' is there twice", param=part.name)
         else:
-            single[part.name] = bytes(part.data)
+            single[part.name] = part.data
     for name, there in (("source", "source" in single), ("instruction", "instruction" in single), ("edited", edits)):
         if not there:
             raise InvalidRequest(f"field '{name}' is missing", param=name)

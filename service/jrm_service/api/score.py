@@ -45,7 +45,11 @@ def score_router(
     router = APIRouter(tags=["score"])
 
     async def score(request: Request) -> Response:
-        """Rewards from the discriminative head, for groups of edits or one pair. Scores never depend on the batch."""
+        """Rewards from the discriminative head, for groups of edits or one pair.
+
+        What else is scored at the same moment changes a reward by rounding alone: by at most 1e-5 in float32, and by
+        up to 0.024 in bfloat16.
+        """
         started = time.perf_counter()
         record = record_of(request.scope)
         scorer = service()

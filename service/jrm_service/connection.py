@@ -1,0 +1,45 @@
+"""One HTTP/1.1 connection: uvicorn's, without what it does beside HTTP/1.1, and with an end to its patience."""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Connection(H11Protocol):
+    """Answers requests.
+
+    A connection on which no request is being answered is closed when nothing has arrived for ``timeout_keep_alive``
+    seconds: between two requests, and also before the first one, in the middle of a request's head, and in a body that
+    goes on after its answer.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start to wait for the first request."""
+        super().connection_made(transport)
+        self._close_when_idle()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, and wait again if that was not a whole head."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._close_when_idle()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, unless a reply has begun: then all that can be done is to hang up."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def _close_when_idle(self) -> None:
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _should_upgrade(self) -> bool:
+        """Answer as if nothing had been offered: uvicorn would also log two lines for each offer, as Java's make."""
+        return False
