@@ -150,7 +150,8 @@ def test_a_number_that_is_not_finite_is_an_error_and_never_a_reward():
 
 def test_a_candidate_too_large_for_the_device_is_the_callers_to_change():
     backend = OutOfMemoryBackend(FakeBackend(), tokens=5_000)
-    with servers.serving(load=lambda: servers.fake_parts(backend)) as url:
+    settings = Settings(backend="fake", max_batch_tokens=5_000)
+    with servers.serving(settings, load=lambda: servers.fake_parts(backend)) as url:
         image = base64.b64encode(encode(photo())).decode()
         groups = [{"source": image, "instruction": text, "edits": [image]} for text in ("fine", "long " * 1000)]
         fine, large = httpx.post(f"{url}/v1/score", json={"groups": groups}).json()["groups"]
