@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from jrm_service.errors import ImageTooLarge, InvalidImage
-from jrm_service.images.decode import decode, decoded_bytes, image_size
+from jrm_service.images import webp
+from jrm_service.images.decode import decode, read_header
 
 T = TypeVar("T")
 
@@ -44,8 +45,9 @@ def verdict(file: bytes) -> Verdict:
     assert growth < announced + _COPIES * len(file) + _ROOM, f"{growth:,} bytes for {announced:,} announced"
     if first.pixels is not None:
         assert first.pixels.dtype == np.uint8
-        assert sorted(first.pixels.shape[:2]) == sorted(image_size(file, max_pixels=MAX_PIXELS))
-        assert first.pixels.nbytes < decoded_bytes(file, max_pixels=MAX_PIXELS)
+        header = read_header(file, max_pixels=MAX_PIXELS)
+        assert sorted(first.pixels.shape[:2]) == sorted((header.width, header.height))
+        assert first.pixels.nbytes < header.decoded_bytes
     return first
 
 
@@ -68,7 +70,8 @@ def short_message(error: Exception, characters: int) -> str:
 
 def _announced(file: bytes) -> int:
     try:
-        return decoded_bytes(file, max_pixels=MAX_PIXELS)
+        needed = read_header(file, max_pixels=MAX_PIXELS).decoded_bytes
+        return needed + (webp.code_bytes(file) if webp.matches(file) else 0)
     except (InvalidImage, ImageTooLarge):
         return 0  # refused by its header: nothing was decoded
 

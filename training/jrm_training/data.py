@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from jrm_service.errors import CandidateError
-from jrm_service.images.decode import decode, image_size
+from jrm_service.images.decode import decode, read_header
 
 from .rows import MAX_ROW_BYTES, Preference, Row, critique_value, parse_row, quoted, to_row
 
@@ -293,7 +293,7 @@ def _write_png(image: Image.Image, folder: Path) -> str:
     # Through its pixels, because pillow would write metadata too, which differs between images that are the same.
     Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "PNG")
     data = buffer.getvalue()
-    image_size(data)  # refuses what the decoder would refuse
+    read_header(data)  # refuses what the decoder would refuse
     name = f"{IMAGES}/{hashlib.sha256(data).hexdigest()[:32]}.png"
     unfinished = folder / f"{name}.{secrets.token_hex(4)}"
     unfinished.write_bytes(data)

@@ -23,7 +23,7 @@ from jrm_service.errors import (
     JRMError,
     Overloaded,
 )
-from jrm_service.images.decode import decode, decoded_bytes
+from jrm_service.images.decode import decode, read_header
 from jrm_service.metrics import Metrics, begin
 from jrm_service.scoring.budget import ByteBudget
 from jrm_service.scoring.service import ImageInput
@@ -238,8 +238,7 @@ class ExplainService:
             return self._questions.image(rgb), rgb.size
 
         try:
-            needed = await self._in_thread(lambda: decoded_bytes(data, max_pixels=max_pixels))
-            held = await self._decoding.acquire(needed)
+            held = await self._decoding.acquire(read_header(data, max_pixels=max_pixels).decoded_bytes)
             work = self._executor.submit(prepare)
             self._decoding.release_after(work, held)
             return await asyncio.wrap_future(work)

@@ -37,6 +37,14 @@ class _Format(Protocol):
 _FORMATS: dict[str, _Format] = {"PNG": png, "JPEG": jpeg, "WebP": webp, "PPM": ppm}
 
 
+def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Return the size of an image and the memory that decoding takes, from the header: fast enough for an event loop.
+
+    Raises what ``decode`` raises; an image that passes here may still turn out to be damaged.
+    """
+    return _accepted_header(data, max_pixels)[1]
+
+
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a PNG, JPEG, WebP or binary PPM (P6) file to an upright 8-bit RGB image of its full size.
 
@@ -62,22 +70,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return rgb
 
 
-def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) as stored, EXIF orientation not applied, from the header. Raises what ``decode`` does."""
-    _, header = _accepted_header(data, max_pixels)
-    return header.width, header.height
-
-
-def decoded_bytes(data: bytes, *, max_pixels: int = MAX_PIXELS) -> int:
-    """Return an upper bound, from the header, of the bytes that ``decode`` holds at any one moment.
-
-    Copies of the compressed bytes themselves are not counted. Raises what ``decode`` raises; an image that passes here
-    may still turn out to be damaged.
-    """
-    _, header = _accepted_header(data, max_pixels)
-    return header.width * header.height * header.bytes_per_pixel + header.further_bytes
-
-
 def _accepted_header(data: bytes, max_pixels: int) -> tuple[str, Header]:
     if not data:
         raise InvalidImage("empty image")
@@ -95,6 +87,8 @@ def _accepted_header(data: bytes, max_pixels: int) -> tuple[str, Header]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """A plain 8-bit RGB image that shares nothing with the decoder it came from."""
+    if type(image) is Image.Image and image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):  # 16-bit gray; pillow would clip it to 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")

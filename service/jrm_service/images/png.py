@@ -1,19 +1,18 @@
 """PNG: chunks, checksums and the amount of pixel data are checked here; pillow only undoes the row filters.
 
 Pillow 13 does not check the CRC of image data, and a compressed stream that ends early leaves the rest of the image
-black without an error. It also parses text chunks and warns about animation chunks, so it is handed a file of
-nothing but the chunks that make pixels.
+black without an error. It also parses text chunks and warns about animation chunks, so it is handed the image
+data alone.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
+from PIL.PngImagePlugin import _MODES
 
 from jrm_service.errors import InvalidImage
 
@@ -23,19 +22,11 @@ from .orientation import PREFIX, read_orientation
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 100_000  # a 64 MiB file in libpng's default chunks of 8 KiB has 8,192
 MAX_TEXT_BYTES = 1 << 20  # of a text chunk, compressed or not; orientation is found in less
-_LARGEST_SIDE = 2**31 - 1
-
-# (bit depth, colour type) -> bits per pixel, PNG specification (third edition), table 11.1.
-_BITS_PER_PIXEL = {
-    **{(depth, 0): depth for depth in (1, 2, 4, 8, 16)},
-    **{(depth, 2): depth * 3 for depth in (8, 16)},
-    **{(depth, 3): depth for depth in (1, 2, 4, 8)},
-    **{(depth, 4): depth * 2 for depth in (8, 16)},
-    **{(depth, 6): depth * 4 for depth in (8, 16)},
-}
 _PALETTE = 3
+_SAMPLES = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}  # colour type -> samples of a pixel
 # x and y of the first pixel, x and y step of each Adam7 pass.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_PROFILE, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
 def matches(data: bytes) -> bool:
@@ -45,9 +36,9 @@ def matches(data: bytes) -> bool:
 
 def read_header(data: bytes) -> Header:
     """Read the image header chunk alone. Raises InvalidImage."""
-    ihdr = _Ihdr.parse(data)
-    # Scanlines are held twice (inflated, and re-packed for pillow), and then up to three pillow images.
-    return Header(ihdr.width, ihdr.height, 2 * -(-ihdr.bits_per_pixel // 8) + 12)
+    width, height, bits = _read_ihdr(data)[:3]
+    # Scanlines are held up to three times (inflated, packed, and packed in pieces), and then up to three pillow images.
+    return Header(width, height, 3 * -(-bits // 8) + 12)
 
 
 def read_image(data: bytes) -> tuple[Image.Image, int]:
@@ -56,120 +47,85 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     Raises InvalidImage for a damaged or truncated file: every checksum has to match, and the pixel data has to fill
     the image.
     """
-    ihdr = _Ihdr.parse(data)
+    width, height, bits, colour_type, interlaced = _read_ihdr(data)
     palette = b""
     compressed: list[memoryview] = []
-    metadata = _Metadata()
+    texts: dict[bytes, tuple[bytes, bytes]] = {}
+    exif = None
     for number, (kind, body) in enumerate(_chunks(data)):
-        if kind == b"IHDR" and number > 0:
-            raise InvalidImage("damaged PNG: more than one image header")
         if kind == b"IDAT":
             compressed.append(body)
+        elif kind == b"IHDR" and number:
+            raise InvalidImage("damaged PNG: more than one image header")
+        elif kind == b"PLTE" and compressed and colour_type == _PALETTE:  # it belongs in front of it
+            raise InvalidImage("damaged PNG: the palette is behind the image data")
         elif kind == b"PLTE":
-            if compressed and ihdr.colour_type == _PALETTE:  # pillow would show black
-                raise InvalidImage("damaged PNG: the palette is behind the image data")
             palette = bytes(body)
         elif kind[:1].isupper() and kind not in (b"IHDR", b"IEND"):
             raise InvalidImage("unsupported PNG: a critical chunk of an unknown kind")
-        else:
-            metadata.add(kind, body)
-    if ihdr.colour_type == _PALETTE and not palette:
-        raise InvalidImage("damaged PNG: no palette")
-    # Level 0 stores the bytes as they are: the pixel data is inflated once, here, and only copied by pillow.
-    stored = zlib.compress(_inflate(compressed, ihdr.scanline_bytes), 0)
-    chunks = [(b"IHDR", ihdr.body), *([(b"PLTE", palette)] if palette else []), (b"IDAT", stored), (b"IEND", b"")]
-    image = PngImagePlugin.PngImageFile(io.BytesIO(_file(chunks)))
-    image.load()
-    return image, read_orientation(metadata.exif, metadata.xmp)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ihdr:
-    body: bytes
-    width: int
-    height: int
-    colour_type: int
-    bits_per_pixel: int
-    interlaced: bool
-
-    @classmethod
-    def parse(cls, data: bytes) -> _Ihdr:
-        kind, view = next(_chunks(data))
-        if kind != b"IHDR" or len(view) != 13:
-            raise InvalidImage("damaged PNG: no image header")
-        body = bytes(view)
-        width, height, depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", body)
-        bits = _BITS_PER_PIXEL.get((depth, colour_type))
-        if (
-            bits is None
-            or (compression, filtering) != (0, 0)
-            or interlace > 1
-            or not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE)
-        ):
-            raise InvalidImage("damaged PNG: impossible image header")
-        return cls(body, width, height, colour_type, bits, interlace == 1)
-
-    @property
-    def scanline_bytes(self) -> int:
-        """Bytes of all scanlines with their filter bytes, before compression."""
-        passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
-        total = 0
-        for x, y, step_x, step_y in passes:
-            columns = -(-(self.width - x) // step_x)
-            rows = -(-(self.height - y) // step_y)
-            if columns > 0 and rows > 0:
-                total += rows * (1 + (columns * self.bits_per_pixel + 7) // 8)
-        return total
-
-
-@dataclass(slots=True)
-class _Metadata:
-    """The three places of a PNG file that may state an orientation."""
-
-    chunk: bytes | None = None
-    texts: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
-
-    def add(self, kind: bytes, body: memoryview) -> None:
-        if kind == b"eXIf":
-            self.chunk = bytes(body)
+        elif kind == b"eXIf":
+            exif = PREFIX + body  # as pillow has it
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             key, _, rest = bytes(body).partition(b"\0")
             # The last of a kind counts, as for pillow; it alone is inflated, because there may be a million of them.
-            if key in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
-                self.texts[key] = kind, rest
-
-    @property
-    def exif(self) -> bytes | None:
-        """The EXIF chunk, else the hexadecimal profile that ImageMagick writes into a text chunk."""
-        if self.chunk is not None:
-            return PREFIX + self.chunk  # as pillow has it
-        profile = self._text(b"Raw profile type exif").decode("latin-1")
-        try:
-            return bytes.fromhex("".join(profile.split("\n")[3:]))
-        except ValueError:
-            return None
-
-    @property
-    def xmp(self) -> bytes:
-        return self._text(b"XML:com.adobe.xmp")
-
-    def _text(self, key: bytes) -> bytes:
-        return _text(*self.texts[key]) if key in self.texts else b""
+            if key in (_PROFILE, _XMP):
+                texts[key] = kind, rest
+    if colour_type == _PALETTE and not palette:
+        raise InvalidImage("damaged PNG: no palette")
+    mode, raw_mode = _MODES[bits // _SAMPLES[colour_type], colour_type]
+    # Level 0 stores the bytes as they are: the pixel data is inflated once, here, and only copied by pillow.
+    scanlines = zlib.compress(_inflate(compressed, _scanline_bytes(width, height, bits, interlaced)), 0)
+    image = Image.frombytes(mode, (width, height), scanlines, "zip", raw_mode, int(interlaced))
+    if colour_type == _PALETTE:
+        image.putpalette(palette)
+    return image, read_orientation(exif or _profile(texts), _text(texts, _XMP))
 
 
-def _text(kind: bytes, rest: bytes) -> bytes:
-    """The text after the key of a text chunk, at most ``MAX_TEXT_BYTES`` of it."""
+def _read_ihdr(data: bytes) -> tuple[int, int, int, int, bool]:
+    """(width, height, bits per pixel, colour type, whether it is interlaced)."""
+    kind, body = next(_chunks(data))
+    if kind != b"IHDR" or len(body) != 13:
+        raise InvalidImage("damaged PNG: no image header")
+    width, height, depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", body)
+    if (
+        (depth, colour_type) not in _MODES
+        or (compression, filtering) != (0, 0)
+        or interlace > 1
+        or not (0 < width < 2**31 and 0 < height < 2**31)
+    ):
+        raise InvalidImage("damaged PNG: impossible image header")
+    return width, height, depth * _SAMPLES[colour_type], colour_type, interlace == 1
+
+
+def _scanline_bytes(width: int, height: int, bits_per_pixel: int, interlaced: bool) -> int:
+    """Bytes of all scanlines with their filter bytes, before compression."""
+    total = 0
+    for x, y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits_per_pixel + 7) // 8)
+    return total
+
+
+def _profile(texts: dict[bytes, tuple[bytes, bytes]]) -> bytes | None:
+    """The hexadecimal EXIF block that ImageMagick writes into a text chunk."""
+    try:
+        return bytes.fromhex("".join(_text(texts, _PROFILE).decode("latin-1").split("\n")[3:]))
+    except ValueError:
+        return None
+
+
+def _text(texts: dict[bytes, tuple[bytes, bytes]], key: bytes) -> bytes:
+    """The text behind the key of a text chunk, at most ``MAX_TEXT_BYTES`` of it."""
+    kind, rest = texts.get(key, (b"tEXt", b""))
     compressed = kind == b"zTXt"
     if compressed:
         rest = rest[1:]
     elif kind == b"iTXt":
         compressed = rest[:1] == b"\1"
-        _language, _, rest = rest[2:].partition(b"\0")
-        _translated_key, _, rest = rest.partition(b"\0")
-    if not compressed:
-        return rest[:MAX_TEXT_BYTES]
+        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind the language and the translated key
     try:
-        return zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
+        return zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES) if compressed else rest[:MAX_TEXT_BYTES]
     except zlib.error:
         return b""
 
@@ -185,21 +141,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         end = start + 12 + length
         if end > len(data):
             raise InvalidImage("truncated PNG")
-        (crc,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(view[start + 4 : end - 4]) != crc:
+        if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
             raise InvalidImage("damaged PNG: a checksum does not match")
         yield kind, view[start + 8 : end - 4]
         if kind == b"IEND":
             return
         start = end
     raise InvalidImage("damaged PNG: too many chunks")
-
-
-def _file(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [SIGNATURE]
-    for kind, body in chunks:
-        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))]
-    return b"".join(parts)
 
 
 def _inflate(compressed: list[memoryview], size: int) -> memoryview:

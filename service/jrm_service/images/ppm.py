@@ -10,11 +10,9 @@ from PIL import Image
 from jrm_service.errors import InvalidImage
 
 from .header import Header
-from .orientation import UPRIGHT
 
-# Possessive repetition: a header that does not match fails in one pass over it.
-# A gap begins with white space, because a comment right behind a digit does not end the number: "2#\n2" is 22 to netpbm
-# and pillow. Such a header is refused.
+# Possessive repetition: a header that does not match fails in one pass over it. A gap begins with white space, because
+# a comment right behind a digit does not end the number: "2#\n2" is 22 to netpbm and pillow. Such a header is refused.
 _GAP = rb"\s(?:\s|#[^\r\n]*+[\r\n])*+"
 _HEADER = re.compile(rb"P6%b(\d{1,10})%b(\d{1,10})%b(\d{1,5})\s" % (_GAP, _GAP, _GAP))
 
@@ -44,15 +42,13 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     if maxval != 255:
         table = np.rint(np.arange(np.iinfo(sample).max + 1) / maxval * 255)
         samples = np.minimum(table, 255).astype(np.uint8)[samples]
-    return Image.fromarray(samples.reshape(height, width, 3)), UPRIGHT
+    return Image.fromarray(samples.reshape(height, width, 3)), 1
 
 
 def _parse(data: bytes) -> tuple[int, int, int, int]:
     """(width, height, maxval, offset of the first sample)."""
     header = _HEADER.match(data)
-    if header is None:
+    width, height, maxval = (int(number) for number in header.groups()) if header else (0, 0, 0)
+    if header is None or not (width and height and 0 < maxval < 65536):
         raise InvalidImage("damaged PPM: no usable header")
-    width, height, maxval = (int(number) for number in header.groups())
-    if not (width and height and 0 < maxval < 65536):
-        raise InvalidImage("damaged PPM: impossible header")
     return width, height, maxval, header.end()

@@ -27,7 +27,7 @@ from jrm_service.errors import (
     NotReady,
     NoWorker,
 )
-from jrm_service.images.decode import decode, decoded_bytes, image_size
+from jrm_service.images.decode import decode, read_header
 from jrm_service.metrics import Metrics
 
 from .backend import Preparer
@@ -175,20 +175,19 @@ class ScoreService:
             self._metrics.preprocess_seconds.observe(intake.seconds)
             self._metrics.images_decoded.inc(intake.decoded)
 
-    async def prepared_bytes(self, image: ImageInput) -> int:
+    def prepared_bytes(self, image: ImageInput) -> int:
         """What ``prepare_image`` will hold, from the image's header. Raises the image's own CandidateError."""
         if isinstance(image.data, CandidateError):
             raise image.data
-        data, max_pixels = image.data, self._limits.max_pixels
-        return await self._in_thread(lambda: self._preparer.image_bytes(*image_size(data, max_pixels=max_pixels)))
+        header = read_header(image.data, max_pixels=self._limits.max_pixels)
+        return self._preparer.image_bytes(header.width, header.height)
 
     async def prepare_image(self, image: ImageInput, ticket: Ticket) -> Image:
         """Decode and resize in a thread, under the byte budget. Raises the image's own CandidateError."""
         if isinstance(image.data, CandidateError):
             raise image.data
         data, max_pixels = image.data, self._limits.max_pixels
-        needed = await self._in_thread(lambda: decoded_bytes(data, max_pixels=max_pixels))
-        held = await self._decoding.acquire(needed)
+        held = await self._decoding.acquire(read_header(data, max_pixels=max_pixels).decoded_bytes)
         if not ticket.active:
             self._decoding.release(held)
             raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
@@ -330,7 +329,7 @@ class _Intake:
 
     async def _hold_source(self, image: ImageInput) -> int | CandidateError:
         try:
-            held = await self._service.sources.acquire(await self._service.prepared_bytes(image))
+            held = await self._service.sources.acquire(self._service.prepared_bytes(image))
         except CandidateError as error:
             return error
         if self._source_users[image.key] == 0:  # all of its candidates have ended meanwhile
@@ -340,7 +339,7 @@ class _Intake:
     async def _edit(self, index: int, image: ImageInput) -> Image:
         """Prepare an edit; its bytes are held for its candidate."""
         try:
-            held = await self._service.edits.acquire(await self._service.prepared_bytes(image))
+            held = await self._service.edits.acquire(self._service.prepared_bytes(image))
         except CandidateError as error:
             _raise_as(image, error)
         if self._finished[index]:

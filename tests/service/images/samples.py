@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jrm_service.images.decode import read_header
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -77,3 +79,9 @@ def pixels(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] of an RGB image."""
     assert image.mode == "RGB"
     return np.asarray(image)
+
+
+def size(file: bytes) -> tuple[int, int]:
+    """Width and height by the header."""
+    header = read_header(file)
+    return header.width, header.height

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from jrm_service.errors import InvalidImage
-from jrm_service.images.decode import decode, image_size
+from jrm_service.images.decode import decode
 from jrm_service.images.jpeg import MAX_SCANS
 
-from .samples import encode, insert_segment, photo, pixels
+from .samples import encode, insert_segment, photo, pixels, size
 
 FILE = encode(photo(), "JPEG")
 
@@ -39,7 +39,7 @@ def test_the_size_is_found_behind_a_long_thumbnail() -> None:
     file = FILE
     for _ in range(40):
         file = insert_segment(file, 0xE1, b"Exif\0\0" + encode(photo(), "JPEG")[:65000])
-    assert image_size(file) == (37, 23)
+    assert size(file) == (37, 23)
 
 
 def test_fill_bytes_and_junk_between_segments_are_skipped() -> None:
@@ -80,6 +80,42 @@ def test_a_cut_scan_with_an_end_marker_is_truncated(options: dict[str, object]) 
         except InvalidImage:
             continue
         np.testing.assert_array_equal(pixels(cut), whole)
+
+
+def test_a_large_file_that_was_cut_and_closed_lacks_its_last_corner_at_most() -> None:
+    """A large sequential image is decoded once: what libjpeg looks ahead for may stand in for its last two blocks."""
+    kinds: list[dict[str, object]] = [{}, {"subsampling": 0}, {"quality": 100}, {"restart_marker_blocks": 5}]
+    for options in [*kinds, {"progressive": True}]:
+        file = encode(photo(300, 260), "JPEG", **options)
+        whole = pixels(decode(file)).copy()
+        start, end = file.rindex(b"\xff\xda") + 14, len(file) - 2
+        for length in [*range(start, end, 997), *range(end - 60, end)]:
+            try:
+                cut = pixels(decode(file[:length].rstrip(b"\xff") + b"\xff\xd9"))
+            except InvalidImage:
+                continue
+            rows, columns = np.nonzero((cut != whole).any(axis=2))
+            assert length > end - 60, (options, length)
+            assert rows.size == 0 or (rows.min() >= 240 - 2 and columns.min() >= 288 - 2), (options, length)
+            assert rows.size == 0 or "progressive" not in options, length
+
+
+def test_a_large_file_in_several_scans_decodes() -> None:
+    """Sequential, but one scan for each component: gray data thrice makes such a file."""
+    gray = encode(photo(300, 260).convert("L"), "JPEG")
+    frame, scan = gray.index(b"\xff\xc0"), gray.index(b"\xff\xda")
+    size = gray[frame + 4 : frame + 9]
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    tables = gray[2:frame] + b"\xff\xc0" + (17).to_bytes(2) + size + b"\3" + components + gray[frame + 13 : scan]
+    data = gray[scan + 10 : -2]
+    scans = b"".join(b"\xff\xda\0\x08\x01" + bytes([number, 0, 0, 63, 0]) + data for number in (1, 2, 3))
+    file = b"\xff\xd8" + tables + scans + b"\xff\xd9"
+    np.testing.assert_array_equal(pixels(decode(file)), np.asarray(Image.open(io.BytesIO(file)).convert("RGB")))
+    with pytest.raises(InvalidImage, match=r"^truncated JPEG: image data is missing$"):
+        decode(file[:-1000] + b"\xff\xd9")
+    many = b"\xff\xda\0\x08\x01" + bytes([1, 0, 0, 63, 0]) + data
+    with pytest.raises(InvalidImage, match=r"^unsupported JPEG: more than 128 scans$"):
+        decode(file[:-2] + many * MAX_SCANS + b"\xff\xd9")
 
 
 def test_a_frame_taller_than_its_scan_is_truncated() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jrm_service.errors import InvalidImage
-from jrm_service.images.decode import decode, image_size
+from jrm_service.images.decode import decode
 
-from .samples import pixels
+from .samples import pixels, size
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,7 +56,7 @@ def test_white_space_and_comments_separate_the_header(header: bytes) -> None:
 )
 def test_an_unusable_header_is_damage(file: bytes) -> None:
     with pytest.raises(InvalidImage, match=r"^damaged PPM"):
-        image_size(file)
+        size(file)
 
 
 def test_missing_samples_are_truncation() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jrm_service.errors import InvalidImage
-from jrm_service.images.decode import decode, image_size
+from jrm_service.images.decode import decode
 
-from .samples import encode, exif, photo
+from .samples import encode, exif, photo, size
 
 LOSSY, LOSSLESS = encode(photo(), "WEBP"), encode(photo(), "WEBP", lossless=True)
 EXTENDED = encode(photo(), "WEBP", exif=exif(1))
@@ -20,18 +20,18 @@ EXTENDED = encode(photo(), "WEBP", exif=exif(1))
 )
 def test_the_size_is_in_the_first_chunk(file: bytes, kind: bytes) -> None:
     assert file[12:16] == kind
-    assert image_size(file) == decode(file).size == (37, 23)
+    assert size(file) == decode(file).size == (37, 23)
 
 
 def test_a_length_beyond_the_file_is_truncation() -> None:
     with pytest.raises(InvalidImage, match=r"^truncated WebP$"):
-        image_size(LOSSY[:-1])
+        size(LOSSY[:-1])
 
 
 @pytest.mark.parametrize(("file", "at"), [(LOSSY, 23), (LOSSLESS, 20), (EXTENDED, 12)])
 def test_an_unreadable_header_is_damage(file: bytes, at: int) -> None:
     with pytest.raises(InvalidImage, match=r"^damaged WebP: no usable header$"):
-        image_size(file[:at] + b"\0" + file[at + 1 :])
+        size(file[:at] + b"\0" + file[at + 1 :])
 
 
 def test_a_canvas_that_its_frame_does_not_fill_is_damage() -> None:
