@@ -5,15 +5,17 @@ path (``str``, ``os.PathLike``), bytes    the file as it is; the server decodes 
 ``PIL.Image`` RGB                         PPM (P6)
 ``PIL.Image``, other modes                PNG, which holds 1, L, LA, P, RGBA and 16-bit gray exactly; the server makes
                                           it RGB by the same rules as a file. Modes that PNG lacks (CMYK, YCbCr, …) go
-                                          through pillow's ``convert``; 32-bit float is refused
+                                          through pillow's ``convert``; mode I is 16-bit gray, F
+                                          is refused
 uint8 array [H, W, 3]                     PPM (P6)
 float array or torch tensor [3, H, W]     values in [0, 1] become ``(x * 255).round().clip(0, 255)``, then PPM (P6)
 ========================================  ==========================================================================
 
 An EXIF orientation is applied to a PIL image, as the server does for a file, so that a photo scores the same either
-way. Half-precision tensors are widened to float32 first. A float image may overshoot [0, 1] a little, as decoded
-latents do, and is clipped; values outside [-0.5, 1.5] mean another scale (0..255, or -1..1) and are refused, and so
-are NaN and infinity: a reward for the wrong picture looks like any other reward.
+way; other metadata is left behind (``pil``). Half-precision tensors are widened to float32 first. A float image may
+overshoot [0, 1] a little, as decoded latents do, and is clipped; values outside [-0.25, 1.25] mean another scale
+(0..255, or -1..1) and are refused. So are 16-bit gray with no value over 4095, a side of 3 that could be the
+channels, NaN and infinity: a reward for the wrong picture looks like any other reward.
 
 PPM costs one copy, and PNG a compression that only pays off on a slow network (``image_format="png"``).
 Tensors are recognised by their methods: torch is never imported.
@@ -24,13 +26,14 @@ from __future__ import annotations
 import io
 import math
 import os
-import threading
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
+
+from . import pil
 
 
 class Tensor(Protocol):
@@ -49,25 +52,9 @@ ImageInput: TypeAlias = (
 )
 ImageFormat: TypeAlias = Literal["ppm", "png"]
 
-LOWEST, HIGHEST = -0.5, 1.5  # floats beyond are on another scale than [0, 1]
+LOWEST, HIGHEST = -0.25, 1.25  # floats beyond are on another scale than [0, 1]
 PPM_MAX_BYTES = 24 * 2**20  # 8 megapixels: above, PNG keeps one image from filling a request
 _MAX_PATH = 4096
-
-_UNCHANGED_IN_PNG = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-_CONVERTED = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
-
-# A lazily opened PIL image and its EXIF block must not be loaded by two threads at once, and threads easily share a
-# source. For an image that is loaded already, as most are, the lock is held for microseconds.
-_loading = threading.Lock()
-
-
-def _unlock_after_fork() -> None:
-    global _loading
-    _loading = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_after_fork)
 
 
 def encode(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> bytes:
@@ -85,7 +72,7 @@ def encode(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> b
     if isinstance(image, np.ndarray):
         return _encode_pixels(_to_uint8(image, name), image_format)
     if all(hasattr(image, method) for method in ("detach", "cpu", "numpy")):
-        return _encode_pixels(_to_uint8(_tensor_to_array(image), name), image_format)
+        return _encode_pixels(_to_uint8(_tensor_to_array(image, name), name), image_format)
     raise TypeError(
         f"{name}: {type(image).__name__} is not an image; "
         "expected a path, bytes, a PIL image, a uint8 HWC array, or a float CHW array or tensor"
@@ -101,13 +88,15 @@ def decode(image: ImageInput, name: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "PPM"))
         picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # pillow's plugins raise whatever a damaged file provokes
         raise ValueError(f"{name}: not a PNG, JPEG, WebP or PPM image, or a damaged one") from error
-    upright: Image.Image = ImageOps.exif_transpose(picture) if _is_rotated(picture) else picture
+    upright = pil.upright(picture)
     if upright.mode.startswith("I"):  # 16-bit gray, of which pillow would make white
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    upright.info.pop("transparency", None)  # dropped like an alpha channel; pillow would warn of it
-    return upright.convert("RGB")
+    # Transparency is dropped like an alpha channel; pillow would warn of it.
+    return pil.without_metadata(upright).convert("RGB")
 
 
 def _read(path: str, name: str) -> bytes:
@@ -119,72 +108,55 @@ def _read(path: str, name: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise OSError(error.errno, f"{name}: {error.strerror}", path) from error
+    except ValueError as error:  # a null character, or a surrogate that the file system cannot encode
+        raise ValueError(f"{name}: not a path: {error}") from None
 
 
 def _encode_pil(image: Image.Image, name: str, image_format: ImageFormat) -> bytes:
-    if not (image.width and image.height):
-        raise ValueError(f"{name}: the image is empty ({image.width}x{image.height})")
-    with _loading:
-        try:
-            image.load()
-        except OSError as error:
-            raise ValueError(f"{name}: pillow cannot load this image: {error}") from error
-        rotated = _is_rotated(image)
-    if rotated:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info and _fits_ppm(image.size, image_format):
-        return _ppm(image.size, image.tobytes())
-    return _png(_for_png(image, name))
-
-
-def _is_rotated(image: Image.Image) -> bool:
+    prepared = pil.prepare(image, name)
+    if prepared.mode == "RGB" and _fits_ppm(prepared.size, image_format):
+        return _ppm(prepared.size, prepared.tobytes())
     try:
-        return image.getexif().get(0x0112, 1) in range(2, 9)
-    except Exception:  # whatever damaged metadata provokes; it says nothing about the pixels
-        return False
+        return _png(pil.without_metadata(prepared))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{name}: pillow cannot write this image as PNG: {error}") from error
 
 
-def _for_png(image: Image.Image, name: str) -> Image.Image:
-    mode = image.mode
-    if mode in _UNCHANGED_IN_PNG:
-        return image
-    if mode in _CONVERTED:
-        return image.convert(_CONVERTED[mode])
-    if mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() >= 0 and values.max() <= 65535:
-            return Image.fromarray(values.astype(np.uint16))
-        raise ValueError(f"{name}: PIL mode {mode} with values outside 0..65535; convert it to RGB")
-    raise TypeError(f"{name}: PIL mode {mode} has no defined conversion to 8 bits; convert it to RGB")
-
-
-def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
-    tensor = tensor.detach().cpu()
-    if tensor.is_floating_point() and tensor.element_size() < 4:
-        tensor = tensor.float()  # numpy has no bfloat16, and x * 255 would be rounded to its 8 bits
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array
+def _tensor_to_array(tensor: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        tensor = tensor.detach().cpu()
+        if tensor.is_floating_point() and tensor.element_size() < 4:
+            tensor = tensor.float()  # numpy has no bfloat16, and x * 255 would be rounded to its 8 bits
+        array = tensor.numpy()
+    except (TypeError, ValueError, RuntimeError) as error:  # no pixels (meta), or not dense (sparse, quantized)
+        raise TypeError(f"{name}: this tensor cannot become an array: {error}") from error
+    return np.asarray(array)
 
 
 def _to_uint8(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     """[H, W, 3] uint8, contiguous."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array; fill it, and pass the plain array")
     if array.dtype == np.uint8:
         if array.ndim != 3 or array.shape[2] != 3:
             raise ValueError(f"{name}: uint8 of shape {array.shape}; expected [H, W, 3]{_hint(array.shape, 'uint8')}")
-        _refuse_empty(array, name)
+        _refuse_unclear(array, name)
         return np.ascontiguousarray(array)
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(f"{name}: dtype {array.dtype}; expected uint8 [H, W, 3] or floats in [0, 1] as [3, H, W]")
     if array.ndim != 3 or array.shape[0] != 3:
         raise ValueError(f"{name}: floats of shape {array.shape}; expected [3, H, W]{_hint(array.shape, 'float')}")
-    _refuse_empty(array, name)
+    _refuse_unclear(array, name)
     if array.dtype.itemsize < 4:
         array = array.astype(np.float32)
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name}: the image has NaN or infinite values")
     if low < LOWEST or high > HIGHEST:
-        raise ValueError(f"{name}: values from {low:g} to {high:g}; expected floats in [0, 1] (or uint8 in 0..255)")
+        remedy = "; x / 2 + 0.5 of -1..1" if low >= -1.5 and high <= 1.5 else ""
+        raise ValueError(
+            f"{name}: values from {low:g} to {high:g}; expected floats in [0, 1] (or uint8 in 0..255){remedy}"
+        )
     scaled = np.multiply(array, 255)
     np.rint(scaled, out=scaled)
     np.clip(scaled, 0, 255, out=scaled)
@@ -205,9 +177,13 @@ def _hint(shape: tuple[int, ...], kind: Literal["uint8", "float"]) -> str:
     return ""
 
 
-def _refuse_empty(array: npt.NDArray[Any], name: str) -> None:
+def _refuse_unclear(array: npt.NDArray[Any], name: str) -> None:
     if array.size == 0:
         raise ValueError(f"{name}: the image is empty (shape {array.shape})")
+    if array.shape[0] == array.shape[2] == 3:
+        raise ValueError(
+            f"{name}: shape {array.shape}: either 3 may be the channels; pass a PIL image, or one with longer sides"
+        )
 
 
 def _encode_pixels(pixels: npt.NDArray[np.uint8], image_format: ImageFormat) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -84,6 +84,7 @@ def test_bfloat16_is_widened_before_it_is_scaled() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["ppm", "png"]))
 def test_any_size(height: int, width: int, image_format: Any) -> None:
+    assume(height != 3)  # could be CHW
     image = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pixels(encode(image, "image", image_format)), image)
 
@@ -141,10 +142,74 @@ def test_modes_without_a_meaning_are_refused() -> None:
         encode(Image.fromarray(np.full((4, 4), -1, np.int32)), "edits[3]")
 
 
-def test_a_colour_that_means_transparent_is_kept() -> None:
-    image = Image.fromarray(PIXELS)
-    image.info["transparency"] = (1, 2, 3)
-    assert decode(encode(image, "image")).info["transparency"] == (1, 2, 3)
+EIGHT_BITS = np.asarray(Image.fromarray(PIXELS).convert("L"))
+
+
+@pytest.mark.parametrize("white", [255, 1023, 4095])
+def test_fewer_than_16_bits_in_a_16_or_32_bit_mode_are_refused_with_the_remedy(white: int) -> None:
+    values = (EIGHT_BITS / 255 * white).astype(np.uint16)
+    accepted = {
+        "I": Image.fromarray(values.astype(np.int32)),
+        "I;16": Image.fromarray(values),
+        "I;16B": Image.frombytes("I;16B", (7, 5), values.astype(">u2").tobytes()),
+    }
+    for mode, image in accepted.items():
+        assert image.mode == mode
+        with pytest.raises(ValueError, match=rf"^edits\[3\]: PIL mode {mode} .*almost black; pass 8 bits: "):
+            encode(image, "edits[3]")
+    with pytest.raises(ValueError, match="almost black"):
+        images.decode(Image.fromarray(PIXELS).convert("I"), "edited")
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B"])
+def test_black_is_black_on_every_scale(mode: str) -> None:
+    assert not pixels(encode(Image.new(mode, (4, 4)), "image")).any()
+
+
+def left_behind_by_pillow() -> dict[str, Image.Image]:
+    """Images with a ``transparency`` that belonged to their former mode, and with other metadata that is none."""
+    palette = Image.fromarray(PIXELS).quantize(16)
+    palette.info["transparency"] = 3
+    gray = Image.fromarray(PIXELS).convert("L")
+    gray.info["transparency"] = 5
+    found = {f"P -> {mode}": palette.convert(mode) for mode in ("CMYK", "YCbCr", "HSV", "RGBX", "1", "L", "RGB")}
+    found |= {f"L -> {mode}": gray.convert(mode) for mode in ("CMYK", "YCbCr", "1", "RGB")}
+    for mode in ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "YCbCr"):
+        for key, value in {
+            "transparency": 77,
+            "icc_profile": "sRGB",
+            "exif": "Exif",
+            "dpi": "300",
+            "XML:com.adobe.xmp": 17,
+            "gamma": None,
+        }.items():
+            image = Image.fromarray(PIXELS).convert(mode)
+            image.info[key] = value
+            found[f"{mode} with {key}={value!r}"] = image
+    return found
+
+
+@pytest.mark.parametrize("image_format", ["ppm", "png"])
+def test_metadata_that_is_not_pixels_changes_nothing(image_format: Any) -> None:
+    for what, image in left_behind_by_pillow().items():
+        expected, before = image.copy(), dict(image.info)
+        expected.info = {}
+        data = encode(image, "image", image_format)
+        np.testing.assert_array_equal(pixels(data), np.asarray(expected.convert("RGB")), err_msg=what)
+        assert decode(data).info == {}, what
+        assert image.info == before, what
+
+
+def test_an_image_that_pillow_cannot_use_is_named(tmp_path: Path) -> None:
+    closed = Image.fromarray(PIXELS)
+    closed.close()
+    path = tmp_path / "photo.png"
+    Image.fromarray(PIXELS).save(path)
+    fileless = Image.open(path)
+    fileless.fp.close()
+    for image in (closed, fileless):
+        with pytest.raises(ValueError, match=r"^pairs\[17\].edited: pillow cannot load this image"):
+            encode(image, "pairs[17].edited")
 
 
 def photo(tmp_path: Path, orientation: int, suffix: str = "png") -> Path:
@@ -214,6 +279,15 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "int tensor": (torch.zeros((3, 8, 9), dtype=torch.int32), TypeError, "dtype int32"),
     "0..255 floats": (FLOATS * 255, ValueError, r"values from 0 to \d+; expected floats in \[0, 1\]"),
     "-1..1 floats": (FLOATS * 2 - 1, ValueError, "values from -1 to .*; expected"),
+    "-1..1 floats without shadows": (FLOATS * 1.3 - 0.3, ValueError, "x / 2 [+] 0.5 of -1..1"),
+    "uint16": (np.zeros((8, 9, 3), np.uint16), TypeError, "dtype uint16"),
+    "a mask": (np.ma.masked_less(FLOATS, 0.5), TypeError, "masked array"),
+    "CHW or HWC": (np.zeros((3, 8, 3), np.float32), ValueError, "either 3 may be the channels"),
+    "CHW or HWC uint8": (np.zeros((3, 8, 3), np.uint8), ValueError, "either 3 may be the channels"),
+    "a sparse tensor": (torch.zeros(3, 8, 9).to_sparse(), TypeError, "cannot become an array"),
+    "a tensor without pixels": (torch.zeros((3, 8, 9), device="meta"), TypeError, "cannot become an array"),
+    "a path with a null character": ("a\0b", ValueError, "not a path"),
+    "a path with a surrogate": ("a\ud800b", ValueError, "not a path"),
     "NaN": (np.where(FLOATS > 0.9, np.nan, FLOATS), ValueError, "NaN"),
     "NaN tensor": (torch.full((3, 8, 9), torch.nan, dtype=torch.bfloat16), ValueError, "NaN"),
     "infinity": (np.where(FLOATS > 0.9, np.inf, FLOATS), ValueError, "NaN or infinite"),
