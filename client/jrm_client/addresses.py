@@ -12,19 +12,21 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
+
+from .proxies import Proxy
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests to one replica go: to ``url``, or to an address that serves it."""
+    """Where requests to one replica go: to ``url``, perhaps through ``proxy``, or to an address that serves it."""
 
     url: str
     address: str | None = None
+    proxy: Proxy | None = None
 
     @property
     def name(self) -> str:
@@ -34,6 +36,11 @@ class Target:
     def name_of(self, path: str) -> str:
         """What error messages call one of its routes."""
         return self.url + path if self.address is None else f"{self.url}{path} at {self.address}"
+
+    @property
+    def via(self) -> str:
+        """What error messages add where a proxy lies in between."""
+        return f" through the proxy {self.proxy.name}" if self.proxy else ""
 
     def request(self, path: str) -> tuple[str, dict[str, str], dict[str, str]]:
         """Return the URL to dial, and the headers and httpx extensions that keep the name."""
@@ -45,19 +52,14 @@ class Target:
 
 
 def is_name(url: str) -> bool:
-    """Whether the host of ``url`` is to be resolved: no address, not localhost, and not behind a proxy.
-
-    A proxy resolves names itself, and connections to addresses would evade it.
-    """
-    parsed = httpx.URL(url)
-    host = parsed.host
+    """Whether the host of ``url`` is to be resolved: no address and not localhost."""
+    host = httpx.URL(url).host
     if host == "localhost" or host.endswith(".localhost"):
         return False
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        proxies = getproxies()
-        return not (proxies.get(parsed.scheme) or proxies.get("all")) or bool(proxy_bypass(host))
+        return True
     return False
 
 

@@ -5,27 +5,26 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import os
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias
 
 from . import arguments, batching, explanations, wire
+from .arguments import Pair
+from .concurrency import gather
 from .deadline import Deadline, deadline_of
 from .errors import APIResponseError, CandidateError, ScoreError
-from .images import ImageFormat, ImageInput, encode
+from .images import ImageFormat, ImageInput
 from .pin import Pin
-from .protocol import CANDIDATES_HEADER, DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
+from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
 from .results import GroupScores, Score, failed_score
 from .retry import MAX_RETRIES, Backoff
 from .transport import Transport
+from .uploads import Uploads
 
-T = TypeVar("T")
 OnError: TypeAlias = Literal["raise", "nan"]
-Pair: TypeAlias = tuple[ImageInput, ImageInput, str]
 
 DEFAULT_TIMEOUT = 60.0
 MAX_CONCURRENCY = 8
@@ -38,7 +37,7 @@ class _Request:
     source: ImageInput
     edited: ImageInput
     instruction: str
-    names: tuple[str, str, str]
+    names: wire.Names
 
 
 class AsyncJRMClient:
@@ -53,6 +52,10 @@ class AsyncJRMClient:
     ``max_concurrency``: HTTP requests that one call has in flight.
     ``pin_fingerprint``: True lets the first reply decide on the checkpoint, a string names it by its fingerprint; a
     reply of another checkpoint then raises FingerprintMismatch, in this and all later calls.
+
+    Raises TypeError or ValueError for arguments, and ValueError for what the environment says about proxies
+    (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and certificates (SSL_CERT_FILE, SSL_CERT_DIR) where these URLs need
+    it; it is read here. Can be copied and pickled: connections stay behind, the pinned fingerprint comes along.
 
     Calls raise ValueError, TypeError or OSError for arguments that cannot be sent, else a ``JRMError`` (see
     ``jrm_client.errors``). A failure of a request as a whole is the failure of the call: there is one verdict.
@@ -70,17 +73,32 @@ class AsyncJRMClient:
         max_concurrency: int = MAX_CONCURRENCY,
         pin_fingerprint: bool | str = False,
     ) -> None:
-        if max_retries < 0 or max_concurrency < 1:
-            raise ValueError(f"max_retries={max_retries}, max_concurrency={max_concurrency}: at least 0 and 1")
-        if image_format not in ("ppm", "png"):
-            raise ValueError(f'image_format={image_format!r}: expected "ppm" or "png"')
+        if backoff is not None and not isinstance(backoff, Backoff):
+            raise TypeError(f"backoff: {type(backoff).__name__}; expected jrm_client.Backoff or None")
+        arguments.choice(image_format, "image_format", ("ppm", "png"))
+        retries = arguments.whole(max_retries, "max_retries", 0)
         self._timeout = arguments.seconds(timeout)
         self._image_format: ImageFormat = image_format
-        self._max_concurrency = max_concurrency
+        self._max_concurrency = arguments.whole(max_concurrency, "max_concurrency", 1)
         self._pin = Pin(arguments.pin(pin_fingerprint))
-        self._transport = Transport(
-            arguments.base_urls(base_url), arguments.key(api_key), max_retries, backoff or Backoff()
-        )
+        urls = arguments.base_urls(base_url)
+        self._transport = Transport(urls, arguments.key(api_key), retries, backoff or Backoff())
+        self._settings = {
+            "base_url": urls,
+            "api_key": api_key,
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "backoff": backoff,
+            "image_format": image_format,
+            "max_concurrency": max_concurrency,
+            "pin_fingerprint": pin_fingerprint,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self._settings, "pin_fingerprint": self.pinned_fingerprint or self._settings["pin_fingerprint"]}
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self.__init__(**settings)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._transport.urls)})"
@@ -100,7 +118,7 @@ class AsyncJRMClient:
         timeout: float | None = None,
     ) -> Score:
         """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``."""
-        request = _Request(source, edited, instruction, ("source", "edited", "instruction"))
+        request = _Request(source, edited, instruction, wire.Names("source", "edited", "instruction"))
         [score] = await self._score([request], on_error, timeout)
         return score
 
@@ -118,7 +136,7 @@ class AsyncJRMClient:
         Raises ScoreError if any of them has no score; under ``on_error="nan"`` those are NaN and carry their error.
         """
         requests = [
-            _Request(source, edited, instruction, ("source", f"edits[{index}]", "instruction"))
+            _Request(source, edited, instruction, wire.Names("source", f"edits[{index}]", "instruction"))
             for index, edited in enumerate(arguments.image_list(edits, "edits"))
         ]
         return GroupScores(tuple(await self._score(requests, on_error, timeout)))
@@ -132,10 +150,8 @@ class AsyncJRMClient:
         uploaded once per HTTP request. Raises as ``score_group`` does.
         """
         requests = [
-            _Request(
-                source, edited, instruction, (f"pairs[{i}].source", f"pairs[{i}].edited", f"pairs[{i}].instruction")
-            )
-            for i, (source, edited, instruction) in enumerate(pairs)
+            _Request(*pair, wire.Names(f"pairs[{i}].source", f"pairs[{i}].edited", f"pairs[{i}].instruction"))
+            for i, pair in enumerate(arguments.pairs(pairs))
         ]
         return await self._score(requests, on_error, timeout)
 
@@ -199,61 +215,54 @@ class AsyncJRMClient:
         return self._timeout if timeout is None else arguments.seconds(timeout)
 
     async def _score(self, requests: Sequence[_Request], on_error: OnError, timeout: float | None) -> list[Score]:
-        if on_error not in ("raise", "nan"):
-            raise ValueError(f'on_error={on_error!r}: expected "raise" or "nan"')
+        arguments.choice(on_error, "on_error", ("raise", "nan"))
         for request in requests:
-            arguments.instruction(request.instruction, request.names[2])
+            arguments.instruction(request.instruction, request.names.instruction)
         seconds = self._seconds(timeout)
         if not requests:
             return []
         async with deadline_of(seconds) as deadline:
-            candidates, images = await self._encode(requests)
+            uploads = Uploads(self._image_format)
+            await uploads.add(
+                ((request.source, request.names.source) for request in requests),
+                ((request.edited, request.names.edited) for request in requests),
+            )
+            candidates = [
+                batching.Candidate(uploads.key(request.source), uploads.key(request.edited), request.instruction)
+                for request in requests
+            ]
             share = math.ceil(len(candidates) / await self._transport.replicas())
             limits = batching.Limits(target_candidates=share)
-            sizes = {key: len(data) for key, data in images.items()}
             slots = asyncio.Semaphore(self._max_concurrency)
-            names = [request.names[1] for request in requests]
-            replies = await _all(
-                self._send(batch, images, names, slots, deadline) for batch in batching.plan(candidates, sizes, limits)
+            names = [request.names for request in requests]
+            replies = await gather(
+                self._send(batch, uploads, names, slots, deadline)
+                for batch in batching.plan(candidates, uploads.sizes, limits)
             )
         outcomes = {position: outcome for reply in replies for position, outcome in reply.items()}
         return _verdict([outcomes[position] for position in range(len(requests))], on_error)
 
-    async def _encode(self, requests: Sequence[_Request]) -> tuple[list[batching.Candidate], dict[str, bytes]]:
-        """Encode every distinct object once, in threads; equal bytes get equal keys."""
-        objects: dict[object, tuple[ImageInput, str]] = {}
-        for request in requests:
-            objects.setdefault(_identity(request.source), (request.source, request.names[0]))
-            objects.setdefault(_identity(request.edited), (request.edited, request.names[1]))
-        encoded = await _all(
-            asyncio.to_thread(_encode_and_hash, image, name, self._image_format) for image, name in objects.values()
-        )
-        keys = {identity: key for identity, (key, _) in zip(objects, encoded, strict=True)}
-        candidates = [
-            batching.Candidate(keys[_identity(r.source)], keys[_identity(r.edited)], r.instruction) for r in requests
-        ]
-        return candidates, dict(encoded)
-
     async def _send(
         self,
         batch: batching.Batch,
-        images: dict[str, bytes],
-        names: Sequence[str],
+        uploads: Uploads,
+        names: Sequence[wire.Names],
         slots: asyncio.Semaphore,
         deadline: Deadline,
     ) -> dict[int, Score | CandidateError]:
-        def body(timeout_ms: int) -> dict[str, Any]:
-            return {"files": wire.multipart(batch, images, timeout_ms)}
-
         def read(reply: wire.Reply) -> dict[int, Score | CandidateError]:
             outcomes = wire.read_scores(batch, names, reply)
             for fingerprint in {outcome.fingerprint for outcome in outcomes.values() if isinstance(outcome, Score)}:
                 self._pin.check(fingerprint, reply)
             return outcomes
 
-        headers = {CANDIDATES_HEADER: str(sum(len(group.edits) for group in batch.groups))}
         async with slots:
-            return await self._transport.call("POST", "/v1/score", body, read, deadline, headers)
+            images = await uploads.load(batch.images)
+
+            def body(timeout_ms: int) -> dict[str, Any]:
+                return {"files": wire.multipart(batch, images, timeout_ms)}
+
+            return await self._transport.call("POST", "/v1/score", body, read, deadline)
 
 
 def _verdict(outcomes: Sequence[Score | CandidateError], on_error: OnError) -> list[Score]:
@@ -270,25 +279,3 @@ def _verdict(outcomes: Sequence[Score | CandidateError], on_error: OnError) -> l
         raise ScoreError(failed, scores)
     names = tuple(scored[0].dimensions) if scored else ()
     return [failed_score(outcome, names) if isinstance(outcome, CandidateError) else outcome for outcome in outcomes]
-
-
-def _identity(image: ImageInput) -> object:
-    """Equal for inputs that are surely one image: the same path, or the same object. Valid while the call lasts."""
-    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else id(image)
-
-
-def _encode_and_hash(image: ImageInput, name: str, image_format: ImageFormat) -> tuple[str, bytes]:
-    data = encode(image, name, image_format)
-    return hashlib.blake2b(data, digest_size=16).hexdigest(), data
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run concurrently; the first failure cancels the rest and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except BaseExceptionGroup as failures:
-        failure = failures.exceptions[0]
-    else:
-        return [task.result() for task in tasks]
-    raise failure

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from PIL import Image
 
 from .images import ImageInput
+from .urls import MAX_SHOWN, check_url
+
+Pair: TypeAlias = tuple[ImageInput, ImageInput, str]
+T = TypeVar("T")
 
 
 def base_urls(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -17,18 +24,22 @@ def base_urls(value: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises ValueError for what is not an HTTP URL.
     """
-    given = (value,) if isinstance(value, str) else tuple(value)
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, Sequence) or not all(isinstance(url, str) for url in given):
+        raise TypeError(f"base_url={_shown(value)}: expected a URL or a list of URLs")
     urls = tuple(dict.fromkeys(url.strip() for text in given for url in text.split(",") if url.strip()))
     if not urls:
         raise ValueError("base_url: an empty list; pass at least one URL")
     if any("@" in url.rpartition("://")[2].partition("/")[0] for url in urls):
         raise ValueError("base_url: a URL with a user or password in it; pass the key as api_key")
     for url in urls:
+        try:
+            check_url(url, ("http", "https"))
+        except ValueError as error:
+            raise ValueError(f"base_url: {error}") from None
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"base_url: {url[:200]!r} does not begin with http:// or https:// and a host")
         if parts.query or parts.fragment:
-            raise ValueError(f"base_url: {url[:200]!r} has a query or fragment")
+            raise ValueError(f"base_url: {url[:MAX_SHOWN]!r} has a query or fragment")
     return tuple(dict.fromkeys(url.rstrip("/") for url in urls))
 
 
@@ -36,16 +47,44 @@ def key(api_key: str | None) -> str | None:
     """Return the API key, by default that of ``JRM_API_KEY``. It is never part of a message."""
     if api_key is None:
         api_key = os.environ.get("JRM_API_KEY") or None
+    elif not isinstance(api_key, str):
+        raise TypeError(f"api_key: {type(api_key).__name__}; expected str or None")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key and " " not in api_key):
         raise ValueError("api_key (or JRM_API_KEY): empty, or with spaces, line breaks or non-ASCII characters in it")
     return api_key
 
 
+def number(value: object, name: str, wanted: str = "a number") -> float:
+    """Return a number, also one of numpy's, as a float. Raises TypeError for anything else, booleans included."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={_shown(value)}: expected {wanted}")
+    return float(value)
+
+
+def whole(value: object, name: str, least: int | None = None) -> int:
+    """Return a whole number, also one of numpy's. Raises TypeError for another type, ValueError if below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}={_shown(value)}: expected a whole number")
+    if least is not None and value < least:
+        raise ValueError(f"{name}={int(value)}: expected at least {least}")
+    return int(value)
+
+
 def seconds(timeout: float) -> float:
-    """Return a timeout in seconds. Raises ValueError unless it is finite and positive."""
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
-    return float(timeout)
+    """Return a timeout in seconds. Raises TypeError for no number, ValueError unless it is finite and positive."""
+    wanted = "a positive number of seconds"
+    value = number(timeout, "timeout", wanted)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"timeout={_shown(timeout)}: expected {wanted}")
+    return value
+
+
+def choice(value: str, name: str, choices: Sequence[str]) -> None:
+    """Raise TypeError for what is not a string, ValueError for what is not one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        kind = ValueError if isinstance(value, str) else TypeError
+        expected = " or ".join(f'"{one}"' for one in choices)
+        raise kind(f"{name}={_shown(value)}: expected {expected}")
 
 
 def pin(fingerprint: bool | str) -> bool | str:
@@ -57,37 +96,43 @@ def pin(fingerprint: bool | str) -> bool | str:
     return fingerprint
 
 
-def instruction(text: str, name: str) -> str:
-    """Return an instruction that the contract allows. Raises TypeError or ValueError with ``name``."""
-    if not isinstance(text, str):
-        raise TypeError(f"{name}: {type(text).__name__}; expected str")
-    if not text.strip():
-        raise ValueError(f"{name}: empty; say which edit was asked for")
+def text(value: str, name: str) -> str:
+    """Return a string that UTF-8 can hold. Raises TypeError or ValueError with ``name``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {type(value).__name__}; expected str")
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{name}: not valid Unicode (a lone surrogate at {error.start})") from None
-    return text
+    return value
+
+
+def instruction(value: str, name: str) -> str:
+    """Return an instruction that the contract allows. Raises TypeError or ValueError with ``name``."""
+    if not text(value, name).strip():
+        raise ValueError(f"{name}: empty; say which edit was asked for")
+    return value
 
 
 def dimensions(names: Sequence[str] | None) -> list[str] | None:
     """Return the dimensions to explain; None means all. Raises TypeError for a single string, ValueError for none."""
     if names is None:
         return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"dimensions={names!r}: expected a list of names")
-    if not names:
+    listed = sequence(names, "dimensions", "a list of names")
+    if not all(isinstance(name, str) for name in listed):
+        raise TypeError(f"dimensions={_shown(names)}: expected a list of names")
+    if not listed:
         raise ValueError("dimensions: an empty list; pass at least one name, or None for all dimensions")
-    return list(names)
+    return [text(name, f"dimensions[{index}]") for index, name in enumerate(listed)]
 
 
-def token_limit(max_tokens: int) -> int:
-    """Return a limit of tokens. Raises TypeError or ValueError unless it is a positive whole number."""
-    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool):
-        raise TypeError(f"max_tokens={max_tokens!r}: expected a whole number")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens={max_tokens}: expected at least 1")
-    return max_tokens
+def sequence(values: Iterable[T], name: str, wanted: str) -> list[T]:
+    """Return a list. Raises TypeError for what has no items, or none in an order: a string, a mapping, a set."""
+    if isinstance(values, str | bytes | bytearray | memoryview):
+        raise TypeError(f"{name}: a single {type(values).__name__}; expected {wanted}")
+    if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}={_shown(values)}: expected {wanted}")
+    return list(values)
 
 
 def image_list(images: Iterable[ImageInput], name: str) -> list[ImageInput]:
@@ -95,6 +140,27 @@ def image_list(images: Iterable[ImageInput], name: str) -> list[ImageInput]:
     if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
         raise TypeError(f"{name}: a single {type(images).__name__}; expected a list of images")
     shape = getattr(images, "shape", None)
-    if shape is not None and len(shape) != 4:
+    if shape is None:
+        return sequence(images, name, "a list of images")
+    if len(shape) != 4:
         raise ValueError(f"{name}: an array of shape {tuple(shape)}; expected a list of images or a batch of four axes")
     return list(images)
+
+
+def pairs(values: Iterable[Pair], name: str = "pairs") -> list[Pair]:
+    """Return a list of (source, edited, instruction). Raises TypeError or ValueError that names the one that is not."""
+    wanted = "a tuple (source, edited, instruction)"
+    listed = sequence(values, name, f"a list, each item {wanted}")
+    for index, pair in enumerate(listed):
+        if not isinstance(pair, tuple | list):
+            raise TypeError(f"{name}[{index}]: {type(pair).__name__}; expected {wanted}")
+        if len(pair) != 3:
+            raise ValueError(f"{name}[{index}]: a {type(pair).__name__} of {len(pair)}; expected {wanted}")
+    return listed
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except Exception:  # whatever a foreign __repr__ raises
+        return f"<{type(value).__name__}>"

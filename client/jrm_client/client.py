@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import arguments
-from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError, Pair
+from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError
+from .arguments import Pair
 from .images import ImageFormat, ImageInput
 from .loop import LoopThread
 from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
@@ -37,28 +38,28 @@ class JRMClient:
         max_concurrency: int = MAX_CONCURRENCY,
         pin_fingerprint: bool | str = False,
     ) -> None:
-        self._settings = {
-            "base_url": base_url,
-            "api_key": api_key,
-            "timeout": timeout,
-            "max_retries": max_retries,
-            "backoff": backoff,
-            "image_format": image_format,
-            "max_concurrency": max_concurrency,
-            "pin_fingerprint": pin_fingerprint,
-        }
-        self._open()
+        self._open(
+            AsyncJRMClient(
+                base_url,
+                api_key=api_key,
+                timeout=timeout,
+                max_retries=max_retries,
+                backoff=backoff,
+                image_format=image_format,
+                max_concurrency=max_concurrency,
+                pin_fingerprint=pin_fingerprint,
+            )
+        )
 
-    def _open(self) -> None:
-        self._client = AsyncJRMClient(**self._settings)  # type: ignore[arg-type]
-        self._loop = LoopThread(self._client.close)
+    def _open(self, client: AsyncJRMClient) -> None:
+        self._client = client
+        self._loop = LoopThread(client.close)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self._settings, "pin_fingerprint": self.pinned_fingerprint or self._settings["pin_fingerprint"]}
+        return {"client": self._client}
 
-    def __setstate__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
-        self._open()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._open(state["client"])
 
     def __repr__(self) -> str:
         return repr(self._client).removeprefix("Async")
@@ -101,7 +102,7 @@ class JRMClient:
         self, pairs: Iterable[Pair], *, on_error: OnError = "raise", timeout: float | None = None
     ) -> list[Score]:
         """Score any number of (source, edited, instruction), in order; see ``AsyncJRMClient.score_batch``."""
-        listed = list(pairs)  # in the caller's thread, as above
+        listed = arguments.pairs(pairs)  # in the caller's thread, as above
         return self._loop.run(lambda: self._client.score_batch(listed, on_error=on_error, timeout=timeout))
 
     def explain(

@@ -33,7 +33,7 @@ class Deadline:
 
     def remaining_ms(self) -> int:
         """Milliseconds that the server gets, as the contract's ``timeout_ms``."""
-        left = self.remaining()
+        left = min(self.remaining(), MAX_TIMEOUT_MS)  # more than the contract allows, and no overflow
         return max(1, min(MAX_TIMEOUT_MS, int(1000 * (left - min(_MARGIN, _MARGIN_SHARE * left)))))
 
     @contextlib.asynccontextmanager

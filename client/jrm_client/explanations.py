@@ -41,7 +41,7 @@ class Question:
     def __post_init__(self) -> None:
         arguments.instruction(self.instruction, "instruction")
         arguments.dimensions(self.dimensions)
-        arguments.token_limit(self.max_tokens)
+        arguments.whole(self.max_tokens, "max_tokens", 1)
 
     def body(self, *, stream: bool) -> Callable[[int], dict[str, Any]]:
         """Return what gives httpx's body arguments for an attempt. Reads and encodes the images."""
@@ -56,7 +56,7 @@ class Question:
                 edited=edited,
                 instruction=self.instruction,
                 dimensions=arguments.dimensions(self.dimensions),
-                max_tokens=self.max_tokens,
+                max_tokens=int(self.max_tokens),
                 stream=stream,
                 timeout_ms=timeout_ms,
             )
@@ -164,7 +164,10 @@ def _check_head(head: wire.Reply) -> None:
         raise wire.status_error(head)
     kind = head.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != sse.CONTENT_TYPE:
-        message = f"a stream was asked for and the reply is {kind or 'of no type'}; is it JRM Serve that answers?"
+        message = (
+            f"a stream was asked for and the reply of {head.asked or head.replica} is {kind or 'of no type'}; "
+            "is it JRM Serve that answers?"
+        )
         raise APIResponseError(message, request_id=head.request_id)
 
 

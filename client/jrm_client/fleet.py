@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Literal
+from weakref import WeakSet
 
 import httpx
 
 from . import addresses
 from .addresses import Resolve, Target
+from .proxies import Proxy
 from .replicas import EJECTION, Replicas
 from .retry import CONNECT_TIMEOUT, RESOLVE_EVERY, RESOLVE_FAILING, RESOLVE_TIMEOUT, Backoff
 
 # Calls have a deadline of their own; only a connection that is never made ends earlier.
 _TIMEOUT = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
-# uvicorn closes an idle connection after 5 s; giving it up earlier avoids sending into a closing one.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0)
+# Under the 75 s for which the server keeps an idle connection, and over the pause between two steps of a trainer.
+KEEPALIVE = 60.0
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE)
+# What sending into a connection raises that the other end has just closed.
+_STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 class Fleet:
-    """Every URL is a replica, and so is every address of a name that has several.
+    """Every URL is a replica, and so is every address of a name that has several and is not behind a proxy.
 
+    ``routes`` has the proxy of each URL. A proxy resolves names itself, and connections to addresses would evade it.
     ``turn`` rotates them: ranks start at the same moment, and must not all ask the same replica first. ``replicas``
     knows which one is next, ``ejection`` for how long one that failed is left alone. Names are
     looked up again after ``look_up_every`` seconds.
@@ -30,7 +37,8 @@ class Fleet:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        routes: Mapping[str, Proxy | None],
+        tls: ssl.SSLContext,
         headers: Mapping[str, str],
         turn: int,
         resolve: Resolve = addresses.resolve,
@@ -41,13 +49,16 @@ class Fleet:
         self._turn = turn
         self._resolve = resolve
         self._look_up_every = look_up_every
-        self._found = {url: [Target(url)] for url in urls}
-        self._names = [url for url in urls if addresses.is_name(url)]
+        self._tls = tls
+        self._found = {url: [Target(url, proxy=proxy)] for url, proxy in routes.items()}
+        self._names = [url for url, proxy in routes.items() if proxy is None and addresses.is_name(url)]
         self._looking: asyncio.Task[None] | None = None
         self._looked_at: float | None = None
         self._targets: dict[str, Target] = {}
-        self._clients: dict[bool, httpx.AsyncClient] = {}
-        self.replicas = Replicas(urls, ejection)
+        self._clients: dict[Proxy | None, httpx.AsyncClient] = {}
+        self._streams: WeakSet[Any] = WeakSet()
+        self._guard: AsyncGenerator[None, None] | None = None
+        self.replicas = Replicas(routes, ejection)
         self._list()
 
     def target(self, name: str) -> Target:
@@ -103,35 +114,105 @@ class Fleet:
             await response.aread()
         return response
 
-    def stream(
+    @contextlib.asynccontextmanager
+    async def stream(
         self,
         method: Literal["GET", "POST"],
         target: Target,
         path: str,
         headers: Mapping[str, str],
         body: dict[str, Any],
-    ) -> AbstractAsyncContextManager[httpx.Response]:
-        """Send one request; its reply is read within the block, whose end closes it. Raises what httpx raises."""
-        url, host, extensions = target.request(path)
-        client = self._client(direct=target.address is not None)
-        return client.stream(method, url, headers={**headers, **host}, extensions=extensions, **body)
+    ) -> AsyncIterator[httpx.Response]:
+        """Send one request; its reply is read within the block, whose end closes it. Raises what httpx raises.
 
-    def _client(self, *, direct: bool) -> httpx.AsyncClient:
-        if direct not in self._clients:
-            # NO_PROXY speaks of names: a proxy that is not meant for the name must not get its address either.
-            self._clients[direct] = httpx.AsyncClient(
-                timeout=_TIMEOUT,
-                limits=_LIMITS,
-                headers=self._headers,
-                trust_env=not direct,
-                verify=httpx.create_ssl_context(),
-            )
-        return self._clients[direct]
+        A kept connection may be closed by the other end, or by a proxy in between, just as it is used again. That says
+        nothing about the server, and the request is sent once more, over a connection of its own.
+        """
+        url, host, extensions = target.request(path)
+        kept = _KeptConnection()
+        options: dict[str, Any] = {"headers": {**headers, **host}, **body}
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                sent = self._client(target.proxy).stream(
+                    method, url, extensions={**extensions, "trace": kept.trace}, **options
+                )
+                response = await stack.enter_async_context(sent)
+            except _STALE:
+                if not kept.used:
+                    raise
+                client = await stack.enter_async_context(self._new_client(target.proxy))
+                response = await stack.enter_async_context(client.stream(method, url, extensions=extensions, **options))
+            self._streams.add(response.extensions["network_stream"])
+            yield response
+
+    def _client(self, proxy: Proxy | None) -> httpx.AsyncClient:
+        if proxy not in self._clients:
+            self._clients[proxy] = self._new_client(proxy)
+        return self._clients[proxy]
+
+    def _new_client(self, proxy: Proxy | None) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            timeout=_TIMEOUT,
+            limits=_LIMITS,
+            headers=self._headers,
+            trust_env=False,  # the environment was read when the JRM client was made
+            proxy=None if proxy is None else httpx.Proxy(proxy.url, ssl_context=self._proxy_tls(proxy)),
+            verify=self._tls,
+        )
+
+    def _proxy_tls(self, proxy: Proxy) -> ssl.SSLContext | None:
+        return self._tls if proxy.url.lower().startswith("https") else None
+
+    async def open(self) -> None:
+        """Have the running loop close the connections when it is shut down, as ``asyncio.run`` does at its end."""
+        if self._guard is None:
+            self._guard = self._until_shutdown()
+            await anext(self._guard)
+
+    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
+        # A loop closes the generators that were begun on it before it ends: the one hook that every loop has.
+        try:
+            yield
+        finally:
+            await self._close()
 
     async def close(self) -> None:
         """Close the connections, and end a look-up that is under way."""
+        if self._guard is None:
+            await self._close()
+        else:
+            await self._guard.aclose()
+            self._guard = None
+
+    async def _close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
         for client in self._clients.values():
             await client.aclose()
         self._clients.clear()
+
+    def abandon(self) -> None:
+        """Close the sockets of a loop that was closed without being shut down; nothing can be awaited on it."""
+        for stream in list(self._streams):
+            with contextlib.suppress(Exception):
+                # asyncio shows its sockets without their close(); uvloop's are closed with the loop.
+                stream.get_extra_info("socket")._sock.close()
+        self._clients.clear()
+
+
+class _KeptConnection:
+    """Tells whether a request went over a connection that was there already."""
+
+    def __init__(self) -> None:
+        self._connected = False
+        self._sent = False
+
+    @property
+    def used(self) -> bool:
+        """Whether the request was sent without a new connection."""
+        return self._sent and not self._connected
+
+    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
+        """Take note of what httpcore does; httpx calls this."""
+        self._connected |= event.endswith("connect_tcp.started")
+        self._sent |= event.endswith("send_request_headers.started")

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import arguments
 from .aio import DEFAULT_TIMEOUT, OnError
 from .client import JRMClient
 from .errors import ScoreError
@@ -73,7 +74,8 @@ def jrm_reward(
     sorted. The other arguments are those of ``jrm_score``.
     """
     client = _client(url, api_key, timeout, max_retries, pin_fingerprint)
-    keys = None if dimensions is None else tuple(dimensions)
+    names = arguments.dimensions(dimensions)
+    keys = None if names is None else tuple(names)
     return JRMReward(client, source_key, source_root, on_error, distributed, keys)
 
 
@@ -88,6 +90,13 @@ class _Scorer:
         on_error: OnError,
         distributed: Any,
     ) -> None:
+        arguments.choice(on_error, "on_error", ("raise", "nan"))
+        if source_key is not None:
+            arguments.text(source_key, "source_key")
+        if source_root is not None and not isinstance(source_root, str | os.PathLike):
+            raise TypeError(f"source_root: {type(source_root).__name__}; expected a path or None")
+        if isinstance(distributed, str | int | float) and not isinstance(distributed, bool):
+            raise TypeError(f"distributed={distributed!r}: expected None, True, False or a process group")
         self._client = client
         self._source_key = source_key
         self._source_root = None if source_root is None else Path(source_root)
@@ -109,8 +118,9 @@ class _Scorer:
 
     def _score(self, images: Any, prompts: Sequence[str], metadata: Any, ref_images: Any) -> list[Score]:
         edits = _unstack(images, "images")
-        if isinstance(prompts, str):
-            raise TypeError("prompts: a single str; expected one instruction for each image")
+        prompts = arguments.sequence(prompts, "prompts", "a list with one instruction for each image")
+        for index, prompt in enumerate(prompts):
+            arguments.instruction(prompt, f"prompts[{index}]")
         _check_length("prompts", len(prompts), len(edits))
         if isinstance(metadata, Sequence):
             _check_length("metadata", len(metadata), len(edits))
@@ -224,7 +234,7 @@ def _unstack(images: Any, name: str) -> list[ImageInput]:
     shape = getattr(images, "shape", None)
     if shape is not None and len(shape) != 4:
         raise ValueError(f"{name}: shape {tuple(shape)}; expected float [N, 3, H, W] in [0, 1] or uint8 [N, H, W, 3]")
-    if (shape is None and not isinstance(images, Sequence)) or isinstance(images, str | bytes):
+    if (shape is None and not isinstance(images, Sequence)) or isinstance(images, str | bytes | bytearray | memoryview):
         raise TypeError(f"{name}: {type(images).__name__}; expected a batch of four axes or a list of images")
     if hasattr(images, "detach"):
         images = images.detach().cpu()

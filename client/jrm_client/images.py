@@ -23,9 +23,11 @@ Tensors are recognised by their methods: torch is never imported.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -55,6 +57,7 @@ ImageFormat: TypeAlias = Literal["ppm", "png"]
 LOWEST, HIGHEST = -0.25, 1.25  # floats beyond are on another scale than [0, 1]
 PPM_MAX_BYTES = 24 * 2**20  # 8 megapixels: above, PNG keeps one image from filling a request
 _MAX_PATH = 4096
+_HEADERS = 2048  # bytes: more than the headers, and the palette, of a PPM or PNG
 
 
 def encode(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> bytes:
@@ -69,14 +72,33 @@ def encode(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> b
         return _read(os.fsdecode(image), name)
     if isinstance(image, Image.Image):
         return _encode_pil(image, name, image_format)
-    if isinstance(image, np.ndarray):
-        return _encode_pixels(_to_uint8(image, name), image_format)
-    if all(hasattr(image, method) for method in ("detach", "cpu", "numpy")):
-        return _encode_pixels(_to_uint8(_tensor_to_array(image, name), name), image_format)
-    raise TypeError(
-        f"{name}: {type(image).__name__} is not an image; "
-        "expected a path, bytes, a PIL image, a uint8 HWC array, or a float CHW array or tensor"
-    )
+    _check_kind(image, name)
+    array = image if isinstance(image, np.ndarray) else _tensor_to_array(image, name)
+    return _encode_pixels(_to_uint8(array, name), image_format)
+
+
+def size_bound(image: ImageInput, name: str, image_format: ImageFormat = "ppm") -> int:
+    """Return the bytes that ``encode`` will give, or a little more, without encoding anything.
+
+    Raises TypeError for a kind that is not an image and OSError for a file that cannot be read.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return memoryview(image).nbytes
+    if isinstance(image, str | os.PathLike):
+        return _file_size(os.fsdecode(image), name)
+    if isinstance(image, Image.Image):
+        samples = len(image.getbands()) * image.width * image.height
+        return (2 * samples if image.mode.startswith("I") else samples) + _HEADERS
+    _check_kind(image, name)
+    return math.prod(getattr(image, "shape", ())) + _HEADERS
+
+
+def _check_kind(image: object, name: str) -> None:
+    if not (isinstance(image, np.ndarray) or all(hasattr(image, method) for method in ("detach", "cpu", "numpy"))):
+        raise TypeError(
+            f"{name}: {type(image).__name__} is not an image; "
+            "expected a path, bytes, a PIL image, a uint8 HWC array, or a float CHW array or tensor"
+        )
 
 
 def decode(image: ImageInput, name: str) -> Image.Image:
@@ -100,12 +122,24 @@ def decode(image: ImageInput, name: str) -> Image.Image:
 
 
 def _read(path: str, name: str) -> bytes:
+    with _named(path, name):
+        return Path(path).read_bytes()
+
+
+def _file_size(path: str, name: str) -> int:
+    with _named(path, name):
+        return Path(path).stat().st_size
+
+
+@contextlib.contextmanager
+def _named(path: str, name: str) -> Iterator[None]:
+    """Refuse strings that are no path, and say which image a file was meant to be."""
     if len(path) > _MAX_PATH or path.startswith(("http://", "https://", "data:")):
         raise ValueError(
             f"{name}: this string is not a path; URLs and base64 are not read, pass the bytes of the file instead"
         )
     try:
-        return Path(path).read_bytes()
+        yield
     except OSError as error:
         raise OSError(error.errno, f"{name}: {error.strerror}", path) from error
     except ValueError as error:  # a null character, or a surrogate that the file system cannot encode

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .arguments import sequence, whole
 from .images import ImageInput, decode
 from .protocol import EditRegion
 
@@ -22,11 +23,15 @@ _MIN_SIZE = 10
 
 def color_of(region: int) -> str:
     """Return the colour of a region by its id, as ``#rrggbb``; the same in the overlay and in the terminal."""
-    return COLORS[region % len(COLORS)]
+    return COLORS[whole(region, "region") % len(COLORS)]
 
 
 def draw(edited: ImageInput, regions: Sequence[EditRegion]) -> Image.Image:
     """Return an RGB copy of ``edited`` with the regions drawn on it; what ``Explanation.overlay`` promises."""
+    regions = sequence(regions, "regions", "a list of EditRegion")
+    for index, region in enumerate(regions):
+        if not isinstance(region, EditRegion):
+            raise TypeError(f"regions[{index}]: {type(region).__name__}; expected EditRegion")
     image = decode(edited, "edited")
     for region in regions:
         _check(region, image.size)

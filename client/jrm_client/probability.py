@@ -7,6 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .arguments import number
+
 _Array = npt.NDArray[np.floating]
 
 # Both integrands below are analytic in a strip around the real axis, where the trapezoidal rule converges
@@ -29,8 +31,11 @@ def expected_sigmoid(mean: float, std: float) -> float:
     A small std is integrated over the Gaussian. A large one would squeeze the sigmoid between two nodes, so there the
     integral is taken over the sigmoid's own density: for L logistic, E[sigmoid(D)] = P(L < D) = E[Φ((mean - L) / std)].
     """
+    mean, std = number(mean, "mean"), number(std, "std")
     if math.isnan(mean) or math.isnan(std):
         return math.nan
+    if std < 0:
+        raise ValueError(f"std={std:g}: expected a number that is not below 0")
     if mean > 0:  # keeps P(i beats j) + P(j beats i) = 1 to the last bit
         return 1.0 - expected_sigmoid(-mean, std)
     if mean == 0:
@@ -51,7 +56,15 @@ def win_probability(mean_i: float, std_i: float | None, mean_j: float, std_j: fl
     """P(i is better than j), Eq. 4: E[sigmoid(D)] with D ~ N(mean_i - mean_j, std_i² + std_j²).
 
     Without a std on either side it is sigmoid(mean_i - mean_j), the Bradley-Terry probability of the means.
+    Raises TypeError for what is not a number, ValueError for a std below 0.
     """
-    if std_i is None or std_j is None:
-        return expected_sigmoid(mean_i - mean_j, 0.0)
-    return expected_sigmoid(mean_i - mean_j, math.hypot(std_i, std_j))
+    difference = number(mean_i, "mean_i") - number(mean_j, "mean_j")
+    stds = [_std(std, name) for std, name in ((std_i, "std_i"), (std_j, "std_j")) if std is not None]
+    return expected_sigmoid(difference, math.hypot(*stds) if len(stds) == 2 else 0.0)
+
+
+def _std(value: object, name: str) -> float:
+    std = number(value, name, "a number or None")
+    if std < 0:
+        raise ValueError(f"{name}={std:g}: expected a number that is not below 0")
+    return std

@@ -32,6 +32,8 @@ DEFAULT_MAX_TOKENS = 512
 PART_PREFIX = "part:"
 FINGERPRINT_HEADER = "x-jrm-fingerprint"  # of a streamed reply, whose events do not carry it
 STREAM_END = "[DONE]"  # the data of a stream's last event
+TIMEOUT_HEADER = "x-jrm-timeout-ms"
+"""The same number as ``timeout_ms`` in the body, for a server that decides before it reads the body; optional."""
 CANDIDATES_HEADER = "x-jrm-candidates"
 """How many candidates the body holds; optional. A server without room for them refuses before it reads the body."""
 
@@ -124,10 +126,11 @@ class DimensionScore(_Reply):
 
 
 class CandidateErrorBody(_Reply):
-    """Why one candidate has no score."""
+    """Why one candidate has no score. ``param`` is its place in the request, such as ``groups[0].edits[1]``."""
 
     code: str
     message: str
+    param: str | None = None
 
 
 class CandidateScore(_Reply):

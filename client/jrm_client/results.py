@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .arguments import whole
 from .errors import CandidateError
 from .probability import win_probability
 
@@ -84,13 +85,22 @@ class GroupScores:
         On the mean and std of ``dimension``, or on the reward and its std; without std, sigmoid(r_i - r_j). It is 0.5
         for i == j and NaN if either has no score. Raises KeyError for an unknown dimension, IndexError for an index.
         """
+        i, j = self._index(i, "i"), self._index(j, "j")
         if dimension is None:
             a, b = self.scores[i], self.scores[j]
             return win_probability(a.reward, a.reward_std, b.reward, b.reward_std)
         first, second = self._dimension(i, dimension), self._dimension(j, dimension)
         return win_probability(first.mean, first.std, second.mean, second.std)
 
+    def _index(self, value: int, name: str) -> int:
+        index = whole(value, name)
+        if not -len(self.scores) <= index < len(self.scores):
+            raise IndexError(f"{name}={index}: this group has {len(self.scores)} scores")
+        return index
+
     def _dimension(self, index: int, name: str) -> Dimension:
+        if not isinstance(name, str):
+            raise TypeError(f"dimension: {type(name).__name__}; expected a name")
         dimensions = self.scores[index].dimensions
         try:
             return dimensions[name]

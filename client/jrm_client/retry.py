@@ -5,6 +5,8 @@ Scoring is a pure function of its request, so asking twice is always safe. Where
 
 from __future__ import annotations
 
+import math
+import numbers
 import random
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
@@ -81,6 +83,16 @@ class Backoff:
     first: float = FIRST_DELAY
     most: float = MAX_DELAY
     uniform: Callable[[float, float], float] = random.uniform
+
+    def __post_init__(self) -> None:
+        delays: dict[str, object] = {"first": self.first, "most": self.most}
+        for name, value in delays.items():
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise TypeError(f"{name}={value!r}: expected a number of seconds")
+            if not (math.isfinite(float(value)) and float(value) >= 0):
+                raise ValueError(f"{name}={value!r}: expected a finite number of seconds, not below 0")
+        if not callable(self.uniform):
+            raise TypeError(f"uniform: {type(self.uniform).__name__}; expected a function of two numbers")
 
     def delay(self, failures: int, retry_after: float | None) -> float:
         """Seconds to wait after the ``failures``-th failure in a row: the backoff, and never less than Retry-After."""

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
-from weakref import WeakKeyDictionary
 
 import httpx
 
-from . import sse
+from . import sse, tls
 from .addresses import Resolve, Target, resolve
 from .deadline import Deadline
 from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
+from .protocol import TIMEOUT_HEADER
+from .proxies import proxy_of
 from .replicas import EJECTION, Replicas
 from .retry import Backoff, Schedule, ejects, retryable
 from .wire import Reply
@@ -27,6 +28,8 @@ from .wire import Reply
 T = TypeVar("T")
 Body = dict[str, Any]
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_REMEDY = "is the server running and reachable?"
+_PROXY_REMEDY = "are the proxy and the server running and reachable? NO_PROXY names servers that need no proxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Transport:
     """Sends requests to a fleet. Usable from any event loop: each has connections, and a view of the fleet, of its own.
 
     ``urls`` are the base URLs; ``replicas`` says which of them, and of their addresses, gets a request.
+    Raises ValueError for a proxy or certificates that the environment names, that are needed and cannot be used.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class Transport:
         resolve: Resolve = resolve,
     ) -> None:
         self.urls = urls
+        self._routes = {url: proxy_of(url) for url in urls}
+        dialled = [*urls, *(proxy.url for proxy in self._routes.values() if proxy)]
+        self._tls = tls.context(needed=any(url.lower().startswith("https") for url in dialled))
         self._headers = {"user-agent": f"jrm-client/{version('jrm-serve')}"}
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
@@ -62,7 +69,7 @@ class Transport:
         self._ejection = ejection
         self._resolve = resolve
         self._turn = random.randrange(2**16)  # noqa: S311 - no secret
-        self._fleets: WeakKeyDictionary[asyncio.AbstractEventLoop, Fleet] = WeakKeyDictionary()
+        self._fleets: dict[asyncio.AbstractEventLoop, Fleet] = {}
 
     async def call(
         self,
@@ -71,20 +78,23 @@ class Transport:
         body: Callable[[int], Body],
         read: Callable[[Reply], T],
         deadline: Deadline,
-        headers: Mapping[str, str] | None = None,
     ) -> T:
         """Send until a replica answers for good, and return ``read(reply)``.
 
         ``body(timeout_ms)`` gives httpx's body arguments for an attempt. What ``read`` raises is retried if ``retry``
         says so. When the next attempt would begin past the deadline, the failure so far is raised at once.
         """
-        fleet = self._fleet()
+        fleet = await self._fleet()
         # One id for all attempts: a server that refused this request knows it when it comes back.
-        sent = {**(headers or {}), "x-request-id": uuid.uuid4().hex}
+        request_id = uuid.uuid4().hex
 
         async def ask(replica: str) -> T:
+            left = deadline.remaining_ms()
+            headers = {"x-request-id": request_id}
+            if method == "POST":
+                headers[TIMEOUT_HEADER] = str(left)
             with _recorded(fleet.replicas, replica):
-                return read(await _send(fleet, replica, method, path, body(deadline.remaining_ms()), sent))
+                return read(await _send(fleet, replica, method, path, body(left), headers))
 
         return await self._until_answered(fleet, ask, deadline)
 
@@ -101,14 +111,15 @@ class Transport:
         ``begin`` is retried as ``call`` retries ``read``; past it nothing is. The connection closes with the block.
         A connection that breaks inside of it makes it raise APIConnectionError. The deadline holds up to the block.
         """
-        fleet = self._fleet()
+        fleet = await self._fleet()
         request_id = uuid.uuid4().hex
         async with contextlib.AsyncExitStack() as block:
 
             async def ask(replica: str) -> T:
                 async with contextlib.AsyncExitStack() as attempt:
                     attempt.enter_context(_recorded(fleet.replicas, replica))
-                    sent = _open(fleet, replica, path, body(deadline.remaining_ms()), request_id)
+                    left = deadline.remaining_ms()
+                    sent = _open(fleet, replica, path, body(left), request_id, left)
                     begun = await begin(await attempt.enter_async_context(sent))
                     # From here the attempt lasts as long as the block, and so counts as outstanding.
                     await block.enter_async_context(attempt.pop_all())
@@ -139,7 +150,7 @@ class Transport:
 
     async def replicas(self) -> int:
         """Return how many replicas there are, after looking up the names whose addresses are due."""
-        fleet = self._fleet()
+        fleet = await self._fleet()
         await fleet.refresh()
         return len(fleet.replicas)
 
@@ -149,11 +160,17 @@ class Transport:
         if fleet is not None:
             await fleet.close()
 
-    def _fleet(self) -> Fleet:
+    async def _fleet(self) -> Fleet:
         loop = asyncio.get_running_loop()
+        for other in list(self._fleets):
+            if other.is_closed() and (ended := self._fleets.pop(other, None)):
+                ended.abandon()
         fleet = self._fleets.get(loop)
         if fleet is None:
-            fleet = self._fleets[loop] = Fleet(self.urls, self._headers, self._turn, self._resolve, self._ejection)
+            fleet = self._fleets[loop] = Fleet(
+                self._routes, self._tls, self._headers, self._turn, self._resolve, self._ejection
+            )
+        await fleet.open()
         return fleet
 
 
@@ -182,24 +199,32 @@ async def _send(
     target, request_id = fleet.target(replica), headers["x-request-id"]
     with _failures(target, path, request_id):
         response = await fleet.send(method, target, path, headers, body)
-    return _reply(response, target, request_id, response.content)
+    return _reply(response, target, path, request_id, response.content)
 
 
 @contextlib.asynccontextmanager
-async def _open(fleet: Fleet, replica: str, path: str, body: Body, request_id: str) -> AsyncIterator[StreamedReply]:
+async def _open(
+    fleet: Fleet, replica: str, path: str, body: Body, request_id: str, timeout_ms: int
+) -> AsyncIterator[StreamedReply]:
     target = fleet.target(replica)
     # Not compressed: a proxy that compresses collects events until a block of them is full.
-    headers = {"x-request-id": request_id, "accept": sse.CONTENT_TYPE, "accept-encoding": "identity"}
+    headers = {
+        "x-request-id": request_id,
+        TIMEOUT_HEADER: str(timeout_ms),
+        "accept": sse.CONTENT_TYPE,
+        "accept-encoding": "identity",
+    }
     with _failures(target, path, request_id):
         async with fleet.stream("POST", target, path, headers, body) as response:
             whole = b"" if response.status_code == HTTPStatus.OK else await response.aread()
             with _failures(target, path, request_id, begun=True):
-                yield StreamedReply(_reply(response, target, request_id, whole), response.aiter_bytes())
+                yield StreamedReply(_reply(response, target, path, request_id, whole), response.aiter_bytes())
 
 
-def _reply(response: httpx.Response, target: Target, request_id: str, body: bytes) -> Reply:
+def _reply(response: httpx.Response, target: Target, path: str, request_id: str, body: bytes) -> Reply:
     answered = response.headers.get("x-request-id", request_id)
-    return Reply(response.status_code, response.headers, body, answered, target.name)
+    asked = target.name_of(path) + target.via
+    return Reply(response.status_code, response.headers, body, answered, target.name, asked)
 
 
 @contextlib.contextmanager
@@ -208,13 +233,14 @@ def _failures(target: Target, path: str, request_id: str, *, begun: bool = False
     try:
         yield
     except httpx.TransportError as error:
+        asked = target.name_of(path) + target.via
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         message = (
-            f"the reply of {target.name_of(path)} broke off ({reason})"
+            f"the reply of {asked} broke off ({reason})"
             if begun
-            else f"no reply from {target.name_of(path)} ({reason}); is the server running and reachable?"
+            else f"no reply from {asked} ({reason}); {_REMEDY if target.proxy is None else _PROXY_REMEDY}"
         )
         raise APIConnectionError(message, request_id=request_id, sent=not isinstance(error, _NOT_SENT)) from error
     except httpx.DecodingError as error:
-        message = f"the reply of {target.name_of(path)} cannot be decoded: {error}"
+        message = f"the reply of {target.name_of(path)}{target.via} cannot be decoded: {error}"
         raise APIResponseError(message, request_id=request_id) from error

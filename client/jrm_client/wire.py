@@ -6,6 +6,7 @@ raises APIResponseError.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -29,20 +30,23 @@ Part = tuple[str, tuple[str | None, bytes, str]]
 
 _REMEDIES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "set api_key, or the environment variable JRM_API_KEY",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "put the user and the password into the proxy's URL: http://USER:PASSWORD@HOST",
     HTTPStatus.NOT_FOUND: "check that the base URL is that of JRM Serve",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "send smaller images or fewer candidates, or raise the server's limits",
     HTTPStatus.TOO_MANY_REQUESTS: "the server is at its limit; lower the load or add replicas",
     HTTPStatus.GATEWAY_TIMEOUT: "raise timeout, or lower the load",
 }
 
-_PLACE = re.compile(r"^(?:groups\[\d+\]\.)?edits\[\d+\](?=: )")
+_SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+_EXCERPT = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An HTTP reply that was read to its end, from ``replica`` (its URL, as messages name it).
 
-    ``request_id`` is the server's, or else the one that was sent.
+    ``request_id`` is the server's, or else the one that was sent. ``asked`` is the whole URL, and the proxy if any.
     """
 
     status: int
@@ -50,6 +54,7 @@ class Reply:
     body: bytes
     request_id: str
     replica: str = ""
+    asked: str = ""
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -57,10 +62,11 @@ class Reply:
 
 def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> list[Part]:
     """Return the parts of ``POST /v1/score`` as httpx takes them: ``request`` first, then each distinct image once."""
-    names = {key: f"image-{number}" for number, key in enumerate(batch.images)}
+    distinct = dict.fromkeys(images[key] for key in batch.images)
+    names = {data: f"image-{number}" for number, data in enumerate(distinct)}
 
     def reference(key: str) -> str:
-        return f"{protocol.PART_PREFIX}{names[key]}"
+        return f"{protocol.PART_PREFIX}{names[images[key]]}"
 
     request = protocol.GroupsRequest(
         groups=[
@@ -74,7 +80,7 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
         timeout_ms=timeout_ms,
     )
     parts: list[Part] = [("request", (None, request.model_dump_json().encode(), "application/json"))]
-    parts += [(name, (name, images[key], _media_type(images[key]))) for key, name in names.items()]
+    parts += [(name, (name, data, _media_type(data))) for data, name in names.items()]
     return parts
 
 
@@ -87,13 +93,22 @@ def _media_type(data: bytes) -> str:
 # --- replies ----------------------------------------------------------------------------------------------------------
 
 
-def read_scores(batch: Batch, names: Sequence[str], reply: Reply) -> dict[int, Score | CandidateError]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the caller calls the parts of a candidate (``pairs[17].edited``)."""
+
+    source: str
+    edited: str
+    instruction: str
+
+
+def read_scores(batch: Batch, names: Sequence[Names], reply: Reply) -> dict[int, Score | CandidateError]:
     """Return the outcome of every candidate of ``batch``, by the caller's position.
 
-    ``names`` is what the caller calls each edited image: messages that name it by its place in the request, which the
-    caller never saw, are put right. A refusal that carries ``groups`` is a set of verdicts, not a failure of the
-    request. Raises APIStatusError when the request was refused as a whole, APIResponseError when the reply breaks the
-    contract.
+    ``names`` is what the caller calls the parts of each candidate: messages that name them by their place in the
+    request, which the caller never saw, are put right. A refusal that carries ``groups`` is a set of verdicts, not a
+    failure of the request. Raises APIStatusError when the request was refused as a whole, APIResponseError when the
+    reply breaks the contract.
     """
     groups, model, fingerprint = _groups(reply)
     outcomes: dict[int, Score | CandidateError] = {}
@@ -103,7 +118,7 @@ def read_scores(batch: Batch, names: Sequence[str], reply: Reply) -> dict[int, S
         for position, candidate in zip(group.positions, results, strict=True):
             if isinstance(candidate, protocol.CandidateFailure):
                 error = candidate.error
-                message = _rename(error.message, names[position])
+                message = _rename(error, names[position])
                 outcomes[position] = CandidateError(message, code=error.code, request_id=reply.request_id)
             elif reply.status != HTTPStatus.OK:
                 raise APIResponseError(f"status {reply.status} with a score in its body", request_id=reply.request_id)
@@ -125,9 +140,7 @@ def read_object(reply: Reply) -> dict[str, Any]:
         raise status_error(reply)
     value = _load(reply.body)
     if not isinstance(value, dict):
-        raise APIResponseError(
-            "the reply is not a JSON object; is it JRM Serve that answers?", request_id=reply.request_id
-        )
+        raise APIResponseError(_foreign(reply, "is not a JSON object"), request_id=reply.request_id)
     return value
 
 
@@ -136,7 +149,15 @@ def status_error(reply: Reply) -> APIStatusError:
     fields = _json_object(_json_object(_load(reply.body)).get("error"))
     message, code, param = (fields.get(name) for name in ("message", "code", "param"))
     reason = code or responses.get(reply.status, "unknown status")
-    text = f"HTTP {reply.status} ({reason}): {str(message or 'no explanation in the reply')[:500]}"
+    text = f"HTTP {reply.status} ({reason}) from {reply.asked or reply.replica or 'the server'}"
+    location = reply.headers.get("location")
+    if location and 300 <= reply.status < 400:
+        text += f": redirects to {location[:_EXCERPT]!r}; redirects are not followed, give that server as base_url"
+    elif message:
+        text += f": {str(message)[:500]}"
+    else:
+        page = excerpt(reply)
+        text += f": not a reply of JRM Serve, but {page}" if page else ": no explanation in the reply"
     remedy = _REMEDIES.get(reply.status)
     return APIStatusError(
         f"{text}; {remedy}" if remedy else text,
@@ -148,9 +169,21 @@ def status_error(reply: Reply) -> APIStatusError:
     )
 
 
-def _rename(message: str, name: str) -> str:
-    place = _PLACE.match(message)
-    return f"{name}{message[place.end() :]}" if place else message
+def excerpt(reply: Reply) -> str:
+    """The first words of a page that somebody else sent, without its markup; empty if there are none."""
+    page = reply.body[: 100 * _EXCERPT].decode(errors="replace")
+    words = html.unescape(_TAG.sub(" ", _SCRIPT.sub(" ", page)) if "<" in page else page).split()
+    shown = "".join(character for character in " ".join(words) if character.isprintable())
+    return repr(shown if len(shown) <= _EXCERPT else f"{shown[:_EXCERPT]}…") if shown else ""
+
+
+def _rename(error: protocol.CandidateErrorBody, names: Names) -> str:
+    """The message with the caller's name of what is at fault in the place of the server's (``param``)."""
+    if error.param is None:
+        return error.message
+    field = error.param.rpartition(".")[2]
+    name = {"source": names.source, "instruction": names.instruction}.get(field, names.edited)
+    return f"{name}: {error.message.removeprefix(f'{error.param}: ').removeprefix(f'{field}: ')}"
 
 
 def _groups(reply: Reply) -> tuple[list[protocol.GroupResult], str, str]:
@@ -169,8 +202,14 @@ def _validate(model: type[ModelT], reply: Reply) -> ModelT:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "the body"
-        message = f"the reply is not a {model.__name__}: {where}: {first['msg']}; is it JRM Serve that answers?"
-        raise APIResponseError(message, request_id=reply.request_id) from error
+        what = f"is not a {model.__name__}: {where}: {first['msg']}"
+        raise APIResponseError(_foreign(reply, what), request_id=reply.request_id) from error
+
+
+def _foreign(reply: Reply, what: str) -> str:
+    page = excerpt(reply)
+    begins = f"; it begins with {page}" if page else "; it is empty"
+    return f"the reply of {reply.asked or 'the server'} {what}{begins}; is it JRM Serve that answers?"
 
 
 IndexedT = TypeVar("IndexedT", protocol.GroupResult, protocol.CandidateScore | protocol.CandidateFailure)

@@ -94,9 +94,16 @@ def score_entry(index: int, image: bytes) -> dict[str, Any]:
     }
 
 
-def error_entry(index: int, code: str = "invalid_image", message: str | None = None) -> dict[str, Any]:
-    message = f"edits[{index}]: not an image" if message is None else message
-    return {"index": index, "status": "error", "error": {"code": code, "message": message}}
+def error_entry(
+    index: int, code: str = "invalid_image", message: str | None = None, group: int = 0, field: str | None = None
+) -> dict[str, Any]:
+    field = field or f"edits[{index}]"
+    error = {
+        "code": code,
+        "message": f"{field}: not an image" if message is None else message,
+        "param": f"groups[{group}].{field}",
+    }
+    return {"index": index, "status": "error", "error": error}
 
 
 def scores(groups: Sequence[Sequence[dict[str, Any]]], fingerprint: str = "f00d") -> Reply:

@@ -36,13 +36,6 @@ def test_a_name_is_dialled_as_it_is() -> None:
     assert Target("http://fleet.test").request("/v1/score") == ("http://fleet.test/v1/score", {}, {})
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -55,14 +48,6 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_names_are_resolved_and_addresses_are_not(url: str, expected: bool) -> None:
     assert is_name(url) is expected
-
-
-def test_a_proxy_resolves_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://proxy.test:3128")
-    assert not is_name("http://fleet.test")
-    assert is_name("https://fleet.test")
-    monkeypatch.setenv("no_proxy", "fleet.test")
-    assert is_name("http://fleet.test")
 
 
 @pytest.mark.parametrize(("url", "port"), [("http://a", 80), ("https://a", 443), ("https://a:8443/x", 8443)])

@@ -15,6 +15,7 @@ from client.scripted_server import Drop, Reply, Request, ScriptedServer, Step, r
 from jrm_client import APIConnectionError, APIStatusError, Backoff, JRMClient, wire
 from jrm_client.deadline import deadline_of
 from jrm_client.fleet import Fleet
+from jrm_client.tls import context as tls_context
 from jrm_client.transport import Transport
 
 Serve = Callable[..., ScriptedServer]
@@ -189,7 +190,7 @@ def test_a_name_that_nobody_knows_is_a_connection_error() -> None:
 def test_addresses_come_and_go() -> None:
     async def run() -> list[set[str]]:
         names = Names()
-        fleet = Fleet([f"http://{NAME}"], {}, 0, names, look_up_every=0.0)
+        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, 0, names, look_up_every=0.0)
         seen = []
         for names.found in (["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"], [], ["10.0.0.4"]):
             await fleet.refresh()
@@ -206,7 +207,7 @@ def test_addresses_come_and_go() -> None:
 def test_names_are_not_looked_up_for_every_request() -> None:
     async def run() -> int:
         names = Names("10.0.0.1", "10.0.0.2")
-        fleet = Fleet([f"http://{NAME}"], {}, 0, names, look_up_every=3600.0)
+        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, 0, names, look_up_every=3600.0)
         for _ in range(3):
             await fleet.refresh()
         await fleet.close()

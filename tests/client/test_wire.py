@@ -79,11 +79,30 @@ def test_a_mean_only_checkpoint_has_no_std() -> None:
     assert score.dimensions["quality"].std is None
 
 
-def test_messages_name_the_callers_image() -> None:
-    outcome = read(scores([[error_entry(0), score_entry(1, b"B")], [score_entry(0, b"A")]]))[4]
-    assert isinstance(outcome, CandidateError)
-    assert outcome.message == "pairs[4].edited: not an image"
-    assert (outcome.code, outcome.request_id) == ("invalid_image", "req-7")
+def test_messages_name_what_the_caller_passed() -> None:
+    outcomes = read(
+        scores(
+            [
+                [error_entry(0), error_entry(1, field="instruction")],
+                [error_entry(0, group=1, field="source")],
+            ]
+        )
+    )
+    assert {position: outcome.message for position, outcome in outcomes.items()} == {
+        4: "pairs[4].edited: not an image",
+        2: "pairs[2].instruction: not an image",
+        7: "pairs[7].source: not an image",
+    }
+    assert {(outcome.code, outcome.request_id) for outcome in outcomes.values()} == {("invalid_image", "req-7")}
+    for message in ("too late", "groups[0].edits[0]: too late"):
+        outcome = read(scores([[error_entry(0, message=message), score_entry(1, b"B")], [score_entry(0, b"A")]]))[4]
+        assert outcome.message == "pairs[4].edited: too late"
+
+
+def test_a_server_that_names_no_field_is_quoted() -> None:
+    entry = error_entry(0, message="edits[0]: too late")
+    del entry["error"]["param"]
+    assert read(scores([[entry, score_entry(1, b"B")], [score_entry(0, b"A")]]))[4].message == "edits[0]: too late"
 
 
 @pytest.mark.parametrize("status", [422, 500, 504])
@@ -158,11 +177,44 @@ def test_a_refusal_of_the_whole_request() -> None:
     assert error.request_id == "req-7"
 
 
-@pytest.mark.parametrize("body", [b"<html>Bad Gateway</html>", b"", b'{"error": "text"}', b"[" * 100_000])
-def test_a_page_from_a_proxy(body: bytes) -> None:
-    error = status_error(reply(Scripted(502, body=body)))
-    assert (error.status, error.code) == (502, None)
-    assert "Bad Gateway" in str(error)
+FOREIGN = {
+    "a redirect": (308, {"location": "https://secure.test/v1/score"}, b"", "redirects to 'https://secure.test/v1/score'"),
+    "a redirect that cannot be read": (302, {"location": "http://[zz"}, b"", r"redirects to 'http://\[zz'"),
+    "a page": (403, {}, b"<html><style>p {}</style><h1>Blocked</h1><p>policy&nbsp;17", "but 'Blocked policy 17'"),
+    "a page of a load balancer": (502, {}, b"<html>Bad Gateway</html>", r"\(Bad Gateway\).*but 'Bad Gateway'"),
+    "a proxy that wants a password": (407, {}, b"login", "but 'login'; put the user and the password into the proxy's"),
+    "text": (503, {}, b"upstream\r\n\x1b[31m down", r"but 'upstream \[31m down'"),
+    "JSON": (404, {}, b'{"message": "no Route matched"}', "no Route matched"),
+    "an error that is text": (502, {}, b'{"error": "text"}', "but '{.error.: .text.}'"),
+    "nothing": (504, {}, b"", "no explanation in the reply; raise timeout"),
+    "deep JSON": (502, {}, b"[" * 100_000, "but '[[]{200}…'"),
+    "bytes": (500, {}, b"\xff\xfe\x00", "HTTP 500"),
+}
+
+
+def test_replies_of_somebody_else_are_described() -> None:
+    for what, (status, headers, body, message) in FOREIGN.items():
+        error = status_error(
+            Reply(status, headers, body, "req-7", "http://a.test", "http://a.test/v1/score through the proxy P")
+        )
+        assert (error.status, error.code) == (status, None), what
+        assert str(error).startswith(f"HTTP {status} ("), what
+        assert "from http://a.test/v1/score through the proxy P" in str(error), what
+        assert re.search(message, str(error)), (what, str(error))
+        assert len(str(error)) < 600, what
+
+
+def test_a_200_of_somebody_else_is_described() -> None:
+    for body, message in {
+        b"<html><title>Sign in</title><body>Hotel": "it begins with 'Sign in Hotel'",
+        b'{"id": "score-1", "gro': "Invalid JSON.*it begins with",
+        b"": "it is empty",
+    }.items():
+        for function in (lambda reply: read_scores(BATCH, NAMES, reply), read_object):
+            with pytest.raises(APIResponseError, match="the reply of http://a.test/v1/score is not a") as caught:
+                function(Reply(200, {}, body, "req-7", "http://a.test", "http://a.test/v1/score"))
+            if function is not read_object:
+                assert re.search(message, str(caught.value)), body
 
 
 def test_an_unknown_status_and_a_long_message() -> None:

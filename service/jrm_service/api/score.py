@@ -25,7 +25,7 @@ from jrm_client.protocol import (
     Usage,
 )
 from jrm_service.errors import BodyTooLarge, CandidateError, RequestError, RequestTimeout
-from jrm_service.scoring.service import ScoreResult, ScoreService
+from jrm_service.scoring.service import GroupInput, ScoreResult, ScoreService
 from jrm_service.scoring.types import Score
 
 from .errors import UnreadBodyReply, domain_error_reply, error_reply
@@ -87,7 +87,7 @@ def score_router(
             return Response(status_code=_CLIENT_CLOSED)
         except (BodyTooLarge, RequestTimeout) as error:
             return UnreadBodyReply(domain_error_reply(error))
-        return _reply(scorer, result, time.perf_counter() - started, record)
+        return _reply(scorer, parsed.groups, result, time.perf_counter() - started, record)
 
     for path in ("/v1/score", "/score"):
         router.add_api_route(
@@ -113,10 +113,12 @@ def _announced(request: Request, max_candidates: int) -> int:
     return min(max(1, int(said)), max_candidates) if said.isascii() and said.isdigit() and len(said) < 10 else 1
 
 
-def _reply(scorer: ScoreService, result: ScoreResult, seconds: float, record: RequestRecord) -> Response:
+def _reply(
+    scorer: ScoreService, asked: Sequence[GroupInput], result: ScoreResult, seconds: float, record: RequestRecord
+) -> Response:
     groups = [
-        GroupResult(index=n, scores=_results(outcomes, cached))
-        for n, (outcomes, cached) in enumerate(zip(result.groups, result.cached, strict=True))
+        GroupResult(index=n, scores=_results(n, group, outcomes, cached))
+        for n, (group, outcomes, cached) in enumerate(zip(asked, result.groups, result.cached, strict=True))
     ]
     outcomes = [outcome for group in result.groups for outcome in group]
     _note(record, result, [score for group in groups for score in group.scores])
@@ -157,14 +159,21 @@ def _note(record: RequestRecord, result: ScoreResult, scores: Sequence[Candidate
 
 
 def _results(
-    outcomes: Sequence[Score | CandidateError], cached: Sequence[bool]
+    number: int, group: GroupInput, outcomes: Sequence[Score | CandidateError], cached: Sequence[bool]
 ) -> list[CandidateScore | CandidateFailure]:
-    return [_result(index, *one) for index, one in enumerate(zip(outcomes, cached, strict=True))]
+    return [
+        _result(index, outcome, was_cached, number, group)
+        for index, (outcome, was_cached) in enumerate(zip(outcomes, cached, strict=True))
+    ]
 
 
-def _result(index: int, outcome: Score | CandidateError, cached: bool) -> CandidateScore | CandidateFailure:
+def _result(
+    index: int, outcome: Score | CandidateError, cached: bool, number: int, group: GroupInput
+) -> CandidateScore | CandidateFailure:
     if isinstance(outcome, CandidateError):
-        return CandidateFailure(index=index, error=CandidateErrorBody(code=outcome.code, message=str(outcome)))
+        message = str(outcome)
+        param = _param(message, number, group.edits[index].name)
+        return CandidateFailure(index=index, error=CandidateErrorBody(code=outcome.code, message=message, param=param))
     return CandidateScore(
         index=index,
         reward=outcome.reward,
@@ -172,3 +181,9 @@ def _result(index: int, outcome: Score | CandidateError, cached: bool) -> Candid
         cached=cached,
         dimensions={name: DimensionScore(mean=d.mean, std=d.std) for name, d in outcome.dimensions.items()},
     )
+
+
+def _param(message: str, number: int, edited: str) -> str:
+    """The field at fault: the source or the instruction where the message begins with it, else the edit."""
+    field = next((field for field in ("source", "instruction") if message.startswith(f"{field}: ")), edited)
+    return f"groups[{number}].{field}" if edited.startswith("edits[") else field
