@@ -118,8 +118,8 @@ def dimensions(names: Sequence[str] | None) -> list[str] | None:
     """Return the dimensions to explain; None means all. Raises TypeError for a single string, ValueError for none."""
     if names is None:
         return None
-    listed = sequence(names, "dimensions", "a list of names")
-    if not all(isinstance(name, str) for name in listed):
+    listed = [] if isinstance(names, str) else sequence(names, "dimensions", "a list of names")
+    if isinstance(names, str) or not all(isinstance(name, str) for name in listed):
         raise TypeError(f"dimensions={_shown(names)}: expected a list of names")
     if not listed:
         raise ValueError("dimensions: an empty list; pass at least one name, or None for all dimensions")

@@ -142,6 +142,8 @@ class Fleet:
                     raise
                 client = await stack.enter_async_context(self._new_client(target.proxy))
                 response = await stack.enter_async_context(client.stream(method, url, extensions=extensions, **options))
+            if "location" in response.extensions:
+                response.headers["location"] = response.extensions["location"]
             self._streams.add(response.extensions["network_stream"])
             yield response
 
@@ -158,6 +160,7 @@ class Fleet:
             trust_env=False,  # the environment was read when the JRM client was made
             proxy=None if proxy is None else httpx.Proxy(proxy.url, ssl_context=self._proxy_tls(proxy)),
             verify=self._tls,
+            event_hooks={"response": [_hide_location]},
         )
 
     def _proxy_tls(self, proxy: Proxy) -> ssl.SSLContext | None:
@@ -198,6 +201,12 @@ class Fleet:
                 # asyncio shows its sockets without their close(); uvloop's are closed with the loop.
                 stream.get_extra_info("socket")._sock.close()
         self._clients.clear()
+
+
+async def _hide_location(response: httpx.Response) -> None:
+    """Redirects are reported and not followed; httpx would still read the address, and fail where it cannot."""
+    if "location" in response.headers:
+        response.extensions["location"] = response.headers.pop("location")
 
 
 class _KeptConnection:

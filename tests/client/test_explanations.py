@@ -147,7 +147,10 @@ def test_a_stream_that_ends_early_raises_after_what_it_gave(
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (Reply(json={"explanations": {}}), "a stream was asked for and the reply of http://.*/v1/explain is of no type"),
+        (
+            Reply(json={"explanations": {}}),
+            "a stream was asked for and the reply of http://.*/v1/explain is of no type",
+        ),
         (Stream([END]), "ends without an explanation"),
         (Stream([b"data: {\n\n"]), r"neither a delta nor an explanation: \{"),
     ],

@@ -1,5 +1,8 @@
 """What a call puts on the wire, counted where it arrives."""
 
+import contextlib
+import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from client.scripted_server import ScriptedServer, refusal, reward_of
-from jrm_client import APIStatusError, JRMClient
+from client.scripted_server import Reply, Request, ScriptedServer, refusal, reward_of, score_all
+from jrm_client import APIResponseError, APIStatusError, JRMClient, uploads
 from jrm_client.images import encode
+from jrm_client.protocol import TIMEOUT_HEADER
 
 Serve = Callable[..., ScriptedServer]
 Connect = Callable[..., JRMClient]
@@ -111,3 +115,95 @@ def test_instructions_in_any_script(serve: Serve, connect: Connect) -> None:
     text = '把汽车变红 {instruction} <|Reward|> "quoted" \\ \n \U0001f697'
     connect(server).score(b"S", b"A", text)
     assert server.requests[0].json["groups"][0]["instruction"] == text
+
+
+class Drawn:
+    """An image that exists while it is looked at only; a tensor as far as the client can tell."""
+
+    shape = (3, 512, 512)
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def detach(self) -> Any:
+        return torch.full(self.shape, self.seed / 255)
+
+    def cpu(self) -> None: ...
+
+    def numpy(self) -> None: ...
+
+
+def test_a_call_holds_what_it_sends_and_not_all_that_it_was_given(serve: Serve, connect: Connect) -> None:
+    sent: list[int] = []
+
+    def answer(request: Request) -> Reply:
+        reply = score_all(request)
+        sent.append(len(request.body))
+        request.body = b""  # the server's own memory is not the question
+        return reply
+
+    server = serve(then=answer)
+    pairs = [(Drawn(k % 50), Drawn(k % 251), f"edit {k}") for k in range(300)]
+    whole = 300 * 2 * 3 * 512 * 512
+    with connect(server, max_concurrency=1, timeout=300) as client:
+        tracemalloc.start()
+        try:
+            found = client.score_batch(pairs)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert [score.reward for score in found] == [
+        reward_of(encode(torch.full(Drawn.shape, (k % 251) / 255), "")) for k in range(300)
+    ]
+    assert max(sent) < 50 * 2**20
+    assert peak < whole / 2, (peak, whole)
+
+
+def test_images_are_encoded_when_their_request_is_sent(serve: Serve, connect: Connect) -> None:
+    encoded: list[str] = []
+
+    class Logged(Drawn):
+        def detach(self) -> Any:
+            encoded.append(f"image {self.seed}")
+            return super().detach()
+
+    def answer(request: Request) -> Reply:
+        encoded.append("request")
+        return score_all(request)
+
+    group = [Logged(k) for k in range(100)]
+    connect(serve(then=answer), max_concurrency=1).score_group(b"S", "red", group)
+    assert encoded.count("request") > 1
+    assert encoded.index("request") < 100 - encoded[::-1].index("request")
+    assert len(encoded[: encoded.index("request")]) < 100
+
+
+def test_a_source_that_changes_during_the_call_is_refused(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Changing(Drawn):
+        def detach(self) -> Any:
+            self.seed += 1
+            return super().detach()
+
+    monkeypatch.setattr(uploads, "KEPT_BYTES", 0)
+    with pytest.raises(ValueError, match=r"^source: this image changed while it was being scored"):
+        connect(serve()).score(Changing(1), b"A", "red")
+
+
+def test_every_post_says_how_much_time_is_left(serve: Serve, connect: Connect) -> None:
+    server = serve(refusal(503, "not_ready"), score_all, then=Reply(json={}))
+    client = connect(server, timeout=20)
+    client.score(b"S", b"A", "red")
+    with contextlib.suppress(APIResponseError):
+        client.explain(b"S", b"A", "red")
+    with contextlib.suppress(APIResponseError):
+        list(client.explain_stream(b"S", b"A", "red"))
+    client.info()
+    *posts, get = server.requests
+    assert [request.path for request in posts] == ["/v1/score", "/v1/score", "/v1/explain", "/v1/explain"]
+    for request in posts:
+        body = request.json if request.path == "/v1/score" else json.loads(request.body)
+        assert int(request.headers[TIMEOUT_HEADER]) == body["timeout_ms"] <= 20_000
+        assert "x-jrm-candidates" not in request.headers
+    assert TIMEOUT_HEADER not in get.headers
