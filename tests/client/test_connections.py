@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import socket
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -66,8 +67,10 @@ def connections_to(port: int) -> int:
     """Sockets of this process that are connected to a port, whoever has forgotten them."""
     found = 0
     for entry in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as end:
-            found += end.getpeername()[1] == port
+        with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
+            if stat.S_ISSOCK(os.stat(entry).st_mode):
+                with socket.socket(fileno=os.dup(int(entry.name))) as end:
+                    found += end.family == socket.AF_INET and end.getpeername()[1] == port
     return found
 
 

@@ -116,13 +116,13 @@ def test_requests_go_through_the_proxy_unless_excepted(serve: Serve, monkeypatch
 
 
 def test_failures_name_the_proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = serve(Reply(407, body=b"<h1>who are you"), Drop())
+    proxy = serve(Drop(), Reply(407, body=b"<h1>who are you"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//user:secret@"))
     through = f"http://reward.test/v1/score through the proxy {proxy.url} (HTTP_PROXY)"
     with JRMClient("http://reward.test", max_retries=0) as client:
-        with pytest.raises(APIStatusError) as refused:
-            client.score(b"S", b"A", "red")
         with pytest.raises(APIConnectionError) as dropped:
+            client.score(b"S", b"A", "red")
+        with pytest.raises(APIStatusError, match="but 'who are you'") as refused:
             client.score(b"S", b"A", "red")
     proxy.close()
     with JRMClient("http://reward.test", max_retries=0) as client, pytest.raises(APIConnectionError) as unreachable:

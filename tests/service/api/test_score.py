@@ -298,6 +298,7 @@ def test_a_bad_source_fails_every_candidate_of_its_group_alone(fake_server, kind
     text, code = BAD_IMAGES[kind]
     reply = post(fake_server, {"groups": [group(BLUE, GREEN) | {"source": text}, group(BLUE)]}).json()
     assert [s["error"]["code"] for s in reply["groups"][0]["scores"]] == [code, code]
+    assert [s["error"]["param"] for s in reply["groups"][0]["scores"]] == ["groups[0].source"] * 2
     assert [s["status"] for s in reply["groups"][1]["scores"]] == ["ok"]
 
 
@@ -307,6 +308,7 @@ def test_no_score_at_all_is_an_error_with_the_same_groups(fake_server):
     body = response.json()
     assert body["error"]["message"] == "edits[0]: not valid base64"
     assert [s["error"]["code"] for s in body["groups"][0]["scores"]] == ["invalid_image"] * 2
+    assert [s["error"]["param"] for s in body["groups"][0]["scores"]] == ["groups[0].edits[0]", "groups[0].edits[1]"]
 
 
 def test_a_long_instruction_fails_its_own_group(fake_server):
@@ -329,7 +331,11 @@ def test_an_instruction_beyond_the_models_context(tiny_server):
 def test_an_empty_part_is_an_invalid_image(fake_server):
     files = [("source", ("s", RED)), ("edited", ("a", b"")), ("edited", ("b", BLUE))]
     scores = post(fake_server, files=files, data={"instruction": "x"}).json()["groups"][0]["scores"]
-    assert scores[0]["error"] == {"code": "invalid_image", "message": "edited[0]: empty image"}
+    assert scores[0]["error"] == {
+        "code": "invalid_image",
+        "message": "edited[0]: empty image",
+        "param": "edited[0]",
+    }
     assert scores[1]["status"] == "ok"
 
 
