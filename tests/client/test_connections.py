@@ -5,7 +5,6 @@ import contextlib
 import gc
 import os
 import socket
-import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -68,7 +67,7 @@ def connections_to(port: int) -> int:
     found = 0
     for entry in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
-            if stat.S_ISSOCK(os.stat(entry).st_mode):
+            if entry.is_socket():
                 with socket.socket(fileno=os.dup(int(entry.name))) as end:
                     found += end.family == socket.AF_INET and end.getpeername()[1] == port
     return found
@@ -109,6 +108,7 @@ def in_a_thread(client: AsyncJRMClient) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the descriptors of Linux")
 @pytest.mark.usefixtures("_unclosed_transports")
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
 def test_a_closed_loop_costs_nothing_more(serve: Serve) -> None:
     gc.disable()  # nothing is left to chance
     try:
@@ -124,6 +124,7 @@ def test_a_closed_loop_costs_nothing_more(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("_unclosed_transports")
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
 def test_a_loop_that_is_running_keeps_its_connection_while_others_end(serve: Serve) -> None:
     server = serve()
     client = AsyncJRMClient(server.url, backoff=FAST)
