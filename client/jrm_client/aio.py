@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from . import arguments, batching, explanations, wire
-from .arguments import Pair
+from .arguments import Pair as Pair
 from .concurrency import gather
 from .deadline import Deadline, deadline_of
 from .errors import APIResponseError, CandidateError, ScoreError

@@ -108,7 +108,7 @@ def in_a_thread(client: AsyncJRMClient) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the descriptors of Linux")
 @pytest.mark.usefixtures("_unclosed_transports")
-@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_closed_loop_costs_nothing_more(serve: Serve) -> None:
     gc.disable()  # nothing is left to chance
     try:
@@ -124,7 +124,7 @@ def test_a_closed_loop_costs_nothing_more(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("_unclosed_transports")
-@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_loop_that_is_running_keeps_its_connection_while_others_end(serve: Serve) -> None:
     server = serve()
     client = AsyncJRMClient(server.url, backoff=FAST)
