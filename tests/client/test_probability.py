@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import mpmath
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jrm_client.probability import expected_sigmoid, win_probability
+from support.cases import each
 
 MEANS = [-800.0, -60.0, -37.0, -7.3, -1.0, -1e-3, 0.0, 0.4, 3.0, 25.0, 120.0, 1e6]
 STDS = [0.0, 1e-9, 0.01, 0.3, 0.999, 1.0, 1.001, 2.5, 10.0, 50.0]
@@ -25,8 +27,7 @@ def reference(mean: float, std: float) -> float:
         return float(mpmath.quad(density, sorted(points)))
 
 
-@pytest.mark.parametrize("std", STDS)
-@pytest.mark.parametrize("mean", MEANS)
+@each(("mean", "std"), itertools.product(MEANS, STDS))
 def test_against_high_precision_integration(mean: float, std: float) -> None:
     assert expected_sigmoid(mean, std) == pytest.approx(reference(mean, std), abs=1e-9)
 

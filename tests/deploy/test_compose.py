@@ -5,19 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from deploy import dockerfile
 from deploy.dockerfile import ROOT
 from jrm_service.settings import Settings
+from support.cases import each
 
 FILE = ROOT / "docker-compose.yml"
 COMPOSE = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
 SERVERS = ["jrm", "jrm-gpu"]
-every_service = pytest.mark.parametrize("name", SERVICES)
-every_server = pytest.mark.parametrize("name", SERVERS)
+every_service = each("name", SERVICES)
+every_server = each("name", SERVERS)
 
 
 def mounts(name: str) -> dict[str, str]:

@@ -9,17 +9,16 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
-import pytest
-
 from deploy import dockerfile
 from deploy.dockerfile import ROOT
 from jrm_service.settings import Settings
+from support.cases import each
 
 FILE = dockerfile.read()
 BIN = Path(sys.executable).parent
 TARGETS = ["cpu", "gpu"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-every_target = pytest.mark.parametrize("target", TARGETS)
+every_target = each("target", TARGETS)
 
 
 def environment(target: str) -> dict[str, str]:
@@ -115,7 +114,7 @@ def test_every_pip_is_constrained_and_keeps_no_cache():
         assert "--constraint" in command or "--requirement build.txt" in command or "--no-deps" in command
 
 
-@pytest.mark.parametrize("name", ["build", "cpu", "gpu"])
+@each("name", ["build", "cpu", "gpu"])
 def test_versions_are_exact(name):
     lines = (ROOT / "constraints" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

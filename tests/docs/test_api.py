@@ -4,13 +4,13 @@ import json
 import re
 
 import httpx
-import pytest
 
 from docs import pages
 from jrm_client import protocol
 from jrm_service import errors
 from jrm_service.api.errors import STATUS
 from support import servers
+from support.cases import each
 
 PAGE = pages.DOCS / "api.md"
 ERRORS = pages.table(PAGE, "status")
@@ -29,7 +29,7 @@ def test_errors_of_candidates_are_told_from_errors_of_requests():
     assert documented == candidate_codes() & set(STATUS)
 
 
-@pytest.mark.parametrize("example", pages.blocks(PAGE, "json"))
+@each("example", pages.blocks(PAGE, "json"))
 def test_examples_fit_the_contract(example):
     document = json.loads(example)
     if document.get("object") == "score.list":
@@ -42,7 +42,7 @@ def test_examples_fit_the_contract(example):
         protocol.score_request_adapter.validate_json(example)
 
 
-@pytest.mark.parametrize(
+@each(
     "model",
     [
         protocol.GroupsRequest,

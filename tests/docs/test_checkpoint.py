@@ -11,6 +11,7 @@ from jrm_service import cli
 from jrm_service.model import golden, manifest
 from jrm_service.model.source import BUNDLED, open_source
 from support import checkpoints
+from support.cases import each
 
 PAGE = pages.DOCS / "checkpoint.md"
 
@@ -27,15 +28,13 @@ def test_the_golden_scores_on_the_page_are_those_of_the_tiny_checkpoint(tmp_path
     assert tests.tolerance == golden.Tolerance()
 
 
-@pytest.mark.parametrize(
-    ("prefix", "model"), [("", golden.Golden), ("cases[].", golden.GoldenCase)], ids=["file", "case"]
-)
+@each(("prefix", "model"), [("", golden.Golden), ("cases[].", golden.GoldenCase)], ids=["file", "case"])
 def test_every_golden_key_has_its_row(prefix, model):
     rows = {key for keys, *_ in pages.table(PAGE, "golden key") for key in keys.split(", ")}
     assert {key for key in rows if ("." in key) == bool(prefix)} == {prefix + name for name in model.model_fields}
 
 
-@pytest.mark.parametrize(
+@each(
     ("prefix", "model"),
     [
         ("", manifest.Manifest),

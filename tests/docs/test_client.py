@@ -9,6 +9,7 @@ from PIL import Image
 from client.scripted_server import Reply, ScriptedServer, Stream
 from docs import pages
 from jrm_client import protocol
+from support.cases import each
 
 PAGE = pages.DOCS / "client.md"
 EXPLANATION = {
@@ -43,9 +44,7 @@ def test_the_program(server, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "quality.png").exists()
 
 
-@pytest.mark.parametrize(
-    "model", [protocol.Explanation, protocol.EditRegion, protocol.ExplainDelta, protocol.ExplainDone]
-)
+@each("model", [protocol.Explanation, protocol.EditRegion, protocol.ExplainDelta, protocol.ExplainDone])
 def test_every_field_is_on_the_page(model):
     text = PAGE.read_text(encoding="utf-8")
     assert {field for field in model.model_fields if not re.search(rf"\b{field}\b", text)} == set()

@@ -2,11 +2,11 @@
 
 import re
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from docs import pages
 from jrm_service.metrics import Metrics
+from support.cases import each
 
 PAGE = pages.DOCS / "operations.md"
 IN_TABLE = re.compile(r"^\|[^|]+\| `([^`]*jrm_[^`]*)` \|$", re.MULTILINE)
@@ -33,7 +33,7 @@ def test_there_are_queries_for_a_dozen_questions():
     assert len(queries()) >= 13
 
 
-@pytest.mark.parametrize("query", queries())
+@each("query", queries())
 def test_every_metric_and_label_of_a_query_exists(query):
     known = labels_of_samples()
     selected = SELECTED.findall(query)
@@ -47,7 +47,7 @@ def test_every_metric_and_label_of_a_query_exists(query):
     assert all(any(label in known[name] for name, _ in selected) for label in grouped), grouped
 
 
-@pytest.mark.parametrize("query", queries())
+@each("query", queries())
 def test_a_counter_is_only_read_as_a_rate_and_brackets_are_closed(query):
     assert [query.count(mark) for mark in "([{"] == [query.count(mark) for mark in ")]}"]
     for found in re.finditer(r"jrm_[a-z_]+_(?:total|bucket|count|sum)\b", query):

@@ -9,6 +9,8 @@ from typing import Any
 import helm_python
 import yaml
 
+from support.cases import each
+
 CHART = Path(__file__).parents[2] / "helm" / "jrm"
 MATRIX = sorted((Path(__file__).parent / "values").glob("*.yaml"))
 COMPONENT = "app.kubernetes.io/component"
@@ -17,6 +19,10 @@ Object = dict[str, Any]
 
 def matrix_values(path: Path) -> Object:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+# Tries a test with the values of each file of the matrix, as ``case``.
+every_case = each("case", map(matrix_values, MATRIX), ids=[path.stem for path in MATRIX])
 
 
 def chart_values(name: str) -> Object:

@@ -4,13 +4,13 @@ import json
 import re
 import subprocess
 
-import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from tools.fetch_prometheus import find
 
 from helm.chart import CHART, all_of, chart_values, of_role, one_of, render
 from jrm_service.metrics import Metrics
+from support.cases import each
 
 ADAPTER = yaml.safe_load((CHART / "files" / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["external"]
 SERIES = 'namespace="rewards",job="rl-jrm"'
@@ -29,7 +29,7 @@ def query_of(metric):
     return rule["metricsQuery"].replace("<<.LabelMatchers>>", SERIES)
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "kinds"),
     [("none", set()), ("hpa", {"HorizontalPodAutoscaler"}), ("keda", {"ScaledObject"})],
 )
@@ -39,7 +39,7 @@ def test_there_is_one_autoscaler_or_none(kind, kinds):
     assert {one["kind"] for one in objects} & {"HorizontalPodAutoscaler", "ScaledObject"} == kinds
 
 
-@pytest.mark.parametrize("name", ["hpa", "keda"])
+@each("name", ["hpa", "keda"])
 def test_it_scales_the_deployment_of_score(name):
     objects = render(chart_values(name))
     target = (all_of(objects, "HorizontalPodAutoscaler") or all_of(objects, "ScaledObject"))[0]["spec"][
@@ -88,7 +88,7 @@ def test_keda_shows_prometheus_what_the_secret_has():
         assert trigger["metadata"]["authModes"] == "tls,basic"
 
 
-@pytest.mark.parametrize("keda", [{}, {"authentication": "cloud", "authModes": ""}])
+@each("keda", [{}, {"authentication": "cloud", "authModes": ""}])
 def test_keda_shows_nothing_by_itself_or_when_its_own_identity_counts(keda):
     keda |= {"serverAddress": "http://prometheus:9090"}
     for trigger in scaled({"score": {"autoscaling": {"kind": "keda", "keda": keda}}})["triggers"]:
@@ -157,7 +157,7 @@ WAITING = {  # all candidates wait for 4 to 8 s, one device works all the time a
 }
 
 
-@pytest.mark.parametrize(
+@each(
     ("series", "wait", "busy"),
     [(WAITING, 7.8, 1.5), (IDLE, 0, 0), (EXPLAINING, None, None), ({}, None, None)],
     ids=["waiting", "idle", "only critiques", "not scraped"],

@@ -10,6 +10,7 @@ import pytest
 
 from helm.chart import chart_values, pod, server
 from jrm_service.model.source import BUNDLED
+from support.cases import each
 
 FINGERPRINT = "543de17551c24bf26a33153b48fb6a3e"
 FETCHED = ["hub", "s3", "image-copy"]
@@ -93,14 +94,14 @@ def test_an_image_can_be_the_volume():
     assert checkpoint_mount(values)["subPath"] == "model"
 
 
-@pytest.mark.parametrize("name", ["two-roles", "image-volume"])
+@each("name", ["two-roles", "image-volume"])
 def test_what_is_mounted_is_held_to_its_fingerprint_before_it_is_served(name):
     container = init(chart_values(name), "inspect")
     assert container["args"] == ["inspect", "--expect", FINGERPRINT, "/checkpoint"]
     assert checkpoint_mount(chart_values(name)) in container["volumeMounts"]
 
 
-@pytest.mark.parametrize("name", ["two-roles", "image-volume", *FETCHED])
+@each("name", ["two-roles", "image-volume", *FETCHED])
 def test_what_the_server_may_serve_is_not_refused_before(name):
     values = chart_values(name)
     allowed = {"name": "JRM_ALLOW_PIPELINE_DRIFT", "value": "true"}
@@ -109,13 +110,13 @@ def test_what_the_server_may_serve_is_not_refused_before(name):
     assert allowed in init(values, "inspect")["env"]
 
 
-@pytest.mark.parametrize("name", FETCHED)
+@each("name", FETCHED)
 def test_what_is_fetched_is_looked_through_before_it_is_served(name):
     assert [one["name"] for one in pod(chart_values(name))["initContainers"]] == ["fetch", "inspect"]
     assert checkpoint_mount(chart_values(name))["readOnly"] is True
 
 
-@pytest.mark.parametrize("name", FETCHED)
+@each("name", FETCHED)
 def test_the_server_reads_the_folder_that_was_looked_through(name):
     values = chart_values(name)
     folders = {one["name"]: one.get("value") for one in init(values, "inspect")["env"]}
@@ -137,7 +138,7 @@ PROXY = {"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"}
 AUTHORITY = {"name": "authority", "mountPath": "/etc/authority", "readOnly": True}
 
 
-@pytest.mark.parametrize("name", [*FETCHED, "two-roles"])
+@each("name", [*FETCHED, "two-roles"])
 def test_what_fetches_and_inspects_can_be_given_a_proxy_and_the_certificate_of_its_authority(name):
     values = chart_values(name)
     volume = {"name": "authority", "configMap": {"name": "authority"}}

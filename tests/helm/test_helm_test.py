@@ -5,7 +5,6 @@ import json
 import math
 from pathlib import Path
 
-import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -13,6 +12,7 @@ from helm.chart import CHART, chart_values, one_of, pod, render
 from jrm_client.cli import app
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend
 from support import servers
+from support.cases import each
 
 SCENE = CHART / "files" / "scene"
 EXAMPLES = CHART.parents[1] / "examples" / "scene"
@@ -26,7 +26,7 @@ def helm_test(values):
     return container
 
 
-@pytest.mark.parametrize(("values", "role"), [({}, "score"), (chart_values("explain-only"), "explain")])
+@each(("values", "role"), [({}, "score"), (chart_values("explain-only"), "explain")])
 def test_helm_test_is_a_command_that_the_client_has(values, role):
     name, *arguments = helm_test(values)["args"]
     assert name == role
@@ -74,7 +74,7 @@ def test_its_images_are_there_before_it_starts():
     assert int(annotations["helm.sh/hook-weight"]) < 0
 
 
-@pytest.mark.parametrize("role", ["score", "explain"])
+@each("role", ["score", "explain"])
 def test_it_runs_wherever_the_pods_may(role):
     tolerations = [{"key": "team", "operator": "Exists"}]
     values = {"score": {"enabled": False}, "explain": {"enabled": True}}

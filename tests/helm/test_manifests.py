@@ -5,7 +5,7 @@ import re
 import kubernetes_validate
 import pytest
 
-from helm.chart import all_of, matches, pods, render
+from helm.chart import all_of, every_case, matches, pods, render
 
 # Objects of custom resources; their tests look at them field by field.
 CUSTOM = {"HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
@@ -14,6 +14,7 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @pytest.mark.parametrize("version", ["1.31", NEWEST])
+@every_case
 def test_kubernetes_takes_every_object_and_knows_every_field(case, version):
     checked = [one for one in render(case) if one["kind"] not in CUSTOM]
     assert checked
@@ -21,6 +22,7 @@ def test_kubernetes_takes_every_object_and_knows_every_field(case, version):
         kubernetes_validate.validate(one, version, strict=True)
 
 
+@every_case
 def test_every_object_says_where_it_belongs(case):
     for one in render(case):
         labels = one["metadata"]["labels"]
@@ -30,12 +32,14 @@ def test_every_object_says_where_it_belongs(case):
         assert labels["app.kubernetes.io/name"] == "jrm"
 
 
+@every_case
 def test_no_object_has_the_name_of_another(case):
     names = [(one["kind"], one["metadata"]["name"]) for one in render(case)]
     assert len(set(names)) == len(names)
     assert all(LABEL.fullmatch(name) for _, name in names)
 
 
+@every_case
 def test_a_selector_finds_the_pods_of_its_deployment_and_no_others(case):
     objects = render(case)
     templates = dict(pods(objects))
@@ -45,6 +49,7 @@ def test_a_selector_finds_the_pods_of_its_deployment_and_no_others(case):
         assert found == [one["metadata"]["name"]]
 
 
+@every_case
 def test_a_selector_can_stay_when_the_chart_changes(case):
     for one in all_of(render(case), "Deployment"):
         assert set(one["spec"]["selector"]["matchLabels"]) == {
@@ -54,6 +59,7 @@ def test_a_selector_can_stay_when_the_chart_changes(case):
         }
 
 
+@every_case
 def test_nothing_secret_is_written_down(case):
     """Passwords come from secrets that exist: the chart makes none, and no ConfigMap has a URL with one."""
     objects = render(case)

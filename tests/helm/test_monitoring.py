@@ -3,10 +3,10 @@
 import json
 import re
 
-import pytest
 import yaml
 
 from helm.chart import CHART, all_of, matches, of_role, one_of, render
+from support.cases import each
 
 ON = {
     "monitoring": {
@@ -63,7 +63,7 @@ def test_an_instance_is_a_pod_by_its_name():
     assert endpoint["relabelings"] == [{"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}]
 
 
-@pytest.mark.parametrize("kind", ["ServiceMonitor", "PrometheusRule"])
+@each("kind", ["ServiceMonitor", "PrometheusRule"])
 def test_prometheus_finds_them_by_its_own_label(kind):
     assert one_of(render(ON), kind)["metadata"]["labels"]["release"] == "prometheus"
 

@@ -1,8 +1,7 @@
 """What a NetworkPolicy lets through is what the pods use, and nothing else."""
 
-import pytest
-
 from helm.chart import all_of, chart_values, matches, of_role, one_of, render
+from support.cases import each
 
 ON = {"networkPolicy": {"enabled": True}}
 DNS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
@@ -46,7 +45,7 @@ def test_helm_test_gets_through_even_where_nobody_else_does():
     assert matches(peer["podSelector"]["matchLabels"], one_of(render(values), "Pod")["metadata"]["labels"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "reached"),
     [
         ({}, []),

@@ -5,12 +5,12 @@ import re
 import shlex
 
 import helm_python
-import pytest
 import yaml
 
 from docs import pages
-from helm.chart import all_of, chart_values, refusal, render, variables
+from helm.chart import all_of, chart_values, every_case, refusal, render, variables
 from jrm_service.settings import Settings
+from support.cases import each
 
 PAGE = pages.DOCS / "kubernetes.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def values_of(command: str) -> tuple[str, dict]:
     return release, values
 
 
-@pytest.mark.parametrize("values", VALUES, ids=lambda values: ",".join(values))
+@each("values", VALUES, ids=lambda values: ",".join(values))
 def test_values_render(values):
     assert render(merged(VALUES[0], values))
 
@@ -63,6 +63,7 @@ def hosts(objects):
     return rules + [name for one in all_of(objects, "HTTPRoute") for name in one["spec"].get("hostnames", ["*"])]
 
 
+@every_case
 def test_a_canary_is_one_pod_whatever_the_release_beside_it_has(case):
     objects = render(merged(merged(case, FILES["canary.yaml"]), {"score": {"enabled": True}}), name="canary")
     kinds = {one["kind"] for one in objects}
@@ -89,7 +90,7 @@ def test_a_release_for_a_new_checkpoint_has_all_but_the_hosts_and_the_dashboard(
     }
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if " helm/jrm " in line])
+@each("command", [line for line in COMMANDS if " helm/jrm " in line])
 def test_commands_render(command):
     release, values = values_of(command)
     assert all_of(render(values, name=release), "Deployment")

@@ -1,14 +1,13 @@
 """Which image, which devices, which nodes."""
 
-import pytest
-
 from helm.chart import of_role, pod, render, server
+from support.cases import each
 
 GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 DIGEST = "sha256:" + "ab" * 32
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "image"),
     [
         ({}, "jrm-serve:0.1.0-cpu"),

@@ -1,6 +1,6 @@
 """Every pod keeps the Pod Security Standard "restricted", and a few rules of our own."""
 
-from helm.chart import pods, render
+from helm.chart import every_case, pods, render
 
 ALLOWED_VOLUMES = {"configMap", "csi", "emptyDir", "image", "persistentVolumeClaim", "secret"}
 
@@ -15,6 +15,7 @@ def containers(pod):
     return pod.get("initContainers", []) + pod["containers"]
 
 
+@every_case
 def test_a_pod_is_the_user_of_the_image_and_nobody_else(case):
     for pod in every_pod(case):
         context = pod["securityContext"]
@@ -24,6 +25,7 @@ def test_a_pod_is_the_user_of_the_image_and_nobody_else(case):
         assert not any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
 
 
+@every_case
 def test_a_container_can_gain_no_privilege_and_write_nothing_but_its_volumes(case):
     for container in [one for pod in every_pod(case) for one in containers(pod)]:
         assert container["securityContext"] == {
@@ -33,6 +35,7 @@ def test_a_container_can_gain_no_privilege_and_write_nothing_but_its_volumes(cas
         }
 
 
+@every_case
 def test_volumes_are_of_the_allowed_kinds_and_all_that_are_written_to_have_a_size(case):
     for pod in every_pod(case):
         for volume in pod.get("volumes", []):
@@ -41,18 +44,21 @@ def test_volumes_are_of_the_allowed_kinds_and_all_that_are_written_to_have_a_siz
             assert kind != "emptyDir" or volume["emptyDir"]["sizeLimit"]
 
 
+@every_case
 def test_every_mount_has_its_volume_and_every_volume_its_mount(case):
     for pod in every_pod(case):
         mounted = {mount["name"] for one in containers(pod) for mount in one.get("volumeMounts", [])}
         assert mounted == {volume["name"] for volume in pod.get("volumes", [])}
 
 
+@every_case
 def test_no_pod_has_a_token_or_the_variables_of_other_services(case):
     for pod in every_pod(case):
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
 
 
+@every_case
 def test_rights_of_the_service_account_are_for_what_reads_checkpoints(case):
     """A cloud gives rights by the account's name, whether or not the pod has a token of the cluster."""
     for name, pod in pods(render(case)):
@@ -60,6 +66,7 @@ def test_rights_of_the_service_account_are_for_what_reads_checkpoints(case):
         assert pod["spec"]["serviceAccountName"] == ("rl-jrm" if ours else "default")
 
 
+@every_case
 def test_every_container_says_what_it_needs(case):
     """In a namespace with quotas, a container without requests and limits is refused."""
     for container in [one for pod in every_pod(case) for one in containers(pod)]:
@@ -67,6 +74,7 @@ def test_every_container_says_what_it_needs(case):
         assert container["resources"]["limits"].keys() >= {"memory"}
 
 
+@every_case
 def test_no_image_moves(case):
     for container in [one for pod in every_pod(case) for one in containers(pod)]:
         name, _, tag = container["image"].rpartition(":")
@@ -74,6 +82,7 @@ def test_no_image_moves(case):
         assert tag not in ("", "latest")
 
 
+@every_case
 def test_no_variable_is_given_twice(case):
     """Server-side apply, which Helm 4 uses, refuses a container with one."""
     for container in [one for pod in every_pod(case) for one in containers(pod)]:

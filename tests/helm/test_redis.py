@@ -1,10 +1,10 @@
 """The Redis that replicas share: none, one of the release, or one that is there already."""
 
-import pytest
 from redis import Redis
 
 from helm.chart import all_of, of_role, one_of, pod, render, server, variables
 from support import redis_servers
+from support.cases import each
 
 INTERNAL = {"redis": {"mode": "internal"}}
 WITH_PASSWORD = {"redis": {"mode": "internal", "internal": {"existingSecret": "redis"}}}
@@ -78,6 +78,6 @@ def test_an_external_one_is_a_url_or_a_secret_with_one():
     assert variable["valueFrom"] == {"secretKeyRef": {"name": "shared", "key": "where"}}
 
 
-@pytest.mark.parametrize("values", [URL, {}])
+@each("values", [URL, {}])
 def test_then_there_is_none_of_the_release(values):
     assert len(all_of(render(values), "Deployment")) == 1

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from helm.chart import CHART, refusal, render
 from jrm_service.settings import Settings
+from support.cases import each
 
 # Types, bounds and names: values.schema.json.
 WRONG = [
@@ -161,7 +162,7 @@ CLASHING = [
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), WRONG + CLASHING)
+@each(("values", "message"), WRONG + CLASHING)
 def test_it_is_refused_and_told_why(values, message):
     assert message in refusal(values)
 
@@ -187,19 +188,19 @@ GOES = [
 ]
 
 
-@pytest.mark.parametrize("values", GOES)
+@each("values", GOES)
 def test_what_lies_just_within_is_taken(values):
     assert render(values)
 
 
-@pytest.mark.parametrize("url", ["collector:4317", "http://", "http://h:0", "http://u:p@h", "http://h?a=b", "ftp://h"])
+@each("url", ["collector:4317", "http://", "http://h:0", "http://u:p@h", "http://h?a=b", "ftp://h"])
 def test_an_address_for_traces_that_the_server_refuses_is_refused_here(url):
     with pytest.raises(ValidationError):
         Settings(otlp_endpoint=url)
     assert "otlp_endpoint" in refusal({"settings": {"otlp_endpoint": url}})
 
 
-@pytest.mark.parametrize("name", ["max_queue", "max_candidates", "max_bodies_bytes"])
+@each("name", ["max_queue", "max_candidates", "max_bodies_bytes"])
 def test_the_server_has_the_defaults_that_values_are_held_to(name):
     """A change there is to be made in templates/_validate.tpl too."""
     default = Settings.model_fields[name].default

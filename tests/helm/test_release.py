@@ -6,7 +6,8 @@ import tomllib
 import pytest
 import yaml
 
-from helm.chart import CHART, all_of, chart_values, matches, notes, pods, render
+from helm.chart import CHART, all_of, chart_values, every_case, matches, notes, pods, render
+from support.cases import each
 
 ROOT = CHART.parents[1]
 LONG = "a-team-with-a-name-that-is-as-long-as-helm-allows-0"
@@ -18,7 +19,7 @@ def test_the_chart_installs_the_version_of_this_repository():
     assert CHART_YAML["appVersion"] == project["version"]
 
 
-@pytest.mark.parametrize("names", [("blue", "green"), (f"{LONG}1", f"{LONG}2"), ("jrm", "jrm-canary")])
+@each("names", [("blue", "green"), (f"{LONG}1", f"{LONG}2"), ("jrm", "jrm-canary")])
 def test_two_releases_live_in_one_namespace(names):
     first, second = (render(chart_values("everything"), name=name) for name in names)
     taken = [(one["kind"], one["metadata"]["name"]) for one in first + second]
@@ -48,6 +49,7 @@ def test_a_name_of_ones_own_replaces_all_of_it():
     assert names == {"judge", "judge-score", "judge-score-headless", "judge-test"}
 
 
+@every_case
 def test_notes_name_services_that_are_there(case):
     text = notes(case)
     services = {one["metadata"]["name"] for one in all_of(render(case), "Service")}
@@ -57,7 +59,7 @@ def test_notes_name_services_that_are_there(case):
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "warning"),
     [
         ({"ingress": {"enabled": True, "hosts": ["jrm.example.com"]}}, "no API keys"),
@@ -71,6 +73,6 @@ def test_notes_warn(values, warning):
     assert f"WARNING: {warning}" in notes(values)
 
 
-@pytest.mark.parametrize("values", [{}, chart_values("gpu"), chart_values("hub")])
+@each("values", [{}, chart_values("gpu"), chart_values("hub")])
 def test_notes_warn_of_nothing_without_a_reason(values):
     assert "WARNING" not in notes(values)

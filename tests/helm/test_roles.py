@@ -1,8 +1,7 @@
 """Score and explain apart: their Services, their routes, and how callers find them."""
 
-import pytest
-
-from helm.chart import all_of, matches, of_role, one_of, pods, render
+from helm.chart import all_of, every_case, matches, of_role, one_of, pods, render
+from support.cases import each
 
 BOTH = {"explain": {"enabled": True}}
 INGRESS = {"ingress": {"enabled": True, "hosts": ["jrm.example.com"]}}
@@ -27,7 +26,7 @@ def gateway_routes(values):
     return {match["path"]["value"]: rule["backendRefs"][0]["name"] for rule in rules for match in rule["matches"]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "names"),
     [
         ({}, ["rl-jrm-score"]),
@@ -39,6 +38,7 @@ def test_each_role_is_a_deployment_of_its_own(values, names):
     assert [one["metadata"]["name"] for one in all_of(render(values), "Deployment")] == names
 
 
+@every_case
 def test_every_service_leads_to_a_port_of_the_pods_of_one_role(case):
     objects = render(case)
     for service in all_of(objects, "Service"):
@@ -59,16 +59,17 @@ def test_a_headless_service_translates_no_port():
     assert service["ports"][0]["port"] == 8000
 
 
-@pytest.mark.parametrize(("routes", "values"), [(ingress_routes, INGRESS), (gateway_routes, GATEWAY)])
+@each(("routes", "values"), [(ingress_routes, INGRESS), (gateway_routes, GATEWAY)])
 def test_from_outside_each_path_leads_to_its_role_and_no_other_path_anywhere(routes, values):
     assert routes(values | BOTH) == ROUTES
 
 
-@pytest.mark.parametrize(("routes", "values"), [(ingress_routes, INGRESS), (gateway_routes, GATEWAY)])
+@each(("routes", "values"), [(ingress_routes, INGRESS), (gateway_routes, GATEWAY)])
 def test_without_explain_nothing_leads_to_it(routes, values):
     assert set(routes(values)) == set(ROUTES) - {"/explain", "/v1/explain"}
 
 
+@every_case
 def test_a_backend_is_a_port_of_its_service(case):
     objects = render(case)
     for one in all_of(objects, "Ingress"):

@@ -3,6 +3,7 @@
 import pytest
 
 from helm.chart import all_of, chart_with, of_role, one_of, pod, render, server
+from support.cases import each
 
 
 def deployment(values=None):
@@ -29,7 +30,7 @@ def test_a_large_checkpoint_has_half_an_hour_to_load():
     assert deployment()["progressDeadlineSeconds"] > 1800
 
 
-@pytest.mark.parametrize(
+@each(
     ("shutdown", "total"),
     [({}, 75), ({"preStopSeconds": 20, "graceSeconds": 90}, 115), ({"preStopSeconds": 0, "graceSeconds": 0.5}, 6)],
 )
@@ -55,7 +56,7 @@ def test_with_a_spare_gpu_the_successor_comes_first():
     assert deployment(values)["strategy"]["rollingUpdate"] == {"maxSurge": "25%", "maxUnavailable": 0}
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {"settings": {"max_queue": 2000}},
@@ -68,9 +69,7 @@ def test_pods_roll_when_their_configuration_changes(values):
     assert annotations(values)["checksum/config"] != annotations()["checksum/config"]
 
 
-@pytest.mark.parametrize(
-    "values", [{"explain": {"enabled": True, "settings": {"explain_context": 512}}}, {"score": {"replicas": 5}}]
-)
+@each("values", [{"explain": {"enabled": True, "settings": {"explain_context": 512}}}, {"score": {"replicas": 5}}])
 def test_pods_stay_when_something_else_changes(values):
     assert annotations(values) == annotations()
 

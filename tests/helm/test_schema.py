@@ -1,14 +1,15 @@
 """values.schema.json against values.yaml and against the server's settings."""
 
+import itertools
 import json
 
 import helm_python
 import jsonschema
-import pytest
 import yaml
 
-from helm.chart import CHART, refusal
+from helm.chart import CHART, every_case, refusal
 from jrm_service.settings import Settings
+from support.cases import each
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 VALUES = (CHART / "values.yaml").read_text(encoding="utf-8")
@@ -49,6 +50,7 @@ def test_it_is_a_schema():
     jsonschema.Draft7Validator.check_schema(SCHEMA)
 
 
+@every_case
 def test_another_validator_than_helms_takes_the_same_values(case):
     with helm_python.Chart.load(CHART) as loaded:
         jsonschema.Draft7Validator(SCHEMA).validate(loaded.merge_values(case))
@@ -91,7 +93,7 @@ def expected_setting(name):
     return {key: value for key, value in field.items() if key not in ("default", "title")}
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - OWNED))
+@each("name", sorted(Settings.model_fields.keys() - OWNED))
 def test_a_setting_is_what_the_server_takes(name):
     assert SCHEMA["definitions"]["settings"]["properties"][name] == expected_setting(name)
 
@@ -100,12 +102,11 @@ def test_every_setting_is_there_and_no_other():
     assert list(SCHEMA["definitions"]["settings"]["properties"]) == list(Settings.model_fields)
 
 
-@pytest.mark.parametrize("name", sorted(OWNED))
-@pytest.mark.parametrize("value", ["x", 1, True])
+@each(("name", "value"), itertools.product(sorted(OWNED), ["x", 1, True]))
 def test_a_setting_that_the_chart_decides_is_refused_with_the_value_to_use(name, value):
     assert f"at '/settings/{name}': value must be '{OWNED[name]}'" in refusal({"settings": {name: value}})
 
 
-@pytest.mark.parametrize("name", sorted(OWNED))
+@each("name", sorted(OWNED))
 def test_not_even_that_message_is_a_value(name):
     assert f"/settings/{name}" in refusal({"settings": {name: OWNED[name]}})

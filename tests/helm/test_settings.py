@@ -1,19 +1,19 @@
 """What the pods get in JRM_… variables, read by the server's own settings."""
 
-import pytest
-
 from helm.chart import COMPONENT, MATRIX, all_of, matrix_values, of_role, render, server, variables
 from jrm_service.settings import Settings
+from support.cases import each
 
 
 def parsed(values, role, monkeypatch):
-    for name, value in variables(values, role).items():
-        if name.startswith("JRM_"):
-            monkeypatch.setenv(name, value)
-    return Settings()
+    with monkeypatch.context() as patch:
+        for name, value in variables(values, role).items():
+            if name.startswith("JRM_"):
+                patch.setenv(name, value)
+        return Settings()
 
 
-@pytest.mark.parametrize("path", MATRIX, ids=lambda path: path.stem)
+@each("path", MATRIX, ids=lambda path: path.stem)
 def test_the_server_takes_them(path, monkeypatch):
     values = matrix_values(path)
     for one in all_of(render(values), "Deployment"):
@@ -35,7 +35,7 @@ def test_a_role_wins_over_what_both_have(monkeypatch):
     assert (read.max_queue, read.max_requests) == (3000, 7)
 
 
-@pytest.mark.parametrize(("gpus", "devices"), [(0, "cpu"), (1, "cuda:0"), (3, "cuda:0,cuda:1,cuda:2")])
+@each(("gpus", "devices"), [(0, "cpu"), (1, "cuda:0"), (3, "cuda:0,cuda:1,cuda:2")])
 def test_there_is_a_device_for_each_gpu(gpus, devices):
     assert variables({"score": {"gpus": gpus}})["JRM_DEVICE"] == devices
 
@@ -45,7 +45,7 @@ def test_threads_follow_the_cpus_of_the_pod_and_not_those_of_the_machine():
     assert threads["valueFrom"]["resourceFieldRef"]["resource"] == "requests.cpu"
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {"settings": {"preprocess_threads": 3}},

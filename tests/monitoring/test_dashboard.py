@@ -3,16 +3,17 @@
 import itertools
 import re
 
-import pytest
 from tools.dashboard.grafana import dashboard
 from tools.dashboard.rows import ROWS
+
+from support.cases import each
 
 from . import queries
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 LABEL = re.compile(r"{{(\w+)}}")
 
-every_panel = pytest.mark.parametrize("panel", queries.panels(), ids=lambda panel: panel["title"])
+every_panel = each("panel", queries.panels(), ids=lambda panel: panel["title"])
 
 
 def cells(panel: dict) -> set[tuple[int, int]]:

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from jrm_service.metrics import Metrics
+from support.cases import each
 
 from . import fleet, queries
 
@@ -33,7 +34,7 @@ def exported(served):
     return found
 
 
-@pytest.mark.parametrize("query", queries.everything(), ids=str)
+@each("query", queries.everything(), ids=str)
 def test_every_name_and_label_of_a_query_is_exported(exported, query):
     selected = queries.selected(query.expr)
     assert selected
@@ -44,7 +45,7 @@ def test_every_name_and_label_of_a_query_is_exported(exported, query):
     assert queries.grouped(query.expr) <= known
 
 
-@pytest.mark.parametrize("query", queries.everything(), ids=str)
+@each("query", queries.everything(), ids=str)
 def test_every_value_that_a_query_asks_for_is_exported(exported, query):
     for one in queries.selected(query.expr):
         for label, operator, value in one.matchers:

@@ -3,8 +3,10 @@
 import pytest
 from tools.fetch_prometheus import ADVICE, PROGRAMS, find
 
+from support.cases import each
 
-@pytest.mark.parametrize("program", PROGRAMS)
+
+@each("program", PROGRAMS)
 def test_both_programs_are_found(program):
     assert find(program).name == program
 

@@ -5,6 +5,8 @@ from statistics import fmean
 
 import pytest
 
+from support.cases import each
+
 from . import queries
 
 pytestmark = pytest.mark.timeout(600)  # vLLM takes most of a minute to start
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)  # vLLM takes most of a minute to start
 TOO_YOUNG = {"Drift since yesterday A", "Drift since yesterday B"}
 
 
-@pytest.mark.parametrize("query", queries.of_dashboard(), ids=str)
+@each("query", queries.of_dashboard(), ids=str)
 def test_every_query_of_the_dashboard_has_data(watched, query):
     samples = watched.query(query.expr)
     if query.where in TOO_YOUNG:
@@ -23,7 +25,7 @@ def test_every_query_of_the_dashboard_has_data(watched, query):
         assert any(math.isfinite(value) for _, value in samples)
 
 
-@pytest.mark.parametrize("where", ["Batch fill A", "Queue depth B"])
+@each("where", ["Batch fill A", "Queue depth B"])
 def test_a_replica_that_only_writes_critiques_does_not_spoil_a_panel(served, watched, where):
     """Of the same model there are the scorer and the explainer; the panel is to show what the scorer's own shows."""
     [query] = [one for one in queries.of_dashboard() if one.where == where]
@@ -33,12 +35,12 @@ def test_a_replica_that_only_writes_critiques_does_not_spoil_a_panel(served, wat
     assert [one for one in watched.query(query.expr) if one[0]["model"] == "jrm-tiny"] == expected
 
 
-@pytest.mark.parametrize(("series", "label"), queries.of_variables(), ids=str)
+@each(("series", "label"), queries.of_variables(), ids=str)
 def test_every_variable_has_something_to_choose(watched, series, label):
     assert watched.prometheus.get(f"label/{label}/values", **{"match[]": series.expr})
 
 
-@pytest.mark.parametrize("query", queries.of_autoscaling(), ids=str)
+@each("query", queries.of_autoscaling(), ids=str)
 def test_every_autoscaling_query_has_an_answer(watched, query):
     samples = watched.query(query.expr)
     assert samples

@@ -4,11 +4,11 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 from tools.fetch_prometheus import find
 
 from docs import pages
+from support.cases import each
 
 from . import queries
 
@@ -18,7 +18,7 @@ CONFIG = queries.ROOT / "deploy/compose/prometheus.yml"
 PAGE = pages.DOCS / "monitoring.md"
 LABEL_IN_TEXT = re.compile(r"\$labels\.(\w+)")
 
-every_alert = pytest.mark.parametrize("name", queries.alerts())
+every_alert = each("name", queries.alerts())
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -44,7 +44,7 @@ def test_promtool_reads_the_rules():
     promtool("check", "rules", "--lint=all", "--lint-fatal", queries.RULES)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.stem)
+@each("scenario", SCENARIOS, ids=lambda path: path.stem)
 def test_alerts_fire_when_they_should_and_no_others_do(scenario):
     promtool("test", "rules", scenario)
 
@@ -71,7 +71,7 @@ def test_in_a_healthy_fleet_every_alert_is_looked_for():
     assert set(map(str, looks)) == {str(('ALERTS{alertstate="firing"}', []))}
 
 
-@pytest.mark.parametrize("query", queries.of_rules(), ids=str)
+@each("query", queries.of_rules(), ids=str)
 def test_every_selector_names_the_job_as_the_chart_replaces_it(query):
     selected = queries.selected(query.expr)
     assert all(("job", "=", queries.JOB) in one.matchers for one in selected)
@@ -84,7 +84,7 @@ def test_the_chart_replaces_the_job_in_selectors_alone():
     assert queries.RULES.read_text(encoding="utf-8").count(f'job="{queries.JOB}"') == selectors
 
 
-@pytest.mark.parametrize("query", queries.of_rules(), ids=str)
+@each("query", queries.of_rules(), ids=str)
 def test_two_fleets_are_never_summed_up(query):
     for node in queries.nodes(query.expr):
         if type(node).__name__ == "AggregateExpr":

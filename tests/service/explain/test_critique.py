@@ -2,12 +2,12 @@
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jrm_client.protocol import ExplainUsage
 from jrm_service.explain.critique import read, schema
+from support.cases import each
 
 USAGE = ExplainUsage(prompt_tokens=5, completion_tokens=7)
 REASONING = "<|global|> good. <|bbox_0|> A circle was added. <|bbox_1|> A hat is gone. <|global|> The rest is kept."
@@ -45,7 +45,7 @@ def test_boxes_in_the_images_own_pixels():
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("box", "expected"),
     [
         ([400, 360, 120, 80], (120, 80, 400, 360)),
@@ -85,7 +85,7 @@ def test_text_before_the_first_tag_is_about_the_image():
     assert [(one.region, one.text) for one in found.segments] == [("global", "All well."), (7, "Here too.")]
 
 
-@pytest.mark.parametrize("length", range(len(WHOLE)))
+@each("length", range(len(WHOLE)))
 def test_one_that_was_cut_keeps_what_was_complete(length):
     found = explain(WHOLE[:length], cut=True)
     assert found.status == "truncated"
@@ -95,7 +95,7 @@ def test_one_that_was_cut_keeps_what_was_complete(length):
     assert not any("<|" in one.text for one in found.segments)
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [
         "",
