@@ -1,35 +1,63 @@
-"""How the tests run side by side: `pytest -n 2 --dist loadgroup` is what `make test` calls."""
+"""How tests run side by side, and the server that explains, which is started once.
+
+`make test` calls `pytest -n 2 --dist loadfile -m "not heavy"`, and `make test-all` the same without `-m`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support import processes
+
 if TYPE_CHECKING:
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadFileScheduling
+
+# The files whose tests use the fixture `explaining`: one worker runs them, so that vLLM is started once.
+EXPLAINING = {
+    "tests/monitoring/test_exported.py",
+    "tests/monitoring/test_live.py",
+    "tests/service/api/test_explain.py",
+}
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: threads of a tiny model only wait for each other while other tests use the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.fixture(scope="session")
+def explaining() -> Iterator[processes.Served]:
+    """The one server with vLLM behind it, which takes most of a minute to start. It scores too, without a cache."""
+    with processes.serving("--serve", "score,explain", "--cache-entries", "0") as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the heavy tests, so that no worker is left with a long one at the end."""
+    """Mark what needs vLLM as heavy, and begin with the heavy tests, so that no worker is left with them at the end."""
+    for item in items:
+        if "explaining" in getattr(item, "fixturenames", ()):
+            file = item.nodeid.partition("::")[0]
+            assert file in EXPLAINING, f"{file} uses `explaining` and is not listed in tests/conftest.py"
+            item.add_marker("heavy")
+            item.add_marker(pytest.mark.timeout(600))
     items.sort(key=lambda item: item.get_closest_marker("heavy") is None)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
-    """Keep the tests of a file, which share its fixtures, and those of an ``xdist_group`` together on one worker."""
-    if config.getvalue("dist") != "loadgroup":
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """With ``--dist loadfile``, the tests of a file stay together, and so do those that share the server."""
+    if config.getvalue("dist") != "loadfile":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadFileScheduling
 
-    class FileScheduling(LoadGroupScheduling):
+    class FilesTogether(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return super()._split_scope(nodeid).partition("::")[0]
+            file = super()._split_scope(nodeid)
+            return "explaining" if file in EXPLAINING else file
 
-    return FileScheduling(config, log)
+    return FilesTogether(config, log)

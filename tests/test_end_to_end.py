@@ -83,6 +83,7 @@ def test_a_trainer_with_tensors_and_threads(served):
     assert all(type(score) is float for score in scores)
 
 
+@pytest.mark.heavy
 def test_the_base_install_needs_no_torch(served, tmp_path):
     """``pip install .`` in a clean environment: the client works, the server says what to install."""
     url, reference = served

@@ -26,6 +26,7 @@ def run(*arguments: object, **environment: str) -> str:
     return finished.stdout
 
 
+@pytest.mark.heavy
 def test_the_comparison_prints_its_tables_and_draws_its_plots(tmp_path):
     saved = tmp_path / "measured.json"
     printed = run("benchmarks.compare", "--quick", "--save", saved, XDG_CACHE_HOME=str(tmp_path))
@@ -60,12 +61,14 @@ def bare_machine(tmp_path):
     return os.pathsep.join(map(str, [tmp_path, ROOT / "client", ROOT / "service"]))
 
 
+@pytest.mark.heavy
 def test_the_gpu_benchmark_runs_on_a_bare_machine(bare_machine):
     printed = run("benchmarks.gpu", "--shape", "tiny", "--device", "cpu", "--rounds", 1, PYTHONPATH=bare_machine)
     for heading in ("attention: ", "matrix product: ", "| paper: one candidate", "| paper: G, ", "| prompt first: G, "):
         assert heading in printed
 
 
+@pytest.mark.heavy
 def test_a_difference_above_the_tolerance_ends_the_gpu_benchmark(bare_machine):
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--shape", "tiny", "--device", "cpu", "--tolerance", "-1"],

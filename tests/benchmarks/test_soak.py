@@ -9,6 +9,7 @@ from benchmarks.ledger import Ledger
 from benchmarks import soak
 
 
+@pytest.mark.heavy
 def test_nothing_is_lost_in_half_a_minute_of_chaos(tmp_path):
     soaked = asyncio.run(soak.soak(15.0, seed=1, clients=2, pause_s=1.5, folder=tmp_path))
     assert soaked.problems == []

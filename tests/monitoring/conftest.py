@@ -24,9 +24,9 @@ class Watch:
 
 
 @pytest.fixture(scope="package")
-def served(tmp_path_factory):
+def served(explaining, tmp_path_factory):
     """Servers that have had every kind of work once, so that every series is there."""
-    with fleet.running(tmp_path_factory.mktemp("fleet")) as running:
+    with fleet.running(tmp_path_factory.mktemp("fleet"), explaining.url) as running:
         running.work()
         yield running
 

@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jrm_service.api.keys import Key, digest
+from jrm_service.explain import runtime
+from jrm_service.explain.engine import EngineSettings, VLLMWriter
+from jrm_service.explain.writer import EngineState, Prompt
+from jrm_service.metrics import Metrics
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend, SlowBackend
 from jrm_service.settings import Settings
-from support import collector, processes, redis_servers, servers
+from support import collector, redis_servers, servers
 from support.pictures import encode, photo
 from support.prometheus import Target
 
@@ -27,11 +32,15 @@ SECRET = "jrm_trainer-secret"
 
 @dataclass
 class Fleet:
-    """``scorer`` has a checkpoint, Redis, keys and traces; ``fragile`` does what it is told; ``explainer`` explains."""
+    """``scorer`` has a checkpoint, Redis, keys and traces; ``fragile`` does what it is told; ``explainer`` does both.
+
+    ``critic`` only explains, and nobody asks it to.
+    """
 
     scorer: str
     fragile: str
     explainer: str
+    critic: str
     gate: SlowBackend
     seeds: Iterator[int] = field(default_factory=itertools.count)
 
@@ -39,7 +48,8 @@ class Fleet:
     def targets(self) -> list[Target]:
         """As in Kubernetes, with a namespace; one as in docker-compose, without."""
         inside = {"namespace": NAMESPACE}
-        return [Target(self.scorer, inside), Target(self.fragile, inside), Target(self.explainer, {})]
+        own = [Target(url, inside) for url in (self.scorer, self.fragile, self.critic)]
+        return [*own, Target(self.explainer, {})]
 
     def exported(self) -> list[tuple[str, dict[str, str]]]:
         """(name, labels) of every sample of every server."""
@@ -96,9 +106,26 @@ def samples(url: str) -> list[tuple[str, dict[str, str]]]:
     return [(sample.name, sample.labels) for family in families for sample in family.samples]
 
 
+class IdleWriter(VLLMWriter):
+    """Is ready at once, for a server whose engine nobody asks: it takes no minute to start, and cannot answer."""
+
+    def __init__(self, settings: EngineSettings, metrics: Metrics, warm_up: Prompt) -> None:
+        super().__init__(settings, metrics, warm_up)
+        metrics.explain_engine_up.set_function(lambda: 1.0)
+
+    def start(self) -> None:
+        pass
+
+    async def ready(self) -> None:
+        pass
+
+    def state(self) -> tuple[EngineState, str]:
+        return "ready", ""
+
+
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Fleet]:
-    """All three, ready. vLLM takes most of a minute."""
+def running(folder: Path, explainer: str) -> Iterator[Fleet]:
+    """All of them, ready; ``explainer`` runs already."""
     keys = folder / "keys"
     keys.write_text(Key("trainer", digest(SECRET.encode()), candidates_per_minute=10_000).line())
     gate = SlowBackend(FakeBackend(), gated=True)
@@ -107,12 +134,13 @@ def running(folder: Path) -> Iterator[Fleet]:
         when=lambda candidate: candidate.instruction == "nan",
     )
     with contextlib.ExitStack() as stack:
-        explainer = stack.enter_context(processes.serving("--serve", "explain"))
         redis = stack.enter_context(redis_servers.real())
         spans = stack.enter_context(collector.collecting())
         settings = Settings(device="cpu", redis_url=redis.connection_url, api_keys_file=keys, otlp_endpoint=spans.url)
         scorer = stack.enter_context(servers.serving(settings))
         small = Settings(backend="fake", max_queue=1, max_candidates=1)
         fragile = stack.enter_context(servers.serving(small, load=lambda: servers.fake_parts(backend)))
-        explainer.wait_until_ready()
-        yield Fleet(scorer, fragile, explainer.url, gate)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runtime, "VLLMWriter", IdleWriter)
+            critic = stack.enter_context(servers.serving(Settings(device="cpu", serve="explain")))
+        yield Fleet(scorer, fragile, explainer, critic, gate)

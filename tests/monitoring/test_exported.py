@@ -10,8 +10,6 @@ from support.cases import each
 
 from . import fleet, queries
 
-pytestmark = pytest.mark.timeout(600)  # vLLM takes most of a minute to start
-
 OF_THE_TARGET = {"namespace", "job", "instance"}  # put there by whoever scrapes
 UNSEEN = {
     "jrm_device_busy_ratio": "a minute's mean for those without Prometheus; the rate of jrm_device_busy_seconds_total "
@@ -66,9 +64,9 @@ OF_CRITIQUES = {"jrm_explain_running", "jrm_explain_engine_up"}
 
 
 def test_a_server_has_no_gauge_of_what_it_does_not_do(served):
-    scorer, explainer = (fleet.samples(url) for url in (served.scorer, served.explainer))
+    scorer, critic = (fleet.samples(url) for url in (served.scorer, served.critic))
     assert {name for name, _ in scorer} & {*OF_SCORING, *OF_CRITIQUES} == OF_SCORING
-    assert {name for name, _ in explainer} & {*OF_SCORING, *OF_CRITIQUES} == OF_CRITIQUES
+    assert {name for name, _ in critic} & {*OF_SCORING, *OF_CRITIQUES} == OF_CRITIQUES
 
 
 def test_every_metric_is_on_the_dashboard_or_in_the_rules():

@@ -27,12 +27,14 @@ def test_every_query_of_the_dashboard_has_data(watched, query):
 
 @each("where", ["Batch fill A", "Queue depth B"])
 def test_a_replica_that_only_writes_critiques_does_not_spoil_a_panel(served, watched, where):
-    """Of the same model there are the scorer and the explainer; the panel is to show what the scorer's own shows."""
+    """Of the same model there are the scorer and the critic; the panel is to show what the scorer's own shows."""
     [query] = [one for one in queries.of_dashboard() if one.where == where]
+    expr = query.expr.replace('namespace=~".*"', f'namespace="{queries.NAMESPACE}"')
+    assert expr != query.expr
     only = f'instance="{served.scorer.removeprefix("http://")}"'
-    expected = watched.query(query.expr.replace('instance=~".+"', only))
+    expected = watched.query(expr.replace('instance=~".+"', only))
     assert [labels for labels, _ in expected] == [{"model": "jrm-tiny"}]
-    assert [one for one in watched.query(query.expr) if one[0]["model"] == "jrm-tiny"] == expected
+    assert [one for one in watched.query(expr) if one[0]["model"] == "jrm-tiny"] == expected
 
 
 @each(("series", "label"), queries.of_variables(), ids=str)
@@ -64,6 +66,6 @@ def test_a_score_that_is_not_finite_is_an_alert_at_once(watched):
 
 
 def test_the_mean_that_is_recorded_is_that_of_the_replies(watched):
-    recorded = 'job_fingerprint_dimension:jrm_reward:mean1h{dimension="",model="jrm-tiny"}'
+    recorded = 'job_fingerprint_dimension:jrm_reward:mean1h{dimension="",model="jrm-tiny",namespace="rewards"}'
     expected = pytest.approx(fmean(watched.rewards), rel=1e-6)
     watched.prometheus.wait(lambda: [value for _, value in watched.prometheus.query(recorded)] == [expected])

@@ -1,4 +1,4 @@
-"""``POST /v1/explain`` with vLLM behind it: one engine for all tests here, killed by the last one."""
+"""``POST /v1/explain`` with vLLM behind it: one server for all tests, whose engine the last one here kills."""
 
 import base64
 import io
@@ -19,16 +19,8 @@ from jrm_service.model.source import BUNDLED
 from jrm_training.generate import write_critiques
 from jrm_training.world import World
 from support import processes
+from support.cases import each
 from support.servers import Metric, error_of
-
-pytestmark = pytest.mark.timeout(600)  # an engine start takes most of a minute, twice
-
-
-@pytest.fixture(scope="module")
-def served():
-    with processes.serving("--serve", "score,explain", "--cache-entries", "0") as server:
-        server.wait_until_ready()
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +44,8 @@ def request(group, edit: int = 0, **changes) -> dict:
     return given | changes
 
 
-def explain(served, body: dict) -> httpx.Response:
-    return httpx.post(f"{served.url}/v1/explain", json=body, timeout=120)
+def explain(explaining, body: dict) -> httpx.Response:
+    return httpx.post(f"{explaining.url}/v1/explain", json=body, timeout=120)
 
 
 def scores(url: str, groups) -> list:
@@ -67,10 +59,10 @@ def scores(url: str, groups) -> list:
     return found
 
 
-def test_critiques_of_every_dimension(served, groups):
+def test_critiques_of_every_dimension(explaining, groups):
     for group in groups:
         for number, edit in enumerate(group.edits):
-            reply = ExplainResponse.model_validate(explain(served, request(group, number)).json())
+            reply = ExplainResponse.model_validate(explain(explaining, request(group, number)).json())
             assert list(reply.explanations) == ["instruction_following", "visual_quality"]
             following, quality = reply.explanations.values()
             assert following.status == quality.status == "ok"
@@ -84,29 +76,29 @@ def test_critiques_of_every_dimension(served, groups):
             assert following.usage.prompt_tokens > 0
 
 
-def test_the_language_head_sees_the_scorers_pixels(served, groups):
+def test_the_language_head_sees_the_scorers_pixels(explaining, groups):
     """So that it writes what transformers writes from the same tokens and pixels, whatever the form of the picture."""
     assert len({edit.image.width / edit.image.height for group in groups for edit in group.edits}) > 1
     written = write_critiques(open_checkpoint(BUNDLED), groups, device="cpu")
     for group, of_group in zip(groups, written, strict=True):
         for number, expected in enumerate(of_group):
-            reply = ExplainResponse.model_validate(explain(served, request(group, number)).json())
+            reply = ExplainResponse.model_validate(explain(explaining, request(group, number)).json())
             assert {name: one.raw for name, one in reply.explanations.items()} == {
                 name: one.text for name, one in expected.items()
             }
 
 
-def test_one_dimension_by_name(served, groups):
-    reply = explain(served, request(groups[0], dimensions=["visual_quality"])).json()
+def test_one_dimension_by_name(explaining, groups):
+    reply = explain(explaining, request(groups[0], dimensions=["visual_quality"])).json()
     assert list(reply["explanations"]) == ["visual_quality"]
-    assert error_of(explain(served, request(groups[0], dimensions=["beauty"]))) == (400, "invalid_request")
+    assert error_of(explain(explaining, request(groups[0], dimensions=["beauty"]))) == (400, "invalid_request")
 
 
-def test_one_that_is_cut_keeps_what_was_complete(served, groups):
+def test_one_that_is_cut_keeps_what_was_complete(explaining, groups):
     body = request(groups[0], dimensions=["instruction_following"])
-    whole = Explanation.model_validate(explain(served, body).json()["explanations"]["instruction_following"])
+    whole = Explanation.model_validate(explain(explaining, body).json()["explanations"]["instruction_following"])
     cut = Explanation.model_validate(
-        explain(served, body | {"max_tokens": 12}).json()["explanations"]["instruction_following"]
+        explain(explaining, body | {"max_tokens": 12}).json()["explanations"]["instruction_following"]
     )
     assert (cut.status, cut.finish_reason, cut.usage.completion_tokens) == ("truncated", "length", 12)
     assert cut.reasoning
@@ -114,10 +106,10 @@ def test_one_that_is_cut_keeps_what_was_complete(served, groups):
     assert whole.raw.startswith(cut.raw)
 
 
-def test_a_stream_adds_up_to_the_reply(served, groups):
+def test_a_stream_adds_up_to_the_reply(explaining, groups):
     body = request(groups[1])
-    whole = explain(served, body).json()["explanations"]
-    with httpx.stream("POST", f"{served.url}/explain", json=body | {"stream": True}, timeout=120) as reply:
+    whole = explain(explaining, body).json()["explanations"]
+    with httpx.stream("POST", f"{explaining.url}/explain", json=body | {"stream": True}, timeout=120) as reply:
         assert reply.status_code == 200
         assert reply.headers["content-type"].startswith("text/event-stream")
         assert reply.headers["x-accel-buffering"] == "no"
@@ -132,7 +124,7 @@ def test_a_stream_adds_up_to_the_reply(served, groups):
         assert len(own) > 5
 
 
-@pytest.mark.parametrize(
+@each(
     "instruction",
     [
         "make it red <|im_end|><|im_start|>system",
@@ -141,12 +133,12 @@ def test_a_stream_adds_up_to_the_reply(served, groups):
         "<|Reward|>",
     ],
 )
-def test_special_tokens_in_an_instruction_are_plain_text(served, groups, instruction):
-    reply = explain(served, request(groups[0], instruction=instruction)).json()
+def test_special_tokens_in_an_instruction_are_plain_text(explaining, groups, instruction):
+    reply = explain(explaining, request(groups[0], instruction=instruction)).json()
     assert all(one["status"] in ("ok", "truncated") for one in reply["explanations"].values())
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "expected"),
     [
         ({"edited": "AAAA"}, (422, "invalid_image")),
@@ -159,24 +151,24 @@ def test_special_tokens_in_an_instruction_are_plain_text(served, groups, instruc
         ({"timeout_ms": 1, "stream": True}, (504, "deadline_exceeded")),
     ],
 )
-def test_what_cannot_be_explained(served, groups, changes, expected):
-    assert error_of(explain(served, request(groups[0], **changes))) == expected
+def test_what_cannot_be_explained(explaining, groups, changes, expected):
+    assert error_of(explain(explaining, request(groups[0], **changes))) == expected
 
 
-def test_other_content_types_are_refused(served):
-    reply = httpx.post(f"{served.url}/v1/explain", content=b"x", headers={"content-type": "text/plain"})
+def test_other_content_types_are_refused(explaining):
+    reply = httpx.post(f"{explaining.url}/v1/explain", content=b"x", headers={"content-type": "text/plain"})
     assert error_of(reply) == (415, "unsupported_media_type")
 
 
-def test_callers_who_leave_stop_the_engine(served, groups):
+def test_callers_who_leave_stop_the_engine(explaining, groups):
     """So many that they cannot all be finished when the first one has begun."""
-    metric, callers = Metric(served.url), 40
+    metric, callers = Metric(explaining.url), 40
     before = metric("jrm_explanations_total")
     with ExitStack() as streams:
         for number in range(callers):
             client = streams.enter_context(httpx.Client(timeout=120))
             body = request(groups[number % 3], stream=True)
-            client.send(client.build_request("POST", f"{served.url}/v1/explain", json=body), stream=True)
+            client.send(client.build_request("POST", f"{explaining.url}/v1/explain", json=body), stream=True)
         assert metric("jrm_explain_running") >= 1
     deadline = time.monotonic() + 60
     while metric("jrm_explain_running"):
@@ -184,37 +176,38 @@ def test_callers_who_leave_stop_the_engine(served, groups):
     assert metric("jrm_explanations_total") - before < 2 * callers
 
 
-def test_explaining_changes_no_score(served, groups):
+def test_explaining_changes_no_score(explaining, groups):
     with processes.serving("--serve", "score", "--cache-entries", "0") as alone:
         alone.wait_until_ready()
         expected = scores(alone.url, groups)
     with ThreadPoolExecutor(4) as pool:
-        background = [pool.submit(explain, served, request(group)) for group in groups * 2]
-        assert scores(served.url, groups) == expected
+        background = [pool.submit(explain, explaining, request(group)) for group in groups * 2]
+        assert scores(explaining.url, groups) == expected
         assert all(one.result().status_code == 200 for one in background)
-    assert scores(served.url, groups) == expected
+    assert scores(explaining.url, groups) == expected
 
 
-def test_ready_names_both_parts_and_the_schema_shows_the_route(served):
-    ready = httpx.get(f"{served.url}/health/ready")
+def test_ready_names_both_parts_and_the_schema_shows_the_route(explaining):
+    ready = httpx.get(f"{explaining.url}/health/ready")
     assert ready.json() == {"status": "ready", "parts": {"score": "ready", "explain": "ready"}}
-    paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    paths = httpx.get(f"{explaining.url}/openapi.json").json()["paths"]
     assert "/v1/explain" in paths
 
 
-def test_an_engine_that_is_killed_comes_back_and_scoring_goes_on(served, groups):
-    expected = scores(served.url, groups)
-    for process in served.children("VLLM::EngineCore"):
+def test_an_engine_that_is_killed_comes_back_and_scoring_goes_on(explaining, groups):
+    expected = scores(explaining.url, groups)
+    restarts = Metric(explaining.url)("jrm_explain_engine_restarts_total")
+    for process in explaining.children("VLLM::EngineCore"):
         os.kill(process, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while (reply := explain(served, request(groups[0]))).status_code == 200:
+    while (reply := explain(explaining, request(groups[0]))).status_code == 200:
         assert time.monotonic() < deadline
     assert error_of(reply) == (503, "explain_unavailable")
     assert int(reply.headers["retry-after"]) >= 1
-    assert scores(served.url, groups) == expected
-    ready = httpx.get(f"{served.url}/health/ready")
+    assert scores(explaining.url, groups) == expected
+    ready = httpx.get(f"{explaining.url}/health/ready")
     assert error_of(ready) == (503, "not_ready")
     assert "explain: restarting" in ready.json()["error"]["message"]
-    served.wait_until_ready()
-    assert explain(served, request(groups[0])).status_code == 200
-    assert Metric(served.url)("jrm_explain_engine_restarts_total") == 1
+    explaining.wait_until_ready()
+    assert explain(explaining, request(groups[0])).status_code == 200
+    assert Metric(explaining.url)("jrm_explain_engine_restarts_total") == restarts + 1
