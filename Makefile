@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints/cpu.txt
 TARGET ?= cpu
+# Two workers for two cores. The tests of a file stay together, and long ones are begun with.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check fuzz bench soak image image-test train-tiny format clean
+.PHONY: help serve demo test test-all check fuzz bench soak image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -18,8 +20,12 @@ serve: $(VENV)/.service ## serve a tiny checkpoint on http://127.0.0.1:8000 (CHE
 demo: $(VENV)/.service ## score edits of a photograph through the SDK and print a table
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## every test; once set up, it needs no network, GPU or model hub
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## the tests of every day, a few minutes; once set up, they need no network, GPU or model hub
+	@$(PYTEST) -m "not heavy" $(ARGS)
+	@echo "Not run: what is heavy (vLLM, a soak, the benchmarks, the base install). make test-all runs everything."
+
+test-all: $(VENV)/.dev ## every test, those with vLLM, a minute of chaos and the benchmarks included
+	@$(PYTEST) $(ARGS)
 
 fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs into tests/fuzz/corpus
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)

@@ -1,4 +1,4 @@
-"""Half a minute of chaos, and what the long run would say about memory."""
+"""A minute of chaos, and what the long run would say about memory."""
 
 import asyncio
 from collections import Counter
@@ -10,8 +10,8 @@ from benchmarks import soak
 
 
 @pytest.mark.heavy
-def test_nothing_is_lost_in_half_a_minute_of_chaos(tmp_path):
-    soaked = asyncio.run(soak.soak(15.0, seed=1, clients=2, pause_s=1.5, folder=tmp_path))
+def test_nothing_is_lost_in_a_minute_of_chaos(tmp_path):
+    soaked = asyncio.run(soak.soak(60.0, seed=1, clients=2, pause_s=1.5, folder=tmp_path))
     assert soaked.problems == []
     assert min(soaked.done[f"{name} killed"] for name in ("Redis", "replica", "client")) >= 1
 

@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in processes of their own."""
+"""The commands as a user runs them; a server, and what ends before one is there, in processes of their own."""
 
 import contextlib
 import json
@@ -13,17 +13,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from jrm_client.cli import app
 from jrm_service.model import recording
 from jrm_service.model.checkpoint import open_checkpoint
 from support import checkpoints
+from support.cases import each
 
 JRM = [str(Path(sys.executable).parent / "jrm")]
 
 
-def jrm(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([*JRM, *arguments], capture_output=True, text=True, check=False, timeout=120, **options)
+def jrm(*arguments: str) -> subprocess.CompletedProcess:
+    """For `jrm serve`, which decides about the logging of its process."""
+    return subprocess.run([*JRM, *arguments], capture_output=True, text=True, check=False, timeout=120)
+
+
+def invoke(*arguments: str) -> Result:
+    """For every other command: in this process, which has imported torch already."""
+    return CliRunner().invoke(app, arguments)
 
 
 @contextlib.contextmanager
@@ -44,31 +53,23 @@ def served(*arguments: str, **options) -> Iterator[tuple[subprocess.Popen, str, 
 
 
 def test_serve_prints_a_curl_line_that_works_and_ends_cleanly(tiny_checkpoint):
-    with served("--checkpoint", str(tiny_checkpoint), "--device", "cpu") as (process, url, printed):
+    with served("--checkpoint", str(tiny_checkpoint), "--device", "cpu,cpu") as (process, url, printed):
         assert "ready: jrm-tiny-untrained" in printed
         (line,) = [line for line in printed.splitlines() if line.startswith("curl ")]
         reply = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True, timeout=60)
         assert json.loads(reply.stdout)["groups"][0]["scores"][0]["status"] == "ok"
         assert url in line
+        assert "jrm_workers_alive 2.0" in httpx.get(f"{url}/metrics").text
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 
 
-def test_interrupting_ends_cleanly():
-    with served("--backend", "fake") as (process, _, _):
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-
-
-def test_the_fake_backend_needs_no_torch():
+def test_the_fake_backend_needs_no_torch_and_ends_cleanly_when_it_is_interrupted():
     with served("--backend", "fake") as (process, url, _):
         assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
         assert httpx.get(f"{url}/v1/info").json()["model"] == "jrm-fake"
-
-
-def test_two_devices_are_two_workers(tiny_checkpoint):
-    with served("--checkpoint", str(tiny_checkpoint), "--device", "cpu,cpu") as (_, url, _):
-        assert "jrm_workers_alive 2.0" in httpx.get(f"{url}/metrics").text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 def test_json_logs_are_json_line_by_line(tmp_path):
@@ -98,10 +99,11 @@ def test_a_broken_checkpoint_is_told_before_anything_starts(tmp_path):
     path = checkpoints.write(tmp_path / "broken", checkpoints.one_pass())
     (path / "config.json").unlink()
     (path / "reward" / "heads.safetensors").unlink()
-    for arguments in (["serve", "--checkpoint", str(path)], ["inspect", str(path)]):
-        run = jrm(*arguments)
-        assert run.returncode == 1
-        assert run.stderr.splitlines() == ["error: config.json: missing", "error: reward/heads.safetensors: missing"]
+    problems = ["error: config.json: missing", "error: reward/heads.safetensors: missing"]
+    run = jrm("serve", "--checkpoint", str(path))
+    assert (run.returncode, run.stderr.splitlines()) == (1, problems)
+    run = invoke("inspect", str(path))
+    assert (run.exit_code, run.stderr.splitlines()) == (1, problems)
 
 
 def test_a_failed_self_test_ends_the_server_and_says_by_how_much(tmp_path):
@@ -195,20 +197,20 @@ def test_settings_prints_a_path_that_is_no_text():
 
 
 def test_wrong_settings_are_told_by_name():
-    run = jrm("serve", "--port", "99999", "--dtype", "int8")
-    assert run.returncode == 2
+    run = invoke("serve", "--port", "99999", "--dtype", "int8")
+    assert run.exit_code == 2
     assert "port: " in run.stderr
     assert "dtype: " in run.stderr
 
 
 def test_settings_prints_what_is_in_force(monkeypatch):
     monkeypatch.setenv("JRM_MAX_QUEUE", "5000")
-    printed = json.loads(jrm("settings", "--port", "8123", "--self-test", "false").stdout)
+    printed = json.loads(invoke("settings", "--port", "8123", "--self-test", "false").stdout)
     assert (printed["port"], printed["max_queue"], printed["self_test"]) == (8123, 5000, False)
 
 
 def test_inspect_names_everything(tiny_checkpoint):
-    facts = json.loads(jrm("inspect", str(tiny_checkpoint), "--json").stdout)
+    facts = json.loads(invoke("inspect", str(tiny_checkpoint), "--json").stdout)
     assert facts["name"] == "jrm-tiny-untrained"
     expected = {
         "fingerprint",
@@ -223,26 +225,26 @@ def test_inspect_names_everything(tiny_checkpoint):
         "golden",
     }
     assert expected <= set(facts)
-    table = jrm("inspect", str(tiny_checkpoint)).stdout
+    table = invoke("inspect", str(tiny_checkpoint)).stdout
     assert facts["fingerprint"] in table
     assert "instruction_following" in table
 
 
 def test_inspect_holds_a_checkpoint_to_the_fingerprint_that_is_expected(tiny_checkpoint):
     fingerprint = open_checkpoint(tiny_checkpoint).fingerprint
-    assert jrm("inspect", "--expect", fingerprint, str(tiny_checkpoint)).returncode == 0
-    run = jrm("inspect", "--expect", "0" * 32, str(tiny_checkpoint))
-    assert run.returncode == 1
+    assert invoke("inspect", "--expect", fingerprint, str(tiny_checkpoint)).exit_code == 0
+    run = invoke("inspect", "--expect", "0" * 32, str(tiny_checkpoint))
+    assert run.exit_code == 1
     assert run.stderr == f"error: {tiny_checkpoint}: the fingerprint is {fingerprint}, expected {'0' * 32}\n"
 
 
-def test_help_lists_every_command_without_torch():
-    run = jrm("--help")
-    assert run.returncode == 0
+def test_help_lists_every_command():
+    run = invoke("--help")
+    assert run.exit_code == 0
     for command in ("score", "serve", "settings", "inspect", "golden", "key"):
         assert command in run.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "settings", "inspect", "golden", "key"])
+@each("command", ["serve", "settings", "inspect", "golden", "key"])
 def test_every_command_has_help(command):
-    assert jrm(command, "--help").returncode == 0
+    assert invoke(command, "--help").exit_code == 0

@@ -1,18 +1,16 @@
-"""``jrm key``, in processes of its own, against a server that runs."""
+"""``jrm key``, and a server that reads what it writes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from jrm_client.cli import app
 from jrm_service.api.keys import Key, digest
 from jrm_service.settings import Settings
 from support import servers
-
-JRM = [str(Path(sys.executable).parent / "jrm")]
 
 
 @pytest.fixture
@@ -20,10 +18,8 @@ def path(tmp_path):
     return tmp_path / "keys"
 
 
-def key(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"JRM_API_KEYS_FILE": str(path)}
-    command = [*JRM, "key", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+def key(*arguments: str, path: Path) -> Result:
+    return CliRunner().invoke(app, ["key", *arguments], env={"JRM_API_KEYS_FILE": str(path)})
 
 
 def test_a_new_key_opens_a_server_that_runs(path):
@@ -55,18 +51,18 @@ def test_listing_shows_no_whole_hash(path):
 def test_a_name_that_is_taken_is_told_and_prints_no_key(path):
     key("new", "--name", "a", path=path)
     again = key("new", "--name", "a", path=path)
-    assert (again.returncode, again.stdout) == (1, "")
+    assert (again.exit_code, again.stdout) == (1, "")
     assert "already" in again.stderr
     assert len(path.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["new", "--name", "a b"], ["new"], ["new", "--name", "a", "--requests", "0"]])
 def test_wrong_usage_writes_nothing(path, arguments):
-    assert key(*arguments, path=path).returncode == 2
+    assert key(*arguments, path=path).exit_code == 2
     assert not path.exists()
 
 
 def test_a_file_that_cannot_be_read_is_told(path):
     listed = key("list", path=path)
-    assert listed.returncode == 1
+    assert listed.exit_code == 1
     assert listed.stderr == f"error: {path}: No such file or directory\n"
