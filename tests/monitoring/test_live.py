@@ -9,7 +9,6 @@ from support.cases import each
 
 from . import queries
 
-pytestmark = pytest.mark.timeout(600)  # vLLM takes most of a minute to start
 
 # A server of a minute has no day before.
 TOO_YOUNG = {"Drift since yesterday A", "Drift since yesterday B"}
