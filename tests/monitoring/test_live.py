@@ -9,7 +9,6 @@ from support.cases import each
 
 from . import queries
 
-
 # A server of a minute has no day before.
 TOO_YOUNG = {"Drift since yesterday A", "Drift since yesterday B"}
 
