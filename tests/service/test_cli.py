@@ -25,13 +25,13 @@ from support.cases import each
 JRM = [str(Path(sys.executable).parent / "jrm")]
 
 
-def jrm(*arguments: str) -> subprocess.CompletedProcess:
-    """For `jrm serve`, which decides about the logging of its process."""
-    return subprocess.run([*JRM, *arguments], capture_output=True, text=True, check=False, timeout=120)
+def jrm(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """For `jrm serve`, which decides about the logging of its process, and for what depends on the environment."""
+    return subprocess.run([*JRM, *arguments], capture_output=True, text=True, check=False, timeout=120, **options)
 
 
 def invoke(*arguments: str) -> Result:
-    """For every other command: in this process, which has imported torch already."""
+    """For the other commands: in this process, which has imported torch already."""
     return CliRunner().invoke(app, arguments)
 
 
