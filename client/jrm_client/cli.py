@@ -16,9 +16,9 @@ from .client import JRMClient
 from .commands import Commands
 from .errors import JRMError
 from .explain_command import explain
-from .jsonl import JSONLError, Summary, score_file
 from .options import DEFAULT_URL, ApiKey, Url
 from .report import table, to_json
+from .score_file import JSONLError, Summary, score_file
 
 app = typer.Typer(
     name="jrm",

@@ -1,197 +1,67 @@
-"""Scoring a JSONL file of pairs into another one, resumably.
-
-A row of the input: ``{"source": path, "edited": path, "instruction": text}``, optionally with an ``"id"``; relative
-paths are taken from the folder of the file. A row of the output: ``line`` (counted from 1), the fields of the input,
-``status``, ``reward``, ``reward_std``, ``dimensions``, ``model``, ``fingerprint``. Only scores are written: what
-failed is reported, and tried again by the next run.
-"""
+"""The one reader of JSONL files: every command that takes rows from a file reads them here."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
-from . import arguments
-from .client import JRMClient
-from .errors import APIStatusError
-from .report import to_json
-from .results import Score
+from . import strict_json
 
-CHUNK = 64  # rows scored, and written, at a time
-_FIELDS = ("source", "edited", "instruction")
-_REFUSALS_OF_ONE_ROW = frozenset({400, 413})
+MAX_LINE_BYTES = 16 * 2**20
+"""A longer line is refused: it is a file of something else, or one whose line breaks were lost."""
+
+_MOST_QUOTED = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the input."""
+class Line:
+    """One line that is not blank: ``number`` counts from 1, as editors do; ``offset`` is its place in the file.
 
-    line: int
-    fields: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a run did. ``failed`` maps lines to reasons; ``skipped`` rows had a score already."""
-
-    rows: int = 0
-    scored: int = 0
-    skipped: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
-
-
-_ROW_START = b'{"line": '  # how every row that we write begins
-
-
-class JSONLError(Exception):
-    """The files do not belong together, or are not what they should be. The message says which line."""
-
-
-def score_file(
-    client: JRMClient, source: Path, output: Path, root: Path | None, advance: Callable[[int, int], None]
-) -> Summary:
-    """Score the rows of ``source`` that ``output`` lacks, and append them to it.
-
-    ``advance(done, total)`` is called as rows are dealt with. Bad rows end up in the summary; a failure of the server
-    is raised, with everything scored so far in ``output``. Raises JSONLError if ``output`` has scores of other rows or
-    of another checkpoint.
+    ``text`` has its line break, and no byte order mark. Of a line over ``MAX_LINE_BYTES`` it is the beginning.
     """
-    summary = Summary()
-    if output.exists() and not output.is_file():
-        raise JSONLError(f"{output}: must be a regular file, since a later run reads it to go on where this one ended")
-    if output.exists() and output.samefile(source):
-        raise JSONLError(f"{output}: is the input; use another output file")
-    finished = _finished(output)
-    pending: list[Row] = []
-    for row in _rows(source, summary):
-        if row.line in finished:
-            _check_same(row, finished[row.line], output)
-            summary.skipped += 1
-        else:
-            pending.append(row)
-    done = summary.rows - len(pending)
-    advance(done, summary.rows)
-    fingerprint = next((record["fingerprint"] for record in finished.values()), None)
-    base = source.parent if root is None else root
-    with output.open("a", encoding="utf-8") as file:
-        for start in range(0, len(pending), CHUNK):
-            chunk = pending[start : start + CHUNK]
-            scores = _score(client, chunk, base, summary)
-            for score in scores.values():
-                fingerprint = fingerprint or score.fingerprint
-                if score.fingerprint != fingerprint:
-                    raise JSONLError(
-                        f"{output} has scores of the checkpoint {fingerprint}, the server now has "
-                        f"{score.fingerprint}; use another output file"
-                    )
-            lines = (
-                {"line": row.line, **row.fields, **to_json(scores[row.line])} for row in chunk if row.line in scores
-            )
-            file.write("".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
-            file.flush()
-            summary.scored += len(scores)
-            done += len(chunk)
-            advance(done, summary.rows)
-    return summary
+
+    number: int
+    offset: int
+    text: bytes
 
 
-def _rows(path: Path, summary: Summary) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for line, text in enumerate(file, start=1):
-            if text.isspace():
-                continue
-            summary.rows += 1
-            try:
-                yield Row(line, _parse(text))
-            except ValueError as error:
-                summary.failed[line] = str(error)
+def lines(file: BinaryIO) -> Iterator[Line]:
+    """Yield the lines that are not blank. A line ends in LF or CRLF; the last one may end with the file."""
+    number = offset = 0
+    while text := file.readline(MAX_LINE_BYTES + 1):  # no seeking: it may be a pipe
+        number += 1
+        start, length = offset, len(text)
+        offset += length
+        while length > MAX_LINE_BYTES and not text.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES)
+            offset += len(rest)
+            if not rest or rest.endswith(b"\n"):
+                break
+        if number == 1 and text.startswith(codecs.BOM_UTF8):
+            start, text = len(codecs.BOM_UTF8), text.removeprefix(codecs.BOM_UTF8)
+        if text.strip():
+            yield Line(number, start, text)
 
 
-def _parse(text: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("not JSON that makes sense here: nested too deeply") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"not a JSON object but {type(row).__name__}")
-    for name in _FIELDS:
-        if not isinstance(row.get(name), str) or not row[name]:
-            raise ValueError(f"{name}: missing, empty or not a string")
-    arguments.instruction(row["instruction"], "instruction")
-    return {name: row[name] for name in ("id", *_FIELDS) if name in row}
+def parse(text: bytes) -> dict[str, Any]:
+    """Return the object of one line. Raises ValueError with the reason, for a reader who knows file and line.
+
+    What is refused: see ``strict_json.loads``.
+    """
+    if len(text) > MAX_LINE_BYTES and not text.endswith(b"\n"):
+        raise ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
+    value = strict_json.loads(text.rstrip())
+    if not isinstance(value, dict):
+        raise ValueError(f"not a JSON object but {_KINDS[type(value)]}")
+    return value
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+_KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
 
-def _finished(output: Path) -> dict[int, dict[str, Any]]:
-    """The rows that ``output`` holds, by line, after cutting off a last line that a crash left incomplete."""
-    if not output.exists():
-        return {}
-    data = output.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    finished = {}
-    for number, text in enumerate(whole.splitlines(), start=1):
-        try:
-            record = json.loads(text)
-            finished[int(record["line"])] = record
-            _ = record["fingerprint"], record["reward"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise JSONLError(f"{output}:{number}: not a row that `jrm score` wrote; use another output file") from None
-    # Only now: a file of somebody else's is refused, and left as it is.
-    torn = data[len(whole) :]
-    if not torn.startswith(_ROW_START[: len(torn)]):
-        raise JSONLError(f"{output}: its last line is not one that `jrm score` began; use another output file")
-    if torn:
-        os.truncate(output, len(whole))
-    return finished
-
-
-def _check_same(row: Row, record: dict[str, Any], output: Path) -> None:
-    if any(record.get(name) != row.fields[name] for name in _FIELDS):
-        raise JSONLError(
-            f"{output} has a score for line {row.line}, but for other fields than the input has there now; "
-            "use another output file"
-        )
-
-
-def _score(client: JRMClient, rows: Sequence[Row], base: Path, summary: Summary) -> dict[int, Score]:
-    """Scores by line. Rows that cannot be read or scored go to the summary."""
-    files: dict[str, bytes] = {}
-    readable: list[Row] = []
-    for row in rows:
-        try:
-            for path in (row.fields["source"], row.fields["edited"]):
-                if path not in files:
-                    files[path] = (base / path).read_bytes()
-        except (OSError, ValueError) as error:
-            summary.failed[row.line] = str(error)
-        else:
-            readable.append(row)
-    scores = {}
-    for row, outcome in zip(readable, _ask(client, readable, files), strict=True):
-        if isinstance(outcome, APIStatusError) or outcome.error is not None:
-            summary.failed[row.line] = str(outcome if isinstance(outcome, APIStatusError) else outcome.error)
-        else:
-            scores[row.line] = outcome
-    return scores
-
-
-def _ask(client: JRMClient, rows: Sequence[Row], files: dict[str, bytes]) -> list[Score | APIStatusError]:
-    pairs = [(files[row.fields["source"]], files[row.fields["edited"]], row.fields["instruction"]) for row in rows]
-    try:
-        return list(client.score_batch(pairs, on_error="nan"))
-    except APIStatusError as error:
-        if error.status not in _REFUSALS_OF_ONE_ROW:
-            raise
-        if len(rows) == 1:
-            return [error]
-    # One row made the server refuse the request as a whole; it must not take its neighbours with it.
-    return [outcome for row in rows for outcome in _ask(client, [row], files)]
+def quoted(text: str) -> str:
+    """Return text of a file as messages show it: short, in one line, without control characters."""
+    short = text if len(text) <= _MOST_QUOTED else text[:_MOST_QUOTED] + "…"
+    return short if short.isprintable() else ascii(short)

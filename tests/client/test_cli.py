@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -131,7 +132,7 @@ class Job:
         )
 
     def written(self) -> dict[int, dict[str, Any]]:
-        rows = [json.loads(line) for line in self.output.read_text().splitlines()]
+        rows = [json.loads(line) for line in self.output.read_bytes().splitlines()]
         assert len({row["line"] for row in rows}) == len(rows)
         return {row["line"]: row for row in rows}
 
@@ -218,6 +219,59 @@ def test_bad_rows_are_reported_and_the_rest_is_scored(job: Job) -> None:
     assert "not a JSON object" in failed[8]
     assert f"{job.input}:4: " in done.stderr
     assert list(job.written()) == [1, 9]
+
+
+def test_one_poisoned_row_fails_alone(job: Job, folder: Path) -> None:
+    """Whatever could not be read, sent or written again: the rows beside it are scored, and the output is strict."""
+    row = json.dumps(pair("A"))
+    (folder / "empty").write_bytes(b"")
+    (folder / "sub").mkdir()
+    os.mkfifo(folder / "pipe")
+    deep = "[" * 900 + "]" * 900
+    poison = {
+        "a surrogate in the id": (json.dumps(pair("A", id="\ud83d")), "id: not valid Unicode"),
+        "a surrogate in a key of the id": (json.dumps(pair("A", id={"\ud83d": 1})), "not valid Unicode"),
+        "a name that is not UTF-8": (json.dumps(pair("caf\udce9.png")), "edited: not valid Unicode"),
+        "an id beyond float64": ('{"id": 1e999, ' + row[1:], "number 1e999 is beyond float64"),
+        "a field that is not used": ('{"note": [-1e999], ' + row[1:], "number -1e999 is beyond float64"),
+        "an endless id": ('{"id": ' + "9" * 5000 + ", " + row[1:], "a whole number of 5000 digits"),
+        "a key twice": ('{"edited": "B", ' + row[1:], "key edited stands twice"),
+        "an infinity": ('{"id": Infinity, ' + row[1:], "Infinity is not a number"),
+        "not an object": ("null", "not a JSON object but null"),
+        "a null character": (json.dumps(pair("A\0")), "null"),
+        "a long name": (json.dumps(pair("x" * 5000)), "too long"),
+        "a folder": (json.dumps(pair("sub")), "not a regular file"),
+        "a pipe": (json.dumps(pair("pipe")), "not a regular file"),
+        "a device": (json.dumps(pair("/dev/zero")), "not a regular file"),
+    }
+    for kind, (text, reason) in poison.items():
+        job.output.unlink(missing_ok=True)
+        job.write(row, text, pair("B", id=10**400))
+        done = job.run()
+        assert done.exit_code == 1, kind
+        [failed] = json.loads(done.stdout)["failed"]
+        assert failed["line"] == 2, kind
+        assert reason in failed["reason"], (kind, failed)
+        assert f"{job.input}:2: " in done.stderr, kind
+        assert list(job.written()) == [1, 3], kind
+    job.output.unlink()
+    job.write(row, pair("A", id=json.loads(deep)), pair("B"))
+    job.run()
+    assert {1, 3} <= set(job.written())  # the row between them is written whole, or refused
+
+
+def test_a_file_from_any_editor_is_read(job: Job) -> None:
+    for kind, data in {
+        "a byte order mark": "\ufeff" + json.dumps(pair("A")) + "\n",
+        "CRLF": json.dumps(pair("A")) + "\r\n",
+        "no line end": json.dumps(pair("A")),
+        "a line separator": json.dumps(pair("A", id="x\u2028y"), ensure_ascii=False) + "\n",
+    }.items():
+        job.output.unlink(missing_ok=True)
+        job.input.write_bytes(data.encode())
+        done = job.run()
+        assert done.exit_code == 0, (kind, done.stderr)
+        assert list(job.written()) == [1], kind
 
 
 def test_failed_rows_are_tried_again(job: Job, folder: Path) -> None:

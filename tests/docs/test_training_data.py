@@ -76,6 +76,6 @@ def test_boxes_are_turned():
 
 def test_the_numbers():
     text = pages.prose(PAGE).replace("\n", " ")
-    assert f"rows of over {rows.MAX_ROW_BYTES >> 20} MiB" in text
+    assert f"rows of over {rows.jsonl.MAX_LINE_BYTES >> 20} MiB" in text
     assert f"1 byte to {data.MAX_IMAGE_BYTES >> 20} MiB" in text
     assert f"the first {data.MAX_LISTED}" in text

@@ -44,7 +44,7 @@ def test_a_critique_without_regions():
         (text(REGION) + " done", "not JSON"),
         ("```json\n" + text(REGION) + "\n```", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ('{"edit_region": [], "reasoning": "a", "reasoning": "b"}', "a key stands twice"),
+        ('{"edit_region": [], "reasoning": "a", "reasoning": "b"}', "key reasoning stands twice"),
         ("[]", "critique"),
         ('{"reasoning": "good"}', "edit_region"),
         ('{"edit_region": []}', "reasoning"),

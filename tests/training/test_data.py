@@ -148,7 +148,7 @@ def test_every_bad_row_is_reported_with_its_line(folder):
     assert problems_of(path) == [
         (2, "not JSON: Expecting ':' delimiter (column 10)"),
         (4, "edits[0].image: c.png: No such file or directory"),
-        (5, "not UTF-8: byte 0xff at byte 1 of the line"),
+        (5, "not UTF-8: byte 0xff at byte 1"),
         (6, "not JSON: NaN is not a number in it"),
     ]
 
@@ -178,7 +178,7 @@ def test_the_error_survives_the_way_back_from_a_worker(folder):
 
 
 def test_a_row_after_an_overlong_one_is_found(folder):
-    long = row("x" * (data.MAX_ROW_BYTES * 2))
+    long = row("x" * (data.MAX_LINE_BYTES * 2))
     groups = read_groups(written(folder, row("one"), long, row("two")), DIMENSIONS, skip_bad=True)
     assert list(groups.problems) == [(2, "longer than 16 MiB")]
     assert groups[1].instruction == "two"

@@ -99,7 +99,7 @@ def test_a_failure_leaves_the_file_that_was_there(tmp_path):
         (Group(plain("red"), "x", (Edit(plain("red"), {"a": 1}),)), "edits: List should have at least 2"),
         (Group(plain("red"), "x", (Edit(plain("red"), {"a": float("nan")}),) * 2), r"edits\[0\].labels.a: .*finite"),
         (Group(plain("red"), "x", (Edit(plain("red"), {"a": 1}), Edit(plain("red")))), r"edits\[1\].labels: no a"),
-        (a_group("x" * data.MAX_ROW_BYTES), "a row of .* bytes, over the limit"),
+        (a_group("x" * data.MAX_LINE_BYTES), "a row of .* bytes, over the limit"),
     ],
 )
 def test_what_the_format_cannot_hold_is_refused_with_its_index(tmp_path, group, reason):

@@ -50,7 +50,7 @@ BROKEN = {
     "nested too deeply": (b'{"a":' * 100_000, "nested too deeply"),
     "NaN": (with_label("NaN"), "NaN is not a number"),
     "infinity": (with_label("-Infinity"), "-Infinity is not a number"),
-    "beyond float64": (with_label("1e999"), "edits[1].labels.visual_quality: Input should be a finite number"),
+    "beyond float64": (with_label("1e999"), "number 1e999 is beyond float64"),
     "huge whole number": (with_label("1" + "0" * 400), "edits[1].labels.visual_quality: "),
     "label in quotes": (with_label('"4"'), "edits[1].labels.visual_quality: Input should be a valid number"),
     "label true": (with_label("true"), "edits[1].labels.visual_quality: Input should be a valid number"),
@@ -68,7 +68,7 @@ BROKEN = {
     "blank instruction": (with_(instruction=" \n"), "instruction: empty"),
     "instruction is a number": (with_(instruction=5), "instruction: Input should be a valid string"),
     "surrogate in the instruction": (with_(instruction="a\ud800"), "instruction: not valid Unicode"),
-    "surrogate in a critique": (with_critique({"\ud800": 1}), "edits[1].critiques.visual_quality: not valid Unicode"),
+    "surrogate in a critique": (with_critique({"\ud800": 1}), "key '\\ud800': not valid Unicode"),
     "one edit": (with_(edits=GOOD["edits"][:1]), "edits: List should have at least 2 items"),
     "unknown dimension of a label": (with_edit(labels={"beauty": 1}), "edits[1].labels.beauty: not a dimension"),
     "unknown dimension of a critique": (with_edit(critiques={"beauty": "x"}), "edits[1].critiques.beauty: not a dim"),
@@ -85,9 +85,9 @@ BROKEN = {
     "critique is an empty object": (with_critique({}), "edits[1].critiques.visual_quality: empty"),
     "critique beyond float64": (
         json.dumps(with_critique({"a": "HERE"})).replace('"HERE"', "1e999").encode(),
-        "edits[1].critiques.visual_quality: Out of range float",
+        "number 1e999 is beyond float64",
     ),
-    "too long": (b"x" * (rows.MAX_ROW_BYTES + 1), "longer than 16 MiB"),
+    "too long": (b"x" * (rows.jsonl.MAX_LINE_BYTES + 1), "longer than 16 MiB"),
 }
 
 

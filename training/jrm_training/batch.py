@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from jrm_client.jsonl import quoted
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.rows import Row, pack
@@ -22,7 +23,6 @@ from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.scoring.types import Candidate, Text, TokenSequence
 
 from .data import Group
-from .rows import quoted
 
 _REGION = re.compile(r"<\|(?:bbox_\d+|global)\|>")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NoReturn, Self
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jrm_client import strict_json
 
 from .bootstrap import Array, Share, Tally
 
@@ -83,28 +84,15 @@ def parse_critique(text: str, regions: bool) -> Critique:
     box that is empty, not within 0 to 1000 or of other than four numbers.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=_no_constant)
+        value = strict_json.loads(text)
     except ValueError as error:
-        raise CritiqueError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise CritiqueError("not JSON: nested too deeply") from None
+        raise CritiqueError(str(error)) from None
     try:
         return (RegionCritique if regions else Critique).model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "critique"
         raise CritiqueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def iou(a: Box, b: Box) -> float:

@@ -15,19 +15,22 @@ import secrets
 import stat
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, SupportsIndex, TypeVar, overload
+from typing import NamedTuple, SupportsIndex, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from jrm_client import jsonl
+from jrm_client.jsonl import MAX_LINE_BYTES
+from jrm_client.jsonl import quoted
 from jrm_service.errors import CandidateError
 from jrm_service.images.decode import decode, read_header
 
-from .rows import MAX_ROW_BYTES, Preference, Row, critique_value, parse_row, quoted, to_row
+from .rows import Preference, Row, critique_value, parse_row, to_row
 
 MAX_IMAGE_BYTES = 256 * 2**20  # the largest image that the decoder takes, as an uncompressed 16-bit file, has 192e6
 MAX_LISTED = 20
@@ -130,7 +133,7 @@ class GroupFile(Sequence[Group]):
         offset, line, checksum = (int(value) for value in self._index[operator.index(index), :3])
         with self.path.open("rb") as file:
             file.seek(offset)
-            text = file.readline(MAX_ROW_BYTES + 1)
+            text = file.readline(MAX_LINE_BYTES + 1)
         if zlib.crc32(text) != checksum:
             raise DataError(self.path, [Problem(line, "changed since the file was opened")])
         try:
@@ -168,15 +171,15 @@ def read_groups(path: str | Path, dimensions: Iterable[str], *, skip_bad: bool =
     names = tuple(dict.fromkeys(dimensions))
     index, problems = array("q"), []
     with path.open("rb") as file:
-        for line, offset, text in _lines(file):
+        for line in jsonl.lines(file):
             try:
-                row = parse_row(text, names)
+                row = parse_row(line.text, names)
                 _check_files(row, path.parent)
             except ValueError as error:
-                problems.append(Problem(line, str(error)))
+                problems.append(Problem(line.number, str(error)))
             else:
                 compared = row.compared
-                index.extend((offset, line, zlib.crc32(text), *(name in compared for name in names)))
+                index.extend((line.offset, line.number, zlib.crc32(line.text), *(name in compared for name in names)))
     if problems and not skip_bad:
         raise DataError(path, problems)
     table = np.array(index, dtype=np.int64).reshape(-1, 3 + len(names))
@@ -220,19 +223,6 @@ def x_first(box: Sequence[_Number]) -> list[_Number]:
         raise ValueError(f"{list(box)}: not [ymin, xmin, ymax, xmax]")
     ymin, xmin, ymax, xmax = box
     return [xmin, ymin, xmax, ymax]
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (line, byte offset, text) of all lines that are not blank; of an overlong line, the beginning."""
-    line = offset = 0
-    while text := file.readline(MAX_ROW_BYTES + 1):
-        line += 1
-        if not text.isspace():
-            yield line, offset, text
-        offset += len(text)
-        while len(text) > MAX_ROW_BYTES and not text.endswith(b"\n"):
-            text = file.readline(MAX_ROW_BYTES + 1)
-            offset += len(text)
 
 
 def _check_files(row: Row, folder: Path) -> None:
@@ -280,8 +270,8 @@ def _to_line(group: Group, folder: Path) -> bytes:
         row["preferences"] = dict(group.preferences)
     to_row(row, None)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
-    if len(line) > MAX_ROW_BYTES:
-        raise ValueError(f"a row of {len(line)} bytes, over the limit of {MAX_ROW_BYTES}")
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"a row of {len(line)} bytes, over the limit of {MAX_LINE_BYTES}")
     return line + b"\n"
 
 

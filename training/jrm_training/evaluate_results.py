@@ -11,6 +11,7 @@ scoring anything again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jrm_client import jsonl
 from jrm_service.scoring.types import Dimension, Score
 
 from .data import Group
@@ -101,13 +103,15 @@ def _read(path: Path, fingerprint: str) -> dict[int, _Row]:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     rows: dict[int, _Row] = {}
-    for number, text in enumerate(whole.splitlines(), start=1):
+    for line in jsonl.lines(io.BytesIO(whole)):
         try:
-            row = json.loads(text)
+            row = jsonl.parse(line.text)
             other = row["fingerprint"]
             rows[int(row["index"])] = _Row(str(row["inputs"]), tuple(_from_json(edit) for edit in row["edits"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise EvaluationError(f"{path}:{number}: not a row that `jrm evaluate` wrote; use another --out") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise EvaluationError(
+                f"{path}:{line.number}: not a row that `jrm evaluate` wrote; use another --out"
+            ) from None
         if other != fingerprint:
             raise EvaluationError(
                 f"{path} has scores of the checkpoint {other}, this one is {fingerprint}; use another --out"

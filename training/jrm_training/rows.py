@@ -7,20 +7,18 @@ keys, unknown dimensions, repeated keys, numbers in quotes, NaN and half-labelle
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-MAX_ROW_BYTES = 16 * 2**20
-"""A longer line is refused: it is a file of something else, or one whose line breaks were lost."""
+from jrm_client import jsonl, strict_json
+from jrm_client.jsonl import quoted
 
 Preference: TypeAlias = Literal["first", "second", "tie"]
 
 _MAX_REASONS = 5
-_MAX_QUOTED = 120
 _CRITIQUE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
@@ -48,9 +46,9 @@ def critique_text(value: object) -> str:
 def critique_value(text: str) -> str | dict[str, Any]:
     """Return the inverse of ``critique_text``: an object if and only if it becomes exactly this text again."""
     try:
-        value = _loads(text)
+        value = strict_json.loads(text)
         return value if isinstance(value, dict) and critique_text(value) == text else text
-    except (ValueError, RecursionError):
+    except ValueError:
         return text
 
 
@@ -129,19 +127,7 @@ class Row(_Strict):
 
 def parse_row(line: bytes, dimensions: Collection[str]) -> Row:
     """Parse and validate one line, with or without its line break. Raises ValueError with the reason, in short."""
-    if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
-        raise ValueError(f"longer than {MAX_ROW_BYTES >> 20} MiB")
-    try:
-        value = _loads(line.decode().rstrip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} (column {error.pos + 1})") from None
-    except RecursionError:
-        raise ValueError("not JSON that makes sense here: nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return to_row(value, dimensions)
+    return to_row(jsonl.parse(line), dimensions)
 
 
 def to_row(value: dict[str, Any], dimensions: Collection[str] | None) -> Row:
@@ -155,12 +141,6 @@ def to_row(value: dict[str, Any], dimensions: Collection[str] | None) -> Row:
         raise ValueError("; ".join([*reasons, *more])) from None
 
 
-def quoted(text: str) -> str:
-    """Return text of a file as messages show it: short, in one line, without control characters."""
-    short = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
-    return short if short.isprintable() else ascii(short)
-
-
 def _reason(location: tuple[str | int, ...], message: str) -> str:
     where = ""
     for piece in location:
@@ -169,19 +149,3 @@ def _reason(location: tuple[str | int, ...], message: str) -> str:
         elif piece != "[key]":  # pydantic's mark for "the key, not the value"
             where += f".{quoted(piece)}" if where else quoted(piece)
     return f"{where}: {message}" if where else message
-
-
-def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"not JSON: {name} is not a number in it")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {quoted(repeated)} stands twice in one object")
-    return value

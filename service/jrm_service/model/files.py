@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jrm_client import strict_json
+
 RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's resampling numbers, as ``preprocessor_config.json`` has them, and the manifest's names."""
 
@@ -45,14 +47,16 @@ _EDGES = ("shortest_edge", "longest_edge")
 
 
 def read_json(file: Path, problems: list[str], *, label: str | None = None) -> dict[str, Any] | None:
-    """A JSON object; ``label`` is what problems call the file, its name by default."""
+    """A JSON object, each key in it once; ``label`` is what problems call the file, its name by default."""
     label = label or file.name
     try:
-        value = json.loads(file.read_bytes())
+        value = strict_json.loads(file.read_bytes())
     except FileNotFoundError:
         problems.append(f"{label}: missing")
-    except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{label}: not readable JSON ({error})")
+    except OSError as error:
+        problems.append(f"{label}: cannot be read ({error.strerror})")
+    except ValueError as error:
+        problems.append(f"{label}: {error}")
     else:
         if isinstance(value, dict):
             return value

@@ -22,7 +22,7 @@ from jrm_service.scoring.backend import Backend, Preparer
 from jrm_service.scoring.types import Candidate, Score
 
 from .checkpoint import Checkpoint
-from .files import validation_problems
+from .files import read_json, validation_problems
 
 FILE = "reward/golden.json"
 FORMAT: Final = "jrm-golden/1"
@@ -102,12 +102,15 @@ class SelfTest:
 
 def read(checkpoint: Checkpoint) -> Golden | None:
     """The golden scores of a checkpoint; None when it has none. Raises CheckpointError naming every wrong key."""
-    try:
-        return Golden.model_validate_json((checkpoint.path / FILE).read_bytes())
-    except FileNotFoundError:
+    file = checkpoint.path / FILE
+    if not file.exists():
         return None
-    except OSError as error:
-        raise CheckpointError([f"{FILE}: cannot be read ({error.strerror})"]) from None
+    problems: list[str] = []
+    value = read_json(file, problems, label=FILE)
+    if value is None:
+        raise CheckpointError(problems)
+    try:
+        return Golden.model_validate(value)
     except ValidationError as error:
         raise CheckpointError(validation_problems(FILE, error)) from None
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .files import validation_problems
+from .files import read_json, validation_problems
 
 FORMAT = "jrm-reward/1"
 INSTRUCTION = "{instruction}"
@@ -174,11 +174,11 @@ class Manifest(_Strict):
 def read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
     """Read and validate a manifest file: (manifest, []) or (None, problems), each problem with its key."""
     where = f"{path.parent.name}/{path.name}"
+    problems: list[str] = []
+    value = read_json(path, problems, label=where)
+    if value is None:
+        return None, problems
     try:
-        return Manifest.model_validate_json(path.read_bytes()), []
-    except FileNotFoundError:
-        return None, [f"{where}: missing"]
-    except OSError as error:
-        return None, [f"{where}: cannot be read ({error.strerror})"]
+        return Manifest.model_validate(value), []
     except ValidationError as error:
         return None, validation_problems(where, error)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from jrm_client import jsonl
+from jrm_client.pairs import image_file, pair_fields
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images.decode import decode
 from jrm_service.scoring.types import Score
@@ -113,29 +115,23 @@ def _png(image: PILImage.Image) -> str:
 def read_examples(file: Path) -> list[Example]:
     """The rows of a JSONL file, as ``jrm score --jsonl`` reads them; relative paths start at the file's folder.
 
-    Raises ValueError with every bad line, its number and what is wrong with it.
+    Raises ValueError with every bad line, its number and what is wrong with it, and OSError for an unreadable file.
     """
     examples: list[Example] = []
     problems: list[str] = []
-    for line, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            examples.append(_example(json.loads(text), file.parent))
-        except (ValueError, OSError, RecursionError, CandidateError) as error:
-            problems.append(f"{file.name}:{line}: {error}")
+    with file.open("rb") as rows:
+        for line in jsonl.lines(rows):
+            try:
+                examples.append(_example(pair_fields(jsonl.parse(line.text)), file.parent))
+            except (ValueError, OSError, CandidateError) as error:
+                problems.append(f"{file.name}:{line.number}: {error}")
     if problems:
         raise ValueError("\n".join(problems))
     return examples
 
 
-def _example(row: object, folder: Path) -> Example:
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    for name in ("source", "edited", "instruction"):
-        if not isinstance(row.get(name), str) or not row[name]:
-            raise ValueError(f"{name}: missing, empty or not a string")
-    source, edited = (decode((folder / row[name]).read_bytes()) for name in ("source", "edited"))
+def _example(row: dict[str, Any], folder: Path) -> Example:
+    source, edited = (decode(image_file(folder / row[name])) for name in ("source", "edited"))
     return Example(source, edited, row["instruction"])
 
 

@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .files import read_json
 from .weights import TensorHeader, read_headers, read_sharded_headers
 
 WHOLE = "model.safetensors"
@@ -70,12 +71,14 @@ def open_state_dict(folder: Path, problems: list[str], notes: list[str]) -> Stat
 
 
 def _read_weight_map(file: Path, problems: list[str]) -> dict[str, str]:
-    try:
-        weight_map = json.loads(file.read_bytes())["weight_map"]
-        return {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        problems.append(f"{file.name}: weight_map: must be JSON that maps tensor names to files")
+    index = read_json(file, problems)
+    if index is None:
         return {}
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        problems.append(f"{file.name}: weight_map: must map tensor names to files")
+        return {}
+    return weight_map
 
 
 def _read_pickle(file: Path, problems: list[str]) -> dict[str, torch.Tensor]:

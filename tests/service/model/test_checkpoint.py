@@ -155,7 +155,7 @@ BREAK = {
         lambda p: (p / "chat_template.jinja").write_text("{% if"),
         "chat_template.jinja: cannot render",
     ),
-    "config not JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not readable JSON"),
+    "config not JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not JSON"),
     "other family": (lambda p: edit_json(p / "config.json", model_type="qwen2_5_vl"), "model_type is 'qwen2_5_vl'"),
     "weights not safetensors": (
         lambda p: (p / "model.safetensors").write_bytes(b"not safetensors"),

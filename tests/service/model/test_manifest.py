@@ -69,7 +69,10 @@ BROKEN = {
         "reward.weights.visual_quality:",
     ),
     "explains no dimension": (checkpoints.manifest(explain={"beauty": {}}), "explain.beauty is not a dimension"),
-    "not JSON": ("{", "Invalid JSON"),
+    "not JSON": ("{", "not JSON"),
+    "not an object": ("[]", "must be a JSON object"),
+    "a key twice": ('{"format": "jrm-reward/1", "name": "a", "name": "b"}', "key name stands twice in one object"),
+    "a number beyond float64": ('{"provenance": {"lr": 1e999}}', "number 1e999 is beyond float64"),
 }
 
 

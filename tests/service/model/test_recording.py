@@ -115,6 +115,29 @@ def test_every_bad_line_is_told(tmp_path):
     assert "not a PNG, JPEG, WebP or PPM image" in lines[4]
 
 
+def test_pairs_are_read_as_jrm_score_reads_them(tmp_path):
+    """A byte order mark and any line end; what is refused has file and line, in one line of our own words."""
+    photo().save(tmp_path / "a.png")
+    row = json.dumps({"source": "a.png", "edited": "a.png", "instruction": "x"})
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(f"\ufeff{row}\r\n\n{row}".encode())
+    assert len(recording.read_examples(file)) == 2
+    for bad, reason in {
+        row.replace('"x"', '"\\ud83d"'): "instruction: not valid Unicode",
+        row.replace('"x"', '" "'): "instruction: ",
+        row.replace("{", '{"id": 1e999, '): "number 1e999 is beyond float64",
+        row.replace("{", '{"source": "b.png", '): "key source stands twice",
+        row.replace("a.png", "/dev/zero"): "not a regular file",
+        row.replace("a.png", ""): "source: missing, empty or not a string",
+    }.items():
+        file.write_text(f"{row}\n{bad}\n")
+        with pytest.raises(ValueError, match=r"pairs\.jsonl:2: ") as caught:
+            recording.read_examples(file)
+        assert reason in str(caught.value), bad
+        assert len(str(caught.value).splitlines()) == 1, bad
+        assert "http" not in str(caught.value), bad
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

@@ -122,12 +122,22 @@ def test_what_is_not_a_tensor_is_named(tmp_path):
     assert opened(tmp_path)[1] == ["model.pth: step: not a tensor"]
 
 
-@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": 3}', "{"])
-def test_a_damaged_index_is_named(tmp_path, index):
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        ("[]", "must be a JSON object"),
+        ("{}", "weight_map: must map tensor names to files"),
+        ('{"weight_map": 3}', "weight_map: must map tensor names to files"),
+        ("{", "not JSON: "),
+        ('{"weight_map": {}, "weight_map": {}}', "key weight_map stands twice in one object"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path, index, told):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     source, problems, _ = opened(tmp_path)
     assert not source.headers
-    assert problems == ["model.safetensors.index.json: weight_map: must be JSON that maps tensor names to files"]
+    [problem] = problems
+    assert problem.startswith(f"model.safetensors.index.json: {told}")
 
 
 def test_an_index_may_not_point_outside_its_folder(tmp_path):

@@ -1,0 +1,37 @@
+"""A row of a JSONL file of pairs: what ``jrm score`` and ``jrm golden`` take, and the images that it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import arguments
+
+FIELDS = ("source", "edited", "instruction")
+
+
+def pair_fields(row: dict[str, Any]) -> dict[str, Any]:
+    """Return ``id``, if there is one, and the fields of a pair. Raises ValueError, which names the field at fault."""
+    for name in FIELDS:
+        if not isinstance(row.get(name), str) or not row[name]:
+            raise ValueError(f"{name}: missing, empty or not a string")
+    arguments.instruction(row["instruction"], "instruction")
+    fields = {name: row[name] for name in ("id", *FIELDS) if name in row}
+    to_line(fields)  # now, not when it has been scored
+    return fields
+
+
+def to_line(record: dict[str, Any]) -> str:
+    """Return an object as a line of strict JSON. Raises ValueError for what has none."""
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    except RecursionError:
+        raise ValueError("nested too deeply to be written again") from None
+
+
+def image_file(path: Path) -> bytes:
+    """The bytes of a regular file: a row may name anything, and a device or a pipe may never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r}: not a regular file")
+    return path.read_bytes()
