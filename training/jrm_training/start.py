@@ -38,7 +38,6 @@ REGION_TOKENS = ["<|global|>", *(f"<|bbox_{number}|>" for number in range(8))]
 _NOISE = 0.1  # of the standard deviation of the base's rows: enough to tell new tokens apart, too little to stand out
 _COPIED = ("video_preprocessor_config.json", "generation_config.json")
 _RESAMPLE_NUMBERS = {name: number for number, name in RESAMPLE_NAMES.items()}
-_SHOWN = 8  # weights of another architecture misfit in hundreds of tensors; the first few say it
 
 
 def prepare(
@@ -182,8 +181,7 @@ def _weight_problems(base: Path, source: StateDict, config: Qwen3VLConfig) -> li
     optional = frozenset({LM_HEAD} if config.tie_word_embeddings else ())
     expected = expected_tensors(config)
     found = compare_tensors(source.headers, expected, optional=optional, source="config.json", root=base)
-    more = [f"{len(found) - _SHOWN} more tensors do not fit"] if len(found) > _SHOWN else []
-    return [f"{base.name}/{problem}" for problem in found[:_SHOWN]] + more
+    return [f"{base.name}/{problem}" for problem in found]
 
 
 def _with_rows(source: StateDict, known: list[int], new: list[int], config: Qwen3VLConfig, seed: int) -> StateDict:

@@ -6,7 +6,6 @@ to go on with.
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,17 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
 
-from .files import RESAMPLE_NAMES, image_size_problems, one_line, read_json, resample_name, three_numbers, write_json
+from .architecture import read_architecture
+from .files import (
+    RESAMPLE_NAMES,
+    image_size_problems,
+    one_line,
+    read_json,
+    resample_name,
+    three_numbers,
+    tokenizer_files_are_plain,
+    write_json,
+)
 from .prompts import IMAGE_TOKEN
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -33,25 +42,18 @@ def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict
     raw = read_json(file, problems, label=_where(file))
     if raw is None:
         return None
-    if raw.get("model_type") != "qwen3_vl":
-        problems.append(
-            f"{_where(file)}: model_type is {raw.get('model_type')!r}, must be 'qwen3_vl': other families "
-            "(Qwen2.5-VL, MiMo-VL) are other architectures"
-        )
+    config = read_architecture(_resized(raw, rows), _where(file), problems)
+    if config is None:
         return None
-    if not isinstance(raw.get("text_config"), dict):
-        problems.append(f"{_where(file)}: text_config: missing")
-        return None
-    raw["architectures"] = [_ARCHITECTURE]
-    if rows is not None:
-        raw["text_config"]["vocab_size"] = rows
-        if "vocab_size" in raw:
-            raw["vocab_size"] = rows
-    try:
-        return raw, Qwen3VLConfig.from_dict(copy.deepcopy(raw))
-    except Exception as error:  # transformers raises many types here; all mean the same to a user
-        problems.append(f"{_where(file)}: transformers refuses it ({one_line(error)})")
-        return None
+    return _resized(raw, rows) | {"architectures": [_ARCHITECTURE]}, config
+
+
+def _resized(raw: dict[str, Any], rows: int | None) -> dict[str, Any]:
+    """The same configuration with a vocabulary of ``rows``; as it is for None."""
+    if rows is None or not isinstance(raw.get("text_config"), dict):
+        return raw
+    changed = raw | {"text_config": raw["text_config"] | {"vocab_size": rows}}
+    return changed | {"vocab_size": rows} if "vocab_size" in raw else changed
 
 
 def read_tokenizer(
@@ -65,9 +67,11 @@ def read_tokenizer(
     if not (base / "tokenizer.json").exists() and not (base / "vocab.json").exists():
         problems.append(f"{base.name}/tokenizer.json: missing, and no vocab.json")
         return None
+    if not tokenizer_files_are_plain(base, problems, prefix=f"{base.name}/"):
+        return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # see read_config
+    except Exception as error:  # see read_architecture
         problems.append(f"{base.name}/tokenizer.json: transformers cannot load the tokenizer ({one_line(error)})")
         return None
     before = len(tokenizer)

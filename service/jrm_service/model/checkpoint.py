@@ -20,7 +20,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, 
 from jrm_service.errors import CheckpointError
 from jrm_service.images.preprocess import ImageSpec
 
-from .files import image_size_problems, one_line, read_chat_template, read_json, resample_name, three_numbers
+from .architecture import read_architecture
+from .files import (
+    TOKENIZER_FILES,
+    image_size_problems,
+    one_line,
+    read_chat_template,
+    read_json,
+    resample_name,
+    three_numbers,
+    tokenizer_files_are_plain,
+)
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
 from .pipeline import PIPELINE_VERSION, identity
@@ -37,11 +47,6 @@ from .weights import (
     tensor_digests,
 )
 
-# All that transformers may take token ids from.
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
-    *("added_tokens.json", "special_tokens_map.json"),
-)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Checkpoint:
             "chat_template": self.chat_template,
             "tokenizer": {
                 name: hashlib.sha256((self.path / name).read_bytes()).hexdigest()
-                for name in _TOKENIZER_FILES
+                for name in TOKENIZER_FILES
                 if (self.path / name).exists()
             },
             "weights": weights,
@@ -111,7 +116,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_dir():
         raise CheckpointError([f"{path}: not a folder"])
     manifest, problems = read_manifest(path / "reward" / "manifest.json")
-    config = _read_config(path, problems)
+    raw = read_json(path / "config.json", problems)
+    config = None if raw is None else read_architecture(raw, "config.json", problems)
     spec = _read_image_spec(path, manifest, config, problems)
     weights = _read_weight_headers(path, problems)
     heads = read_headers(path / "reward" / "heads.safetensors", path, problems)
@@ -148,20 +154,6 @@ def load_model(
 
 
 # --- reading the parts: each adds its problems to the list -----------------------------------------------------------
-
-
-def _read_config(path: Path, problems: list[str]) -> Qwen3VLConfig | None:
-    raw = read_json(path / "config.json", problems)
-    if raw is None:
-        return None
-    if raw.get("model_type") != "qwen3_vl":
-        problems.append(f"config.json: model_type is {raw.get('model_type')!r}, must be 'qwen3_vl'")
-        return None
-    try:
-        return Qwen3VLConfig.from_dict(raw)
-    except Exception as error:  # transformers raises many types here; all mean the same to a user
-        problems.append(f"config.json: transformers refuses it ({one_line(error)})")
-        return None
 
 
 def _read_image_spec(
@@ -256,9 +248,11 @@ def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHea
 def _read_tokenizer(
     path: Path, manifest: Manifest, config: Qwen3VLConfig, chat_template: str, problems: list[str]
 ) -> SequenceBuilder | None:
+    if not tokenizer_files_are_plain(path, problems):
+        return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # see _read_config
+    except Exception as error:  # see read_architecture
         problems.append(f"tokenizer.json: transformers cannot load the tokenizer ({one_line(error)})")
         return None
     _compare_token_ids(tokenizer, manifest, config, problems)

@@ -37,7 +37,6 @@ EMBEDDING = "model.language_model.embed_tokens.weight"
 
 _VIDEO = "video_preprocessor_config.json"
 _COPIED = (_VIDEO, "generation_config.json")
-_SHOWN = 8  # a wrong base misfits hundreds of tensors; the first few say it
 
 
 @dataclass(frozen=True)
@@ -225,9 +224,7 @@ def _backbone_names(source: StateDict, config: Qwen3VLConfig | None, problems: l
         source="the base's config.json",
         root=root,
     )
-    problems += found[:_SHOWN]
-    if len(found) > _SHOWN:
-        problems.append(f"{len(found) - _SHOWN} more tensors do not fit: were they trained from this base?")
+    problems += found
     if not tied or LM_HEAD not in names:
         return names
     if not found and not torch.equal(source.read(LM_HEAD), source.read(EMBEDDING)):

@@ -46,6 +46,13 @@ def three_numbers(value: object) -> bool:
 _EDGES = ("shortest_edge", "longest_edge")
 
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json"),
+)
+"""All that transformers may take token ids from."""
+
+
 def read_json(file: Path, problems: list[str], *, label: str | None = None) -> dict[str, Any] | None:
     """A JSON object, each key in it once; ``label`` is what problems call the file, its name by default."""
     label = label or file.name
@@ -80,6 +87,15 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
                 return template
     problems.append(f"{prefix}chat_template.jinja: missing, and no chat_template in tokenizer_config.json")
     return None
+
+
+def tokenizer_files_are_plain(folder: Path, problems: list[str], *, prefix: str = "") -> bool:
+    """Whether the tokenizer's JSON files have one meaning: of equal keys transformers takes the last without a word."""
+    before = len(problems)
+    for name in TOKENIZER_FILES:
+        if name.endswith(".json") and (folder / name).exists():
+            read_json(folder / name, problems, label=prefix + name)
+    return len(problems) == before
 
 
 def validation_problems(label: str, error: ValidationError) -> list[str]:

@@ -31,7 +31,8 @@ SHARD_BYTES = 4 * 10**9
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WRAPPERS = ("model", "state_dict", "module")
-_PARALLEL_PREFIX = "module."  # what DataParallel and its kin put before every name
+_PARALLEL = "module."  # what DataParallel and its kin put before every name
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it compiled
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,8 @@ def _read_pickle(file: Path, problems: list[str]) -> dict[str, torch.Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> StateDict:
-    """Tensors in memory, as if they had been read from ``file``; a prefix that all names share is taken off."""
-    prefix = _prefix(tensors)
-    by_name = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    """Tensors in memory, as if they had been read from ``file``; what wrappers put into the names is taken out."""
+    by_name = {name: tensors[stored] for name, stored in _unwrapped(tensors).items()}
     headers = {
         name: TensorHeader(file, tuple(tensor.shape), _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)))
         for name, tensor in by_name.items()
@@ -120,8 +120,7 @@ def from_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> StateDict:
 
 
 def _from_headers(stored: Mapping[str, TensorHeader]) -> StateDict:
-    prefix = _prefix(stored)
-    stored_name = {name.removeprefix(prefix): name for name in stored}
+    stored_name = _unwrapped(stored)
     headers = {name: stored[old] for name, old in stored_name.items()}
 
     def read(name: str) -> torch.Tensor:
@@ -132,9 +131,18 @@ def _from_headers(stored: Mapping[str, TensorHeader]) -> StateDict:
     return StateDict(headers, read)
 
 
-def _prefix(names: Iterable[str]) -> str:
-    """What to take off every name: a prefix that only some have belongs to them."""
-    return _PARALLEL_PREFIX if all(name.startswith(_PARALLEL_PREFIX) for name in names) else ""
+def _unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Names as the model itself has them -> as they are stored.
+
+    torch.compile's mark is taken out wherever it stands, DataParallel's prefix where all have it: one that only some
+    have belongs to them.
+    """
+    stored = list(names)
+    own = [name.removeprefix(_COMPILED).replace(f".{_COMPILED}", ".") for name in stored]
+    while own and all(name.startswith(_PARALLEL) for name in own):
+        own = [name.removeprefix(_PARALLEL) for name in own]
+    unwrapped = dict(zip(own, stored, strict=True))
+    return unwrapped if len(unwrapped) == len(stored) else {name: name for name in stored}
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
 LM_HEAD = "lm_head.weight"
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and its kin, and torch.compile, put into the names of the weights that they wrap."""
+
+_SHOWN = 8  # problems of one kind
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -69,8 +74,9 @@ def read_sharded_headers(root: Path, weight_map: Mapping[str, str], problems: li
         found = read_headers(root / shard, root, problems)
         named = {name for name, file in weight_map.items() if file == shard}
         if found:
-            problems += [f"{shard}: {name}: missing, though the index names it" for name in sorted(named - set(found))]
-            problems += [f"{shard}: {name}: not in the index" for name in sorted(set(found) - named)]
+            lost = [f"{shard}: {name}: missing, though the index names it" for name in sorted(named - set(found))]
+            extra = [f"{shard}: {name}: not in the index" for name in sorted(set(found) - named)]
+            problems += shortened(lost, "are missing") + shortened(extra, "are not in the index")
         headers |= found
     return headers
 
@@ -83,9 +89,16 @@ def compare_tensors(
     source: str,
     root: Path,
 ) -> list[str]:
-    """Every missing, extra, misshapen or non-float tensor, named with its file; ``source`` is what asks for it."""
+    """What is missing, extra, misshapen or no float, named with its file; ``source`` is what asks for it.
+
+    Many such tensors have one cause: the first few are named and the others counted, and where the names only have
+    something before them that does not belong there, or lack it, that is the one problem.
+    """
     files = sorted({header.file.relative_to(root).as_posix() for header in found.values()})
     where = files[0] if len(files) == 1 else "model*.safetensors"
+    shift = _shift(found, expected)
+    if shift is not None:
+        return [f"{where}: {shift}"]
     problems = [
         f"{where}: {name}: missing, {source} asks for {list(expected[name])}"
         for name in sorted(set(expected) - set(found) - optional)
@@ -98,7 +111,44 @@ def compare_tensors(
             problems.append(f"{file}: {name}: has shape {list(header.shape)}, {source} asks for {list(expected[name])}")
         elif header.dtype not in _FLOATS:
             problems.append(f"{file}: {name}: has dtype {header.dtype}, must be one of {', '.join(sorted(_FLOATS))}")
-    return problems
+    return shortened(problems, "tensors do not fit")
+
+
+def shortened(problems: list[str], rest: str) -> list[str]:
+    """The first few of many problems, and how many more there are: a flood hides its cause."""
+    more = len(problems) - _SHOWN
+    return problems if more <= 1 else [*problems[:_SHOWN], f"and {more} more {rest}"]
+
+
+def _shift(found: Mapping[str, TensorHeader], expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What most of the names have that does not belong there, or lack; None where that is not what is wrong."""
+    wrong = [name for name in found if name not in expected]
+    if 2 * len(wrong) <= len(expected):
+        return None
+    extra = Counter(name.removesuffix(rest) for name in wrong for rest in _without_beginning(name) if rest in expected)
+    lost = Counter(name.removesuffix(rest) for name in expected for rest in _without_beginning(name) if rest in found)
+    inner = [name for name in wrong if _without_wrappers(name) in expected]
+    for counts, told in ((extra, "before it that does not belong there"), (lost, "missing before it")):
+        if counts:
+            prefix, count = counts.most_common(1)[0]
+            if 2 * count > len(wrong):
+                return f"the names of {count} of {len(found)} tensors have {prefix!r} {told}, such as {wrong[0]}"
+    if 2 * len(inner) > len(wrong):
+        return (
+            f"the names of {len(inner)} of {len(found)} tensors have the names of wrappers "
+            f"({', '.join(WRAPPERS)}) in them, such as {inner[0]}"
+        )
+    return None
+
+
+def _without_beginning(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.partition(".")[2]
+        yield name
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(piece for piece in name.split(".") if piece not in WRAPPERS)
 
 
 def load_backbone(

@@ -155,6 +155,18 @@ BREAK = {
         lambda p: (p / "chat_template.jinja").write_text("{% if"),
         "chat_template.jinja: cannot render",
     ),
+    "config with a key twice": (
+        lambda p: (p / "config.json").write_text('{"model_type": "qwen3_vl", "model_type": "qwen3_vl"}'),
+        "config.json: key model_type stands twice in one object",
+    ),
+    "preprocessor with a key twice": (
+        lambda p: (p / "preprocessor_config.json").write_text('{"patch_size": 8, "patch_size": 16}'),
+        "preprocessor_config.json: key patch_size stands twice in one object",
+    ),
+    "tokenizer_config with a key twice": (
+        lambda p: (p / "tokenizer_config.json").write_text('{"pad_token": "a", "pad_token": "b"}'),
+        "tokenizer_config.json: key pad_token stands twice in one object",
+    ),
     "config not JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not JSON"),
     "other family": (lambda p: edit_json(p / "config.json", model_type="qwen2_5_vl"), "model_type is 'qwen2_5_vl'"),
     "weights not safetensors": (
@@ -276,6 +288,33 @@ def test_every_problem_is_named_at_once(path):
         "reward/manifest.json",
         "chat_template.jinja",
     }
+
+
+def test_many_problems_with_one_cause_are_told_as_one(path):
+    """Names with something before them, or without what belongs there: the prefix is named, not every tensor."""
+    file = path / "model.safetensors"
+    whole = load_file(file)
+    for kind, rename in {
+        "'module.'": lambda name: f"module.{name}",
+        "'_orig_mod.'": lambda name: f"_orig_mod.{name}",
+        "'base_model.model.'": lambda name: f"base_model.model.{name}",
+        "'model.'": lambda name: f"model.{name}",
+        "'model.' missing": lambda name: name.removeprefix("model."),
+        "_orig_mod": lambda name: name.replace("model.", "model._orig_mod.", 1),
+    }.items():
+        save_file({rename(name): tensor for name, tensor in whole.items()}, file)
+        [problem] = problems(path)
+        assert problem.startswith(f"model.safetensors: the names of {len(whole)} of {len(whole)} tensors have"), kind
+        assert kind in problem, kind
+
+
+def test_of_many_problems_the_first_few_are_shown(path):
+    file = path / "model.safetensors"
+    whole = load_file(file)
+    save_file({f"other{number}": tensor for number, tensor in enumerate(whole.values())}, file)
+    found = problems(path)
+    assert len(found) == 9
+    assert found[-1] == f"and {2 * len(whole) - 8} more tensors do not fit"
 
 
 def test_shards_are_checked_against_their_index(tmp_path):

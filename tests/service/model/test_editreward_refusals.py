@@ -60,7 +60,42 @@ def other_tokenizer(tokens):
 
 
 HEAD = "rm_heads.head_0"
+MROPE = {"rope_scaling": {"type": "mrope", "mrope_section": [6, 5, 5]}}
+
+
+def twice(folder, name, key):
+    """The file with a key in front that it has already."""
+
+    def change(case):
+        file = getattr(case, folder) / name if name else getattr(case, folder)
+        file.write_text(f'{{"{key}": null, ' + file.read_text().lstrip().removeprefix("{"))
+
+    return change
+
+
 BROKEN = {
+    "prompts with a key twice": (
+        twice("prompts", "", "visual_quality"),
+        "prompts.json: key visual_quality stands twice in one object",
+    ),
+    "a config with a key twice": (
+        twice("base", "config.json", "model_type"),
+        "config.json: key model_type stands twice",
+    ),
+    "an image processor with a key twice": (
+        twice("base", "preprocessor_config.json", "image_mean"),
+        "preprocessor_config.json: key image_mean stands twice",
+    ),
+    "a tokenizer with a key twice": (
+        twice("base", "tokenizer.json", "model"),
+        "tokenizer.json: key model stands twice",
+    ),
+    "a base whose rope is of another family": (
+        lambda case: edit(
+            case.base / "config.json", text_config=read(case.base / "config.json")["text_config"] | MROPE
+        ),
+        "config.json: transformers refuses it (",
+    ),
     "no head_1": (drop_head, "rm_heads.head_1: missing"),
     "a single head": (single_head, "rm_head.*: a single head"),
     "a third head": (rename(f"{HEAD}.5.bias", "rm_heads.head_2.5.bias"), "head_2.5.bias: not a tensor of"),

@@ -45,6 +45,15 @@ FORMS = {
     "safetensors, DataParallel": lambda folder: save_file(
         {f"module.{name}": tensor for name, tensor in TENSORS.items()}, folder / "model.safetensors"
     ),
+    "compiled": lambda folder: save_file(
+        {f"_orig_mod.{name}": tensor for name, tensor in TENSORS.items()}, folder / "model.safetensors"
+    ),
+    "compiled in part": lambda folder: save_file(
+        {"a": TENSORS["a"], "b._orig_mod.c": TENSORS["b.c"]}, folder / "model.safetensors"
+    ),
+    "compiled, DataParallel": lambda folder: torch.save(
+        {f"module._orig_mod.module.{name}": tensor for name, tensor in TENSORS.items()}, folder / "model.pth"
+    ),
 }
 
 

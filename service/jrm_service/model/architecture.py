@@ -1,0 +1,163 @@
+"""A user's ``config.json`` as the architecture that is built from it: what cannot be built or run is a problem by key.
+
+transformers checks little before the first forward pass, and raises whatever its first wrong value leads to.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import Qwen3VLConfig
+
+from .files import one_line
+from .weights import expected_tensors
+
+MODEL_TYPE = "qwen3_vl"
+
+# The server decides these itself: what a file says of them must not matter, least of all keep it from being read.
+_OURS = ("attn_implementation", "_attn_implementation", "dtype", "torch_dtype", "auto_map", "use_cache")
+
+_TEXT_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "max_position_embeddings"),
+)
+_VISION_SIZES = (
+    *("depth", "hidden_size", "intermediate_size", "num_heads", "in_channels", "patch_size", "spatial_merge_size"),
+    *("temporal_patch_size", "out_hidden_size", "num_position_embeddings"),
+)
+_TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_LARGEST = 10**9
+_MOST_LAYERS = 1000  # each is built, if only as an outline
+
+
+def read_architecture(raw: Mapping[str, Any], label: str, problems: list[str]) -> Qwen3VLConfig | None:
+    """The configuration of a whole ``config.json``, built once as an outline; None when it has problems.
+
+    No weight is allocated and no code of the checkpoint runs. ``label`` is what problems call the file.
+    """
+    found = _key_problems(raw)
+    config = None
+    if not found:
+        try:
+            config = Qwen3VLConfig.from_dict(copy.deepcopy(_without_ours(raw)))
+            found = _relation_problems(config)
+            if not found:
+                expected_tensors(config)
+        except Exception as error:  # transformers and torch raise many types here; all mean the same to a user
+            found = [f"transformers refuses it ({one_line(error)})"]
+    problems += [f"{label}: {problem}" for problem in found]
+    return None if found else config
+
+
+def _without_ours(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_ours(value) if key in ("text_config", "vision_config") else value
+        for key, value in raw.items()
+        if key not in _OURS
+    }
+
+
+def _key_problems(raw: Mapping[str, Any]) -> list[str]:
+    """What can be said before transformers sees it, in the file's own words."""
+    if raw.get("model_type") != MODEL_TYPE:
+        return [
+            f"model_type is {raw.get('model_type')!r}, must be {MODEL_TYPE!r}: other families (Qwen2.5-VL, MiMo-VL) "
+            "are other architectures"
+        ]
+    halves = ("text_config", "vision_config")
+    wrong = [key for key in halves if not isinstance(raw.get(key), dict)]
+    if wrong:
+        return [f"{key}: {'must be an object' if raw.get(key) is not None else 'missing'}" for key in wrong]
+    problems = []
+    for prefix, part in (("", raw), *((f"{key}.", raw[key]) for key in halves)):
+        if part.get("quantization_config") is not None:
+            problems.append(f"{prefix}quantization_config: quantized weights are not served; use the unquantized model")
+        if not isinstance(part.get("tie_word_embeddings", False), bool):
+            problems.append(f"{prefix}tie_word_embeddings is {part['tie_word_embeddings']!r}, must be true or false")
+    for prefix, part, keys in (
+        ("text_config.", raw["text_config"], _TEXT_SIZES),
+        ("vision_config.", raw["vision_config"], _VISION_SIZES),
+    ):
+        for key in keys:
+            most = _MOST_LAYERS if key in ("num_hidden_layers", "depth") else _LARGEST
+            # num_key_value_heads may be null, which is as many as there are heads.
+            if part.get(key) is not None and not _is_whole(part[key], 1, most):
+                problems.append(f"{prefix}{key} is {_shown(part[key])}, must be a whole number from 1 to {most:,}")
+    problems += [
+        f"{key} is {_shown(raw[key])}, must be the id of a token"
+        for key in _TOKEN_IDS
+        if key in raw and not _is_whole(raw[key], 0, _LARGEST)
+    ]
+    return problems
+
+
+def _relation_problems(config: Qwen3VLConfig) -> list[str]:
+    """What builds, but fails or means something else in the first forward pass."""
+    text, vision = config.text_config, config.vision_config
+    problems = []
+    if text.num_attention_heads % text.num_key_value_heads:
+        problems.append(
+            f"text_config: {text.num_attention_heads} attention heads are not a multiple of "
+            f"{text.num_key_value_heads} key-value heads"
+        )
+    if text.head_dim % 2:
+        problems.append(f"text_config.head_dim is {text.head_dim}, must be even")
+    if vision.hidden_size % (4 * vision.num_heads):
+        problems.append(
+            f"vision_config.hidden_size is {vision.hidden_size}, must be a multiple of 4 times num_heads "
+            f"({vision.num_heads})"
+        )
+    if vision.out_hidden_size != text.hidden_size:
+        problems.append(
+            f"vision_config.out_hidden_size is {vision.out_hidden_size}, must be text_config.hidden_size "
+            f"({text.hidden_size})"
+        )
+    if math.isqrt(vision.num_position_embeddings) ** 2 != vision.num_position_embeddings:
+        problems.append(
+            f"vision_config.num_position_embeddings is {vision.num_position_embeddings}, must be a square number"
+        )
+    taken = list(vision.deepstack_visual_indexes)
+    if not all(_is_whole(index, 0, vision.depth - 1) for index in taken) or len(set(taken)) != len(taken):
+        problems.append(
+            f"vision_config.deepstack_visual_indexes is {_shown(taken)}, must be different layers from 0 to "
+            f"{vision.depth - 1}"
+        )
+    elif taken != sorted(taken):
+        problems.append(f"vision_config.deepstack_visual_indexes is {_shown(taken)}, must be in ascending order")
+    elif len(taken) > text.num_hidden_layers:
+        problems.append(
+            f"vision_config.deepstack_visual_indexes names {len(taken)} layers, text_config has only "
+            f"{text.num_hidden_layers} to add them to"
+        )
+    rope = text.rope_parameters or {}
+    section = rope.get("mrope_section")
+    if section is not None and not _is_section(section, text.head_dim // 2):
+        problems.append(
+            f"text_config.rope_scaling.mrope_section is {_shown(section)}, must be three whole numbers that add up to "
+            f"half of head_dim ({text.head_dim // 2})"
+        )
+    for key, value in (("rope_theta", rope.get("rope_theta")), ("rms_norm_eps", text.rms_norm_eps)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            problems.append(f"text_config.{key} is {_shown(value)}, must be a positive number")
+    return problems
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_section(value: object, total: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(_is_whole(size, 0, total) for size in value)
+        and sum(value) == total
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
