@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from .explain_command import explain
 from .options import DEFAULT_URL, ApiKey, Url
 from .report import table, to_json
 from .score_file import JSONLError, Summary, score_file
+from .terminal import print_json, print_table
 
 app = typer.Typer(
     name="jrm",
@@ -94,6 +94,8 @@ def score(
                 if source is None or not edited or instruction is None or output is not None or root is not None:
                     raise typer.BadParameter("expected SOURCE EDITED... --instruction TEXT, or --jsonl IN --output OUT")
                 complete = _score_group(client, source, edited, instruction, as_json)
+    except BrokenPipeError:
+        raise  # of the output
     except (JRMError, JSONLError, OSError, ValueError) as error:
         typer.echo(f"jrm score: {error}", err=True)
         raise typer.Exit(1) from None
@@ -106,9 +108,9 @@ def _score_group(client: JRMClient, source: Path, edited: list[Path], instructio
     names = [str(path) for path in edited]
     if as_json:
         rows = [{"edited": name, **to_json(one)} for name, one in zip(names, scores, strict=True)]
-        _print_json({"source": str(source), "instruction": instruction, "scores": rows})
+        print_json({"source": str(source), "instruction": instruction, "scores": rows})
     else:
-        Console().print(table(names, scores))
+        print_table(table(names, scores))
     return all(one.error is None for one in scores)
 
 
@@ -124,7 +126,7 @@ def _score_jsonl(client: JRMClient, source: Path, output: Path, root: Path | Non
     for line, reason in sorted(summary.failed.items()):
         typer.echo(f"{source}:{line}: {reason}", err=True)
     if as_json:
-        _print_json(_summary_json(summary))
+        print_json(_summary_json(summary))
     else:
         typer.echo(f"{summary.scored} scored, {summary.skipped} had a score already, {len(summary.failed)} failed")
     return not summary.failed
@@ -133,10 +135,6 @@ def _score_jsonl(client: JRMClient, source: Path, output: Path, root: Path | Non
 def _summary_json(summary: Summary) -> dict[str, object]:
     failed = [{"line": line, "reason": reason} for line, reason in sorted(summary.failed.items())]
     return {"rows": summary.rows, "scored": summary.scored, "skipped": summary.skipped, "failed": failed}
-
-
-def _print_json(value: dict[str, object]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 app.command()(explain)

@@ -8,7 +8,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from .terminal import Group
 
 GROUP = "jrm.commands"
 
@@ -18,7 +19,7 @@ _EXTRA_OF_MODULE = {"vllm": "explain"}
 _EXTRA_OF_PACKAGE = {"jrm_service": "service", "jrm_training": "train"}
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """A command group that also has the entry points of ``jrm.commands``.
 
     They are plain functions with typer parameters, or a ``typer.Typer`` with commands of its own. A command that cannot

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from .aio import DEFAULT_TIMEOUT
@@ -18,6 +16,7 @@ from .errors import JRMError
 from .explain_report import Critiques, critique
 from .options import DEFAULT_URL, ApiKey, Url
 from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
+from .terminal import console, print_json
 
 
 def explain(
@@ -65,8 +64,10 @@ def explain(
                     source, edited, instruction, dimensions=dimension or None, max_tokens=max_tokens
                 )
                 if not as_json:
-                    Console().print(*[critique(name, one) for name, one in explanations.items()], sep="")
+                    console().print(*[critique(name, one) for name, one in explanations.items()], sep="")
         overlays = _write_overlays(explanations, source, edited, overlay, always=out is not None)
+    except BrokenPipeError:
+        raise  # of the output
     except (JRMError, OSError, ValueError) as error:
         typer.echo(f"jrm explain: {error}", err=True)
         raise typer.Exit(1) from None
@@ -91,7 +92,7 @@ def _show_stream(events: Generator[ExplainEvent, None, None]) -> dict[str, Expla
     critiques = Critiques()
     with contextlib.closing(events):
         critiques.add(next(events))  # a refusal is raised here, before anything is shown
-        with Live(critiques, console=Console(), refresh_per_second=8):
+        with Live(critiques, console=console(), refresh_per_second=8):
             for event in events:
                 critiques.add(event)
     return critiques.explanations
@@ -125,4 +126,4 @@ def _print_json(
         "explanations": {name: one.model_dump(mode="json", exclude_none=True) for name, one in explanations.items()},
         "overlays": {name: str(path) for name, path in overlays.items()},
     }
-    typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    print_json(document)

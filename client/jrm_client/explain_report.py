@@ -100,8 +100,8 @@ def _boxes(regions: Sequence[EditRegion]) -> Table:
 
 
 def _grid() -> Table:
-    badges = Column(no_wrap=True, overflow="ellipsis", max_width=_LABEL_WIDTH)
-    return Table(badges, Column(), box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    badges = Column(overflow="fold", max_width=_LABEL_WIDTH)
+    return Table(badges, Column(overflow="fold"), box=None, show_header=False, pad_edge=False, padding=(0, 1))
 
 
 def _badge(region: int | str, labels: Mapping[int, str]) -> Text:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .results import Score
+from .terminal import literal
 
 
 def to_json(score: Score) -> dict[str, Any]:
@@ -37,9 +38,9 @@ def table(names: Sequence[str], scores: Sequence[Score]) -> Table:
         if score.error is None:
             cells = [_number(score.reward, score.reward_std)]
             cells += [_number(score.dimensions[d].mean, score.dimensions[d].std) for d in dimensions]
-            grid.add_row(Text(name), *cells)
+            grid.add_row(Text(literal(name)), *cells)
         else:
-            grid.add_row(Text(name), Text(f"{score.error.code}: {score.error.message}", style="red"))
+            grid.add_row(Text(literal(name)), Text(f"{score.error.code}: {score.error.message}", style="red"))
     return grid
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from jrm_client.terminal import print_json, print_table
+
 from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError, TracesError
 from .options import AllowPipelineDrift
 from .service_links import service_links
@@ -186,7 +188,7 @@ def inspect(
     facts = {"name": opened.manifest.name, "fingerprint": opened.fingerprint, **describe(opened)}
     facts["golden"] = tests and {"cases": len(tests.cases), "tolerance": tests.tolerance.model_dump()}
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts, indent=2)
     else:
         _print_facts(facts)
 
@@ -271,15 +273,15 @@ def import_editreward(
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table.add_column()
     for key, value in facts.items():
-        table.add_row(key, _plain(value))
-    Console().print(table)
+        table.add_row(key, Text(_plain(value)))
+    print_table(table)
 
 
 def _plain(value: Any) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from jrm_client.terminal import print_table
 
 from .api import keyfile
 from .api.keys import Key, digest, is_name, new_secret
@@ -61,7 +62,7 @@ def list_keys(file: _File) -> None:
     for key in keys:
         limits = ("no limit" if limit is None else f"{limit:,}" for limit in (key.requests, key.candidates_per_minute))
         table.add_row(key.name, f"{key.digest.hex()[:12]}…", *limits)
-    Console().print(table)
+    print_table(table)
 
 
 def _fail(problems: list[str]) -> NoReturn:

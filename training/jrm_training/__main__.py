@@ -2,10 +2,12 @@
 
 import typer
 
+from jrm_client.terminal import Group
+
 from .commands import evaluate
 from .train_commands import init, train, world
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False)
 for command in (init, train, evaluate, world):
     app.command()(command)
 

@@ -117,6 +117,8 @@ def _evaluate(groups: Sequence[Group], scorer: GroupScorer, out: Path, as_json: 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from jrm_client.terminal import print_table
+
     from .evaluate import make_report, score_groups
     from .evaluate_report import table, to_json
     from .evaluate_results import EvaluationError, ResultsFile
@@ -139,9 +141,11 @@ def _evaluate(groups: Sequence[Group], scorer: GroupScorer, out: Path, as_json: 
         )
     with console.status("figures and intervals"):
         report = make_report(judged, scorer)
-    Console().print(table(report))
+    print_table(table(report))
     if as_json is not None:
-        as_json.write_text(json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        as_json.write_text(
+            json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
     return not report.failed
 
 
