@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,8 @@ def explain(
 
     Exit status: 0 if everything was explained, 1 if not, 2 for wrong usage.
     """
+    if not edited.name:
+        raise typer.BadParameter(f"{edited}: not a file")
     overlay = out or edited.with_name(f"{edited.stem}.explained.png")
     _check_output(overlay, (source, edited))
     try:
@@ -84,6 +87,10 @@ def _check_output(overlay: Path, inputs: tuple[Path, Path]) -> None:
     """Before anything is asked for: a critique takes its time."""
     if not overlay.parent.is_dir():
         raise typer.BadParameter(f"--out {overlay}: there is no such folder")
+    if overlay.is_dir():
+        raise typer.BadParameter(f"--out {overlay}: is a folder")
+    if not os.access(overlay if overlay.exists() else overlay.parent, os.W_OK):
+        raise typer.BadParameter(f"--out {overlay}: cannot be written")
     if overlay.exists() and any(path.exists() and overlay.samefile(path) for path in inputs):
         raise typer.BadParameter(f"--out {overlay}: that is an input, which is never overwritten")
 

@@ -123,6 +123,14 @@ def test_an_input_is_never_overwritten(serve: Serve, folder: Path, name: str) ->
     assert server.requests == []
 
 
+def test_what_is_no_file_is_wrong_usage(serve: Serve, folder: Path) -> None:
+    server = serve()
+    for arguments in ([".", "."], ["/", "/"], ["S", "S", "--out", str(folder)]):
+        done = CliRunner().invoke(app, ["explain", *arguments, "-i", "red", "--url", server.url])
+        assert done.exit_code == 2, arguments
+    assert server.requests == []
+
+
 def test_a_folder_that_is_not_there_is_told_before_anything_is_asked(serve: Serve, folder: Path) -> None:
     server = serve()
     assert explain(folder, server, "--out", folder / "no" / "overlay.png").exit_code == 2

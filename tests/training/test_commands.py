@@ -133,6 +133,8 @@ def test_problems_of_a_checkpoint_are_told(data, tmp_path):
         ["--out", "o", "--data", "d", "--checkpoint", "c", "--url", "http://localhost"],
         ["--out", "o", "--world", "moon", "--checkpoint", "c"],
         ["--out", "o", "--data", "d", "--checkpoint", "c", "--dtype", "int8"],
+        ["--out", ".", "--data", "d", "--checkpoint", "c"],
+        ["--out", "o", "--data", "d", "--checkpoint", "c", "--json", "nowhere/figures.json"],
     ],
 )
 def test_wrong_usage(arguments):

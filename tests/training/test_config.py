@@ -94,6 +94,14 @@ def test_a_recipe_may_be_any_file(tmp_path):
     assert find_recipe(str(file)) == file
 
 
+def test_what_is_no_toml_is_told_with_its_file(tmp_path):
+    file = tmp_path / "mine.toml"
+    for content in (b"\xff", b"a = 1\na = 2\n", b"[", b"a = " + b"[" * 100_000):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"mine\.toml: not TOML in UTF-8 "):
+            read_recipe(file)
+
+
 def test_an_unknown_recipe_names_those_that_there_are():
     with pytest.raises(FileNotFoundError, match=r"jrm-70b: no such file, .* \(jrm-8b, jrm-tiny\)"):
         find_recipe("jrm-70b")

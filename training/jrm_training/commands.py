@@ -58,6 +58,9 @@ def evaluate(
     """
     if (data is None) == (world is None) or (checkpoint is None) == (url is None):
         raise typer.BadParameter("expected one of --data and --world, and one of --checkpoint and --url")
+    for option, file in (("--out", out), ("--json", as_json)):
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise typer.BadParameter(f"{option} {file}: not a file in a folder that is there")
     if world not in (None, "train", "test", "unseen"):
         raise typer.BadParameter(f"--world {world}: expected train, test or unseen")
     if dtype not in ("auto", "float32", "bfloat16", "float16"):

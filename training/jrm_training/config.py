@@ -109,10 +109,13 @@ class Recipe(_Section):
 def read_recipe(path: Path, **overrides: Any) -> Recipe:
     """Read a TOML recipe; ``overrides`` that are not None replace values, those of a table key by key.
 
-    Raises pydantic.ValidationError for values that no run can have, tomllib.TOMLDecodeError for no TOML, OSError where
-    there is no file.
+    Raises pydantic.ValidationError for values that no run can have, ValueError, with the file, for no TOML, OSError
+    where there is no file.
     """
-    values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not TOML in UTF-8 ({error})") from None
     for key, value in overrides.items():
         if value is not None:
             values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value

@@ -95,7 +95,7 @@ class _Wanted:
 def _wanted(file: Path | None, pixels: int | None, name: str | None, folder: str) -> _Wanted:
     if file is None:
         return _Wanted(None, pixels or PIXELS, pixels or PIXELS, name or folder)
-    manifest, problems = read_manifest(file)
+    manifest, problems = read_manifest(file, label=str(file))
     if manifest is None:
         raise CheckpointError(problems)
     image = manifest.image

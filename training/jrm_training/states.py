@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from jrm_client import strict_json
+
 from .config import Recipe
 from .distributed import barrier, place
 
@@ -78,7 +80,10 @@ def load_state(
     if changes:
         raise ValueError(f"{newest}: this run was started with another recipe: {'; '.join(changes)}")
     if (newest / _DATA).exists():  # the first states had none
-        then = json.loads((newest / _DATA).read_bytes())
+        try:
+            then = strict_json.loads((newest / _DATA).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{newest / _DATA}: {error}") from None
         changes = [f"{key} was {then.get(key)}, is {value}" for key, value in data.items() if then.get(key) != value]
         if changes:
             raise ValueError(f"{newest}: this run was started on other data: {'; '.join(changes)}")

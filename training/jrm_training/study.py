@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jrm_client import strict_json
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.devices import resolve_device
@@ -143,7 +144,10 @@ def measure(
 
 def read_study(file: Path) -> dict[str, Any]:
     """Read what ``write_study`` wrote. Raises OSError, and ValueError for another file."""
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        document: dict[str, Any] = strict_json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"{file}: not a study (its format is not {FORMAT})")
     return document

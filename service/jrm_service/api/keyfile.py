@@ -90,7 +90,7 @@ def append(path: Path, key: Key) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        content = file.read()
+        content = file.read(_MAX_BYTES + 1)  # a device would never end
         if any(one.name == key.name for one in _parse(path, content)):
             raise KeysError([f"{path}: there is a key of this name already"])
         start = "" if not content or content.endswith(b"\n") else "\n"

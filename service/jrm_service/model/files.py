@@ -55,7 +55,10 @@ TOKENIZER_FILES = (
 
 def read_json(file: Path, problems: list[str], *, label: str | None = None) -> dict[str, Any] | None:
     """A JSON object, each key in it once; ``label`` is what problems call the file, its name by default."""
-    label = label or file.name
+    label = label or file.name or str(file)
+    if file.is_char_device() or file.is_block_device():
+        problems.append(f"{label}: a device, which may never end")
+        return None
     try:
         value = strict_json.loads(file.read_bytes())
     except FileNotFoundError:

@@ -171,9 +171,12 @@ class Manifest(_Strict):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def read_manifest(path: Path) -> tuple[Manifest | None, list[str]]:
-    """Read and validate a manifest file: (manifest, []) or (None, problems), each problem with its key."""
-    where = f"{path.parent.name}/{path.name}"
+def read_manifest(path: Path, *, label: str | None = None) -> tuple[Manifest | None, list[str]]:
+    """Read and validate a manifest file: (manifest, []) or (None, problems), each problem with its key.
+
+    ``label`` is what problems call the file, by default its name and that of its folder.
+    """
+    where = label or f"{path.parent.name}/{path.name}"
     problems: list[str] = []
     value = read_json(path, problems, label=where)
     if value is None:

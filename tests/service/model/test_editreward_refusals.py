@@ -64,7 +64,7 @@ HEAD = "rm_heads.head_0"
 
 def other_rope(case):
     config = read(case.base / "config.json")
-    config["text_config"]["rope_scaling"] = {"type": "mrope", "mrope_section": [6, 5, 5]}
+    config["text_config"]["rope_scaling"] = {"type": "mrope", "mrope_section": [4, 2, 2]}
     write(case.base / "config.json", config)
 
 

@@ -70,6 +70,22 @@ def test_any_batch_scores_as_the_plain_scorer_does(scorers, picks):
     assert_close(score(trie, candidates), score(plain, candidates), PLAIN)
 
 
+def test_several_rows_of_one_batch_score_as_the_plain_scorer_does(scorers):
+    """Rows forced by ``row_tokens``, through the public ``collate``; candidates of three groups stand mixed in it."""
+    preparer, plain, trie, images = scorers
+    candidates = [preparer.candidate(images[n % 3], images[n % 7], INSTRUCTIONS[n % 5]) for n in range(11)]
+    expected = score(plain, candidates)
+    (whole,) = TrieScorer(trie._checkpoint, "cpu", torch.float32, row_tokens=10**6).collate(candidates)
+    split = TrieScorer(trie._checkpoint, "cpu", torch.float32, row_tokens=1)
+    rows = split.collate(candidates)
+    assert len(rows) > 1
+    order = [n for row in rows for n in row.candidates]
+    assert order != sorted(order)  # so that a mistake in putting scores back would show
+    scored = split.score(rows)
+    assert_close(scored.outcomes, expected, PLAIN)
+    assert scored.tokens_computed > whole.ids.numel()
+
+
 def group_of_twelve(preparer, images):
     return [preparer.candidate(images[0], images[n % len(images)], f"make it {n}") for n in range(12)]
 
