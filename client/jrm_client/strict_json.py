@@ -32,7 +32,8 @@ def loads(document: str | bytes | bytearray) -> Any:
             document, object_pairs_hook=_object, parse_float=_finite, parse_int=_integer, parse_constant=_no_number
         )
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""  # of a JSONL file, another number is meant
+        raise ValueError(f"not JSON: {error.msg} ({line}column {error.colno})") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not document.isascii() or "\\u" in document:  # else there can be no surrogate
@@ -71,16 +72,17 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _require_text(value: Any) -> None:
-    waiting = [value]
+    waiting = [("a text", value)]  # what a message calls it: the key that it belongs to
     while waiting:
-        item = waiting.pop()
+        name, item = waiting.pop()
         if isinstance(item, dict):
-            waiting += item
-            waiting += item.values()
+            waiting += [("a key", key) for key in item]
+            waiting += [(key[:40], below) for key, below in item.items()]
         elif isinstance(item, list):
-            waiting += item
+            waiting += [(name, below) for below in item]
         elif isinstance(item, str) and not item.isascii():
             try:
                 item.encode()
             except UnicodeEncodeError:
-                raise ValueError("a text has a lone surrogate in it, which is no character") from None
+                shown = name if name.isascii() and name.isprintable() else ascii(name)
+                raise ValueError(f"{shown} has a lone surrogate in it, which is no character") from None

@@ -229,14 +229,14 @@ def test_one_poisoned_row_fails_alone(job: Job, folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     deep = "[" * 900 + "]" * 900
     poison = {
-        "a surrogate in the id": (json.dumps(pair("A", id="\ud83d")), "id: not valid Unicode"),
-        "a surrogate in a key of the id": (json.dumps(pair("A", id={"\ud83d": 1})), "not valid Unicode"),
-        "a name that is not UTF-8": (json.dumps(pair("caf\udce9.png")), "edited: not valid Unicode"),
-        "an id beyond float64": ('{"id": 1e999, ' + row[1:], "number 1e999 is beyond float64"),
-        "a field that is not used": ('{"note": [-1e999], ' + row[1:], "number -1e999 is beyond float64"),
-        "an endless id": ('{"id": ' + "9" * 5000 + ", " + row[1:], "a whole number of 5000 digits"),
-        "a key twice": ('{"edited": "B", ' + row[1:], "key edited stands twice"),
-        "an infinity": ('{"id": Infinity, ' + row[1:], "Infinity is not a number"),
+        "a surrogate in the id": (json.dumps(pair("A", id="\ud83d")), "id has a lone surrogate"),
+        "a surrogate in a key of the id": (json.dumps(pair("A", id={"\ud83d": 1})), "a key has a lone surrogate"),
+        "a name that is not UTF-8": (json.dumps(pair("caf\udce9.png")), "edited has a lone surrogate"),
+        "an id beyond float64": ('{"id": 1e999, ' + row[1:], "the number 1e999 is too large"),
+        "a field that is not used": ('{"note": [-1e999], ' + row[1:], "the number -1e999 is too large"),
+        "an endless id": ('{"id": ' + "9" * 5000 + ", " + row[1:], "is too large"),
+        "a key twice": ('{"edited": "B", ' + row[1:], "the key 'edited' is there twice"),
+        "an infinity": ('{"id": Infinity, ' + row[1:], "Infinity is not a JSON number"),
         "not an object": ("null", "not a JSON object but null"),
         "a null character": (json.dumps(pair("A\0")), "null"),
         "a long name": (json.dumps(pair("x" * 5000)), "too long"),

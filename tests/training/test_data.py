@@ -148,8 +148,8 @@ def test_every_bad_row_is_reported_with_its_line(folder):
     assert problems_of(path) == [
         (2, "not JSON: Expecting ':' delimiter (column 10)"),
         (4, "edits[0].image: c.png: No such file or directory"),
-        (5, "not UTF-8: byte 0xff at byte 1"),
-        (6, "not JSON: NaN is not a number in it"),
+        (5, "not UTF-8 (byte 0)"),
+        (6, "NaN is not a JSON number"),
     ]
 
 

@@ -25,8 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from jrm_client import jsonl
-from jrm_client.jsonl import MAX_LINE_BYTES
-from jrm_client.jsonl import quoted
+from jrm_client.jsonl import MAX_LINE_BYTES, quoted
 from jrm_service.errors import CandidateError
 from jrm_service.images.decode import decode, read_header
 

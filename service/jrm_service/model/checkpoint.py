@@ -48,7 +48,6 @@ from .weights import (
 )
 
 
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose every file was found and agrees with the others; no weight has been read yet."""

@@ -157,15 +157,15 @@ BREAK = {
     ),
     "config with a key twice": (
         lambda p: (p / "config.json").write_text('{"model_type": "qwen3_vl", "model_type": "qwen3_vl"}'),
-        "config.json: key model_type stands twice in one object",
+        "config.json: the key 'model_type' is there twice",
     ),
     "preprocessor with a key twice": (
         lambda p: (p / "preprocessor_config.json").write_text('{"patch_size": 8, "patch_size": 16}'),
-        "preprocessor_config.json: key patch_size stands twice in one object",
+        "preprocessor_config.json: the key 'patch_size' is there twice",
     ),
     "tokenizer_config with a key twice": (
         lambda p: (p / "tokenizer_config.json").write_text('{"pad_token": "a", "pad_token": "b"}'),
-        "tokenizer_config.json: key pad_token stands twice in one object",
+        "tokenizer_config.json: the key 'pad_token' is there twice",
     ),
     "config not JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not JSON"),
     "other family": (lambda p: edit_json(p / "config.json", model_type="qwen2_5_vl"), "model_type is 'qwen2_5_vl'"),

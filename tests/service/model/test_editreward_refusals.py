@@ -81,19 +81,19 @@ def twice(folder, name, key):
 BROKEN = {
     "prompts with a key twice": (
         twice("prompts", "", "visual_quality"),
-        "prompts.json: key visual_quality stands twice in one object",
+        "prompts.json: the key 'visual_quality' is there twice",
     ),
     "a config with a key twice": (
         twice("base", "config.json", "model_type"),
-        "config.json: key model_type stands twice",
+        "config.json: the key 'model_type' is there twice",
     ),
     "an image processor with a key twice": (
         twice("base", "preprocessor_config.json", "image_mean"),
-        "preprocessor_config.json: key image_mean stands twice",
+        "preprocessor_config.json: the key 'image_mean' is there twice",
     ),
     "a tokenizer with a key twice": (
         twice("base", "tokenizer.json", "model"),
-        "tokenizer.json: key model stands twice",
+        "tokenizer.json: the key 'model' is there twice",
     ),
     "a base whose rope is of another family": (other_rope, "config.json: transformers refuses it ("),
     "no head_1": (drop_head, "rm_heads.head_1: missing"),

@@ -218,7 +218,7 @@ BREAK = {
     "no instruction": (lambda d: d["cases"][1].update(instruction=""), "cases.1.instruction: "),
     "no reward": (lambda d: d["cases"][0].pop("reward"), "cases.0.reward: "),
     "reward as text": (lambda d: d["cases"][0].update(reward="0.5"), "cases.0.reward: "),
-    "NaN": (lambda d: d["cases"][0].update(reward=math.nan), "not JSON: NaN is not a number in it"),
+    "NaN": (lambda d: d["cases"][0].update(reward=math.nan), "NaN is not a JSON number"),
     "negative std": (
         lambda d: d["cases"][0]["dimensions"]["visual_quality"].update(std=-1.0),
         "cases.0.dimensions.visual_quality.std: ",
@@ -238,7 +238,7 @@ def test_a_file_that_is_not_json_is_refused(checkpoint):
     for data, reason in {
         b"\xff{": "not UTF-8",
         b"[]": "must be a JSON object",
-        b'{"a": 1, "a": 2}': "key a stands",
+        b'{"a": 1, "a": 2}': "the key 'a' is there twice",
     }.items():
         file_of(checkpoint).write_bytes(data)
         assert problems(golden.read, checkpoint)[0].startswith(f"reward/golden.json: {reason}")

@@ -71,8 +71,8 @@ BROKEN = {
     "explains no dimension": (checkpoints.manifest(explain={"beauty": {}}), "explain.beauty is not a dimension"),
     "not JSON": ("{", "not JSON"),
     "not an object": ("[]", "must be a JSON object"),
-    "a key twice": ('{"format": "jrm-reward/1", "name": "a", "name": "b"}', "key name stands twice in one object"),
-    "a number beyond float64": ('{"provenance": {"lr": 1e999}}', "number 1e999 is beyond float64"),
+    "a key twice": ('{"format": "jrm-reward/1", "name": "a", "name": "b"}', "the key 'name' is there twice"),
+    "a number beyond float64": ('{"provenance": {"lr": 1e999}}', "the number 1e999 is too large"),
 }
 
 

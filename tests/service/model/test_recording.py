@@ -123,10 +123,10 @@ def test_pairs_are_read_as_jrm_score_reads_them(tmp_path):
     file.write_bytes(f"\ufeff{row}\r\n\n{row}".encode())
     assert len(recording.read_examples(file)) == 2
     for bad, reason in {
-        row.replace('"x"', '"\\ud83d"'): "instruction: not valid Unicode",
+        row.replace('"x"', '"\\ud83d"'): "instruction has a lone surrogate",
         row.replace('"x"', '" "'): "instruction: ",
-        row.replace("{", '{"id": 1e999, '): "number 1e999 is beyond float64",
-        row.replace("{", '{"source": "b.png", '): "key source stands twice",
+        row.replace("{", '{"id": 1e999, '): "the number 1e999 is too large",
+        row.replace("{", '{"source": "b.png", '): "the key 'source' is there twice",
         row.replace("a.png", "/dev/zero"): "not a regular file",
         row.replace("a.png", ""): "source: missing, empty or not a string",
     }.items():

@@ -138,7 +138,7 @@ def test_what_is_not_a_tensor_is_named(tmp_path):
         ("{}", "weight_map: must map tensor names to files"),
         ('{"weight_map": 3}', "weight_map: must map tensor names to files"),
         ("{", "not JSON: "),
-        ('{"weight_map": {}, "weight_map": {}}', "key weight_map stands twice in one object"),
+        ('{"weight_map": {}, "weight_map": {}}', "the key 'weight_map' is there twice"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path, index, told):
