@@ -47,6 +47,9 @@ from .weights import (
     tensor_digests,
 )
 
+# Keys of config.json that no score depends on: who saved it, and with which attention, of which the server has its own.
+_NO_MATTER = frozenset({"transformers_version", "attn_implementation", "_attn_implementation"})
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -95,7 +98,7 @@ class Checkpoint:
         parts: dict[str, Any] = {
             "pipeline": pipeline,
             "manifest": self.manifest.canonical_json(),
-            "config": _without(json.loads((self.path / "config.json").read_bytes()), "transformers_version"),
+            "config": _without(json.loads((self.path / "config.json").read_bytes()), _NO_MATTER),
             "image": repr(self.image_spec),
             "chat_template": self.chat_template,
             "tokenizer": {
@@ -278,5 +281,7 @@ def _compare_token_ids(
         problems.append(f"tokenizer.json: {over[0]} has id {ids[over[0]]}, the embedding has {rows} rows")
 
 
-def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: item for key, item in value.items() if key not in keys}
+def _without(value: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    """Without these keys at any depth."""
+    kept = {key: item for key, item in value.items() if key not in keys}
+    return {key: _without(item, keys) if isinstance(item, dict) else item for key, item in kept.items()}

@@ -128,7 +128,7 @@ def _shift(found: Mapping[str, TensorHeader], expected: Mapping[str, tuple[int, 
     extra = Counter(name.removesuffix(rest) for name in wrong for rest in _without_beginning(name) if rest in expected)
     lost = Counter(name.removesuffix(rest) for name in expected for rest in _without_beginning(name) if rest in found)
     inner = [name for name in wrong if _without_wrappers(name) in expected]
-    for counts, told in ((extra, "before it that does not belong there"), (lost, "missing before it")):
+    for counts, told in ((extra, "before them that does not belong there"), (lost, "missing before them")):
         if counts:
             prefix, count = counts.most_common(1)[0]
             if 2 * count > len(wrong):

@@ -353,6 +353,11 @@ def test_sharding_and_spelling_do_not_change_the_fingerprint(whole, tmp_path):
     assert open_checkpoint(shards).fingerprint == open_checkpoint(whole).fingerprint
 
 
+def test_what_the_server_decides_itself_does_not_change_the_fingerprint(whole, path):
+    edit_json(path / "config.json", attn_implementation="flash_attention_2", transformers_version="9")
+    assert open_checkpoint(path).fingerprint == open_checkpoint(whole).fingerprint
+
+
 CHANGE = {
     "a weight": lambda p: edit_tensors(
         p / "model.safetensors", lambda t: t["model.visual.pos_embed.weight"].add_(1e-6)

@@ -83,7 +83,7 @@ def test_several_rows_of_one_batch_score_as_the_plain_scorer_does(scorers):
     assert order != sorted(order)  # so that a mistake in putting scores back would show
     scored = split.score(rows)
     assert_close(scored.outcomes, expected, PLAIN)
-    assert scored.tokens_computed > whole.ids.numel()
+    assert scored.tokens_computed > whole.packed.ids.numel()
 
 
 def group_of_twelve(preparer, images):
