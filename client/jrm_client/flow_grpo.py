@@ -29,6 +29,7 @@ from .results import Score
 from .retry import MAX_RETRIES
 
 _AVG = "avg"  # what trainers call the reward
+_NON_GROUP_MEMBER = -100
 
 
 def jrm_score(
@@ -95,7 +96,9 @@ class _Scorer:
             arguments.text(source_key, "source_key")
         if source_root is not None and not isinstance(source_root, str | os.PathLike):
             raise TypeError(f"source_root: {type(source_root).__name__}; expected a path or None")
-        if isinstance(distributed, str | int | float) and not isinstance(distributed, bool):
+        # Where this rank is not in a group, torch's new_group gives a number in its place.
+        plain = isinstance(distributed, str | int | float) and not isinstance(distributed, bool)
+        if plain and distributed != _NON_GROUP_MEMBER:
             raise TypeError(f"distributed={distributed!r}: expected None, True, False or a process group")
         self._client = client
         self._source_key = source_key

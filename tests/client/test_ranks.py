@@ -44,10 +44,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             for rank in range(2)
         ]
         try:
-            outputs = [process.communicate() for process in processes]
+            outputs = [process.communicate(timeout=120) for process in processes]
         finally:
-            for process in processes:
+            for process in processes:  # also the one that waits for a rank which has failed
                 process.kill()
+                process.communicate()
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
     return [json.loads(output) for output, _ in outputs]
