@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
 
 from PIL import Image, ImageChops
@@ -31,7 +30,8 @@ _MODES = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}  # components
 _END = b"\xff\xd9"
 # Put behind a scan: skipped if it is complete, pixels where data is missing. Not so with arithmetic coding, whose
 # encoders drop trailing zeros. No byte begins with a long run of ones: libjpeg takes what is no code for zeros, too.
-_PROBE = b"\xd9\x6b\x35\xb5" * 16
+# Long enough to get past a unit's blocks outside the image, of up to 63 coefficients, to one that shows.
+_PROBE = b"\xd9\x6b\x35\xb5" * 1024
 _LOOKAHEAD = 7  # bytes; libjpeg fills a buffer of 57 bits before it looks at the last one
 _PADDINGS = (b"\0", b"\x55", b"\xaa", b"\x6d\xb6\xdb", b"\xfe")
 _SMALL = 256 * 256  # pixels; a second decoding of a smaller image costs little
@@ -111,13 +111,16 @@ def _decode(frame: bytes, parts: list[bytes], scans: list[int], kind: int, paddi
     """The image, if no data is missing. ``parts`` is the file without an end-of-image marker.
 
     Without that marker libjpeg waits for what is missing instead of making it up: with ``padding`` to look at, one
-    decoding is enough. Otherwise the image is decoded with and without bytes behind each scan.
+    decoding is enough for a large image. Otherwise one more, with bytes behind each scan, has to give the same pixels.
     """
     width, height = _size(frame)
+    try:
+        image = _pixels(frame, [*parts, padding or _END])
+    except ValueError:
+        _pixels(frame, [*parts, _END])  # fails again, unless it is for missing data
+        raise InvalidImage("truncated JPEG: image data is missing") from None
     if padding and width * height >= _SMALL:
-        with suppress(ValueError):  # data is missing
-            return _pixels(frame, [*parts, padding])
-    image = _pixels(frame, [*parts, _END])
+        return image
     if kind not in _ARITHMETIC:
         probed = list(parts)
         for scan in scans:
