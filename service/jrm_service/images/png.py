@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import _MODES
 
@@ -86,7 +87,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     if bits // _SAMPLES[colour_type] == 16 and _is_black(image):
         low_mode, low_raw_mode, colours = _LOW_BYTES[colour_type]
         low = Image.frombytes(low_mode, (width, height), scanlines, "zip", low_raw_mode, int(interlaced))
-        if any(high for _, high in low.getextrema()[colours]):
+        if any(band.getbbox() for band in low.split()[colours]):
             raise InvalidImage("a 16-bit image whose values fit into 8 bits: save it as 8-bit")
     if colour_type == _PALETTE:
         image.putpalette(palette)
@@ -96,8 +97,8 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
 def _is_black(image: Image.Image) -> bool:
     """Whether the high bytes of all colours of a 16-bit image are 0."""
     if image.mode == "I;16":
-        return bool(image.getextrema()[1] < 256)
-    return all(high == 0 for _, high in image.getextrema()[:3])
+        return bool(np.asarray(image).max() < 256)
+    return not any(band.getbbox() for band in image.split()[:3])
 
 
 def _read_ihdr(data: bytes) -> tuple[int, int, int, int, bool]:
