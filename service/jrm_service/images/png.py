@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import _MODES
 
@@ -24,6 +25,13 @@ MAX_CHUNKS = 100_000  # a 64 MiB file in libpng's default chunks of 8 KiB has 8,
 MAX_TEXT_BYTES = 1 << 20  # of a text chunk, compressed or not; orientation is found in less
 _PALETTE = 3
 _SAMPLES = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}  # colour type -> samples of a pixel
+# Colour type -> what makes pillow show the low bytes of 16-bit samples, and the bands that then have colours.
+_LOW_BYTES = {
+    0: ("LA", "LA", slice(1, 2)),
+    2: ("RGB", "RGB;16L", slice(3)),
+    4: ("RGBA", "RGBA", slice(1, 2)),
+    6: ("RGBA", "RGBA;16L", slice(3)),
+}
 # x and y of the first pixel, x and y step of each Adam7 pass.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PROFILE, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
@@ -45,7 +53,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     """Decode the still image, or the default image of an animation: (image in its own mode, EXIF orientation).
 
     Raises InvalidImage for a damaged or truncated file: every checksum has to match, and the pixel data has to fill
-    the image.
+    the image. Also for 16-bit samples that are all below 256 and not all 0, which would become black.
     """
     width, height, bits, colour_type, interlaced = _read_ihdr(data)
     palette = b""
@@ -76,9 +84,21 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     # Level 0 stores the bytes as they are: the pixel data is inflated once, here, and only copied by pillow.
     scanlines = zlib.compress(_inflate(compressed, _scanline_bytes(width, height, bits, interlaced)), 0)
     image = Image.frombytes(mode, (width, height), scanlines, "zip", raw_mode, int(interlaced))
+    if bits // _SAMPLES[colour_type] == 16 and _is_black(image):
+        low_mode, low_raw_mode, colours = _LOW_BYTES[colour_type]
+        low = Image.frombytes(low_mode, (width, height), scanlines, "zip", low_raw_mode, int(interlaced))
+        if any(band.getbbox() for band in low.split()[colours]):
+            raise InvalidImage("a 16-bit image whose values fit into 8 bits: save it as 8-bit")
     if colour_type == _PALETTE:
         image.putpalette(palette)
     return image, read_orientation(exif or _profile(texts), _text(texts, _XMP))
+
+
+def _is_black(image: Image.Image) -> bool:
+    """Whether the high bytes of all colours of a 16-bit image are 0."""
+    if image.mode == "I;16":
+        return bool(np.asarray(image).max() < 256)
+    return not any(band.getbbox() for band in image.split()[:3])
 
 
 def _read_ihdr(data: bytes) -> tuple[int, int, int, int, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 
@@ -133,3 +134,19 @@ def test_compressed_text_may_state_the_orientation(kind: bytes) -> None:
 def test_an_unreadable_profile_is_ignored(text: bytes) -> None:
     file = insert_chunks(encode(RGB, "PNG"), chunk(b"tEXt", b"Raw profile type exif\0" + text))
     np.testing.assert_array_equal(pixels(decode(file)), pixels(RGB))
+
+
+def test_sixteen_bits_of_which_eight_are_used_are_refused() -> None:
+    """Their high bytes are all 0: the picture would be black."""
+    for colour_type, colours, alphas in ((0, 1, 0), (2, 3, 0), (4, 1, 1), (6, 3, 1)):
+        for interlace, filters in ((0, (b"\0", b"")), (1, (b"\0", b"\0"))):
+            for level, opacity in itertools.product((0, 1, 255, 256, 65535), (0, 255, 65535)):
+                pixel = struct.pack(">H", level) * colours + struct.pack(">H", opacity) * alphas
+                scanlines = filters[0] + bytes(len(pixel)) + filters[1] + pixel
+                file = png(2, 1, scanlines, depth=16, colour_type=colour_type, interlace=interlace)
+                case = f"colour type {colour_type}, interlace {interlace}, level {level}, opacity {opacity}"
+                if 0 < level < 256:
+                    with pytest.raises(InvalidImage, match=r"^a 16-bit image whose values fit into 8 bits: save it as"):
+                        pytest.fail(f"{case}: {pixels(decode(file)).tolist()}")
+                else:
+                    assert pixels(decode(file)).tolist() == [[[0] * 3, [level >> 8] * 3]], case
