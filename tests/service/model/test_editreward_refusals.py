@@ -124,7 +124,7 @@ BROKEN = {
     "Qwen2.5-VL": (base_file("config.json", model_type="qwen2_5_vl"), "model_type is 'qwen2_5_vl'"),
     "no text_config": (base_file("config.json", text_config=None), "config.json: text_config: missing"),
     "another image token": (base_file("config.json", image_token_id=3), "image_token_id is 3"),
-    "a config that transformers refuses": (base_file("config.json", vision_config=7), "transformers refuses it"),
+    "a vision_config that is none": (base_file("config.json", vision_config=7), "vision_config: must be an object"),
     "no image size": (base_file("preprocessor_config.json", size=None), "size.shortest_edge is None"),
     "no mean": (
         lambda case: write(
