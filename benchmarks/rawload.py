@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from jrm_client.protocol import CANDIDATES_HEADER
+from jrm_client.protocol import TIMEOUT_HEADER
 
 from .known import KnownGroup
 
@@ -36,13 +36,11 @@ class Reply:
 class RawCallers:
     """Requests of one group each, with ``edits`` candidates that nobody ever sent before, over raw HTTP.
 
-    ``announced``: whether the head of a request says how many there are, as the SDK does.
-
     Use it as an asynchronous context manager.
     """
 
-    def __init__(self, url: str, *, edits: int, side: int, announced: bool = True) -> None:
-        self._edits, self._side, self._announced = edits, side, announced
+    def __init__(self, url: str, *, edits: int, side: int) -> None:
+        self._edits, self._side = edits, side
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False)
         self._next = 0
@@ -58,17 +56,16 @@ class RawCallers:
         self._next += 1
         return KnownGroup(self._next, self._edits, self._side)
 
-    async def send(self, group: KnownGroup, *, due: float | None = None, request_id: str | None = None) -> Reply:
-        """Send it once. ``due`` is the moment from which time counts (the loop's clock); by default, now."""
+    async def send(self, group: KnownGroup, *, due: float | None = None, timeout_s: float = TIMEOUT_S) -> Reply:
+        """Send it once. ``due`` is the moment from which time counts (the loop's clock); by default, now.
+
+        ``timeout_s``: what the server may take, as the head and the body of the request say.
+        """
         clock = asyncio.get_running_loop().time
         due = clock() if due is None else due
-        headers = dict(_HEADERS)
-        if self._announced:
-            headers[CANDIDATES_HEADER] = str(group.edits)
-        if request_id is not None:
-            headers["x-request-id"] = request_id
+        headers = _HEADERS | {TIMEOUT_HEADER: str(int(timeout_s * 1000))}
         try:
-            reply = await self._http.post("/v1/score", content=_body(group), headers=headers)
+            reply = await self._http.post("/v1/score", content=_body(group, timeout_s), headers=headers)
         except httpx.TransportError:
             return Reply(0, clock() - due, clock())
         ended = clock()
@@ -77,7 +74,7 @@ class RawCallers:
         return Reply(reply.status_code, ended - due, ended, None if told is None else float(told), wrong)
 
 
-def _body(group: KnownGroup) -> bytes:
+def _body(group: KnownGroup, timeout_s: float) -> bytes:
     request = {
         "groups": [
             {
@@ -86,7 +83,7 @@ def _body(group: KnownGroup) -> bytes:
                 "edits": [f"part:edit-{number}" for number in range(group.edits)],
             }
         ],
-        "timeout_ms": int(TIMEOUT_S * 1000),
+        "timeout_ms": int(timeout_s * 1000),
     }
     parts = [_part('name="request"', json.dumps(request).encode()), _part('name="source"; filename="s"', group.source)]
     parts += [_part(f'name="edit-{n}"; filename="e"', edit) for n, edit in enumerate(group.edited)]

@@ -33,9 +33,7 @@ PART_PREFIX = "part:"
 FINGERPRINT_HEADER = "x-jrm-fingerprint"  # of a streamed reply, whose events do not carry it
 STREAM_END = "[DONE]"  # the data of a stream's last event
 TIMEOUT_HEADER = "x-jrm-timeout-ms"
-"""The same number as ``timeout_ms`` in the body, for a server that decides before it reads the body; optional."""
-CANDIDATES_HEADER = "x-jrm-candidates"
-"""How many candidates the body holds; optional. A server without room for them refuses before it reads the body."""
+"""How long a request may wait for its turn before its body is read; the body's ``timeout_ms`` says it of the whole."""
 
 Image = Annotated[
     str,

@@ -85,7 +85,6 @@ class Transport:
         says so. When the next attempt would begin past the deadline, the failure so far is raised at once.
         """
         fleet = await self._fleet()
-        # One id for all attempts: a server that refused this request knows it when it comes back.
         request_id = uuid.uuid4().hex
 
         async def ask(replica: str) -> T:

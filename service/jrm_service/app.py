@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -24,13 +25,21 @@ from .api.limits import RequestSlots
 from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.score import score_router
-from .errors import ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, TracesError
+from .device.channel import Load
+from .device.process import ProcessWorker, load_all
+from .errors import CheckpointError, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, TracesError
 from .explain.service import ExplainLimits
 from .metrics import Metrics
-from .score_runtime import OnFailed, Parts, ScoreRuntime
+from .model.trie import BATCH_COSTS
+from .score_runtime import OnFailed, Parts, ScoreRuntime, Started
+from .scoring.backend import StartFailed
 from .scoring.fakes import FakeBackend, FakePreparer
+from .scoring.line import WaitingLine
+from .scoring.local import LocalWorker
+from .scoring.preparing import CheckpointPreparer
 from .scoring.types import ServedModel
 from .settings import Settings
+from .threads import in_daemon_thread
 from .versions import installed
 
 if TYPE_CHECKING:
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
     from .model.source import CheckpointSource
 
 logger = logging.getLogger(__name__)
+
+_EXPECTED = (JRMError, StartFailed)  # they say what is wrong; a traceback would say nothing more
 
 
 class Served(Protocol):
@@ -86,9 +97,10 @@ def create_app(
     metrics = Metrics(_registry())
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
     traces = _request_traces(settings, metrics)
-    source = None if load or settings.backend == "fake" else _source(settings)
+    source = _source(settings) if settings.serves_explain and settings.backend != "fake" else None
+    line = WaitingLine(max_body_bytes=settings.max_bodies_bytes, max_queue=settings.max_queue)
     scoring = (
-        ScoreRuntime(settings, load or _loader(settings, source), metrics, on_failed) if settings.serves_score else None
+        ScoreRuntime(settings, _loader(settings, load), line, metrics, on_failed) if settings.serves_score else None
     )
     explaining = _explaining(settings, source, metrics) if settings.serves_explain else None
     parts: dict[str, Served] = {
@@ -103,7 +115,8 @@ def create_app(
         try:
             await asyncio.gather(*(part.start() for part in parts.values()))
         except Exception as error:
-            logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, JRMError))
+            if not isinstance(error, CheckpointError):  # whose problems are shown line by line, by whoever is told
+                logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, _EXPECTED))
             on_failed(error)
         else:
             started.set()
@@ -135,10 +148,10 @@ def create_app(
     bodies = BodyReader(
         BodyLimits(
             max_bytes=settings.max_body_bytes,
-            max_bytes_of_all=settings.max_bodies_bytes,
             idle_timeout_s=settings.body_timeout_s,
             total_timeout_s=settings.body_total_timeout_s,
-        )
+        ),
+        line,
     )
     limits = {
         "max_body_bytes": settings.max_body_bytes,
@@ -195,24 +208,63 @@ def _source(settings: Settings) -> CheckpointSource:
     )
 
 
-def _loader(settings: Settings, source: CheckpointSource | None) -> Callable[[], Parts]:
-    """What loads the scores' source, or makes the fake one."""
-    if source is None:
-        preparer = FakePreparer()
-        devices = ["cpu" if device == "auto" else device for device in settings.devices]
-        model = ServedModel("jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "backend": "fake"})
-        backends = [FakeBackend(device=device) for device in devices]
-        return lambda: Parts(model, preparer, backends)
+def _loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[], Awaitable[Started]]:
+    if load is None and settings.backend != "fake":
+        return partial(_in_processes, settings)
+    return partial(_in_threads, load or partial(_fakes, settings))
 
-    def load() -> Parts:
-        model, backends = source.load()
-        if settings.max_batch_tokens is not None:
-            return Parts(model, source.preparer, backends, source.cost)
-        # vLLM may have taken its share of the GPU by now, or not yet.
-        spared = settings.explain_gpu_share if settings.serves_explain else 0.0
-        return Parts(model, source.preparer, backends, source.cost, source.batch_tokens(backends, spared=spared))
 
-    return load
+def _fakes(settings: Settings) -> Parts:
+    """Made-up scores from this process."""
+    devices = ["cpu" if device == "auto" else device for device in settings.devices]
+    model = ServedModel("jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "backend": "fake"})
+    return Parts(model, FakePreparer(), [FakeBackend(device=device) for device in devices])
+
+
+async def _in_threads(load: Callable[[], Parts]) -> Started:
+    """Backends of this process, each in a thread of its own."""
+    parts = await in_daemon_thread(load)
+    workers = [LocalWorker(backend) for backend in parts.backends]
+    await asyncio.gather(*(worker.start() for worker in workers))
+    return Started(parts.model, parts.preparer, workers, parts.cost, parts.batch_tokens)
+
+
+async def _in_processes(settings: Settings) -> Started:
+    """One process for each device, and what they tell of the checkpoint. Raises CheckpointError, StartFailed."""
+    workers = [
+        ProcessWorker(
+            Load(
+                checkpoint=None if settings.checkpoint is None else str(settings.checkpoint),
+                devices=settings.devices,
+                number=number,
+                dtype=settings.dtype,
+                engine=settings.engine,
+                self_test=settings.self_test,
+                allow_pipeline_drift=settings.allow_pipeline_drift,
+                # Every weight is read for it: once is enough.
+                hashed=number == 0,
+                measured=settings.max_batch_tokens is None,
+                # vLLM may have taken its share of the GPU by now, or not yet.
+                spared=settings.explain_gpu_share if settings.serves_explain else 0.0,
+            ),
+            start_timeout_s=settings.start_timeout_s,
+        )
+        for number in range(len(settings.devices))
+    ]
+    loaded = await load_all(workers)
+    first = loaded[0]
+    tests = [one.model.description["self_test"] for one in loaded]
+    facts = {
+        "device": ",".join(one.model.description["device"] for one in loaded),
+        "self_test": None if None in tests else max(tests, key=lambda test: test["max_deviation"]),
+    }
+    return Started(
+        replace(first.model, description={**first.model.description, **facts}),
+        CheckpointPreparer(first),
+        workers,
+        BATCH_COSTS[settings.engine],
+        min(one.batch_tokens for one in loaded),
+    )
 
 
 def _explaining(settings: Settings, source: CheckpointSource | None, metrics: Metrics) -> ExplainRuntime:

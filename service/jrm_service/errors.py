@@ -11,7 +11,6 @@ JRMError
 │   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
-│   ├── DeviceLost               the last device was lost with candidates of the request on it
 │   ├── Draining                 the server is shutting down
 │   ├── ExplainDisabled          this process does not serve /explain
 │   └── ExplainUnavailable       it does, but the engine behind it is not there now
@@ -23,8 +22,8 @@ JRMError
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
 │   ├── NoMemory                 others hold the device's memory just now: the request becomes a NotReady
-│   ├── NoWorker                 no device is left here to score it: the request becomes a NotReady or DeviceLost
-│   └── InternalError            the backend raised, hung or died
+│   ├── DeviceLost               every device that it was on was lost with it
+│   └── InternalError            the backend raised
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
 │   └── PipelineDrift            the libraries here make other pixels or token ids than a fingerprint stands for
 ├── KeysError                    every problem of a file of API keys, each with its line
@@ -106,12 +105,6 @@ class NotReady(RequestError):
     code = "not_ready"
 
 
-class DeviceLost(RequestError):
-    """The last device was lost while it had candidates of this request, which may have been their doing."""
-
-    code = "device_lost"
-
-
 class Draining(RequestError):
     """The server is shutting down."""
 
@@ -131,9 +124,10 @@ class ExplainUnavailable(RequestError):
 
 
 class CandidateError(JRMError):
-    """One candidate has no score."""
+    """One candidate has no score. ``param`` is the field of its group that is at fault; None: the edit, or no field."""
 
     code = "internal"
+    param: str | None = None
 
 
 class InvalidImage(CandidateError):
@@ -152,6 +146,7 @@ class InstructionTooLong(CandidateError):
     """Over the character limit or the model's context length."""
 
     code = "instruction_too_long"
+    param = "instruction"
 
 
 class CandidateTooLarge(CandidateError):
@@ -178,18 +173,14 @@ class NoMemory(CandidateError):
     code = "no_memory"
 
 
-class NoWorker(CandidateError):
-    """No device is left here to score it; another server may. ``on_device``: it was on one that was lost."""
+class DeviceLost(CandidateError):
+    """Its device was lost each time that it was on one, alone in the end: it may be its doing."""
 
-    code = "no_worker"
-
-    def __init__(self, message: str, *, on_device: bool = False) -> None:
-        super().__init__(message)
-        self.on_device = on_device
+    code = "device_lost"
 
 
 class InternalError(CandidateError):
-    """The backend raised, hung or died while this candidate was in its batch."""
+    """The backend raised for this candidate, or there is a defect of ours."""
 
     code = "internal"
 

@@ -354,12 +354,13 @@ class Metrics:
         self.http_requests.labels(method, route, str(status)).inc()
         self.http_request_seconds.labels(method, route).observe(seconds)
 
-    def watch_queue(
-        self, *, depth: Callable[[], float], limit: int, batch_tokens: int, alive: Callable[[], float], workers: int
-    ) -> None:
-        """Read the state of the queue and its workers whenever the metrics are read."""
-        self.batch_tokens_limit.set(batch_tokens)
+    def watch_line(self, *, depth: Callable[[], float], limit: int) -> None:
+        """Read how many candidates have a place whenever the metrics are read."""
         self.queue_depth.set_function(depth)
         self.queue_limit.set(limit)
+
+    def watch_workers(self, *, batch_tokens: int, alive: Callable[[], float], workers: int) -> None:
+        """Read the state of the workers whenever the metrics are read."""
+        self.batch_tokens_limit.set(batch_tokens)
         self.workers.set(workers)
         self.workers_alive.set_function(alive)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,15 @@ from .api.limits import CandidateQuota, LocalQuota
 from .api.ops import PartState
 from .errors import Draining, NotReady
 from .metrics import Metrics
-from .scoring.backend import Backend, Preparer
-from .scoring.batcher import Batcher
+from .scoring.backend import Backend, Preparer, Worker
+from .scoring.batcher import Batcher, State
 from .scoring.cache import ScoreCache, scope_of
 from .scoring.fitting import DEFAULT_TOKENS
+from .scoring.line import WaitingLine
 from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
 from .scoring.types import ServedModel
 from .settings import Settings
-from .threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from .api.redis_quota import RedisQuota
@@ -34,7 +34,7 @@ OnFailed = Callable[[BaseException], None]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a source of scores provides: a checkpoint on devices, or fakes."""
+    """What a source of scores in this process provides, such as fakes."""
 
     model: ServedModel
     preparer: Preparer
@@ -43,11 +43,31 @@ class Parts:
     batch_tokens: int = DEFAULT_TOKENS  # the budget of a batch, unless the settings have one
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A source of scores whose workers take batches: a checkpoint on devices, or Parts in threads."""
+
+    model: ServedModel
+    preparer: Preparer
+    workers: Sequence[Worker]
+    cost: BatchCost = unshared_tokens
+    batch_tokens: int = DEFAULT_TOKENS  # the budget of a batch, unless the settings have one
+
+
 class ScoreRuntime:
     """What scores behind the routes: loading, ready, draining, failed."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Parts], metrics: Metrics, on_failed: OnFailed) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Awaitable[Started]],
+        line: WaitingLine,
+        metrics: Metrics,
+        on_failed: OnFailed,
+    ) -> None:
         self.metrics = metrics
+        self._line = line
+        metrics.watch_line(depth=lambda: line.places_taken, limit=settings.max_queue)
         self._settings = settings
         self._load = load
         self._on_failed = on_failed
@@ -63,21 +83,21 @@ class ScoreRuntime:
     async def start(self) -> None:
         """Load in a thread, warm every device, open the queue. Raises what loading raises."""
         try:
-            parts = await in_daemon_thread(self._load)
+            parts = await self._load()
             cache = self._score_cache(parts.model)
             if self._redis is not None:
                 await self._redis.connect()
             batcher = Batcher(
-                parts.backends,
+                parts.workers,
                 max_batch_tokens=self._batch_tokens(parts),
-                max_queue=self._settings.max_queue,
                 hang_timeout_s=self._settings.hang_timeout_s,
                 metrics=self.metrics,
                 cost=parts.cost,
                 on_score=cache.remember,
-                on_all_lost=self._all_lost,
+                on_drained=self._line.drained,
+                on_failed=self._worker_failed,
             )
-            await batcher.start()
+            batcher.start()
         except BaseException as error:
             self._state, self._reason = "failed", type(error).__name__
             raise
@@ -85,6 +105,7 @@ class ScoreRuntime:
             parts.model,
             parts.preparer,
             batcher,
+            self._line,
             cache=cache,
             limits=ImageLimits(
                 max_pixels=self._settings.max_image_pixels,
@@ -100,13 +121,15 @@ class ScoreRuntime:
         self.metrics.expect_rewards(model.description.get("dimensions") or ())
         self._state, self._reason = "ready", ""
 
-    def _batch_tokens(self, parts: Parts) -> int:
+    def _batch_tokens(self, parts: Started) -> int:
         self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
         return self.batch_tokens
 
-    def _all_lost(self) -> None:
+    def _worker_failed(self, error: BaseException) -> None:
         self._patience_s = 0.0  # whatever still hangs had its time
-        self._on_failed(RuntimeError("no worker is left: every one is lost or hangs"))
+        if self._service is not None and not self._service.batcher.alive:
+            self._service.abandon()  # nothing will score it, so draining must not wait for it
+        self._on_failed(error)
 
     async def drain(self) -> None:
         """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
@@ -114,7 +137,7 @@ class ScoreRuntime:
         if self._service is not None:
             try:
                 async with asyncio.timeout(self._settings.grace_s):
-                    await self._service.batcher.drain()
+                    await self._service.drain()
             except TimeoutError:
                 self._patience_s = 0.0
                 logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
@@ -124,6 +147,7 @@ class ScoreRuntime:
         self._state, self._reason = "draining", "the server is shutting down"
         if self._service is not None:
             await self._service.batcher.stop(self._patience_s)
+            self._service.abandon()
             self._service.close()
         if self._stored is not None:
             await self._stored.close()
@@ -172,10 +196,14 @@ class ScoreRuntime:
         """State of scoring and, when it is not ready, why."""
         if self._state != "ready" or self._service is None:
             return self._state, self._reason
-        alive, workers = self._service.batcher.alive, len(self._service.batcher.workers)
-        if alive == 0:
-            return "failed", "no worker is alive"
-        return ("ready", "") if alive == workers else ("degraded", f"{workers - alive} of {workers} workers are lost")
+        states = self._service.batcher.states
+        away = sum(not state.alive for state in states)
+        if away == 0:
+            return "ready", ""
+        reason = f"{away} of {len(states)} workers are away"
+        if away < len(states):
+            return "degraded", reason
+        return ("failed" if all(state is State.FAILED for state in states) else "restarting"), reason
 
 
 def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:

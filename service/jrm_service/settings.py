@@ -90,6 +90,9 @@ class Settings(BaseSettings):
         _Count, Field(le=_MAX_THREADS, description="threads that decode, resize and tokenize")
     ] = min(usable_cpus(), _MAX_THREADS)
     hang_timeout_s: Annotated[_Seconds, Field(description="seconds after which a silent device counts as hung")] = 120.0
+    start_timeout_s: Annotated[
+        _Seconds, Field(description="seconds that a worker may take to load, warm up and test itself")
+    ] = 1800.0
     grace_s: Annotated[_Seconds, Field(description="seconds that running requests get on shutdown")] = 60.0
 
     cache_entries: Annotated[int, Field(ge=0, description="scores kept in this process; 0 keeps none")] = 16_384

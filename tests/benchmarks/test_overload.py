@@ -22,7 +22,7 @@ def test_the_command_prints_its_table_and_keeps_its_numbers(tmp_path):
     [wrong] = [line for line in printed.splitlines() if line.startswith("| wrong rewards ")]
     assert wrong.split("|")[2].strip() == "0"
     statuses = {reply["status"] for reply in json.loads(saved.read_text())["replies"]}
-    assert statuses == {200, 429}
+    assert {200, 429} <= statuses <= {200, 429, 504}
 
 
 def test_goodput_counts_what_was_scored_in_the_window():

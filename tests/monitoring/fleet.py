@@ -83,12 +83,13 @@ class Fleet:
         self.gate.wait_entered()
 
     def _overload(self) -> None:
-        """One request fills the queue and holds the device; the next one is refused."""
+        """One request holds the device; the next one, which has no time to wait, is refused."""
         url = f"{self.fragile}/v1/score"
         first = threading.Thread(target=httpx.post, args=(url,), kwargs={"json": self._group("wait", 1), "timeout": 60})
         first.start()
         self.gate.wait_entered()
-        assert httpx.post(url, json=self._group("later", 1)).status_code == 429
+        hurried = httpx.post(url, json=self._group("later", 1), headers={"x-jrm-timeout-ms": "1"})
+        assert hurried.status_code == 429, hurried.text
         self.gate.let_through()
         first.join()
 

@@ -94,7 +94,7 @@ def test_a_connection_without_a_request_is_closed_in_time(kind):
 def test_a_request_that_is_being_answered_is_not_cut_off():
     """The time limit is that of the body, although nothing arrives."""
     exposed: list = []
-    with servers.starting(Settings(backend="fake", body_timeout_s=0.5), expose=exposed) as url:
+    with servers.serving(Settings(backend="fake", body_timeout_s=0.5), expose=exposed) as url:
         exposed[0].config.timeout_keep_alive = 0.05
         assert status(url, b"POST /score HTTP/1.1\r\n" + HEAD + b"Content-Length: 9\r\n\r\n{") == 408
 

@@ -124,7 +124,8 @@ def test_what_a_server_does_not_have_shows_no_zero() -> None:
 def test_the_queue_is_read_when_the_metrics_are() -> None:
     metrics = Metrics(CollectorRegistry())
     depth = 0
-    metrics.watch_queue(depth=lambda: depth, limit=64, batch_tokens=16_384, alive=lambda: 1, workers=2)
+    metrics.watch_line(depth=lambda: depth, limit=64)
+    metrics.watch_workers(batch_tokens=16_384, alive=lambda: 1, workers=2)
     depth = 7
     read = metrics.registry.get_sample_value
     assert read("jrm_queue_depth") == 7

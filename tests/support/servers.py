@@ -19,8 +19,9 @@ from jrm_service.settings import Settings
 FAKE_MODEL = ServedModel("fake", "fake", {})
 
 
-def fake_parts(*backends) -> Parts:
-    return Parts(FAKE_MODEL, FakePreparer(), list(backends) or [FakeBackend()])
+def fake_parts(*backends, preparer=None) -> Parts:
+    """What a server scores with; each backend is a worker of its own, in this process."""
+    return Parts(FAKE_MODEL, preparer or FakePreparer(), backends or [FakeBackend()])
 
 
 @contextlib.contextmanager

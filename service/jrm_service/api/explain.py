@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -15,12 +16,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from jrm_client.protocol import FINGERPRINT_HEADER, STREAM_END, ErrorResponse, ExplainResponse
-from jrm_service.errors import BodyTooLarge, CandidateError, RequestTimeout
+from jrm_service.errors import BodyTooLarge, CandidateError, DeadlineExceeded, RequestTimeout
 from jrm_service.explain.service import Delta, Done, ExplainService
 from jrm_service.scoring.types import ServedModel
 
 from .errors import UnreadBodyReply, domain_error_reply
-from .guards import BodyReader, unless_disconnected
+from .guards import BodyReader, patience_ms, unless_disconnected
 from .openapi import EXPLAIN_REQUEST_BODY
 from .parse import parse_explain_request
 from .record import DISCONNECTED, record_of
@@ -42,7 +43,9 @@ def explain_router(service: Callable[[], ExplainService], bodies: BodyReader, *,
         record = record_of(request.scope)
         explainer = service()
         try:
-            async with bodies.read(request) as body:
+            patience_s = patience_ms(request.headers) / 1e3
+            deadline = asyncio.get_running_loop().time() + patience_s
+            async with bodies.read(request, tenant=record.key.name if record.key else "", deadline=deadline) as body:
                 record.body_bytes = len(body)
                 question, stream = await run_in_threadpool(
                     parse_explain_request,
@@ -58,7 +61,7 @@ def explain_router(service: Callable[[], ExplainService], bodies: BodyReader, *,
         except ClientDisconnect:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)
-        except (BodyTooLarge, RequestTimeout) as error:
+        except (BodyTooLarge, DeadlineExceeded, RequestTimeout) as error:
             return UnreadBodyReply(domain_error_reply(error))
         except CandidateError as error:  # of an image or the instruction: there is only one candidate
             return domain_error_reply(error)

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,8 +16,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jrm_service.errors import BodyTooLarge, Overloaded, RequestTimeout
+from jrm_client.protocol import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, TIMEOUT_HEADER
+from jrm_service.errors import BodyTooLarge, DeadlineExceeded, RequestTimeout
 from jrm_service.metrics import Metrics, known_method
+from jrm_service.scoring.line import WaitingLine
 
 from .errors import error_reply
 from .methods import strip_origin
@@ -101,10 +103,9 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Of one body in bytes, of all bodies that are held at one moment, and how long one may take to arrive."""
+    """Of one body in bytes, and how long it may take to arrive."""
 
     max_bytes: int
-    max_bytes_of_all: int
     idle_timeout_s: float
     total_timeout_s: float
 
@@ -112,37 +113,36 @@ class BodyLimits:
 class BodyReader:
     """Reads request bodies within limits. Use from one event loop."""
 
-    def __init__(self, limits: BodyLimits) -> None:
+    def __init__(self, limits: BodyLimits, line: WaitingLine) -> None:
         self._limits = limits
-        self._held = 0
+        self._line = line
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytearray]:
-        """The whole body, which counts as held until the block ends. Empty it when it is no longer needed.
+    async def read(self, request: Request, *, tenant: str, deadline: float) -> AsyncIterator[bytearray]:
+        """The whole body, once its turn in line has come; it has room until the block ends.
 
         Raises BodyTooLarge by content-length before the first byte is read, or while it streams in; RequestTimeout when
-        it stops arriving or takes too long; Overloaded when all bodies together are too large; starlette's
-        ClientDisconnect when the caller has gone.
+        it stops arriving or takes too long; DeadlineExceeded when its turn does not come in time, by the event loop's
+        clock; starlette's ClientDisconnect when the caller has gone.
         """
-        body = bytearray()
-        counted = 0
-        try:
+        declared = request.headers.get("content-length", "")
+        size = int(declared) if declared.isdigit() else self._limits.max_bytes
+        if size > self._limits.max_bytes:
+            raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await held.enter_async_context(self._line.body(size, tenant))
+            except TimeoutError:
+                raise DeadlineExceeded("timeout_ms passed before the body was read") from None
+            body = bytearray()
             async for chunk in self._chunks(request):
-                self._held += len(chunk)
-                counted += len(chunk)
-                if counted > self._limits.max_bytes:
-                    raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
-                if self._held > self._limits.max_bytes_of_all:
-                    raise Overloaded("too many request bodies at once", retry_after=1.0)
                 body += chunk
+                if len(body) > self._limits.max_bytes:
+                    raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
             yield body
-        finally:
-            self._held -= counted
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._limits.max_bytes:
-            raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
         deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s
         while True:
             patience = min(self._limits.idle_timeout_s, deadline - asyncio.get_running_loop().time())
@@ -156,6 +156,13 @@ class BodyReader:
             yield message.get("body", b"")
             if not message.get("more_body", False):
                 return
+
+
+def patience_ms(headers: Headers) -> int:
+    """How long the request may wait for its turn: what its head says, for nobody knows its ``timeout_ms`` yet."""
+    said = headers.get(TIMEOUT_HEADER, "")
+    known = said.isascii() and said.isdigit() and len(said) < 10
+    return min(max(1, int(said)), MAX_TIMEOUT_MS) if known else DEFAULT_TIMEOUT_MS
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

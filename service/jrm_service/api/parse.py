@@ -24,7 +24,8 @@ from jrm_client.protocol import (
 )
 from jrm_service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from jrm_service.explain.service import Question
-from jrm_service.scoring.service import GroupInput, ImageInput
+from jrm_service.images.reader import ImageInput
+from jrm_service.scoring.service import GroupInput
 
 from . import multipart
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -13,7 +14,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from jrm_client.protocol import (
-    CANDIDATES_HEADER,
     CandidateErrorBody,
     CandidateFailure,
     CandidateScore,
@@ -24,12 +24,12 @@ from jrm_client.protocol import (
     Timings,
     Usage,
 )
-from jrm_service.errors import BodyTooLarge, CandidateError, RequestError, RequestTimeout
+from jrm_service.errors import BodyTooLarge, CandidateError, DeadlineExceeded, Overloaded, RequestTimeout
 from jrm_service.scoring.service import GroupInput, ScoreResult, ScoreService
 from jrm_service.scoring.types import Score
 
 from .errors import UnreadBodyReply, domain_error_reply, error_reply
-from .guards import BodyReader, unless_disconnected
+from .guards import BodyReader, patience_ms, unless_disconnected
 from .limits import CandidateQuota, charged
 from .openapi import SCORE_REQUEST_BODY
 from .parse import parse_score_request
@@ -50,18 +50,15 @@ def score_router(
         What else is scored at the same moment changes a reward by rounding alone: by at most 1e-5 in float32, and by
         up to 0.024 in bfloat16.
         """
-        started = time.perf_counter()
+        started, clock = time.perf_counter(), asyncio.get_running_loop().time
+        arrived = clock()
         record = record_of(request.scope)
         scorer = service()
         tenant = record.key.name if record.key else ""
-        # Only an id that the caller chose can come back.
-        request_id = record.request_id if request.headers.get("x-request-id") == record.request_id else ""
+        patience_s = patience_ms(request.headers) / 1e3
         try:
-            scorer.batcher.check_room(_announced(request, max_candidates), tenant, request_id)
-        except RequestError as error:
-            return UnreadBodyReply(domain_error_reply(error))
-        try:
-            async with bodies.read(request) as body:
+            scorer.line.check(tenant, patience_s)
+            async with bodies.read(request, tenant=tenant, deadline=arrived + patience_s) as body:
                 record.body_bytes = len(body)
                 parsed = await run_in_threadpool(
                     parse_score_request,
@@ -73,19 +70,14 @@ def score_router(
                 body.clear()
                 record.candidates = sum(len(group.edits) for group in parsed.groups)
                 async with charged(quota, record.key, record.candidates):
-                    work = scorer.score(
-                        parsed.groups,
-                        timeout_s=parsed.timeout_ms / 1e3,
-                        tenant=tenant,
-                        request_id=request_id,
-                    )
+                    work = scorer.score(parsed.groups, deadline=arrived + parsed.timeout_ms / 1e3, tenant=tenant)
                     record.scoring_began = time.perf_counter()
                     result = await unless_disconnected(request, work)
                     record.scoring_ended = time.perf_counter()
         except ClientDisconnect:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)
-        except (BodyTooLarge, RequestTimeout) as error:
+        except (BodyTooLarge, DeadlineExceeded, Overloaded, RequestTimeout) as error:
             return UnreadBodyReply(domain_error_reply(error))
         return _reply(scorer, parsed.groups, result, time.perf_counter() - started, record)
 
@@ -102,15 +94,6 @@ def score_router(
             openapi_extra={"requestBody": SCORE_REQUEST_BODY},
         )
     return router
-
-
-def _announced(request: Request, max_candidates: int) -> int:
-    """How many candidates the head of a request says its body holds; 1, as every body does, when it does not say.
-
-    A queue without room for them refuses before the body is read. What the body really holds is checked afterwards.
-    """
-    said = request.headers.get(CANDIDATES_HEADER, "")
-    return min(max(1, int(said)), max_candidates) if said.isascii() and said.isdigit() and len(said) < 10 else 1
 
 
 def _reply(
@@ -171,9 +154,11 @@ def _result(
     index: int, outcome: Score | CandidateError, cached: bool, number: int, group: GroupInput
 ) -> CandidateScore | CandidateFailure:
     if isinstance(outcome, CandidateError):
-        message = str(outcome)
-        param = _param(message, number, group.edits[index].name)
-        return CandidateFailure(index=index, error=CandidateErrorBody(code=outcome.code, message=message, param=param))
+        edited = group.edits[index].name
+        field = outcome.param or edited
+        param = f"groups[{number}].{field}" if edited.startswith("edits[") else field
+        body = CandidateErrorBody(code=outcome.code, message=str(outcome), param=param)
+        return CandidateFailure(index=index, error=body)
     return CandidateScore(
         index=index,
         reward=outcome.reward,
@@ -181,9 +166,3 @@ def _result(
         cached=cached,
         dimensions={name: DimensionScore(mean=d.mean, std=d.std) for name, d in outcome.dimensions.items()},
     )
-
-
-def _param(message: str, number: int, edited: str) -> str:
-    """The field at fault: the source or the instruction where the message begins with it, else the edit."""
-    field = next((field for field in ("source", "instruction") if message.startswith(f"{field}: ")), edited)
-    return f"groups[{number}].{field}" if edited.startswith("edits[") else field

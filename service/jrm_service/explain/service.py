@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from PIL import Image as PILImage
 
 from jrm_client.protocol import CandidateErrorBody, ExplainUsage, Explanation
 from jrm_service.errors import (
-    CandidateError,
     DeadlineExceeded,
     Draining,
     InstructionTooLong,
@@ -23,16 +21,12 @@ from jrm_service.errors import (
     JRMError,
     Overloaded,
 )
-from jrm_service.images.decode import decode, read_header
+from jrm_service.images.reader import ImageInput, ImageReader, RequestImages
 from jrm_service.metrics import Metrics, begin
-from jrm_service.scoring.budget import ByteBudget
-from jrm_service.scoring.service import ImageInput
 from jrm_service.scoring.types import Image, ServedModel, TokenSequence
 
 from .critique import read, schema
 from .writer import EngineState, Piece, Prompt, Writer
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +122,9 @@ class ExplainService:
         self._placeholder = placeholder
         self._limits = limits
         self._metrics = metrics
-        self._decoding = ByteBudget(limits.max_decoded_bytes)
-        self._executor = ThreadPoolExecutor(threads, "jrm-explain")
+        self._reader = ImageReader(
+            questions.image, max_pixels=limits.max_pixels, max_decoded_bytes=limits.max_decoded_bytes, threads=threads
+        )
         for outcome in OUTCOMES:
             begin(metrics.explanations, outcome)
         self._running = 0
@@ -149,7 +144,7 @@ class ExplainService:
 
     def close(self) -> None:
         """Stop the threads; work that has not started is dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
 
     async def explain(self, question: Question) -> AsyncGenerator[Delta | Done]:
         """The events of a request as they come about: deltas, and one Done for each dimension.
@@ -221,39 +216,18 @@ class ExplainService:
             raise InstructionTooLong(f"instruction: {len(question.instruction)} characters, the limit is {limit}")
         try:
             async with asyncio.timeout_at(deadline):
-                source, _ = await self._image(question.source)
-                edited, size = await self._image(question.edited)
-                return await self._in_thread(lambda: self._ask(question, names, source, edited)), size
+                return await self._reader.run(lambda: self._ask(question, names))
         except TimeoutError:
             raise DeadlineExceeded("the time was up before the images were prepared") from None
 
-    async def _image(self, image: ImageInput) -> tuple[Image, tuple[int, int]]:
-        """Decode and resize in a thread, under the byte budget. Raises the image's own error, with its field."""
-        if isinstance(image.data, CandidateError):
-            raise type(image.data)(f"{image.name}: {image.data}")
-        data, max_pixels = image.data, self._limits.max_pixels
-
-        def prepare() -> tuple[Image, tuple[int, int]]:
-            rgb = decode(data, max_pixels=max_pixels)
-            return self._questions.image(rgb), rgb.size
-
-        try:
-            held = await self._decoding.acquire(read_header(data, max_pixels=max_pixels).decoded_bytes)
-            work = self._executor.submit(prepare)
-            self._decoding.release_after(work, held)
-            return await asyncio.wrap_future(work)
-        except CandidateError as error:
-            raise type(error)(f"{image.name}: {error}") from None
-
-    def _ask(self, question: Question, names: Sequence[str], source: Image, edited: Image) -> dict[str, Prompt]:
+    def _ask(self, question: Question, names: Sequence[str]) -> tuple[dict[str, Prompt], tuple[int, int]]:
+        images = RequestImages(self._reader)
+        (source, _), (edited, size) = images.get(question.source), images.get(question.edited)
         asked = {name: self._questions.question(name, source, edited, question.instruction) for name in names}
         longest, context = max(sequence.tokens for sequence in asked.values()), self._limits.context
         if longest >= context:  # the setting may be below the model's own, which the questions check
             raise InstructionTooLong(f"instruction and images make {longest} tokens, the limit is {context}")
-        return {name: as_prompt(sequence, self._placeholder) for name, sequence in asked.items()}
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return {name: as_prompt(sequence, self._placeholder) for name, sequence in asked.items()}, size
 
     # --- and after it -------------------------------------------------------------------------------------------------
 

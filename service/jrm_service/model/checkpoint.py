@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, 
 
 from jrm_service.errors import CheckpointError
 from jrm_service.images.preprocess import ImageSpec
+from jrm_service.scoring.preparing import SequenceBuilder
 
 from .architecture import read_architecture
 from .files import (
@@ -34,7 +35,7 @@ from .files import (
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
 from .pipeline import PIPELINE_VERSION, identity
-from .prompts import IMAGE_TOKEN, SequenceBuilder, TemplateError
+from .prompts import IMAGE_TOKEN, TemplateError, sequence_builder
 from .weights import (
     LM_HEAD,
     TensorHeader,
@@ -260,7 +261,7 @@ def _read_tokenizer(
     _compare_token_ids(tokenizer, manifest, config, problems)
     try:
         max_tokens = int(config.text_config.max_position_embeddings)
-        return SequenceBuilder(manifest, tokenizer, chat_template, max_tokens=max_tokens)
+        return sequence_builder(manifest, tokenizer, chat_template, max_tokens=max_tokens)
     except TemplateError as error:
         problems += str(error).splitlines()
     except Exception as error:  # a chat template is a program: jinja raises what it likes

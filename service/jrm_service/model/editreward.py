@@ -29,7 +29,7 @@ from .editreward_heads import HEADS, OUTPUTS, read_heads
 from .editreward_prompts import REWARD_TOKEN, default_prompts, read_prompts
 from .files import one_line, read_chat_template, write_json
 from .manifest import FORMAT, Manifest
-from .prompts import SequenceBuilder, TemplateError
+from .prompts import TemplateError, sequence_builder
 from .statedict import SHARD_BYTES, StateDict, copy_tensors, open_state_dict, save_tensors
 from .weights import LM_HEAD, compare_tensors, expected_tensors
 
@@ -197,7 +197,7 @@ def check_turns(
 ) -> None:
     """Add to ``problems`` what keeps the tokenizer and the chat template from expressing the manifest's passes."""
     try:
-        SequenceBuilder(manifest, tokenizer, chat_template, max_tokens=config.text_config.max_position_embeddings)
+        sequence_builder(manifest, tokenizer, chat_template, max_tokens=config.text_config.max_position_embeddings)
     except TemplateError as error:
         problems += str(error).splitlines()
     except Exception as error:  # a chat template is a program: jinja raises what it likes

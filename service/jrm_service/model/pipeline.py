@@ -208,11 +208,11 @@ def _tokens() -> Iterator[object]:
     from jrm_service.scoring.types import Image, Text
 
     from .manifest import Manifest
-    from .prompts import SequenceBuilder
+    from .prompts import sequence_builder
 
     tokenizer = AutoTokenizer.from_pretrained(_TOKENIZER, local_files_only=True, trust_remote_code=False)
     template = (_TOKENIZER / "chat_template.jinja").read_text(encoding="utf-8")
-    builder = SequenceBuilder(Manifest.model_validate(_MANIFEST), tokenizer, template, max_tokens=100_000)
+    builder = sequence_builder(Manifest.model_validate(_MANIFEST), tokenizer, template, max_tokens=100_000)
     blank = np.zeros((64, 64, 3), np.uint8)
     source, edited = (Image(name, blank, 16) for name in (b"source", b"edited"))
     backend = tokenizer.backend_tokenizer

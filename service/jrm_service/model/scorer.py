@@ -11,39 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 from transformers import Qwen3VLModel
 
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
 from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.preparing import CheckpointPreparer as CheckpointPreparer
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
 from .devices import on_device
 from .heads import RewardHeads, to_score
-
-
-class CheckpointPreparer:
-    """Implements ``Preparer`` for a checkpoint: its image spec, its tokenizer, its templates. Thread-safe."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._spec = checkpoint.image_spec
-        self._builder = checkpoint.builder
-
-    def image(self, rgb: PILImage.Image) -> Image:
-        """RGB to uint8 pixels at the size that the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
-        pixels = preprocess.resize(rgb, self._spec)
-        return Image(preprocess.digest(pixels), pixels, preprocess.tokens(pixels, self._spec))
-
-    def image_bytes(self, width: int, height: int) -> int:
-        """Bytes of the resized pixels. Raises ImageTooLarge for an aspect ratio over 200."""
-        rows, columns = preprocess.smart_resize(height, width, self._spec)
-        return rows * columns * 3
-
-    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
-        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
-        return self._builder.candidate(source, edited, instruction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.fitting import DEFAULT_TOKENS, fitting_tokens
-from jrm_service.scoring.planner import BatchCost, unshared_tokens
+from jrm_service.scoring.planner import BatchCost
 from jrm_service.scoring.types import Candidate, Score, ServedModel
 
 from . import golden
@@ -25,7 +25,7 @@ from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
 from .pipeline import PIPELINE_VERSION, drift, require_pinned
 from .scorer import CheckpointPreparer, PlainScorer
-from .trie import shared_tokens
+from .trie import BATCH_COSTS
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ BUNDLED = Path(__file__).parent / "bundled" / "jrm-tiny"
 """The checkpoint that travels inside the package, and is served when none is given. It is only ever read."""
 
 _SCORERS: dict[str, Callable[..., Backend[Any]]] = {"trie": TrieScorer, "plain": PlainScorer}
-_COSTS: dict[str, BatchCost] = {"trie": shared_tokens, "plain": unshared_tokens}
 _SAMPLE_GROUP = 12  # edits: G of the paper
 _BLANK_SIDE = 64  # pixels
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,31 +60,33 @@ class CheckpointSource:
     @property
     def cost(self) -> BatchCost:
         """What a batch costs against the token budget."""
-        return _COSTS[self.engine]
+        return BATCH_COSTS[self.engine]
 
-    def load(self) -> tuple[ServedModel, list[Backend[Any]]]:
+    def load(self, *, hashed: bool = True) -> tuple[ServedModel, list[Backend[Any]]]:
         """What is served, and one backend per device: warm, and with the golden scores that were recorded.
 
-        Reads every weight once more than there are devices, for the fingerprint. Raises CheckpointError when a weight
-        or a first score is not finite, when the golden scores are of another checkpoint, and when one of them is off.
+        Reads every weight once more than there are devices, for the fingerprint; without ``hashed`` it is left empty,
+        for somebody else knows it. Raises CheckpointError when a weight or a first score is not finite, when the golden
+        scores are of another checkpoint, and when one of them is off.
         """
-        if self.tests is not None:
+        if self.tests is not None and hashed:
             golden.require_fingerprint(self.tests, self.checkpoint)
         scorer = _SCORERS[self.engine]
         backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
         for backend in backends:
             self._warm(backend)
-        return self.described(self_test=self._self_test(backends), engine=self.engine), backends
+        return self.described(hashed=hashed, self_test=self._self_test(backends), engine=self.engine), backends
 
-    def described(self, **facts: Any) -> ServedModel:
+    def described(self, *, hashed: bool = True, **facts: Any) -> ServedModel:
         """What is served; ``facts`` go into its description. Reads every weight once, for the fingerprint."""
         description = describe(self.checkpoint) | {"device": ",".join(self.devices), "dtype": self.dtype} | facts
-        return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint, description)
+        return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint if hashed else "", description)
 
-    def batch_tokens(self, backends: Sequence[Backend[Any]], *, spared: float = 0.0) -> int:
+    def batch_tokens(self, backends: Sequence[Backend[Any]], *, spared: float = 0.0, sharing: int = 1) -> int:
         """The token budget of a batch: what fits on every GPU, from what a batch of full size takes of it.
 
-        ``backends`` are warm; ``spared`` is the share of a GPU's memory that is left to others. Elsewhere, and for the
+        ``backends`` are warm; ``spared`` is the share of a GPU's memory that is left to others, ``sharing`` how many
+        workers of other processes share the rest, this one included. Elsewhere, and for the
         engine ``plain``, which runs one sequence at a time whatever the batch, it is DEFAULT_TOKENS.
         """
         budgets = [
@@ -95,7 +96,7 @@ class CheckpointSource:
                 self.cost,
                 GPUMemory(backend.device, spared),
                 kept=backend.features.room,
-                workers=self.devices.count(backend.device),
+                workers=self.devices.count(backend.device) * sharing,
             )
             for backend in backends
             if isinstance(backend, TrieScorer) and backend.device.startswith("cuda")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from jrm_service.scoring.planner import BatchCost, unshared_tokens
 from jrm_service.scoring.types import Candidate, Image, Segment, Text
 
 Positions = npt.NDArray[np.int64]
@@ -207,3 +208,7 @@ def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
         cost += sum(tokens for key, tokens in parts.items() if key not in held)
         held |= parts.keys()
     return rows
+
+
+BATCH_COSTS: dict[str, BatchCost] = {"trie": shared_tokens, "plain": unshared_tokens}
+"""What a batch costs against the token budget, by engine."""

@@ -1,7 +1,8 @@
-"""The small interface between the service and a model: everything the queue knows of a backend is here."""
+"""The small interfaces between the queue, a worker and a model: everything that one knows of the next is here."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -16,10 +17,15 @@ BatchT = TypeVar("BatchT")
 
 
 class WorkerLost(Exception):
-    """A backend raises this when its device is gone for good (a sticky CUDA error, a dead process), not just the batch.
+    """The device is gone (a sticky CUDA error, a dead process), not just the batch: its worker is started anew."""
 
-    Its worker takes no more work; the candidates that it held are retried once on another worker.
-    """
+
+class StartFailed(Exception):
+    """A worker could not be started. ``problems``: why it never will, such as those of its checkpoint, one a line."""
+
+    def __init__(self, why: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(why)
+        self.problems = list(problems)
 
 
 class OutOfMemory(Exception):
@@ -46,6 +52,41 @@ class Scored:
     feature_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker returns for one batch: ``seconds`` on its device, and how often the backend raised on the way."""
+
+    scored: Scored
+    seconds: float
+    failures: int = 0
+
+
+class Worker(Protocol):
+    """One device, in this process or in one of its own. Batches are scored in the order in which they come."""
+
+    device: str
+
+    async def start(self) -> None:
+        """Bring the device up, for the first time or again; returns when it takes batches. Raises StartFailed."""
+        ...
+
+    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+        """Score one batch. Several may be under way: the next is built while one is on the device.
+
+        Raises WorkerLost when no answer will come. Whatever else goes wrong is the outcome of a candidate.
+        """
+        ...
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done once the device that was started last is gone."""
+        ...
+
+    async def end(self, *, patience_s: float = 0.0) -> None:
+        """Let go of the device, whatever it is doing; a batch under way has ``patience_s`` to come to its end."""
+        ...
+
+
 class Preparer(Protocol):
     """Turns decoded images and instructions into candidates. Pure CPU work; safe to call from many threads at once."""
 
@@ -53,8 +94,9 @@ class Preparer(Protocol):
         """Resize an RGB image to what the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
         ...
 
-    def image_bytes(self, width: int, height: int) -> int:
-        """Bytes of ``Image.pixels`` for an image of that size in pixels. Raises as ``image`` does."""
+    @property
+    def most_image_bytes(self) -> int:
+        """What ``Image.pixels`` takes at most, in bytes."""
         ...
 
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:

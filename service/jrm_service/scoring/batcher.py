@@ -1,335 +1,314 @@
-"""The one queue of all callers, in asyncio: admits requests, feeds the workers, keeps failures small.
+"""The one queue of all callers, in asyncio: feeds the workers, watches them, and starts them again.
 
-The rules live in ``queue`` and ``planner``, which are pure; the device lives in the threads of ``worker``; here the two
+The rules live in ``queue`` and ``planner``, which are pure; the device lives behind ``backend.Worker``; here the two
 meet. There is no fixed wait: a batch is planned the moment a device is free, from whatever has gathered by then. While
-a device works, its next batch is fixed and collated ahead only if the waiting candidates already fill it.
+a device works, its next batch is fixed and sent ahead only if the waiting candidates already fill it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from jrm_service.errors import NotReady
 from jrm_service.metrics import Metrics, begin
 
-from .backend import Backend
+from .backend import Answer, StartFailed, Worker, WorkerLost
 from .outcomes import LABELS
 from .planner import BatchCost, unshared_tokens
-from .queue import OnScore, ScoreQueue
-from .runner import Died, Hung, Runner
-from .ticket import Ticket
-from .worker import Job, OwnThread, State, Worker, WorkerStatus
+from .queue import OnScore, ScoreQueue, Task
+from .rates import BusyShare
+from .request import Entry
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+UNDER_WAY = 2
+"""Batches at a worker: one on the device, one being built."""
+MOST_FAILED_STARTS = 5
+_LONGEST_PAUSE_S = 30.0
+_STABLE_S = 60.0  # a worker that lived so long is started again at once
+
+
+class State(enum.Enum):
+    """What a worker is doing. ``FAILED`` is for good, the others pass."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    FAILED = "failed"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker takes work."""
+        return self in (State.IDLE, State.BUSY)
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A batch at a worker, its answer to come, and when it was begun: None while another is on the device."""
+
+    batch: list[Task]
+    answer: asyncio.Task[Answer]
+    begun: float | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """One worker with what it has under way, oldest first."""
+
+    number: int
+    worker: Worker
+    busy: BusyShare
+    state: State = State.STARTING
+    under_way: deque[_UnderWay] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Batcher:
-    """Scores the candidates of all requests in shared batches. Use it from one event loop only.
+    """Scores the candidates of all requests in shared batches. Create and use it in one event loop only.
 
-    A batch in which the backend raises is run again in halves, so that only the candidates that make it raise by
-    themselves fail. A worker that hangs or raises WorkerLost takes no more work, and what it had in its hands is
-    retried once on another; a hung one whose call comes back after all rejoins, and that late result is dropped.
+    A worker that is silent about a batch for ``hang_timeout_s``, or lost, is ended and started again, and what was on
+    its device is tried again: see ``ScoreQueue.worker_lost``. What it had not begun goes back to the front.
 
     Args:
-        backends: one worker each, with two threads of its own.
+        workers: one for each device.
         max_batch_tokens: the budget of a batch, as ``cost`` counts.
-        max_queue: candidates that may be admitted and unfinished at once.
-        hang_timeout_s: seconds after which one call of a backend counts as hung; above the longest honest batch.
+        hang_timeout_s: seconds from a batch's begin after which its worker counts as hung.
         metrics: where everything is counted.
-        clock: monotonic seconds.
+        clock: monotonic seconds; the event loop's own may count in whole milliseconds.
         cost: tokens that a batch costs.
-        on_score: called in the event loop with every candidate that a backend scored, also when its caller has left.
-        on_all_lost: called once when nothing will be scored any more: every worker is lost for good, or none has taken
-            work for twice ``hang_timeout_s``, because those that are not lost hang.
+        on_score: called in the event loop with every candidate that a worker scored, also when its caller has left.
+        on_drained: called in the event loop with how many candidates have left through a device.
+        on_failed: called when a worker did not start MOST_FAILED_STARTS times in a row.
     """
 
     def __init__(
         self,
-        backends: Sequence[Backend[Any]],
+        workers: Sequence[Worker],
         *,
         max_batch_tokens: int,
-        max_queue: int,
         hang_timeout_s: float,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         cost: BatchCost = unshared_tokens,
         on_score: OnScore = lambda _candidate, _score: None,
-        on_all_lost: Callable[[], None] = lambda: None,
+        on_drained: Callable[[int], None] = lambda _candidates: None,
+        on_failed: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
-        if not backends:
-            raise ValueError("a batcher needs at least one backend")
-        self._backends = list(backends)
-        self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, max_queue=max_queue, cost=cost, on_score=on_score)
-        self._runner = Runner(self._queue, metrics, clock, cost, hang_timeout_s, max_batch_tokens)
-        self._metrics = metrics
+        if not workers:
+            raise ValueError("a batcher needs at least one worker")
         self._clock = clock
+        self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, cost=cost, on_score=on_score)
+        self._lanes = [_Lane(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
         self._hang_timeout_s = hang_timeout_s
-        self._on_all_lost = on_all_lost
-        self._nobody: asyncio.TimerHandle | None = None  # runs while no worker is alive
-        self._workers: list[Worker] = []
+        self._metrics = metrics
+        self._cost = cost
+        self._on_drained = on_drained
+        self._on_failed = on_failed
         self._tasks: list[asyncio.Task[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._empty = asyncio.Event()
-        self._empty.set()
-        metrics.watch_queue(
-            depth=lambda: self.depth,
-            limit=max_queue,
-            batch_tokens=max_batch_tokens,
-            alive=lambda: self.alive,
-            workers=len(self._backends),
-        )
+        metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._lanes))
         for outcome in LABELS:
             begin(metrics.candidates, outcome)
+        for lane in self._lanes:
+            labels = str(lane.number), lane.worker.device
+            metrics.device_busy_ratio.labels(*labels).set_function(partial(_busy_share, lane, self._clock))
+            for reason in ("hung", "lost"):
+                begin(metrics.worker_failures, *labels, reason)
 
-    # --- life ---------------------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Start the workers; from then on requests are admitted. Raises RuntimeError when called again."""
-        if self._workers or self._queue.draining:
+    def start(self) -> None:
+        """Feed the workers, which have been started before, from now on. Raises RuntimeError when called again."""
+        if self._tasks:
             raise RuntimeError("a batcher is started once")
-        try:
-            for number, backend in enumerate(self._backends):
-                self._workers.append(Worker(number, backend, self._clock))
-        except BaseException:
-            for worker in self._workers:
-                worker.close()
-            self._workers.clear()
-            raise
-        for worker in self._workers:
-            share = self._metrics.device_busy_ratio.labels(str(worker.number), worker.backend.device)
-            share.set_function(partial(_busy_share, worker, self._clock))
-            for state in (State.HUNG, State.LOST):
-                begin(self._metrics.worker_failures, str(worker.number), worker.backend.device, state.value)
-            self._queue.worker_up(worker.number)
-            self._tasks.append(asyncio.create_task(self._serve(worker), name=f"jrm-worker-{worker.number}"))
+        self._tasks = [asyncio.create_task(self._keep(lane), name=f"jrm-worker-{lane.number}") for lane in self._lanes]
+        for lane in self._lanes:
+            lane.state = State.IDLE
 
-    async def drain(self) -> None:
-        """Refuse new requests with Draining, and wait until everything admitted has its outcome."""
-        self._queue.close()
-        await self._empty.wait()
-
-    async def stop(self, grace_s: float = 5.0) -> None:
-        """End the workers. Whatever is unfinished fails with an InternalError; call ``drain`` first to avoid that.
-
-        Waits at most ``grace_s`` seconds for calls that are running. A thread that is hung beyond that is left behind;
-        it cannot keep the process from ending.
-        """
-        self._queue.close()
+    async def stop(self, patience_s: float = 5.0) -> None:
+        """End the workers; a batch on a device has ``patience_s`` seconds to come to its end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._queue.abandon("the server stopped", self._clock())
-        for timer in (self._timer, self._nobody):
-            if timer is not None:
-                timer.cancel()
-        threads: list[OwnThread] = []
-        for worker in self._workers:
-            worker.state = State.LOST
-            threads += worker.close()
-        if threads:
-            await asyncio.wait({thread.left for thread in threads}, timeout=grace_s)
-        for thread in threads:
-            if thread.left.done():
-                thread.join()
+        for lane in self._lanes:
+            lane.state = State.FAILED
+        await asyncio.gather(*(_end(lane, patience_s) for lane in self._lanes))
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
-    def admit(
-        self, candidates: int, timeout_s: float, groups: Sequence[int] = (), tenant: str = "", request_id: str = ""
-    ) -> Ticket:
-        """Reserve places for ``candidates``, all or none. Use the ticket as a context manager.
-
-        Args:
-            candidates: how many outcomes there will be.
-            timeout_s: seconds until whatever is unfinished fails with DeadlineExceeded.
-            groups: sizes of the groups, which lie one after the other in the indices and add up to ``candidates``; with
-                them, each group's completion time is observed.
-            tenant: whose request it is; tenants share the devices equally, and in each other's absence fully.
-            request_id: the caller's own name for the request, if any; with it, a refused request that comes back when
-                it was told to is let in before newcomers.
-
-        Raises:
-            PayloadTooLarge: more than the queue ever holds.
-            Overloaded: more than it has room for; ``retry_after`` follows the measured drain rate.
-            NotReady: not started, or no worker is alive.
-            Draining: ``drain`` or ``stop`` was called.
-        """
-        if groups and sum(groups) != candidates:
-            raise ValueError(f"groups of {sum(groups)} candidates in all, {candidates} were asked for")
-        ticket = Ticket(
-            self._queue,
-            self._metrics,
-            self._clock,
-            candidates=candidates,
-            timeout_s=timeout_s,
-            groups=groups,
-            tenant=tenant,
-            request_id=request_id,
-            on_put=self._kick,
-            on_done=self._on_done,
-        )
-        self._empty.clear()
-        self._arm_timer()
-        return ticket
-
-    @property
-    def depth(self) -> int:
-        """Candidates admitted and unfinished."""
-        return self._queue.unfinished
+    def put(self, entry: Entry) -> None:
+        """Queue an entry whose candidate is prepared; when its future is done it is let go of, wherever it is."""
+        self._queue.put(entry, self._clock())
+        entry.future.add_done_callback(lambda _future: self._queue.drop(entry))
+        self._wake()
 
     @property
     def alive(self) -> int:
         """Workers that take work."""
-        return sum(worker.state.alive for worker in self._workers)
+        return sum(lane.state.alive for lane in self._lanes)
 
     @property
-    def workers(self) -> list[WorkerStatus]:
-        """Every worker with its device and state; empty before ``start``."""
-        return [worker.status for worker in self._workers]
-
-    def check_room(self, candidates: int, tenant: str = "", request_id: str = "") -> None:
-        """Raise what ``admit`` would raise for so many candidates now; take nothing otherwise."""
-        self._queue.check_room(candidates, self._clock(), tenant, request_id)
+    def states(self) -> list[State]:
+        """What each worker is doing, in order."""
+        return [lane.state for lane in self._lanes]
 
     def check_ready(self) -> None:
-        """Raise the NotReady or Draining with which ``admit`` would refuse a request now; do nothing otherwise."""
-        self._queue.check_open()
-
-    # --- the queue's events -------------------------------------------------------------------------------------------
-
-    def _on_done(self) -> None:
-        """A ticket is complete. Called from inside the queue, so it must not call the queue's methods."""
-        if self._queue.unfinished == 0:
-            self._empty.set()
-
-    def _arm_timer(self) -> None:
-        """Deadlines fire by the clock, whatever the devices do."""
-        deadline = self._queue.next_deadline
-        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = deadline
-        # The loop may wake up a little before the clock gets there; then this comes round again, but never spins.
-        delay = max(0.001, deadline - self._clock())
-        self._timer = asyncio.get_running_loop().call_later(delay, self._on_deadline)
-
-    def _on_deadline(self) -> None:
-        self._timer = None
-        self._queue.expire(self._clock())
-        self._arm_timer()
-
-    def _kick(self) -> None:
-        """There may be work: wake the idle workers; if all are busy, fix and collate full batches ahead."""
-        idle = [worker for worker in self._workers if worker.state is State.IDLE]
-        for worker in idle:
-            worker.wake.set()
-        if idle:
-            return
-        for worker in self._workers:
-            if worker.state is State.BUSY and worker.ahead is None:
-                entries = self._queue.take(worker.number, self._clock(), only_full=True)
-                if entries:
-                    worker.ahead = worker.collate(entries)
+        """Raises NotReady while no worker takes work."""
+        if not self.alive:
+            raise NotReady("no worker is alive", retry_after=1.0)
 
     # --- one worker ---------------------------------------------------------------------------------------------------
 
-    async def _serve(self, worker: Worker) -> None:
+    def _wake(self) -> None:
+        """There may be work: idle workers go first, so that nothing is sent ahead that one of them could begin."""
+        idle = [lane for lane in self._lanes if lane.state is State.IDLE]
+        for lane in idle or self._lanes:
+            lane.wake.set()
+
+    async def _keep(self, lane: _Lane) -> None:
+        """Feed a worker for as long as it lives, then start it again."""
+        quick_ends = 0  # lives in a row that were short
         while True:
+            began = self._clock()
             try:
-                # No name for the job: it would keep the last batch's tensors alive while the worker waits.
-                await self._runner.run(worker, await self._next(worker))
-                worker.held = ()
-            except Hung as hung:
-                self._give_up(worker, State.HUNG)
-                await asyncio.wait({hung.call})
-                failure = hung.call.result().failure
-                if failure is not None and failure.lost:
-                    worker.state = State.LOST
-                    break
-                log.warning(
-                    "worker %d on %s came back; its late result is dropped", worker.number, worker.backend.device
-                )
-                worker.state = State.IDLE
-                self._queue.worker_up(worker.number)
-                self._watch_for_life()
-            except Died:
-                self._give_up(worker, State.LOST)
-                break
-            except Exception:
-                # A defect of ours or of the cost function: nobody may wait for a worker that has stopped serving.
-                log.exception("worker %d on %s broke", worker.number, worker.backend.device)
-                self._give_up(worker, State.LOST)
-                break
-        worker.close()
-        self._watch_for_life()
+                reason = await self._feed(lane)
+            except Exception:  # a defect of ours, or of the cost function: nobody may wait for what has stopped serving
+                logger.exception("worker %d on %s: feeding it failed", lane.number, lane.worker.device)
+                reason = "lost"
+            await self._give_up(lane, reason)
+            quick_ends = 0 if self._clock() - began > _STABLE_S else quick_ends + 1
+            if not await self._start_again(lane, quick_ends - 1):
+                return
 
-    async def _next(self, worker: Worker) -> Job:
-        """The next batch for a free worker, as soon as there is one."""
+    async def _start_again(self, lane: _Lane, quick_ends: int) -> bool:
+        for pause in restart_pauses(quick_ends):
+            await asyncio.sleep(pause)
+            try:
+                await lane.worker.start()
+            except StartFailed as error:
+                logger.error("worker %d on %s does not start: %s", lane.number, lane.worker.device, error)
+                failure = error
+            else:
+                lane.state = State.IDLE
+                logger.warning("worker %d on %s is back", lane.number, lane.worker.device)
+                return True
+        lane.state = State.FAILED
+        self._on_failed(failure)
+        return False
+
+    async def _feed(self, lane: _Lane) -> str:
+        """Keep a worker's hands full. Returns the reason when it is lost: ``hung`` or ``lost``."""
+        lost = lane.worker.lost
         while True:
-            worker.wake.clear()
-            job = self._claim(worker)
-            if job is not None:
-                worker.state = State.BUSY
-                worker.held = job.entries
-                self._kick()
-                return job
-            worker.state = State.IDLE
-            await worker.wake.wait()
+            lane.wake.clear()
+            self._fill(lane)
+            woken = asyncio.create_task(lane.wake.wait())
+            first = lane.under_way[0] if lane.under_way else None
+            timeout = None if first is None else max(0.0, (first.begun or 0.0) + self._hang_timeout_s - self._clock())
+            events: list[asyncio.Future[Any]] = [woken, lost, *([first.answer] if first else [])]
+            try:
+                done, _ = await asyncio.wait(events, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                woken.cancel()
+            if first is not None and first.answer.done():
+                try:
+                    answer = first.answer.result()
+                except WorkerLost:
+                    return "lost"
+                self._settle(lane, answer)
+            elif lost.done():
+                return "lost"
+            elif not done:
+                return "hung"
 
-    def _claim(self, worker: Worker) -> Job | None:
-        """What was collated ahead, else what waits, else what was fixed for a worker that is still busy."""
-        if worker.ahead is not None:
-            job, worker.ahead = worker.ahead, None
-            return job
-        entries = self._queue.take(worker.number, self._clock())
-        if entries:
-            return worker.collate(entries)
-        for other in self._workers:
-            if other.ahead is None or any(entry.tried_on == worker.number for entry in other.ahead.entries):
-                continue
-            entries, other.ahead = other.ahead.entries, None
-            return worker.collate(entries)
-        return None
+    def _fill(self, lane: _Lane) -> None:
+        while len(lane.under_way) < UNDER_WAY:
+            if lane.under_way and any(other.state is State.IDLE for other in self._lanes if other is not lane):
+                break  # they begin it at once, and then wake this one
+            batch = self._queue.take(only_full=bool(lane.under_way))
+            if not batch:
+                break
+            candidates = [task.candidate for task in batch]
+            sent = asyncio.create_task(lane.worker.score(candidates))
+            lane.under_way.append(_UnderWay(batch, sent))
+            if len(lane.under_way) == 1:
+                self._begin(lane)
+        was, lane.state = lane.state, State.BUSY if lane.under_way else State.IDLE
+        if was is State.IDLE and lane.state is State.BUSY:
+            self._wake()
 
-    def _give_up(self, worker: Worker, state: State) -> None:
-        """A worker takes no more work; what it has in its hands goes elsewhere or fails."""
-        device = worker.backend.device
-        held, worker.held = worker.held, ()
-        ahead, worker.ahead = worker.ahead, None
-        worker.state = state
-        self._metrics.worker_failures.labels(str(worker.number), device, state.value).inc()
-        why = f"the worker on {device} {'hung' if state is State.HUNG else 'died'}"
-        log.error("worker %d: %s with %d candidates in its hands", worker.number, why, len(held))
-        self._queue.worker_lost(worker.number, held, ahead.entries if ahead else [], why, self._clock())
-        self._watch_for_life()
-        self._kick()
+    def _begin(self, lane: _Lane) -> None:
+        """The oldest batch of a worker is on its device from now on."""
+        now = self._clock()
+        first = lane.under_way[0]
+        first.begun = now
+        lane.busy.switch(True, now)
+        self._queue.start(first.batch, now)
+        self._metrics.observe_batch(
+            candidates=len(first.batch),
+            tokens=self._cost([task.candidate for task in first.batch]),
+            waited=[
+                now - entry.put_at for task in first.batch for entry in task.entries[:1] if entry.put_at is not None
+            ],
+        )
 
-    def _watch_for_life(self) -> None:
-        """A worker went or came back: without any, give those that hang a while, and then up.
+    def _settle(self, lane: _Lane, answer: Answer) -> None:
+        """The oldest batch of a worker has its answer, and the next is on the device."""
+        done, now, device = lane.under_way.popleft(), self._clock(), lane.worker.device
+        lane.busy.switch(False, now)
+        self._metrics.observe_run(lane.number, device, answer.seconds)
+        tokens = sum(task.candidate.tokens for task in done.batch)
+        self._metrics.observe_work(lane.number, device, tokens, answer.scored)
+        self._metrics.batch_failures.inc(answer.failures)
+        self._queue.settle(done.batch, answer.scored, answer.seconds, now)
+        self._on_drained(sum(len(task.entries) for task in done.batch))
+        if lane.under_way:
+            self._begin(lane)
 
-        A GPU mostly dies by hanging. One that does so for ever looks no different from one that takes long.
-        """
-        if self.alive:
-            if self._nobody is not None:
-                self._nobody.cancel()
-                self._nobody = None
-        elif all(worker.state is State.LOST for worker in self._workers):
-            self._give_up_all()
-        elif self._nobody is None:
-            self._nobody = asyncio.get_running_loop().call_later(2 * self._hang_timeout_s, self._give_up_all)
+    async def _give_up(self, lane: _Lane, reason: str) -> None:
+        """A worker takes no more work; what it had begun is tried again, what it had not goes to whoever is free."""
+        lane.state = State.STARTING
+        now, device = self._clock(), lane.worker.device
+        lane.busy.switch(False, now)
+        begun = [under_way.batch for under_way in lane.under_way if under_way.begun is not None]
+        ahead = [under_way.batch for under_way in lane.under_way if under_way.begun is None]
+        logger.error(
+            "worker %d on %s: %s with %d candidates on its device",
+            lane.number,
+            device,
+            reason,
+            sum(len(batch) for batch in begun),
+        )
+        self._metrics.worker_failures.labels(str(lane.number), device, reason).inc()
+        await _end(lane, 0.0)
+        for batch in ahead:
+            self._queue.give_back(batch)
+        for batch in begun:
+            why = f"the worker on {device} {'hung' if reason == 'hung' else 'died'}"
+            self._queue.worker_lost(batch, why, now)
+        self._wake()
 
-    def _give_up_all(self) -> None:
-        if self._nobody is not None:
-            self._nobody.cancel()
-        on_all_lost, self._on_all_lost = self._on_all_lost, lambda: None
-        on_all_lost()
+
+async def _end(lane: _Lane, patience_s: float) -> None:
+    """End a worker, and whoever waits for an answer of it."""
+    answers = [under_way.answer for under_way in lane.under_way]
+    lane.under_way.clear()
+    await lane.worker.end(patience_s=patience_s)
+    for answer in answers:
+        answer.cancel()
+    await asyncio.gather(*answers, return_exceptions=True)
 
 
-def _busy_share(worker: Worker, clock: Callable[[], float]) -> float:
-    return worker.busy.at(clock())
+def restart_pauses(quick_ends: int = 0) -> Iterator[float]:
+    """Seconds before each attempt to start a worker: none, then 1, 2, 4 and so on; further on after short lives."""
+    for attempt in range(quick_ends, quick_ends + MOST_FAILED_STARTS):
+        yield 0.0 if attempt <= 0 else min(_LONGEST_PAUSE_S, 2.0 ** (attempt - 1))
+
+
+def _busy_share(lane: _Lane, clock: Callable[[], float]) -> float:
+    return lane.busy.at(clock())

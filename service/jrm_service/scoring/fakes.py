@@ -3,7 +3,7 @@
 A backend is built by wrapping one in another, from the outside in::
 
     recording = RecordingBackend(NaNBackend(FakeBackend(), when=lambda candidate: candidate.instruction == "break"))
-    batcher = Batcher([recording], max_batch_tokens=16_384, max_queue=1_024, hang_timeout_s=60.0, metrics=metrics)
+    batcher = Batcher([LocalWorker(recording)], max_batch_tokens=16_384, hang_timeout_s=60.0, metrics=metrics)
 
 ``jrm serve --backend fake`` serves a FakePreparer and a FakeBackend: the whole HTTP contract, at once, with numbers
 that mean nothing and stay the same.
@@ -63,7 +63,8 @@ class FakePreparer:
         thumbnail = rgb.reduce(math.ceil(max(width, height) / 64))
         return Image(key=key.digest(), pixels=np.array(thumbnail, dtype=np.uint8), tokens=tokens)
 
-    def image_bytes(self, width: int, height: int) -> int:
+    @property
+    def most_image_bytes(self) -> int:
         """A bound on the thumbnail's bytes."""
         return 64 * 64 * 3
 

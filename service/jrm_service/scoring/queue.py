@@ -1,117 +1,52 @@
-"""The queue's bookkeeping: every admitted candidate ends in exactly one outcome. Pure: the time is passed in.
+"""The queue's bookkeeping: which candidates wait, which are in a worker's hands, and what is tried again. Pure.
 
-An admitted index is first *empty* (being preprocessed), then *waiting* (in the planner), then *held* by a worker, and
-at any moment it may become *finished*: scored, failed, expired or cancelled. The first outcome stands; later ones are
-dropped. Identical candidates are computed once: see ``twins``. Seconds everywhere, on whatever clock the caller uses.
+An entry ends when its future is done, whoever did it: a worker's answer, a deadline, a caller who left. The queue asks
+nobody and is told nothing: an entry that has ended is skipped. Identical candidates, of one request or of many, are
+computed once: each waits in its own place in line, and the first whose turn comes goes to a worker for all of them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 
-from jrm_service.errors import (
-    CandidateError,
-    DeadlineExceeded,
-    Draining,
-    InternalError,
-    NotReady,
-    NoWorker,
-    Overloaded,
-    PayloadTooLarge,
-)
+from jrm_service.errors import CandidateError, CandidateTooLarge, DeviceLost, NoMemory
 
 from .backend import Scored
-from .outcomes import Cancelled, Origin, Outcome, shares, verdicts
-from .places import Places
+from .outcomes import Origin, Outcome, shares, verdicts
 from .planner import BatchCost, Planner, unshared_tokens
-from .promises import Promises
-from .rates import DrainRate
-from .twins import Twins
+from .request import Entry
 from .types import Candidate, Score
 
-OnOutcome = Callable[[int, Outcome, float], None]
-"""Called once per admitted index, with the index, its outcome and the time."""
-
 OnScore = Callable[[Candidate, Score], None]
-"""Called once per candidate that a backend scored, with what it scored, whether or not its caller still waits."""
+"""Called once per candidate that a worker scored, with what it scored, whether or not its caller still waits."""
 
-# A caller that was told to come back in t seconds comes a little later: retries are spread, and the pace may drop.
-_CLAIM_FACTOR = 2.0
-_CLAIM_SECONDS = 10.0
+MOST_TRIES = 3
+"""How often a candidate may be with a worker that is lost: in its batch, in half of it, and alone."""
 
-
-def _ignore(_index: int, _outcome: Outcome, _now: float) -> None: ...
+_Identity = tuple[bytes, bytes, str]
 
 
-def _forget(_candidate: Candidate, _score: Score) -> None: ...
+@dataclass(eq=False, slots=True)
+class Task:
+    """One distinct candidate in a worker's hands, and the entries that wait for its score. ``lost_with``: workers."""
 
-
-class Admission:
-    """One request's places in the queue. Only the queue changes it."""
-
-    def __init__(self, request: int, candidates: int, deadline: float, on_outcome: OnOutcome, tenant: str = "") -> None:
-        self.request = request
-        self.tenant = tenant
-        self.deadline = deadline
-        self.outcomes: list[Outcome | None] = [None] * candidates
-        self.unfinished = candidates
-        self.entries: dict[int, Entry] = {}
-        self.on_outcome = on_outcome
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A candidate in the queue or on a device.
-
-    ``started_at`` is when its batch last went to a device; ``tried_on`` the worker that was lost with it, if any;
-    ``twins`` are the entries of identical candidates that wait for its score.
-    """
-
-    admission: Admission
-    index: int
     candidate: Candidate
-    put_at: float
-    started_at: float | None = None
-    tried_on: int | None = None
-    twins: list[Entry] = field(default_factory=list)
-
-    @property
-    def request(self) -> int:
-        """The request that it belongs to."""
-        return self.admission.request
-
-    @property
-    def tenant(self) -> str:
-        """Whose request it is."""
-        return self.admission.tenant
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has its outcome."""
-        return self.admission.outcomes[self.index] is not None
+    entries: list[Entry]
+    lost_with: int = 0
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody waits for its score: its own caller, or that of a twin."""
-        return not self.finished or any(not twin.finished for twin in self.twins)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reserved:
-    """Entries that go before all others, to any worker but ``avoid``."""
-
-    entries: list[Entry]
-    avoid: int | None
+        """Whether anybody still waits for it."""
+        return any(not entry.future.done() for entry in self.entries)
 
 
 class ScoreQueue:
-    """Admission, deadlines, cancellation, retries and outcomes around a Planner.
+    """Entries that wait around a Planner, the batches that are to be tried again, and the outcomes of batches.
 
     Args:
         max_batch_tokens: the budget of one batch, as ``cost`` counts.
-        max_queue: candidates that may be admitted and unfinished at once.
         cost: what a batch costs, in tokens.
         on_score: is told of every score.
     """
@@ -120,303 +55,128 @@ class ScoreQueue:
         self,
         *,
         max_batch_tokens: int,
-        max_queue: int,
         cost: BatchCost = unshared_tokens,
-        on_score: OnScore = _forget,
+        on_score: OnScore = lambda _candidate, _score: None,
     ) -> None:
+        self._max_batch_tokens = max_batch_tokens
+        self._cost = cost
         self._planner: Planner[Entry] = Planner(max_batch_tokens, cost)
-        self._places = Places(max_queue)
-        self._promises = Promises(max_queue)
-        self._twins: Twins[Entry] = Twins()
         self._on_score = on_score
-        self._open: dict[int, Admission] = {}
-        self._reserved: list[_Reserved] = []
-        self._alive: set[int] = set()
-        self._requests = count()
-        self._drain = DrainRate()
-        self._draining = False
-        self._next_deadline: float | None = None
+        self._waiting: dict[_Identity, dict[Entry, None]] = {}
+        self._working: dict[_Identity, Task] = {}
+        self._again: deque[list[Task]] = deque()
 
-    @property
-    def unfinished(self) -> int:
-        """Candidates that are admitted and have no outcome."""
-        return self._places.taken
-
-    # --- callers ------------------------------------------------------------------------------------------------------
-
-    def admit(
-        self,
-        candidates: int,
-        now: float,
-        deadline: float,
-        on_outcome: OnOutcome = _ignore,
-        tenant: str = "",
-        request_id: str = "",
-    ) -> Admission:
-        """Reserve places for all candidates of a request of ``tenant``, or for none. Raises as ``check_room`` does."""
-        self.check_room(candidates, now, tenant, request_id)
-        if self.unfinished == 0:
-            self._drain.resume(now)
-        admission = Admission(next(self._requests), candidates, deadline, on_outcome, tenant)
-        self._open[admission.request] = admission
-        self._places.take(tenant, candidates)
-        self._promises.settle(tenant, request_id)
-        if self._next_deadline is None or deadline < self._next_deadline:
-            self._next_deadline = deadline
-        return admission
-
-    def check_room(self, candidates: int, now: float, tenant: str = "", request_id: str = "") -> None:
-        """Refuse a request of ``tenant`` that could not be admitted now; take nothing if it could.
-
-        A request that was refused and comes back, with the same ``request_id``, when it was told to goes before others.
-
-        Raises:
-            PayloadTooLarge: so many could never fit.
-            Draining: ``close`` was called.
-            NotReady: no worker is alive.
-            Overloaded: they do not fit now, or others have a claim to the room; ``retry_after`` is the seconds after
-                which, at the measured drain rate, they fit and those who were told the same before them are in.
-        """
-        if candidates < 1:
-            raise ValueError(f"a request has at least 1 candidate, got {candidates}")
-        most = self._places.total
-        if candidates > most:
-            raise PayloadTooLarge(f"{candidates} candidates; the queue holds at most {most}: send fewer at once")
-        self.check_open()
-        self.expire(now)
-        excess = self._places.excess(tenant, candidates, now)
-        over = self._places.taken + candidates - most
-        if excess > 0 or over + self._promises.kept(tenant, request_id, now) > 0:
-            after = max(excess, over + self._promises.ahead(tenant, request_id, now))
-            seconds = self._promises.make(tenant, request_id, candidates, self._drain.seconds_for(after, now), now)
-            self._places.claim(tenant, candidates, now, until=now + _CLAIM_FACTOR * seconds + _CLAIM_SECONDS)
-            raise Overloaded(
-                f"{self.unfinished} of at most {most} candidates are queued; {candidates} more do not fit",
-                retry_after=seconds,
-            )
-
-    def check_open(self) -> None:
-        """Raise the Draining or NotReady with which any request would be refused."""
-        if self._draining:
-            raise Draining("the server is shutting down", retry_after=1.0)
-        if not self._alive:
-            raise NotReady("no worker is alive", retry_after=1.0)
-
-    def put(self, admission: Admission, index: int, candidate: Candidate, now: float) -> None:
-        """A candidate is ready to be scored. Ignored when its index already has an outcome."""
-        if admission.outcomes[index] is not None:
+    def put(self, entry: Entry, now: float) -> None:
+        """An entry whose candidate is prepared waits for its score from now on. Ignored when it has ended."""
+        if entry.future.done():
             return
-        if index in admission.entries:
-            raise ValueError(f"candidate {index} was already put")
-        entry = Entry(admission, index, candidate, now)
-        admission.entries[index] = entry
-        lead = self._twins.lead(entry)
-        if not self._alive:
-            self._finish(admission, index, NoWorker("no worker is alive"), now)
-        elif lead is None:
-            self._twins.wait(entry)
-            self._planner.add(entry)
+        entry.put_at = now
+        task = self._working.get(_identity(entry.candidate))
+        if task is not None:
+            task.entries.append(entry)
+            entry.started_at = None if task.entries[0].started_at is None else now
         else:
-            lead.twins.append(entry)
-            entry.started_at = None if lead.started_at is None else now
+            self._waiting.setdefault(_identity(entry.candidate), {})[entry] = None
+            self._planner.add(entry)
 
-    def recall(self, admission: Admission, index: int, score: Score, now: float) -> None:
-        """A candidate's score is known already. Ignored when its index already has an outcome."""
-        self._finish(admission, index, score, now, origin="stored")
-
-    def fail(self, admission: Admission, index: int, error: CandidateError, now: float) -> None:
-        """A candidate cannot be scored. Ignored when its index already has an outcome."""
-        self._finish(admission, index, error, now)
-
-    def cancel(self, admission: Admission, now: float) -> None:
-        """The caller left: whatever is unfinished is dropped, and its places are free."""
-        for index in range(len(admission.outcomes)):
-            self._finish(admission, index, Cancelled("the caller left"), now)
-
-    # --- time ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def next_deadline(self) -> float | None:
-        """When ``expire`` should be called next; it may be early, never late. None: nothing can expire."""
-        return self._next_deadline
-
-    def expire(self, now: float) -> None:
-        """Fail every unfinished candidate whose deadline has come, wherever it is."""
-        if self._next_deadline is None or now < self._next_deadline:
+    def drop(self, entry: Entry) -> None:
+        """An entry that has ended is let go of, with its pixels. Unknown entries are ignored."""
+        if entry.prepared is None:
             return
-        for admission in [admission for admission in self._open.values() if admission.deadline <= now]:
-            for index in range(len(admission.outcomes)):
-                self._finish(admission, index, DeadlineExceeded(_where(admission.entries.get(index))), now)
-        self._next_deadline = min((admission.deadline for admission in self._open.values()), default=None)
+        self._planner.discard(entry)
+        identity = _identity(entry.candidate)
+        same = self._waiting.get(identity, {})
+        same.pop(entry, None)
+        if not same:
+            self._waiting.pop(identity, None)
+        entry.prepared = None
 
-    # --- workers ------------------------------------------------------------------------------------------------------
+    def take(self, *, only_full: bool = False) -> list[Task]:
+        """The next batch: what is to be tried again, then what the planner picks; empty when there is none.
 
-    def worker_up(self, worker: int) -> None:
-        """A worker takes work from now on, for the first time or again."""
-        self._alive.add(worker)
-
-    def worker_lost(
-        self, worker: int, started: Iterable[Entry], unstarted: Iterable[Entry], why: str, now: float
-    ) -> None:
-        """A worker takes no more work.
-
-        What it had ``started`` is retried once elsewhere; the second time it fails with an InternalError that says
-        ``why``. What it had taken and not started goes back to the front. What no live worker can take fails at once
-        with NoWorker, so nothing waits for ever. Twins share the fate of the one that leads them.
+        Identical candidates are in it once, and nothing that nobody waits for. With ``only_full``, no batch that later
+        arrivals could still join.
         """
-        self._alive.discard(worker)
-        self.release(unstarted)
-        retried = []
-        for entry in started:
-            if entry.tried_on is not None:
-                self._end(entry, InternalError(f"{why}; this was already its retry"), now)
-            elif entry.wanted:
-                entry.tried_on = worker
-                retried.append(entry)
-            else:
-                self._twins.release(entry)
-        if retried:
-            self._reserved.insert(0, _Reserved(retried, avoid=worker))
-        stranded = [reserved for reserved in self._reserved if not self._alive - {reserved.avoid}]
-        self._reserved = [reserved for reserved in self._reserved if self._alive - {reserved.avoid}]
-        entries = [entry for reserved in stranded for entry in reserved.entries]
-        if not self._alive:
-            entries += self._planner.clear()
-        for entry in entries:
-            lost = NoWorker(f"{why}, and no other worker is alive", on_device=entry.tried_on is not None)
-            self._end(entry, lost, now)
+        while self._again:
+            batch = self._wanted(self._again.popleft())
+            if batch:
+                return batch
+        while True:
+            entries = self._planner.take(only_full=only_full)
+            batch = self._wanted([task for entry in entries if (task := self._begin(entry)) is not None])
+            if batch or not entries:
+                return batch
 
-    def take(self, worker: int, now: float, *, only_full: bool = False) -> list[Entry]:
-        """Hand the next batch to a worker: what was given back first, then what the planner picks.
+    def start(self, batch: Iterable[Task], now: float) -> None:
+        """A batch is on its device from now on."""
+        for task in batch:
+            for entry in task.entries:
+                entry.started_at = now
 
-        Nobody who left or ran out of time is in it, unless a twin still waits for the score; identical candidates are
-        in it once. With ``only_full``, no batch that later arrivals could still join.
-        """
-        self.expire(now)
-        for reserved in [reserved for reserved in self._reserved if reserved.avoid != worker]:
-            self._reserved.remove(reserved)
-            entries = self._wanted(reserved.entries)
-            if entries:
-                return entries
-        return self._leads(self._planner.take(only_full=only_full))
-
-    def live(self, entries: Iterable[Entry], now: float) -> list[Entry]:
-        """Those that still want a score."""
-        self.expire(now)
-        return self._wanted(entries)
-
-    def start(self, entries: Iterable[Entry], now: float) -> None:
-        """A batch goes to the device."""
-        for entry in entries:
-            for one in (entry, *entry.twins):
-                one.started_at = now
-
-    def release(self, entries: Iterable[Entry]) -> None:
-        """Give back a batch that was taken and never started."""
-        wanted = self._wanted(entries)
-        if wanted:
-            self._reserved.insert(0, _Reserved(wanted, avoid=wanted[0].tried_on))
-
-    def settle(self, entries: Sequence[Entry], scored: Scored, seconds: float, now: float) -> None:
-        """The backend answered for a batch that ran for ``seconds``. Late results for finished entries are dropped."""
-        tokens = shares(scored.tokens_computed, [entry.candidate.tokens for entry in entries])
-        for entry, result, share in zip(entries, verdicts(scored, len(entries)), tokens, strict=True):
+    def settle(self, batch: Sequence[Task], scored: Scored, seconds: float, now: float) -> None:
+        """A worker has answered for a batch that was ``seconds`` on its device. Late answers are dropped."""
+        tokens = shares(scored.tokens_computed, [task.candidate.tokens for task in batch])
+        for task, result, share in zip(batch, verdicts(scored, len(batch)), tokens, strict=True):
             if isinstance(result, Score):
-                self._on_score(entry.candidate, result)
-            self._end(entry, result, now, seconds, share)
-        self._drain.record(sum(1 + len(entry.twins) for entry in entries), now)
+                self._on_score(task.candidate, result)
+            elif isinstance(result, NoMemory) and self._cost([task.candidate]) > self._max_batch_tokens:
+                # Over what a device was measured to hold. Below it, something else has taken the memory for now.
+                result = CandidateTooLarge(str(result))
+            self._end(task, result, seconds, share, now)
 
-    def settle_error(self, entries: Sequence[Entry], error: CandidateError, seconds: float, now: float) -> None:
-        """The batch ended in ``error``, all of it."""
-        for entry in entries:
-            self._end(entry, error, now, seconds)
-        self._drain.record(sum(1 + len(entry.twins) for entry in entries), now)
+    def give_back(self, batch: list[Task]) -> None:
+        """A batch that was taken and never begun goes back, in front of all others."""
+        self._again.appendleft(batch)
 
-    def _wanted(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those of a worker's entries that somebody waits for; the others are let go of."""
-        wanted = []
-        for entry in entries:
-            if entry.wanted:
-                wanted.append(entry)
-            else:
-                self._twins.release(entry)
-        return wanted
+    def worker_lost(self, batch: list[Task], why: str, now: float) -> None:
+        """A worker was lost with a batch on its device. Which candidate did it, if one did, is not known.
 
-    def _leads(self, batch: Iterable[Entry]) -> list[Entry]:
-        """One entry for each distinct candidate of a batch; its twins, wherever they wait, wait for its score now."""
-        leads = []
-        for entry in batch:
-            twins = self._twins.take(entry)
-            if twins is not None:
-                for twin in twins:
-                    self._planner.discard(twin)
-                entry.twins = twins
-                leads.append(entry)
-        return leads
+        So they are tried again in halves, and then one by one. What takes a worker with it for the third time ends in
+        DeviceLost.
+        """
+        for task in batch:
+            task.lost_with += 1
+        ended = [task for task in batch if task.lost_with >= MOST_TRIES]
+        for task in ended:
+            self._end(task, DeviceLost(f"{why}; it was tried {MOST_TRIES} times"), 0.0, 0, now)
+        again = [task for task in self._wanted(batch) if task.lost_with < MOST_TRIES]
+        size = max(1, -(-len(again) // 2)) if again and again[0].lost_with == 1 else 1
+        self._again.extendleft(reversed([again[start : start + size] for start in range(0, len(again), size)]))
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------------------------------
 
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused."""
-        return self._draining
+    def _begin(self, entry: Entry) -> Task | None:
+        """The task of an entry whose turn has come; None when it was taken with an identical one just before."""
+        identity = _identity(entry.candidate)
+        same = self._waiting.get(identity, {})
+        if entry not in same:
+            return None
+        del self._waiting[identity]
+        for other in same:
+            self._planner.discard(other)
+        others = [other for other in same if other is not entry]
+        task = self._working[identity] = Task(entry.candidate, [entry, *others])
+        return task
 
-    def close(self) -> None:
-        """Admit nothing more; what is admitted goes on."""
-        self._draining = True
+    def _wanted(self, batch: list[Task]) -> list[Task]:
+        for task in batch:
+            if not task.wanted:
+                self._forget(task)
+        return [task for task in batch if task.wanted]
 
-    def abandon(self, why: str, now: float) -> None:
-        """Fail whatever is unfinished with an InternalError."""
-        for admission in list(self._open.values()):
-            for index in range(len(admission.outcomes)):
-                self._finish(admission, index, InternalError(why), now)
+    def _forget(self, task: Task) -> None:
+        if self._working.get(_identity(task.candidate)) is task:
+            del self._working[_identity(task.candidate)]
 
-    def _end(
-        self,
-        lead: Entry,
-        result: Score | CandidateError,
-        now: float,
-        seconds: float = 0.0,
-        tokens_computed: int = 0,
-    ) -> None:
-        """What came of an entry, for itself and for its twins."""
-        self._twins.release(lead)
-        self._finish(lead.admission, lead.index, result, now, seconds, tokens_computed)
-        for twin in lead.twins:
-            self._finish(twin.admission, twin.index, result, now, seconds, origin="shared")
-
-    def _finish(
-        self,
-        admission: Admission,
-        index: int,
-        result: Score | CandidateError,
-        now: float,
-        seconds: float = 0.0,
-        tokens_computed: int = 0,
-        origin: Origin = "computed",
-    ) -> None:
-        """The only place where an outcome comes into being: the first one stands."""
-        if admission.outcomes[index] is not None:
-            return
-        entry = admission.entries.pop(index, None)  # its pixels need not outlive it
-        queued = 0.0
-        if entry is not None:
-            self._planner.discard(entry)
-            self._twins.forget(entry)
-            queued = (now if entry.started_at is None else entry.started_at) - entry.put_at
-        outcome = Outcome(result, queued * 1e3, seconds * 1e3, tokens_computed, origin)
-        admission.outcomes[index] = outcome
-        admission.unfinished -= 1
-        self._places.free(admission.tenant)
-        if admission.unfinished == 0:
-            del self._open[admission.request]
-        admission.on_outcome(index, outcome, now)
+    def _end(self, task: Task, result: Score | CandidateError, seconds: float, tokens: int, now: float) -> None:
+        """What came of a task, for every entry that waits for it; the tokens are the first one's."""
+        self._forget(task)
+        for number, entry in enumerate(task.entries):
+            began = now if entry.started_at is None else entry.started_at
+            queued = began - (began if entry.put_at is None else entry.put_at)
+            origin: Origin = "computed" if number == 0 else "shared"
+            entry.end(Outcome(result, queued * 1e3, seconds * 1e3, 0 if number else tokens, origin))
 
 
-def _where(entry: Entry | None) -> str:
-    """What a candidate was waiting for when its time ran out."""
-    if entry is None:
-        return "timeout_ms passed before it was preprocessed"
-    if entry.started_at is None:
-        return "timeout_ms passed while it waited for a device"
-    return "timeout_ms passed while a device was scoring it"
+def _identity(candidate: Candidate) -> _Identity:
+    return candidate.source.key, candidate.edited.key, candidate.instruction

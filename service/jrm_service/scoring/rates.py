@@ -28,15 +28,15 @@ class DrainRate:
         self._seconds = self._seconds * self._KEEP + max(0.0, now - self._mark)
         self._mark = now
 
-    def seconds_for(self, candidates: int, now: float, *, unknown: float = 1.0, most: float = 60.0) -> float:
-        """Seconds until ``candidates`` more will have left: at most ``most``, and ``unknown`` before any measurement.
+    def seconds_for(self, candidates: float, now: float) -> float:
+        """Seconds until ``candidates`` more will have left; 0 before anything was measured.
 
         A device that has not finished anything for longer than the whole measured span counts as having slowed down.
         """
         seconds = max(self._seconds, now - self._mark)
         if self._candidates == 0.0 or seconds <= 0.0:
-            return unknown
-        return min(most, candidates * seconds / self._candidates)
+            return 0.0
+        return candidates * seconds / self._candidates
 
 
 class BusyShare:

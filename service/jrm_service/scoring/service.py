@@ -1,64 +1,30 @@
-"""From decoded request to outcomes: admit, decode and prepare in threads, queue, collect.
-
-Order of work for one request: admission is all or nothing and comes before any image is decoded; every distinct image
-is decoded once; each candidate enters the queue as soon as its own two images are ready; a bad one fails alone.
-"""
+"""A request's way to its scores: places in line, images and text prepared in threads, the queue, the outcomes."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from jrm_service.errors import (
-    CandidateError,
-    DeadlineExceeded,
-    DeviceLost,
-    InstructionTooLong,
-    InternalError,
-    NoMemory,
-    NotReady,
-    NoWorker,
-)
-from jrm_service.images.decode import decode, read_header
+from jrm_service.errors import CandidateError, InstructionTooLong, InternalError, NoMemory, NotReady
+from jrm_service.images.reader import ImageInput, ImageReader, RequestImages
 from jrm_service.metrics import Metrics
 
 from .backend import Preparer
 from .batcher import Batcher
-from .budget import ByteBudget
 from .cache import ScoreCache
+from .line import Share, WaitingLine
 from .outcomes import Outcome
-from .ticket import Ticket
+from .request import Entry, Request
 from .types import Candidate, Image, Score, ServedModel
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class ImageInput:
-    """One image of a request as it came: file bytes, or why there are none.
-
-    ``name`` is its field, for messages; ``key`` a digest of the bytes, so that equal images are decoded once.
-    """
-
-    name: str
-    data: bytes | CandidateError
-    key: bytes
-
-    @classmethod
-    def of(cls, name: str, data: bytes | CandidateError) -> ImageInput:
-        """Hashes ``data``: call it off the event loop."""
-        raw = data if isinstance(data, bytes) else str(data).encode()
-        return cls(name, data, hashlib.blake2b(raw, digest_size=16).digest())
+_MEMORY_RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,96 +70,82 @@ class ScoreService:
         model: ServedModel,
         preparer: Preparer,
         batcher: Batcher,
+        line: WaitingLine,
         *,
         cache: ScoreCache,
         limits: ImageLimits,
         max_instruction_chars: int,
         threads: int,
         metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.batcher = batcher
+        self.line = line
         self.cache = cache
-        self._preparer = preparer
-        self._limits = limits
+        self.preparer = preparer
+        self.metrics = metrics
+        self.reader = ImageReader(
+            preparer.image, max_pixels=limits.max_pixels, max_decoded_bytes=limits.max_decoded_bytes, threads=threads
+        )
         self._max_instruction_chars = max_instruction_chars
-        self._decoding = ByteBudget(limits.max_decoded_bytes)
-        # Two, because a source waits for its edits: whoever holds bytes for an edit waits for nothing but the device.
-        self.sources = ByteBudget(limits.max_prepared_bytes // 2)
-        self.edits = ByteBudget(limits.max_prepared_bytes // 2)
-        self.threads = threads
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="jrm-preprocess")
-        self._metrics = metrics
-        self._clock = clock
+        # In candidates that are prepared and unfinished. A source counts for each of its edits: so whoever holds
+        # anything holds all that it needs, and waits for nothing but the device.
+        self.prepared = Share(max(1, limits.max_prepared_bytes // (2 * preparer.most_image_bytes)))
+        self._requests: set[Request] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def close(self) -> None:
         """Stop the preprocessing threads; work that has not started is dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.reader.close()
 
-    async def score(
-        self, groups: Sequence[GroupInput], *, timeout_s: float, tenant: str = "", request_id: str = ""
-    ) -> ScoreResult:
+    async def drain(self) -> None:
+        """Wait until every request has its outcomes."""
+        await self._idle.wait()
+
+    def abandon(self) -> None:
+        """Whatever is unfinished fails: the server stops."""
+        for request in self._requests:
+            for entry in request.entries:
+                entry.fail(InternalError("the server stopped"))
+
+    async def score(self, groups: Sequence[GroupInput], *, deadline: float, tenant: str = "") -> ScoreResult:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
-        Raises the RequestErrors of admission (Overloaded, PayloadTooLarge, NotReady, Draining), and what
-        ``_without_device`` says. Everything else is the outcome of a candidate.
+        ``deadline`` is on the event loop's clock. Raises NotReady while no worker takes work, and where something else
+        holds the memory of a device. Everything else, the deadline included, is the outcome of a candidate.
         """
-        sizes = [len(group.edits) for group in groups]
-        with self.batcher.admit(sum(sizes), timeout_s, sizes, tenant, request_id) as ticket:
-            intake = _Intake(ticket, self, groups)
-            preparing = asyncio.create_task(self._prepare(intake))
-            try:
-                # Outcomes come at the latest at the deadline, however long preprocessing still takes.
-                outcomes = await ticket.outcomes()
-            finally:
-                preparing.cancel()
-                await asyncio.gather(preparing, return_exceptions=True)
-        ends = iter(_without_device(outcomes))
+        self.batcher.check_ready()
+        request = Request(tenant, deadline, [len(group.edits) for group in groups])
+        self._requests.add(request)
+        self._idle.clear()
+        intake = _Intake(request, self, groups)
+        preparing = asyncio.create_task(intake.run())
+        try:
+            outcomes = await request.outcomes()
+        finally:
+            preparing.cancel()
+            request.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
+            self._requests.discard(request)
+            if not self._requests:
+                self._idle.set()
+            self._count(request)
+        for outcome in outcomes:
+            if isinstance(outcome.result, NoMemory):  # for the whole request, so that the caller sends it again
+                raise NotReady(str(outcome.result), retry_after=_MEMORY_RETRY_AFTER_S)
+        ends = iter(outcomes)
         grouped = [[next(ends) for _ in group.edits] for group in groups]
         return ScoreResult(
             groups=[[outcome.result for outcome in group] for group in grouped],
             cached=[[outcome.origin == "stored" for outcome in group] for group in grouped],
             images=intake.images,
             tokens=intake.tokens,
-            tokens_computed=round(sum(outcome.tokens_computed for outcome in outcomes)),
+            tokens_computed=sum(outcome.tokens_computed for outcome in outcomes),
             preprocess_ms=intake.seconds * 1e3,
             queue_ms=max(outcome.queue_ms for outcome in outcomes),
             inference_ms=max(outcome.inference_ms for outcome in outcomes),
         )
-
-    async def _prepare(self, intake: _Intake) -> None:
-        started = self._clock()
-        try:
-            await intake.run()
-        except Exception:
-            # Nobody else looks at this task: without an outcome, its candidates would wait for their deadline.
-            logger.exception("preparing a request failed")
-            intake.fail_rest()
-        finally:
-            intake.seconds = self._clock() - started
-            self._metrics.preprocess_seconds.observe(intake.seconds)
-            self._metrics.images_decoded.inc(intake.decoded)
-
-    def prepared_bytes(self, image: ImageInput) -> int:
-        """What ``prepare_image`` will hold, from the image's header. Raises the image's own CandidateError."""
-        if isinstance(image.data, CandidateError):
-            raise image.data
-        header = read_header(image.data, max_pixels=self._limits.max_pixels)
-        return self._preparer.image_bytes(header.width, header.height)
-
-    async def prepare_image(self, image: ImageInput, ticket: Ticket) -> Image:
-        """Decode and resize in a thread, under the byte budget. Raises the image's own CandidateError."""
-        if isinstance(image.data, CandidateError):
-            raise image.data
-        data, max_pixels = image.data, self._limits.max_pixels
-        held = await self._decoding.acquire(read_header(data, max_pixels=max_pixels).decoded_bytes)
-        if not ticket.active:
-            self._decoding.release(held)
-            raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
-        work = self._executor.submit(lambda: self._preparer.image(decode(data, max_pixels=max_pixels)))
-        self._decoding.release_after(work, held)
-        return await asyncio.wrap_future(work)
 
     def check_instruction(self, instruction: str) -> None:
         """Before anything is decoded for its sake. Raises InstructionTooLong."""
@@ -201,190 +153,109 @@ class ScoreService:
             limit = self._max_instruction_chars
             raise InstructionTooLong(f"instruction: {len(instruction)} characters, the limit is {limit}")
 
-    async def prepare_candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
-        """Tokenize in a thread. Raises InstructionTooLong when the model's context is too short."""
-        return await self._in_thread(lambda: self._preparer.candidate(source, edited, instruction))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-_NO_MEMORY_RETRY_S = 5.0
-
-
-def _without_device(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """The outcomes, unless a device was missing for some: then another server, or this one later, takes the request.
-
-    Raises NotReady where nothing speaks against its candidates, DeviceLost where some were on the last device as it was
-    lost: once more elsewhere is right, again and again would bring down a fleet. Where one was lost with a second
-    device or raised, the request is answered, and those that found no device are internal errors too.
-    """
-    stranded = [outcome.result for outcome in outcomes if isinstance(outcome.result, NoWorker | NoMemory)]
-    if not stranded:
-        return outcomes
-    if any(isinstance(outcome.result, InternalError) for outcome in outcomes):
-        return [
-            replace(outcome, result=InternalError(str(outcome.result)))
-            if isinstance(outcome.result, NoWorker | NoMemory)
-            else outcome
-            for outcome in outcomes
-        ]
-    lost = [error for error in stranded if isinstance(error, NoWorker)]
-    if not lost:
-        raise NotReady(str(stranded[0]), retry_after=_NO_MEMORY_RETRY_S)
-    refusal = DeviceLost if any(error.on_device for error in lost) else NotReady
-    raise refusal(str(lost[0]), retry_after=1.0)
+    def _count(self, request: Request) -> None:
+        outcomes = [entry.future.result() for entry in request.entries]
+        for outcome in outcomes:
+            self.metrics.candidates.labels(outcome.label).inc()
+            if outcome.label == "ok" and outcome.origin == "shared":
+                self.metrics.cache_shared.inc()
+            if isinstance(outcome.result, Score):
+                means = {name: dimension.mean for name, dimension in outcome.result.dimensions.items()}
+                self.metrics.observe_score(outcome.result.reward, means)
+        entries = iter(request.entries)
+        for size in request.groups:
+            group = [next(entries) for _ in range(size)]
+            rewards = [result.reward for entry in group if isinstance(result := entry.future.result().result, Score)]
+            self.metrics.observe_spread(rewards)
+            began = min((entry.put_at for entry in group if entry.put_at is not None), default=None)
+            if rewards and began is not None:
+                ended = max(entry.ended_at or began for entry in group)
+                self.metrics.observe_groups([max(0.0, ended - began)])
 
 
 class _Intake:
     """The way of one request's candidates into the queue, in order and a few at a time.
 
     A few: a request of a thousand candidates must neither fill the threads' queue in front of everybody else nor keep
-    its own first candidate from the device until its last image is decoded. Pixels are held from when they are needed
-    until the last candidate that uses them has its outcome.
+    its own first candidate from the device until its last image is decoded.
     """
 
-    def __init__(self, ticket: Ticket, service: ScoreService, groups: Sequence[GroupInput]) -> None:
-        self._ticket = ticket
+    def __init__(self, request: Request, service: ScoreService, groups: Sequence[GroupInput]) -> None:
+        self._request = request
         self._service = service
-        self._candidates = [(group, edit) for group in groups for edit in group.edits]
-        self._users = Counter(image.key for group, edit in self._candidates for image in (group.source, edit))
-        self._source_users = Counter(group.source.key for group, _ in self._candidates)
-        self._images: dict[bytes, asyncio.Task[Image | CandidateError]] = {}
-        self._source_bytes: dict[bytes, asyncio.Task[int | CandidateError]] = {}
-        self._edit_bytes: dict[int, int] = {}
-        self._finished = [False] * len(self._candidates)
+        self._inputs = [(group, edit) for group in groups for edit in group.edits]
+        self._images = RequestImages[Image](service.reader)
+        self._users = Counter(image.key for group, edit in self._inputs for image in (group.source, edit))
         self.images = len(self._users)
-        self.decoded = 0
         self.tokens = 0
         self.seconds = 0.0
-        ticket.on_outcome = self._on_outcome
 
     async def run(self) -> None:
         """Every candidate ends in the queue or with its error; returns when the last one has."""
-        # Source by source: whoever waits for room for the next one has started all that keeps the last one held.
-        rank = {key: number for number, key in enumerate(self._source_users)}
-        waiting = iter(sorted(range(len(self._candidates)), key=lambda n: rank[self._candidates[n][0].source.key]))
-
-        async def worker() -> None:
-            for index in waiting:
-                if not self._finished[index]:
-                    await self._candidate(index, *self._candidates[index])
-
-        async with asyncio.TaskGroup() as self._tasks:
-            for _ in range(min(self._service.threads, len(self._candidates))):
-                self._tasks.create_task(worker())
-
-    def fail_rest(self) -> None:
-        """An internal error for every candidate that has no outcome yet."""
-        for index in range(len(self._candidates)):
-            self._ticket.fail(index, InternalError("preprocessing failed"))
-
-    async def _candidate(self, index: int, group: GroupInput, edit: ImageInput) -> None:
-        with self._fails_alone(index):
-            self._service.check_instruction(group.instruction)
-            source = await self._source(group.source)
-            edited = await self._edit(index, edit)
-            candidate = await self._service.prepare_candidate(source, edited, group.instruction)
-            self.tokens += candidate.tokens
-            self._enter(index, candidate)
-
-    @contextmanager
-    def _fails_alone(self, index: int) -> Iterator[None]:
-        """What is raised here ends this candidate, at once, and no other one of the request."""
         try:
-            yield
-        except CandidateError as error:
-            self._ticket.fail(index, error)
+            await self._service.line.take_places(len(self._request.entries), self._request.tenant)
+            for entry, (group, edit) in zip(self._request.entries, self._inputs, strict=True):
+                entry.future.add_done_callback(partial(self._ended, group, edit))
+            await self._prepare_all()
         except Exception:
-            logger.exception("preprocessing a candidate failed")
-            self._ticket.fail(index, InternalError("preprocessing failed"))
+            logger.exception("preparing a request failed")
+            for entry in self._request.entries:
+                entry.fail(InternalError("preparing the request failed"))
 
-    def _enter(self, index: int, candidate: Candidate) -> None:
-        """Into the queue, unless the score is known."""
-        cache = self._service.cache
-        score = cache.recall(candidate)
-        if score is None and cache.store is not None:
-            # Not awaited: the others are prepared and looked up meanwhile, so a request waits for one answer at most.
-            self._tasks.create_task(self._ask_store(index, candidate))
-        else:
-            self._end_or_put(index, candidate, score)
-
-    async def _ask_store(self, index: int, candidate: Candidate) -> None:
-        with self._fails_alone(index):
-            self._end_or_put(index, candidate, await self._service.cache.fetch(candidate))
-
-    def _end_or_put(self, index: int, candidate: Candidate, score: Score | None) -> None:
-        if score is None:
-            self._ticket.put(index, candidate)
-        else:
-            self._ticket.recall(index, score)
-
-    async def _source(self, image: ImageInput) -> Image:
-        """Prepare a source; its bytes are held once for all of its candidates."""
-        if image.key not in self._source_bytes:
-            self._source_bytes[image.key] = asyncio.create_task(self._hold_source(image))
-        held = await self._source_bytes[image.key]
-        return await self._image(image) if isinstance(held, int) else _raise_as(image, held)
-
-    async def _hold_source(self, image: ImageInput) -> int | CandidateError:
-        try:
-            held = await self._service.sources.acquire(self._service.prepared_bytes(image))
-        except CandidateError as error:
-            return error
-        if self._source_users[image.key] == 0:  # all of its candidates have ended meanwhile
-            self._service.sources.release(held)
-        return held
-
-    async def _edit(self, index: int, image: ImageInput) -> Image:
-        """Prepare an edit; its bytes are held for its candidate."""
-        try:
-            held = await self._service.edits.acquire(self._service.prepared_bytes(image))
-        except CandidateError as error:
-            _raise_as(image, error)
-        if self._finished[index]:
-            self._service.edits.release(held)
-            raise DeadlineExceeded("the caller left or its time was up before the image was decoded")
-        self._edit_bytes[index] = held
-        return await self._image(image)
-
-    async def _image(self, image: ImageInput) -> Image:
-        """The prepared image; equal bytes are prepared once."""
-        if image.key not in self._images:
-            self._images[image.key] = asyncio.create_task(self._prepare(image))
-        prepared = await self._images[image.key]
-        return prepared if isinstance(prepared, Image) else _raise_as(image, prepared)
-
-    async def _prepare(self, image: ImageInput) -> Image | CandidateError:
-        """An error is a value here: several candidates may wait for the same image."""
-        try:
-            prepared = await self._service.prepare_image(image, self._ticket)
-        except CandidateError as error:
-            return error
-        self.decoded += 1
-        return prepared
-
-    def _on_outcome(self, index: int) -> None:
-        """A candidate has ended: let go of what only it still held."""
-        self._finished[index] = True
-        group, edit = self._candidates[index]
-        self._service.edits.release(self._edit_bytes.pop(index, 0))
-        self._source_users[group.source.key] -= 1
-        if self._source_users[group.source.key] == 0:
-            self._service.sources.release(self._held_for(group.source))
+    def _ended(self, group: GroupInput, edit: ImageInput, _future: asyncio.Future[Outcome]) -> None:
+        """A candidate has its outcome: its place is free, and the images that no other one needs are let go of."""
+        self._service.line.free_place(self._request.tenant)
         for image in (group.source, edit):
             self._users[image.key] -= 1
             if self._users[image.key] == 0:
-                self._images.pop(image.key, None)
+                self._images.forget(image)
 
-    def _held_for(self, source: ImageInput) -> int:
-        task = self._source_bytes.get(source.key)
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return 0
-        held = task.result()
-        return held if isinstance(held, int) else 0
+    async def _prepare_all(self) -> None:
+        began = time.perf_counter()
+        slots = asyncio.Semaphore(self._service.reader.threads)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for entry, (group, edit) in zip(self._request.entries, self._inputs, strict=True):
+                    await slots.acquire()
+                    tasks.create_task(self._candidate(entry, group, edit, slots.release))
+        finally:
+            self.seconds = time.perf_counter() - began
+            self._service.metrics.preprocess_seconds.observe(self.seconds)
+            self._service.metrics.images_decoded.inc(self._images.decoded)
 
+    async def _candidate(self, entry: Entry, group: GroupInput, edit: ImageInput, prepared: Callable[[], None]) -> None:
+        """Prepare a candidate and queue it, unless its score is known; whatever goes wrong is its outcome."""
+        service, tenant = self._service, self._request.tenant
+        try:
+            try:
+                if entry.future.done():
+                    return
+                await service.prepared.acquire(1, tenant)
+                entry.future.add_done_callback(lambda _future: service.prepared.release(1, tenant))
+                candidate = await service.reader.run(lambda: self._prepare(entry, group, edit))
+                if candidate is None:
+                    return
+            finally:
+                prepared()
+            self.tokens += candidate.tokens
+            score = service.cache.recall(candidate)
+            if score is None:
+                score = await service.cache.fetch(candidate)
+            if score is not None:
+                entry.end(Outcome(score, origin="stored"))
+            else:
+                entry.prepared = candidate
+                service.batcher.put(entry)
+        except CandidateError as error:
+            entry.fail(error)
+        except Exception:
+            logger.exception("preparing a candidate failed")
+            entry.fail(InternalError("preparing the candidate failed"))
 
-def _raise_as(image: ImageInput, error: CandidateError) -> NoReturn:
-    """An image's error, told under the name of this input: another may hold the same bytes."""
-    raise type(error)(f"{image.name}: {error}")
+    def _prepare(self, entry: Entry, group: GroupInput, edit: ImageInput) -> Candidate | None:
+        """In a thread: both images, then the text. None when nobody waits for it any more."""
+        if entry.future.done():
+            return None
+        self._service.check_instruction(group.instruction)
+        (source, _), (edited, _) = self._images.get(group.source), self._images.get(edit)
+        return self._service.preparer.candidate(source, edited, group.instruction)

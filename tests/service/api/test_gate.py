@@ -183,25 +183,6 @@ def test_a_key_over_its_candidates_per_minute(tmp_path):
         assert post(url, BOB, edits=6).status_code == 200
 
 
-def test_what_the_queue_refuses_does_not_count(tmp_path):
-    path = keys_file(tmp_path / "keys", candidates_per_minute=6)
-    slow = SlowBackend(FakeBackend(), gated=True)
-    settings = Settings(backend="fake", api_keys_file=path, max_queue=6, max_candidates=6)
-    with servers.serving(settings, load=lambda: servers.fake_parts(slow)) as url:
-        asyncio.run(_fill_and_ask_again(url, slow))
-
-
-async def _fill_and_ask_again(url: str, slow: SlowBackend) -> None:
-    async with httpx.AsyncClient(timeout=60) as client:
-        filling = asyncio.create_task(client.post(f"{url}/v1/score", json=pair(6), headers=bearer(BOB)))
-        await asyncio.to_thread(slow.wait_entered)
-        refused = await client.post(f"{url}/v1/score", json=pair(6), headers=bearer(ALICE))
-        assert error_of(refused) == (429, "overloaded")
-        slow.open()
-        assert (await filling).status_code == 200
-        assert (await client.post(f"{url}/v1/score", json=pair(6), headers=bearer(ALICE))).status_code == 200
-
-
 @pytest.mark.parametrize(
     ("limits", "settings", "code"),
     [({"requests": 1}, {}, "rate_limited"), ({}, {"max_requests": 1}, "overloaded")],

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from jrm_service.errors import InternalError
-from jrm_service.scoring.fakes import FakeBackend, FakePreparer, NaNBackend, OutOfMemoryBackend, RaisingBackend
+from jrm_service.scoring.fakes import FakeBackend, NaNBackend, OutOfMemoryBackend, RaisingBackend
 from jrm_service.scoring.types import ServedModel
 from jrm_service.settings import Settings
 from support import servers
@@ -125,7 +125,7 @@ def test_an_error_inside_has_no_traceback_and_keeps_the_request_id():
 
 def test_a_defect_in_a_route_has_the_contracts_shape():
     """What nobody foresaw is still a typed error with the request's id."""
-    broken = servers.Parts(ServedModel("x", "x", {"oops": object()}), FakePreparer(), [FakeBackend()])
+    broken = replace(servers.fake_parts(), model=ServedModel("x", "x", {"oops": object()}))
     with servers.serving(load=lambda: broken) as url:
         response = httpx.get(f"{url}/v1/info", headers={"x-request-id": "mine"})
         assert error_of(response) == (500, "internal")
@@ -150,8 +150,7 @@ def test_a_number_that_is_not_finite_is_an_error_and_never_a_reward():
 
 def test_a_candidate_too_large_for_the_device_is_the_callers_to_change():
     backend = OutOfMemoryBackend(FakeBackend(), tokens=5_000)
-    settings = Settings(backend="fake", max_batch_tokens=5_000)
-    with servers.serving(settings, load=lambda: servers.fake_parts(backend)) as url:
+    with servers.serving(Settings(max_batch_tokens=5_000), load=lambda: servers.fake_parts(backend)) as url:
         image = base64.b64encode(encode(photo())).decode()
         groups = [{"source": image, "instruction": text, "edits": [image]} for text in ("fine", "long " * 1000)]
         fine, large = httpx.post(f"{url}/v1/score", json={"groups": groups}).json()["groups"]

@@ -400,12 +400,6 @@ def test_a_refused_body_is_let_go_though_the_caller_stays(fake_server, candidate
             pass
 
 
-def test_bodies_of_all_callers_share_a_budget():
-    with servers.serving(Settings(backend="fake", max_bodies_bytes=100_000)) as url:
-        assert error_of(post(url, pair(edited="A" * 200_000))) == (429, "overloaded")
-        assert post(url, pair()).status_code == 200
-
-
 def test_a_body_that_drips_is_given_up():
     with servers.serving(Settings(backend="fake", body_timeout_s=5, body_total_timeout_s=0.3)) as url:
         host, port = url.removeprefix("http://").split(":")

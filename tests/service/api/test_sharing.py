@@ -6,13 +6,10 @@ import contextlib
 import json
 import signal
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from jrm_client import APIStatusError, JRMClient
 from jrm_service.model.source import open_source
 from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
@@ -75,7 +72,7 @@ def outcomes(url: str, outcome: str) -> float:
 
 def test_the_server_answers_while_it_decodes_and_while_it_scores():
     preparer, slow = GatedPreparer(), SlowBackend(FakeBackend(), gated=True)
-    with servers.serving(load=lambda: servers.Parts(servers.FAKE_MODEL, preparer, [slow])) as url:
+    with servers.serving(load=lambda: servers.fake_parts(slow, preparer=preparer)) as url:
 
         async def run() -> None:
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
@@ -145,7 +142,7 @@ def test_64_callers_share_batches_and_get_their_own_scores(tiny_checkpoint):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_caller_who_leaves_before_preprocessing_never_reaches_the_backend(form):
     preparer, recording = GatedPreparer(), RecordingBackend(FakeBackend())
-    with servers.serving(load=lambda: servers.Parts(servers.FAKE_MODEL, preparer, [recording])) as url:
+    with servers.serving(load=lambda: servers.fake_parts(recording, preparer=preparer)) as url:
 
         async def run() -> None:
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
@@ -220,34 +217,37 @@ def test_a_backend_that_hangs_costs_a_caller_its_timeout_and_no_more():
 # --- overload --------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses_whole_requests_and_says_when_to_come_back():
-    slow = SlowBackend(FakeBackend(), gated=True)
-    settings = Settings(backend="fake", max_queue=16, max_candidates=16)
+def test_a_request_that_would_wait_past_its_deadline_is_refused_and_says_when_to_come_back():
+    slow = SlowBackend(FakeBackend(), seconds_per_candidate=0.05)
+    settings = Settings(backend="fake", max_queue=16, max_candidates=16, cache_entries=0)
     with servers.serving(settings, load=lambda: servers.fake_parts(slow)) as url:
         group = {"source": base64.b64encode(SOURCE).decode(), "instruction": "x"}
-        edit = base64.b64encode(EDITS[0]).decode()
+        edits = [base64.b64encode(edit).decode() for edit in EDITS[:12]]
 
         async def run() -> None:
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-                twelve = {"groups": [group | {"edits": [edit] * 12}]}
-                first = asyncio.create_task(client.post("/v1/score", json=twelve))
-                await asyncio.to_thread(slow.wait_entered)
-                refused = await client.post("/v1/score", json=twelve)
+
+                def ask(**headers: str) -> asyncio.Task[httpx.Response]:
+                    twelve = {"groups": [group | {"edits": edits}]}
+                    return asyncio.create_task(client.post("/v1/score", json=twelve, headers=headers))
+
+                assert (await ask()).status_code == 200
+                running, waiting = ask(), ask()
+                await until(lambda: Metric(url)("jrm_queue_depth") == 12)
+                refused = await ask(**{"x-jrm-timeout-ms": "1"})
                 assert error_of(refused) == (429, "overloaded")
                 assert refused.json()["error"]["type"] == "rate_limit_error"
                 assert int(refused.headers["retry-after"]) >= 1
-                four = asyncio.create_task(client.post("/v1/score", json={"groups": [group | {"edits": [edit] * 4}]}))
-                await until(lambda: Metric(url)("jrm_queue_depth") == 16)
-                slow.open()
-                assert [reply.status_code for reply in await asyncio.gather(first, four)] == [200, 200]
-                assert (await client.post("/v1/score", json=twelve)).status_code == 200
+                patient = ask()
+                replies = await asyncio.gather(running, waiting, patient)
+                assert [reply.status_code for reply in replies] == [200] * 3
 
         asyncio.run(run())
 
 
 def test_a_deadline_holds_while_preprocessing_is_stuck():
     preparer, recording = GatedPreparer(), RecordingBackend(FakeBackend())
-    with servers.serving(load=lambda: servers.Parts(servers.FAKE_MODEL, preparer, [recording])) as url:
+    with servers.serving(load=lambda: servers.fake_parts(recording, preparer=preparer)) as url:
         try:
             late = httpx.post(f"{url}/v1/score", **as_json("late", timeout_ms=50))
             assert error_of(late) == (504, "deadline_exceeded")
@@ -279,40 +279,14 @@ def test_a_worker_that_dies_takes_nothing_with_it():
         assert httpx.post(f"{url}/v1/score", **as_json("y")).status_code == 200
 
 
-def test_without_a_worker_requests_fail_with_a_typed_error_and_readiness_shows_it():
+def test_while_no_worker_is_alive_new_requests_are_refused_and_those_within_keep_their_deadline():
     with servers.serving(load=lambda: servers.fake_parts(*dying(2))) as url:
-        assert error_of(httpx.post(f"{url}/v1/score", **as_json("x"))) == (500, "internal")
+        reply = httpx.post(f"{url}/v1/score", **as_json("x", timeout_ms=1000))
+        assert error_of(reply) == (504, "deadline_exceeded")
         assert error_of(httpx.get(f"{url}/health/ready")) == (503, "not_ready")
         assert httpx.get(f"{url}/health/startup").status_code == 200
         assert error_of(httpx.post(f"{url}/v1/score", **as_json("y"))) == (503, "not_ready")
         assert httpx.get(f"{url}/health/live").status_code == 200
-
-
-def test_what_a_lost_device_leaves_behind_is_scored_by_another_server():
-    """The candidates that were on the only device, and those behind them, are as good as new elsewhere."""
-    lost = SlowBackend(RaisingBackend(FakeBackend(), error=lambda: WorkerLost("gone")), gated=True)
-    with (
-        servers.serving(Settings(max_batch_tokens=1), load=lambda: servers.fake_parts(lost)) as dying_url,
-        servers.serving() as url,
-        JRMClient(url, timeout=30) as well,
-        JRMClient(dying_url, timeout=30, max_retries=0) as alone,
-        JRMClient([dying_url, url], timeout=30) as fleet,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        pictures = [photo(seed=seed) for seed in range(6)]
-        first = pool.submit(alone.score_group, photo(), "first", pictures)
-        lost.wait_entered()
-        behind = pool.submit(alone.score_group, photo(), "behind", pictures)
-        waiting = Metric(dying_url)
-        while waiting("jrm_preprocess_seconds_count") < 2:  # metrics have no event to wait for
-            time.sleep(0.005)
-        lost.open()
-        assert first.exception().code == "device_lost"
-        assert behind.exception().code == "not_ready"
-        assert outcomes(dying_url, "no_worker") == 12
-        for text in ("first", "behind"):
-            found = fleet.score_group(photo(), text, pictures).rewards.tolist()
-            assert found == well.score_group(photo(), text, pictures).rewards.tolist()
 
 
 def killing(instruction: str) -> RaisingBackend:
@@ -320,31 +294,27 @@ def killing(instruction: str) -> RaisingBackend:
     return RaisingBackend(FakeBackend(), when=lambda one: one.instruction == instruction, error=lambda: WorkerLost("x"))
 
 
-def test_a_request_that_kills_devices_is_not_carried_through_a_fleet():
-    with contextlib.ExitStack() as stack:
-        urls = [
-            stack.enter_context(servers.serving(load=lambda: servers.fake_parts(killing("poison")))) for _ in range(6)
-        ]
-        client = stack.enter_context(JRMClient(urls, timeout=30))
-        with pytest.raises(APIStatusError) as refused:
-            client.score_group(photo(), "poison", [photo(seed=1)])
-        assert refused.value.code == "device_lost"
-        assert sorted(Metric(url)("jrm_workers_alive") for url in urls) == [0, 0, 1, 1, 1, 1]
-
-
-def test_a_candidate_that_was_lost_with_two_devices_has_its_verdict_whatever_becomes_of_its_neighbours():
-    """It has been tried elsewhere: sent on for the sake of those that found no worker, it would kill more."""
-    parts = lambda: servers.fake_parts(killing("poison"), killing("poison"))  # noqa: E731
-    with servers.serving(Settings(max_batch_tokens=1), load=parts) as url:
+def test_a_candidate_that_kills_its_devices_is_device_lost_and_its_neighbours_have_scores():
+    parts = lambda: servers.fake_parts(*(killing("poison") for _ in range(4)))  # noqa: E731
+    with servers.serving(load=parts) as url:
         image, edits = base64.b64encode(SOURCE).decode(), [base64.b64encode(edit).decode() for edit in EDITS[:6]]
         poison = {"source": image, "instruction": "poison", "edits": edits[:1]}
         fine = {"source": image, "instruction": "fine", "edits": edits}
         reply = httpx.post(f"{url}/v1/score", json={"groups": [poison, fine]})
-        assert reply.status_code in (200, 500)  # whether one of the neighbours was quicker
+        assert reply.status_code == 200
         first, others = (group["scores"] for group in reply.json()["groups"])
-        assert first[0]["error"]["code"] == "internal"
-        assert {one["error"]["code"] for one in others if one["status"] == "error"} <= {"internal"}
-        assert Metric(url)("jrm_workers_alive") == 0
+        assert first[0]["error"]["code"] == "device_lost"
+        assert [score["status"] for score in others] == ["ok"] * 6
+        assert outcomes(url, "device_lost") == 1
+        assert Metric(url)("jrm_workers_alive") == 1
+
+
+def test_a_request_of_which_nothing_but_device_lost_is_left_is_503():
+    with servers.serving(load=lambda: servers.fake_parts(*(killing("poison") for _ in range(4)))) as url:
+        reply = httpx.post(f"{url}/v1/score", **as_json("poison"))
+        assert error_of(reply) == (503, "device_lost")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert reply.json()["groups"][0]["scores"][0]["error"]["code"] == "device_lost"
 
 
 def test_a_bad_candidate_touches_nobody_elses_score():
@@ -400,10 +370,3 @@ def test_a_draining_server_finishes_its_work_and_says_that_it_takes_no_more():
         asyncio.run(run())
         running[0].thread.join(30)
         assert not running[0].thread.is_alive()
-
-
-def test_the_last_lost_worker_is_told():
-    told = threading.Event()
-    with servers.serving(load=lambda: servers.fake_parts(*dying(2)), on_failed=lambda _: told.set()) as url:
-        httpx.post(f"{url}/v1/score", **as_json("x"))
-        assert told.wait(30)

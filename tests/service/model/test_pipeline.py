@@ -18,8 +18,8 @@ from jrm_service.images import preprocess
 from jrm_service.images.decode import decode
 from jrm_service.model import golden, pipeline
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.prompts import SequenceBuilder
 from jrm_service.model.source import BUNDLED, describe, open_source
+from jrm_service.scoring.preparing import SequenceBuilder
 from jrm_service.settings import Settings
 
 PUBLISHED = "543de17551c24bf26a33153b48fb6a3e"
@@ -126,7 +126,7 @@ def test_the_versions_that_are_installed_are_named(drifted, monkeypatch):
 
 def test_a_server_refuses_to_start(drifted):
     with pytest.raises(PipelineDrift, match="pixels differ"):
-        create_app(Settings(device="cpu"))
+        open_source(None, ["cpu"], "auto", "trie")  # which is what its worker does
 
 
 def test_nothing_is_pinned_for_a_fake(drifted):
@@ -135,7 +135,7 @@ def test_nothing_is_pinned_for_a_fake(drifted):
 
 def test_a_drift_that_is_allowed_is_logged_described_and_another_fingerprint(drifted, caplog):
     with caplog.at_level(logging.WARNING):
-        create_app(Settings(device="cpu", allow_pipeline_drift=True))
+        open_source(None, ["cpu"], "auto", "trie", allow_pipeline_drift=True)
     assert "pixels differ from those that are pinned" in caplog.text
     checkpoint = open_checkpoint(BUNDLED)
     assert checkpoint.pinned_fingerprint == PUBLISHED != checkpoint.fingerprint

@@ -1,4 +1,4 @@
-"""What the tests of the queue share: candidates of an exact length, a clock by hand, a running batcher."""
+"""What the tests of the queue share: candidates of an exact length, a worker in the event loop, a running batcher."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from jrm_service.metrics import Metrics
-from jrm_service.scoring.backend import Backend
+from jrm_service.scoring.backend import Answer, Backend, StartFailed, Worker, WorkerLost
 from jrm_service.scoring.batcher import Batcher
+from jrm_service.scoring.fakes import FakeBackend
+from jrm_service.scoring.local import score_batch
+from jrm_service.scoring.request import Request
 from jrm_service.scoring.types import Candidate, Image, Text, TokenSequence
+from support import virtual_time
 
 T = TypeVar("T")
 
@@ -43,6 +47,88 @@ class Clock:
         return self.now
 
 
+class LoopWorker:
+    """Implements Worker in the event loop itself: every batch takes ``seconds`` of the loop's clock, real or virtual.
+
+    A candidate chosen by ``kills`` takes the worker with it, one chosen by ``hangs`` never has an answer. The first
+    starts after the first fail, as many as ``failing_starts``.
+    """
+
+    def __init__(
+        self,
+        backend: Backend[Any] | None = None,
+        *,
+        seconds: float = 1.0,
+        kills: Callable[[Candidate], bool] = lambda candidate: False,
+        hangs: Callable[[Candidate], bool] = lambda candidate: False,
+        failing_starts: int = 0,
+    ) -> None:
+        self.backend = backend or FakeBackend()
+        self.device = self.backend.device
+        self.batches: list[tuple[Candidate, ...]] = []
+        """What was on the device, in order."""
+        self.sent: list[tuple[Candidate, ...]] = []
+        """What was handed over, in order."""
+        self.started: list[float] = []
+        """When it was told to start."""
+        self.ends = 0
+        self._seconds = seconds
+        self._kills = kills
+        self._hangs = hangs
+        self._failing_starts = failing_starts
+        self._turn = asyncio.Lock()
+        self._lost: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        self.started.append(now())
+        if 1 < self.starts <= 1 + self._failing_starts:
+            raise StartFailed("no such device")
+        self._turn = asyncio.Lock()
+        self._lost = asyncio.get_running_loop().create_future()
+
+    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+        lost = self.lost
+        self.sent.append(tuple(candidates))
+        async with self._turn:
+            if lost.done():
+                raise WorkerLost("gone")
+            self.batches.append(tuple(candidates))
+            hangs = any(self._hangs(candidate) for candidate in candidates)
+            await asyncio.wait([lost], timeout=None if hangs else self._seconds)
+            if any(self._kills(candidate) for candidate in candidates):
+                self.die()
+            if lost.done():
+                raise WorkerLost("gone")
+            answer = score_batch(self.backend, candidates)
+            return Answer(answer.scored, self._seconds, answer.failures)
+
+    def die(self) -> None:
+        """The device is gone from now on."""
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        assert self._lost is not None
+        return self._lost
+
+    async def end(self, *, patience_s: float = 0.0) -> None:
+        self.ends += 1
+        if patience_s and self._turn.locked():
+            await asyncio.wait([self.lost], timeout=patience_s)
+        self.die()
+
+    @property
+    def starts(self) -> int:
+        """How often it was told to start."""
+        return len(self.started)
+
+    @property
+    def seen(self) -> list[Candidate]:
+        """Every candidate that was on the device, once per run."""
+        return [candidate for batch in self.batches for candidate in batch]
+
+
 class Counts:
     """Reads what a Metrics counted."""
 
@@ -65,36 +151,53 @@ class Counts:
 
 @asynccontextmanager
 async def running(
-    *backends: Backend[Any],
+    *workers: Worker,
     budget: int = 1_000_000,
-    max_queue: int = 10_000,
     hang_timeout_s: float = 600.0,
     metrics: Metrics | None = None,
-    grace_s: float = 30.0,
+    patience_s: float = 30.0,
     **options: Any,
 ) -> AsyncIterator[Batcher]:
     """A started batcher that is stopped at the end."""
     batcher = Batcher(
-        backends,
+        workers,
         max_batch_tokens=budget,
-        max_queue=max_queue,
         hang_timeout_s=hang_timeout_s,
         metrics=metrics or Metrics(CollectorRegistry()),
-        **options,
+        **({"clock": asyncio.get_running_loop().time} | options),
     )
-    await batcher.start()
+    await asyncio.gather(*(worker.start() for worker in workers))
+    batcher.start()
     try:
         yield batcher
     finally:
-        await batcher.stop(grace_s)
+        await batcher.stop(patience_s)
 
 
-async def score(batcher: Batcher, candidates: Sequence[Candidate], timeout_s: float = 600.0) -> list[Any]:
+def request_of(candidates: Sequence[Candidate], timeout_s: float = 600.0, tenant: str = "") -> Request:
+    """A request whose candidates are prepared and not yet queued."""
+    made = Request(tenant, now() + timeout_s, [len(candidates)])
+    for entry, prepared in zip(made.entries, candidates, strict=True):
+        entry.prepared = prepared
+    return made
+
+
+async def score(
+    batcher: Batcher, candidates: Sequence[Candidate], timeout_s: float = 600.0, tenant: str = ""
+) -> list[Any]:
     """One request: its results in order."""
-    with batcher.admit(len(candidates), timeout_s) as ticket:
-        for index, one in enumerate(candidates):
-            ticket.put(index, one)
-        return [outcome.result for outcome in await ticket.outcomes()]
+    request = request_of(candidates, timeout_s, tenant)
+    for entry in request.entries:
+        batcher.put(entry)
+    try:
+        return [outcome.result for outcome in await request.outcomes()]
+    finally:
+        request.cancel()
+
+
+def now() -> float:
+    """The event loop's clock."""
+    return asyncio.get_running_loop().time()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -106,3 +209,8 @@ async def until(condition: Callable[[], bool]) -> None:
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a test's coroutine; one that is stuck fails instead of waiting for the suite's own timeout."""
     return asyncio.run(asyncio.wait_for(main, 60))
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    """The same on a virtual clock, for tests without threads and sockets: an hour passes at once."""
+    return virtual_time.run(asyncio.wait_for(main, 1e6), grace_s=0.0)

@@ -1,122 +1,108 @@
-"""The running batcher under random callers and random faults: every admitted candidate ends exactly once."""
+"""The running batcher under random callers and random faults, on a virtual clock: every candidate ends exactly once."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import (
-    CandidateError,
-    DeadlineExceeded,
-    InternalError,
-    InvalidImage,
-    NonFiniteScore,
-    NotReady,
-    NoWorker,
-    Overloaded,
-)
-from jrm_service.metrics import Metrics
-from jrm_service.scoring.backend import WorkerLost
+from jrm_service.errors import CandidateError, DeadlineExceeded, DeviceLost, InternalError, NonFiniteScore
 from jrm_service.scoring.batcher import Batcher
-from jrm_service.scoring.fakes import FakeBackend, FakeLike, NaNBackend, RaisingBackend, RecordingBackend, fake_score
+from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend, fake_score
+from jrm_service.scoring.queue import MOST_TRIES
+from jrm_service.scoring.request import Entry
 from jrm_service.scoring.types import Candidate
-from service.scoring.support import Counts, candidate, run, running
+from service.scoring.support import LoopWorker, candidate, now, request_of, run_virtual, running
 
-WORKERS = 3
-WHAT_MAY_COME_OF = {
+WHAT_MAY_COME_OF: dict[str, tuple[type[CandidateError], ...]] = {
     "fine": (),
     "nan": (NonFiniteScore,),
     "raise": (InternalError,),
-    "kill": (InternalError,),
-    "bad image": (InvalidImage,),
+    "kill": (DeviceLost,),
+    "hang": (DeviceLost,),
 }
 
 
 def fate(name: str) -> Any:
-    return lambda one: one.instruction == name
+    return lambda candidate: candidate.instruction == name
 
 
-def backend() -> RecordingBackend:
-    made: FakeLike = NaNBackend(FakeBackend(), when=fate("nan"))
-    made = RaisingBackend(made, when=fate("raise"))
-    made = RaisingBackend(made, when=fate("kill"), error=lambda: WorkerLost("gone"))
-    return RecordingBackend(made)
+def worker(random: Random) -> LoopWorker:
+    backend = RaisingBackend(NaNBackend(FakeBackend(), when=fate("nan")), when=fate("raise"))
+    return LoopWorker(
+        backend,
+        seconds=random.choice([0.1, 1.0, 3.0]),
+        kills=fate("kill"),
+        hangs=fate("hang"),
+        failing_starts=random.choice([0, 0, 2, 4]),
+    )
 
 
 class Caller:
     """One request whose candidates have fates of their own; it may lack patience or leave."""
 
-    def __init__(self, random: Random) -> None:
-        weights = [30, 3, 3, random.choice([0, 0, 1]), 3]
-        self.fates = random.choices(list(WHAT_MAY_COME_OF), weights=weights, k=random.randint(1, 9))
-        self.candidates = [candidate(random.randint(1, 3), random.choice([None, "x"]), name) for name in self.fates]
-        self.timeout_s = random.choice([0.0, 0.001, 60.0, 60.0, 60.0])
-        self.leaves_after = random.choice([None, None, 0, 1, 3])
-        self.pauses = [random.random() < 0.3 for _ in self.fates]
-        self.left: list[Candidate] = []
-        self.admitted = 0
+    def __init__(self, random: Random, pool: list[Candidate]) -> None:
+        weights = [30, 3, 3, *random.choice([(0, 0), (0, 0), (1, 1)])]
+        self.candidates = [
+            random.choice(pool)
+            if pool and random.random() < 0.3
+            else candidate(random.randint(1, 3), random.choice([None, "x"]), name)
+            for name in random.choices(list(WHAT_MAY_COME_OF), weights=weights, k=random.randint(1, 9))
+        ]
+        self.tenant = random.choice("ab")
+        self.timeout_s = random.choice([0.0, 0.5, 5.0, 10_000.0, 10_000.0])
+        self.arrives_at = random.uniform(0.0, 10.0)
+        self.leaves_after = random.choice([None, None, None, 0.0, 1.0, 5.0])
+        self.entries: list[Entry] = []
 
     async def call(self, batcher: Batcher) -> None:
+        await asyncio.sleep(self.arrives_at)
+        request = request_of(self.candidates, self.timeout_s, self.tenant)
+        self.entries = request.entries
+        deadline = now() + self.timeout_s
         try:
-            ticket = batcher.admit(len(self.candidates), self.timeout_s)
-        except (Overloaded, NotReady):
+            async with asyncio.timeout(self.leaves_after):
+                for entry in request.entries:
+                    batcher.put(entry)
+                outcomes = await request.outcomes()
+        except TimeoutError:
+            request.cancel()
             return
-        self.admitted = len(self.candidates)
-        with ticket:
-            for index, one in enumerate(self.candidates):
-                if index == self.leaves_after:
-                    break
-                if one.instruction == "bad image":
-                    ticket.fail(index, InvalidImage("truncated"))
-                else:
-                    ticket.put(index, one)
-                if self.pauses[index]:
-                    await asyncio.sleep(0)
+        assert now() <= deadline
+        for scored, outcome in zip(self.candidates, outcomes, strict=True):
+            result = outcome.result
+            if isinstance(result, CandidateError):
+                assert isinstance(result, (*WHAT_MAY_COME_OF[scored.instruction], DeadlineExceeded)), scored.instruction
             else:
-                outcomes = await ticket.outcomes()
-                assert len(outcomes) == len(self.candidates)
-                for one, outcome in zip(self.candidates, outcomes, strict=True):
-                    self.check(one, outcome.result)
-                return
-        self.left = self.candidates[self.leaves_after :]
-
-    def check(self, one: Candidate, result: object) -> None:
-        """Its own score, or the error that it deserves, or one that anybody may get."""
-        if isinstance(result, CandidateError):
-            may_be = (*WHAT_MAY_COME_OF[one.instruction], DeadlineExceeded)
-            bystander = type(result) is NoWorker or (type(result) is InternalError and "worker" in str(result))
-            assert bystander or isinstance(result, may_be), (one.instruction, result)
-        else:
-            assert one.instruction == "fine"
-            assert result == fake_score(one)
+                assert scored.instruction == "fine"
+                assert result == fake_score(scored)
 
 
 async def play(random: Random) -> None:
-    metrics = Metrics(CollectorRegistry())
-    backends = [backend() for _ in range(WORKERS)]
-    callers = [Caller(random) for _ in range(random.randint(1, 25))]
-    async with running(*backends, budget=random.randint(1, 12), max_queue=60, metrics=metrics) as batcher:
+    workers = [worker(random) for _ in range(random.randint(1, 3))]
+    pool = [candidate(random.randint(1, 3), "x", "fine") for _ in range(3)]
+    callers = [Caller(random, pool) for _ in range(random.randint(1, 15))]
+    failed: list[BaseException] = []
+    async with running(*workers, budget=random.randint(1, 12), hang_timeout_s=10.0, on_failed=failed.append) as batcher:
         await asyncio.gather(*(caller.call(batcher) for caller in callers))
-        await batcher.drain()
-        assert batcher.depth == 0
-    assert sum(Counts(metrics).outcomes().values()) == sum(caller.admitted for caller in callers)
-    seen = [one for each in backends for one in each.seen]
-    assert not {id(one) for one in seen} & {id(one) for caller in callers for one in caller.left}
-    assert not any(fate("kill")(one) for each in backends for batch in each.batches[:-1] for one in batch)
-    killers = Counter(id(one) for one in seen if one.instruction == "kill")
-    assert all(runs <= 2 for runs in killers.values())
+        await asyncio.sleep(0)
+        entries = [entry for caller in callers for entry in caller.entries]
+        assert all(entry.future.done() and entry.prepared is None for entry in entries)
+        await asyncio.sleep(1_000.0)  # what was on a device when its last caller left comes to its end
+        queue = batcher._queue
+        assert (len(queue._planner), queue._waiting, queue._working, list(queue._again)) == (0, {}, {}, [])
+        assert not failed
+        assert batcher.alive == len(workers)
+        assert not any(lane.under_way for lane in batcher._lanes)
+    runs = Counter(id(seen) for each in workers for seen in each.seen if seen.instruction in ("kill", "hang"))
+    assert all(count <= MOST_TRIES for count in runs.values())
 
 
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_every_admitted_candidate_ends_in_its_own_score_or_a_typed_error(seed: int) -> None:
-    before = set(threading.enumerate())
-    run(play(Random(seed)))
-    assert set(threading.enumerate()) <= before
+def test_every_candidate_ends_in_its_own_score_or_a_typed_error(seed: int) -> None:
+    run_virtual(play(Random(seed)))

@@ -2,269 +2,379 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-import pytest
-
-from jrm_service.errors import (
-    CandidateError,
-    DeadlineExceeded,
-    Draining,
-    InternalError,
-    InvalidImage,
-    NotReady,
-    NoWorker,
-    Overloaded,
-    PayloadTooLarge,
-)
+from jrm_service.errors import CandidateTooLarge, DeviceLost, InternalError, NoMemory
 from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.outcomes import Cancelled
-from jrm_service.scoring.queue import Admission, Entry, ScoreQueue
-from jrm_service.scoring.types import Dimension, Score
-from service.scoring.support import candidate
+from jrm_service.scoring.queue import MOST_TRIES, ScoreQueue, Task
+from jrm_service.scoring.request import Request
+from jrm_service.scoring.types import Candidate, Dimension, Score
+from service.scoring.support import candidate, request_of, run_virtual
 
 GOOD = Score(0.5, None, {"visual_quality": Dimension(0.5, None)})
 
 
-def queue(*workers: int, max_queue: int = 100, budget: int = 10) -> ScoreQueue:
-    made = ScoreQueue(max_batch_tokens=budget, max_queue=max_queue)
-    for worker in workers or (0,):
-        made.worker_up(worker)
-    return made
+def in_a_loop(test: Callable[[], None]) -> Callable[[], None]:
+    """Futures belong to an event loop, and nothing here waits for anything."""
+
+    @wraps(test)
+    def run() -> None:
+        async def main() -> None:
+            test()
+
+        run_virtual(main())
+
+    return run
 
 
-def waiting(made: ScoreQueue, count: int, *, now: float = 0.0, deadline: float = 60.0) -> Admission:
-    admission = made.admit(count, now, deadline)
-    for index in range(count):
-        made.put(admission, index, candidate(), now)
-    return admission
+def queue(budget: int = 10, **options: Any) -> ScoreQueue:
+    return ScoreQueue(max_batch_tokens=budget, **options)
 
 
-def good(entries: list[Entry], tokens: int = 0) -> Scored:
-    return Scored([GOOD] * len(entries), tokens)
+def put(made: ScoreQueue, *candidates: Candidate, now: float = 0.0) -> Request:
+    request = request_of(candidates)
+    for entry in request.entries:
+        made.put(entry, now)
+    return request
 
 
-def results(admission: Admission) -> list[Any]:
-    return [outcome and outcome.result for outcome in admission.outcomes]
+def waiting(made: ScoreQueue, count: int) -> Request:
+    return put(made, *(candidate() for _ in range(count)))
 
 
-def kinds(admission: Admission) -> list[type]:
-    return [type(result) for result in results(admission)]
+def leave(made: ScoreQueue, request: Request) -> None:
+    """The caller leaves, and its entries are let go of, as the batcher does when their futures are done."""
+    request.cancel()
+    for entry in request.entries:
+        made.drop(entry)
 
 
-def test_a_score_reaches_its_own_index() -> None:
-    made = queue()
-    admission = made.admit(2, 0.0, 60.0)
-    made.put(admission, 1, candidate(), 1.0)
-    made.fail(admission, 0, InvalidImage("truncated"), 1.0)
-    batch = made.take(0, 2.0)
-    made.start(batch, 3.0)
-    made.settle(batch, good(batch, tokens=9), seconds=0.25, now=3.25)
-    failed, scored = admission.outcomes
-    assert failed is not None
-    assert scored is not None
-    assert isinstance(failed.result, InvalidImage)
-    assert (scored.result, scored.queue_ms, scored.inference_ms, scored.tokens_computed) == (GOOD, 2000.0, 250.0, 9)
-    assert made.unfinished == 0
+def settle(made: ScoreQueue, batch: list[Task], now: float = 1.0, tokens: int = 0, result: Any = GOOD) -> None:
+    made.settle(batch, Scored([result] * len(batch), tokens), seconds=0.25, now=now)
 
 
-def test_admission_is_all_or_nothing() -> None:
-    made = queue(max_queue=4)
-    made.admit(3, 0.0, 60.0)
-    with pytest.raises(Overloaded):
-        made.admit(2, 0.0, 60.0)
-    assert made.unfinished == 3
-    made.admit(1, 0.0, 60.0)
-
-
-def test_more_than_the_queue_ever_holds_is_too_large() -> None:
-    with pytest.raises(PayloadTooLarge, match="5 candidates; the queue holds at most 4"):
-        queue(max_queue=4).admit(5, 0.0, 60.0)
-
-
-def test_no_candidates_are_a_mistake() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        queue().admit(0, 0.0, 60.0)
-
-
-def test_retry_after_follows_the_measured_drain_rate() -> None:
-    made = queue(max_queue=20)
-    waiting(made, 20)
-    batch = made.take(0, 0.0)
-    made.settle(batch, good(batch), 2.0, now=2.0)  # 10 candidates in 2 seconds
-    made.admit(8, 2.0, 60.0)
-    with pytest.raises(Overloaded) as refused:
-        made.admit(6, 2.0, 60.0)  # 18 + 6 - 20 = 4 too many
-    assert refused.value.retry_after == pytest.approx(0.8)
-
-
-def test_retry_after_is_given_before_any_measurement() -> None:
-    made = queue(max_queue=1)
-    made.admit(1, 0.0, 60.0)
-    with pytest.raises(Overloaded) as refused:
-        made.admit(1, 0.0, 60.0)
-    assert refused.value.retry_after == 1.0
-
-
-def test_expired_places_are_free_for_the_next_caller() -> None:
-    made = queue(max_queue=1)
-    made.admit(1, 0.0, 5.0)
-    made.admit(1, 5.0, 60.0)
-
-
-def test_without_a_worker_nobody_is_admitted() -> None:
-    with pytest.raises(NotReady) as refused:
-        ScoreQueue(max_batch_tokens=10, max_queue=10).admit(1, 0.0, 60.0)
-    assert refused.value.retry_after is not None
-
-
-def test_a_closed_queue_finishes_what_it_admitted() -> None:
-    made = queue()
-    admission = made.admit(1, 0.0, 60.0)
-    made.close()
-    with pytest.raises(Draining):
-        made.admit(1, 0.0, 60.0)
-    made.put(admission, 0, candidate(), 0.0)
-    batch = made.take(0, 0.0)
-    made.settle(batch, good(batch), 0.1, 0.1)
-    assert results(admission) == [GOOD]
-
-
-def test_a_deadline_reaches_candidates_wherever_they_are() -> None:
-    made = queue(budget=1)
-    admission = made.admit(3, 0.0, 5.0)
-    made.put(admission, 0, candidate(), 0.0)
-    made.put(admission, 1, candidate(), 0.0)
-    made.start(made.take(0, 0.0), 0.0)
-    assert made.next_deadline == 5.0
-    made.expire(4.999)
-    assert results(admission) == [None, None, None]
-    made.expire(5.0)
-    assert kinds(admission) == [DeadlineExceeded] * 3
-    assert [str(error).rpartition("passed ")[2] for error in results(admission)] == [
-        "while a device was scoring it",
-        "while it waited for a device",
-        "before it was preprocessed",
+def results(*requests: Request) -> list[Any]:
+    return [
+        entry.future.result().result if entry.future.done() else None
+        for request in requests
+        for entry in request.entries
     ]
-    assert made.next_deadline is None
 
 
-def test_the_expired_and_the_cancelled_are_never_handed_out() -> None:
+def kinds(request: Request) -> list[type]:
+    return [type(result) for result in results(request)]
+
+
+def lose_all(made: ScoreQueue, now: float = 1.0) -> list[list[Task]]:
+    """Lose a worker with each batch until there is none left; the batches in order."""
+    batches = []
+    while batch := made.take():
+        batches.append(batch)
+        made.worker_lost(batch, "the worker on cuda:0 died", now)
+    return batches
+
+
+def assert_empty(made: ScoreQueue) -> None:
+    assert (len(made._planner), made._waiting, made._working, list(made._again)) == (0, {}, {}, [])
+
+
+@in_a_loop
+def test_a_score_reaches_its_own_entry_with_its_times_and_tokens() -> None:
     made = queue()
-    waiting(made, 2, deadline=5.0)
-    gone = waiting(made, 2)
-    stays = waiting(made, 1)
-    made.cancel(gone, 1.0)
-    assert [entry.admission for entry in made.take(0, 5.0)] == [stays]
-    assert kinds(gone) == [Cancelled, Cancelled]
+    large, small = candidate(tokens=6), candidate(tokens=3)
+    request = put(made, large, small, now=1.0)
+    batch = made.take()
+    assert [task.candidate for task in batch] == [large, small]
+    made.start(batch, 3.0)
+    other = Score(0.7, None, {})
+    made.settle(batch, Scored([GOOD, other], 18), seconds=0.25, now=3.25)
+    first, second = (entry.future.result() for entry in request.entries)
+    assert (first.result, first.queue_ms, first.inference_ms, first.tokens_computed) == (GOOD, 2000.0, 250.0, 12)
+    assert (second.result, second.tokens_computed, second.origin) == (other, 6, "computed")
+    assert_empty(made)
 
 
-def test_those_who_left_after_being_handed_out_are_told_apart() -> None:
+@in_a_loop
+def test_what_ended_before_it_was_put_is_not_queued() -> None:
+    made = queue()
+    request = request_of([candidate()])
+    request.cancel()
+    made.put(request.entries[0], 0.0)
+    assert made.take() == []
+    assert_empty(made)
+
+
+@in_a_loop
+def test_what_ended_while_it_waited_is_never_handed_out_and_its_pixels_are_let_go_of() -> None:
     made = queue()
     gone, stays = waiting(made, 2), waiting(made, 1)
-    batch = made.take(0, 0.0)
-    made.cancel(gone, 1.0)
-    assert [entry.admission for entry in made.live(batch, 1.0)] == [stays]
+    leave(made, gone)
+    assert [task.entries for task in made.take()] == [stays.entries]
+    assert [entry.prepared for entry in gone.entries] == [None, None]
 
 
-def test_a_late_result_is_dropped() -> None:
+@in_a_loop
+def test_what_has_just_ended_is_not_handed_out_although_nobody_has_dropped_it_yet() -> None:
+    made = queue(budget=2)
+    gone, stays = waiting(made, 4), waiting(made, 1)
+    gone.cancel()
+    batch = made.take()
+    assert [task.entries for task in batch] == [stays.entries]
+    for entry in gone.entries:
+        made.drop(entry)
+    settle(made, batch)
+    assert_empty(made)
+
+
+@in_a_loop
+def test_a_late_answer_is_dropped() -> None:
     made = queue()
-    admission = waiting(made, 1, deadline=5.0)
-    batch = made.take(0, 0.0)
-    made.expire(6.0)
-    made.settle(batch, good(batch), 7.0, 7.0)
-    assert kinds(admission) == [DeadlineExceeded]
-    assert made.unfinished == 0
+    request = waiting(made, 1)
+    batch = made.take()
+    leave(made, request)
+    settle(made, batch)
+    assert [type(result) for result in results(request)] == [Cancelled]
+    assert_empty(made)
 
 
-def test_putting_after_the_end_is_ignored_and_putting_twice_is_a_mistake() -> None:
-    made = queue()
-    admission = made.admit(1, 0.0, 60.0)
-    made.put(admission, 0, candidate(), 0.0)
-    with pytest.raises(ValueError, match="candidate 0 was already put"):
-        made.put(admission, 0, candidate(), 0.0)
-    made.cancel(admission, 1.0)
-    made.put(admission, 0, candidate(), 1.0)
-    assert made.take(0, 1.0) == []
-
-
-def test_a_lost_workers_candidates_are_retried_on_another_one_only() -> None:
-    made = queue(0, 1)
-    admission = waiting(made, 2)
-    batch = made.take(0, 0.0)
-    made.worker_lost(0, batch, [], "the worker on cuda:0 died", 1.0)
-    made.worker_up(0)
-    assert made.take(0, 1.0) == []
-    again = made.take(1, 1.0)
-    assert again == batch
-    made.settle(again, good(again), 0.1, 2.0)
-    assert results(admission) == [GOOD, GOOD]
-
-
-def test_a_retry_is_not_retried() -> None:
-    made = queue(0, 1, 2)
-    admission = waiting(made, 1)
-    made.worker_lost(0, made.take(0, 0.0), [], "the worker on cuda:0 died", 1.0)
-    made.worker_lost(1, made.take(1, 0.0), [], "the worker on cuda:1 died", 1.0)
-    assert kinds(admission) == [InternalError]
-    assert "cuda:1 died; this was already its retry" in str(results(admission)[0])
-
-
-def test_a_retry_given_back_unstarted_still_avoids_the_worker_that_was_lost_with_it() -> None:
-    made = queue(0, 1, 2)
+@in_a_loop
+def test_a_full_batch_only_is_what_nobody_could_still_join() -> None:
+    made = queue(budget=3)
+    waiting(made, 2)
+    assert made.take(only_full=True) == []
     waiting(made, 1)
-    batch = made.take(0, 0.0)
-    made.worker_lost(0, batch, [], "the worker on cuda:0 hung", 1.0)
-    made.worker_up(0)
-    made.worker_lost(1, [], made.take(1, 1.0), "the worker on cuda:1 died", 1.0)
-    assert made.take(0, 1.0) == []
-    assert made.take(2, 1.0) == batch
+    assert len(made.take(only_full=True)) == 3
 
 
-def test_what_a_lost_worker_had_not_started_goes_back_to_the_front() -> None:
-    made = queue(0, 1, 2)
-    first, second = waiting(made, 10), waiting(made, 10)
-    ahead = made.take(0, 0.0)
-    made.worker_lost(0, [], ahead, "the worker on cuda:0 died", 1.0)
-    made.worker_lost(1, made.take(1, 1.0), [], "the worker on cuda:1 died", 1.0)
-    assert {entry.admission for entry in made.take(2, 2.0)} == {first}
-    assert {entry.admission for entry in made.take(2, 2.0)} == {second}
+@in_a_loop
+def test_what_was_never_begun_goes_back_to_the_front_in_order() -> None:
+    made = queue(budget=2)
+    waiting(made, 6)
+    first, second = made.take(), made.take()
+    made.give_back(second)
+    made.give_back(first)
+    assert [made.take(only_full=True), made.take()] == [first, second]
+    assert len(made.take()) == 2
 
 
-def test_without_another_worker_nothing_waits_for_ever() -> None:
-    made = queue(0)
-    running, queued, empty = waiting(made, 10), waiting(made, 1), made.admit(1, 0.0, 60.0)
-    made.worker_lost(0, made.take(0, 0.0), [], "the worker on cuda:0 hung", 1.0)
-    made.put(empty, 0, candidate(), 2.0)
-    assert kinds(running) + kinds(queued) + kinds(empty) == [NoWorker] * 12
-    assert made.unfinished == 0
-
-
-def test_a_waiting_retry_fails_when_the_only_worker_that_may_take_it_is_lost() -> None:
-    made = queue(0, 1)
-    admission = waiting(made, 1)
-    made.worker_lost(0, made.take(0, 0.0), [], "the worker on cuda:0 hung", 1.0)
-    made.worker_up(0)
-    made.worker_lost(1, [], [], "the worker on cuda:1 died", 2.0)
-    assert kinds(admission) == [NoWorker]
-
-
-def test_abandoning_ends_everything() -> None:
+@in_a_loop
+def test_giving_a_batch_back_is_no_try() -> None:
     made = queue()
-    admission = waiting(made, 3)
-    made.take(0, 0.0)
-    made.abandon("the server stopped", 1.0)
-    assert kinds(admission) == [InternalError] * 3
-    assert made.unfinished == 0
+    request = waiting(made, 1)
+    for _ in range(2 * MOST_TRIES):
+        made.give_back(made.take())
+    settle(made, made.take())
+    assert results(request) == [GOOD]
 
 
-def test_the_listener_hears_each_index_once() -> None:
+@in_a_loop
+def test_no_memory_is_the_candidates_fault_only_above_the_budget() -> None:
+    made = queue(budget=5)
+    small, large = put(made, candidate(tokens=5)), put(made, candidate(tokens=6))
+    settle(made, made.take(), result=NoMemory("5 tokens do not fit"))
+    settle(made, made.take(), result=NoMemory("6 tokens do not fit"))
+    assert kinds(small) + kinds(large) == [NoMemory, CandidateTooLarge]
+    assert str(results(large)[0]) == "6 tokens do not fit"
+
+
+# --- lost workers -----------------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+def test_a_lost_batch_is_tried_again_in_halves_and_then_one_by_one_in_order() -> None:
     made = queue()
-    heard: list[tuple[int, str]] = []
-    admission = made.admit(2, 0.0, 60.0, lambda index, outcome, now: heard.append((index, outcome.label)))
-    made.put(admission, 0, candidate(), 0.0)
-    batch = made.take(0, 0.0)
-    made.settle(batch, good(batch), 0.1, 0.1)
-    made.fail(admission, 0, CandidateError("late"), 0.2)
-    made.cancel(admission, 0.3)
-    assert heard == [(0, "ok"), (1, "cancelled")]
+    request = waiting(made, 5)
+    later = waiting(made, 1)
+    sizes = [len(batch) for batch in lose_all(made)]
+    assert sizes[:8] == [6, 3, 1, 1, 1, 3, 1, 1]
+    assert sizes[8:] == [1]
+    assert kinds(request) + kinds(later) == [DeviceLost] * 6
+    assert str(results(request)[0]) == "the worker on cuda:0 died; it was tried 3 times"
+    assert_empty(made)
+
+
+@in_a_loop
+def test_what_is_tried_again_goes_before_what_waits() -> None:
+    made = queue(budget=4)
+    lost, waits = waiting(made, 4), waiting(made, 4)
+    made.worker_lost(made.take(), "died", 1.0)
+    taken = [[task.entries[0] for task in made.take()] for _ in range(3)]
+    assert taken == [lost.entries[:2], lost.entries[2:], waits.entries]
+
+
+@in_a_loop
+def test_one_that_kills_its_workers_is_found_and_its_neighbours_are_scored() -> None:
+    for position in range(12):
+        made = queue(budget=12)
+        request = waiting(made, 12)
+        killer = request.entries[position]
+        tries = 0
+        while batch := made.take():
+            if any(killer in task.entries for task in batch):
+                tries += 1
+                made.worker_lost(batch, "died", 1.0)
+            else:
+                settle(made, batch)
+        kinds_expected = [DeviceLost if index == position else Score for index in range(12)]
+        assert (kinds(request), tries) == (kinds_expected, MOST_TRIES), position
+        assert_empty(made)
+
+
+@in_a_loop
+def test_who_has_left_is_not_tried_again() -> None:
+    made = queue()
+    gone, stays = waiting(made, 2), waiting(made, 2)
+    batch = made.take()
+    leave(made, gone)
+    made.worker_lost(batch, "died", 1.0)
+    assert [task.entries[0] for task in made.take()] == stays.entries[:1]
+    leave(made, stays)
+    assert made.take() == []
+
+
+# --- identical candidates ---------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+def test_identical_candidates_of_one_request_are_one_in_the_batch() -> None:
+    made = queue()
+    same, other = candidate(), candidate()
+    request = put(made, same, other, same, same)
+    batch = made.take()
+    assert [task.candidate for task in batch] == [same, other]
+    made.start(batch, 1.0)
+    settle(made, batch, 2.0, tokens=10)
+    ends = [entry.future.result() for entry in request.entries]
+    assert [end.result for end in ends] == [GOOD] * 4
+    assert [end.origin for end in ends] == ["computed", "computed", "shared", "shared"]
+    assert [end.tokens_computed for end in ends] == [5, 5, 0, 0]
+    assert {(end.queue_ms, end.inference_ms) for end in ends} == {(1000.0, 250.0)}
+    assert_empty(made)
+
+
+@in_a_loop
+def test_one_that_comes_while_an_identical_one_is_on_a_device_gets_that_score() -> None:
+    made = queue()
+    same = candidate()
+    first = put(made, same)
+    batch = made.take()
+    made.start(batch, 0.0)
+    second = put(made, same, now=1.0)
+    assert made.take() == []
+    settle(made, batch, 2.0)
+    assert results(first, second) == [GOOD, GOOD]
+    assert second.entries[0].future.result().queue_ms == 0.0
+
+
+@in_a_loop
+def test_identical_candidates_differ_in_nothing() -> None:
+    made = queue()
+    base = candidate(source="s", instruction="a")
+    other_text = Candidate(base.source, base.edited, "b", base.sequences)
+    swapped = Candidate(base.edited, base.source, "a", base.sequences)
+    put(made, base, other_text, swapped)
+    assert len(made.take()) == 3
+
+
+@in_a_loop
+def test_a_caller_who_leaves_takes_nothing_from_another_with_an_identical_candidate() -> None:
+    for first_leaves in (True, False):
+        for on_device in (True, False):
+            made = queue()
+            same = candidate()
+            requests = [put(made, same), put(made, same)]
+            batch = made.take() if on_device else []
+            leaving, staying = requests if first_leaves else reversed(requests)
+            leave(made, leaving)
+            settle(made, batch or made.take())
+            assert kinds(leaving) == [Cancelled]
+            assert results(staying) == [GOOD], (first_leaves, on_device)
+            assert_empty(made)
+
+
+@in_a_loop
+def test_what_nobody_wants_is_dropped_and_later_computed_for_a_newcomer() -> None:
+    made = queue()
+    same = candidate()
+    first = put(made, same)
+    made.give_back(made.take())
+    leave(made, first)
+    assert made.take() == []
+    second = put(made, same)
+    settle(made, made.take())
+    assert results(second) == [GOOD]
+    assert_empty(made)
+
+
+@in_a_loop
+def test_a_failure_reaches_all_and_is_not_kept() -> None:
+    made = queue()
+    same = candidate()
+    first, second = put(made, same), put(made, same)
+    error = InternalError("the backend raised")
+    settle(made, made.take(), result=error)
+    assert results(first, second) == [error, error]
+    third = put(made, same)
+    settle(made, made.take())
+    assert results(third) == [GOOD]
+
+
+@in_a_loop
+def test_an_identical_candidate_far_down_a_long_line_delays_nobody() -> None:
+    """The place in line is each caller's own: whoever comes first, takes the score to all."""
+    made = queue(budget=2)
+    same = candidate()
+    large = put(made, *[candidate() for _ in range(20)], same)
+    small = put(made, same)
+    first, second = made.take(), made.take()
+    assert same not in [task.candidate for task in first]
+    assert same in [task.candidate for task in second]
+    settle(made, second)
+    assert results(small) == [GOOD]
+    assert large.entries[20].future.done()
+
+
+@in_a_loop
+def test_identical_candidates_are_tried_again_and_lost_together() -> None:
+    made = queue()
+    same = candidate()
+    first, second = put(made, same), put(made, same)
+    made.worker_lost(made.take(), "died", 1.0)
+    third = put(made, same)
+    made.worker_lost(made.take(), "died", 1.0)
+    leave(made, first)
+    made.worker_lost(made.take(), "died", 1.0)
+    assert kinds(first) + kinds(second) + kinds(third) == [Cancelled, DeviceLost, DeviceLost]
+    assert_empty(made)
+
+
+@in_a_loop
+def test_a_score_is_told_once_also_when_everybody_has_left() -> None:
+    told: list[tuple[Candidate, Score]] = []
+    made = queue(on_score=lambda scored, score: told.append((scored, score)))
+    same = candidate()
+    requests = [put(made, same), put(made, same)]
+    batch = made.take()
+    for request in requests:
+        leave(made, request)
+    settle(made, batch)
+    assert told == [(same, GOOD)]
+
+
+def test_pixels_do_not_outlive_their_entry() -> None:
+    """The batcher drops an entry as soon as its future is done."""
+
+    async def main() -> None:
+        made = queue()
+        request = put(made, candidate(), candidate())
+        for entry in request.entries:
+            entry.future.add_done_callback(lambda _future, entry=entry: made.drop(entry))
+        settle(made, made.take())
+        await asyncio.sleep(0)
+        assert [entry.prepared for entry in request.entries] == [None, None]
+
+    run_virtual(main())

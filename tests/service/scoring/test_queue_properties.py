@@ -1,11 +1,12 @@
 """Random schedules of arrivals, deadlines, disconnects and faults, on a clock by hand.
 
-Whatever happens, every admitted candidate ends in exactly one score or error, and no worker is handed one that has
-ended, that another worker has, or that was lost with it before.
+Whatever happens, every entry ends in exactly one score or error, no worker is handed what nobody waits for or what
+another one has, and the queue keeps nothing of what has ended.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from random import Random
@@ -14,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jrm_service.errors import CandidateError, InternalError, InvalidImage, NotReady, Overloaded
+from jrm_service.errors import CandidateError, DeadlineExceeded, DeviceLost, InternalError, NonFiniteScore
 from jrm_service.scoring.backend import Scored
-from jrm_service.scoring.outcomes import Outcome
-from jrm_service.scoring.queue import Admission, Entry, ScoreQueue
-from jrm_service.scoring.types import Dimension, Score
-from service.scoring.support import candidate
+from jrm_service.scoring.outcomes import Cancelled
+from jrm_service.scoring.queue import MOST_TRIES, ScoreQueue, Task
+from jrm_service.scoring.request import Entry, Request
+from jrm_service.scoring.types import Candidate, Dimension, Score
+from service.scoring.support import candidate, request_of, run_virtual
 
 WORKERS = (0, 1, 2)
-MAX_QUEUE = 40
 BUDGET = 8
 
 
@@ -38,184 +39,159 @@ ANSWERS: dict[str, Score | CandidateError] = {
 
 
 class Schedule:
-    """Plays callers and devices against one queue, at random, and checks every step."""
+    """Plays callers and workers against one queue, at random, and checks every step.
 
-    def __init__(self, random: Random) -> None:
+    With ``distinct``, that many candidates are all that there are: most entries have others like them.
+    """
+
+    def __init__(self, random: Random, distinct: int | None) -> None:
         self.random = random
         self.now = 0.0
-        self.queue = ScoreQueue(max_batch_tokens=BUDGET, max_queue=MAX_QUEUE)
-        self.alive: set[int] = set()
-        self.admitted: list[Admission] = []
-        self.ends: Counter[tuple[int, int]] = Counter()
-        self.held: dict[int, list[Entry]] = {worker: [] for worker in WORKERS}
-        self.ahead: dict[int, list[Entry]] = {worker: [] for worker in WORKERS}
-        self.lost_with: dict[Entry, list[int]] = {}
+        self.queue = ScoreQueue(max_batch_tokens=BUDGET, on_score=lambda scored, _score: self.told.append(scored))
+        self.requests: list[Request] = []
+        self.unput: list[Entry] = []
+        self.ends: Counter[Entry] = Counter()
+        self.under_way: dict[int, list[list[Task]]] = {worker: [] for worker in WORKERS}
+        self.tries: Counter[int] = Counter()  # by task
+        self.tasks: list[Task] = []  # kept, so that no id is used twice
+        self.told: list[Candidate] = []
+        self.scored = 0
+        self.pool = [self.new_candidate() for _ in range(distinct)] if distinct else []
 
-    def play(self, steps: int) -> None:
+    async def play(self, steps: int) -> None:
         moves = {
-            self.admit: 4,
+            self.arrive: 4,
             self.put: 5,
-            self.fail: 1,
             self.disconnect: 1,
             self.time_passes: 2,
             self.take: 4,
             self.answer: 4,
-            self.raise_: 1,
             self.lose_worker: 2,
-            self.worker_comes_up: 3,
         }
         for move in self.random.choices(list(moves), weights=list(moves.values()), k=steps):
             move()
+            if self.random.random() < 0.7:  # callbacks of futures may be late
+                await asyncio.sleep(0)
             self.check()
-        self.finish()
+        await self.finish()
 
     # --- callers ---
 
-    def admit(self) -> None:
-        count = self.random.randint(1, 12)
-        timeout = self.random.choice([0.0, 5.0, 50.0, 500.0])
-        number = len(self.admitted)
-
-        def heard(index: int, outcome: Outcome, now: float) -> None:
-            assert isinstance(outcome.result, Score | CandidateError)
-            assert not isinstance(outcome.result, Score) or outcome.result.finite
-            assert now == self.now
-            assert outcome.queue_ms >= 0.0
-            self.ends[number, index] += 1
-
-        if not self.alive:
-            with pytest.raises(NotReady):
-                self.queue.admit(count, self.now, self.now + timeout)
-            return
-        try:
-            self.admitted.append(self.queue.admit(count, self.now, self.now + timeout, heard))
-        except Overloaded as error:
-            refused = error
-        else:
-            return
-        assert self.queue.unfinished + count > MAX_QUEUE
-        assert refused.retry_after is not None
-        assert 0.0 < refused.retry_after <= 60.0
+    def arrive(self) -> None:
+        candidates = [self.some_candidate() for _ in range(self.random.randint(1, 12))]
+        request = request_of(candidates, tenant=self.random.choice("ab"))
+        request.deadline = self.now + self.random.choice([0.0, 5.0, 50.0, 500.0])
+        self.requests.append(request)
+        for entry in request.entries:
+            entry.future.add_done_callback(lambda _future, entry=entry: self.ended(entry))
+        self.unput += request.entries
 
     def put(self) -> None:
-        admission = self.some_admission()
-        source = self.random.choice([None, "x", "y"])
-        for index in range(len(admission.outcomes)):
-            if index not in admission.entries and self.random.random() < 0.8:
-                self.queue.put(admission, index, candidate(self.random.randint(1, 4), source), self.now)
+        self.random.shuffle(self.unput)
+        for _ in range(self.random.randint(0, len(self.unput))):
+            self.queue.put(self.unput.pop(), self.now)
 
-    def fail(self) -> None:
-        admission = self.some_admission()
-        if admission.outcomes:
-            index = self.random.randrange(len(admission.outcomes))
-            self.queue.fail(admission, index, InvalidImage("truncated"), self.now)
+    def ended(self, entry: Entry) -> None:
+        self.ends[entry] += 1
+        self.queue.drop(entry)
+        assert entry.prepared is None
 
     def disconnect(self) -> None:
-        admission = self.some_admission()
-        self.queue.cancel(admission, self.now)
-        assert admission.unfinished == 0
+        if self.requests:
+            self.random.choice(self.requests).cancel()
 
     def time_passes(self) -> None:
         self.now += self.random.uniform(0.0, 4.0)
-        if self.random.random() < 0.5:
-            self.queue.expire(self.now)
-            assert all(admission.deadline > self.now for admission in self.admitted if admission.unfinished)
+        for request in self.requests:
+            if request.deadline <= self.now:
+                request.expire()
 
-    def some_admission(self) -> Admission:
-        unfinished = [admission for admission in self.admitted if admission.unfinished]
-        chosen = unfinished if self.random.random() < 0.9 else self.admitted
-        return self.random.choice(chosen or [Admission(-1, 0, 0.0, lambda index, outcome, now: None)])
+    def new_candidate(self) -> Candidate:
+        return candidate(self.random.randint(1, 4), self.random.choice([None, "x", "y"]))
+
+    def some_candidate(self) -> Candidate:
+        return self.random.choice(self.pool) if self.pool else self.new_candidate()
 
     # --- workers ---
 
     def take(self) -> None:
-        for worker in self.alive:
-            if not self.held[worker]:
-                self.held[worker], self.ahead[worker] = self.ahead[worker], []
-                self.held[worker] = self.held[worker] or self.receive(worker, only_full=False)
-            elif not self.ahead[worker]:
-                self.ahead[worker] = self.receive(worker, only_full=True)
+        for batches in self.under_way.values():
+            if len(batches) < 2:
+                self.receive(batches)
 
-    def receive(self, worker: int, *, only_full: bool) -> list[Entry]:
-        entries = self.queue.take(worker, self.now, only_full=only_full)
-        elsewhere = {entry for lists in (self.held, self.ahead) for held in lists.values() for entry in held}
-        for entry in entries:
-            assert not entry.finished
-            assert entry.admission.deadline > self.now
-            assert entry not in elsewhere
-            assert worker not in self.lost_with.get(entry, [])
-        assert len(entries) <= 1 or sum(entry.candidate.tokens for entry in entries) <= BUDGET
-        return entries
-
-    def start(self, worker: int) -> list[Entry]:
-        live = self.queue.live(self.held[worker], self.now)
-        assert all(entry.admission.deadline > self.now and not entry.finished for entry in live)
-        self.queue.start(live, self.now)
-        return live
+    def receive(self, batches: list[list[Task]]) -> None:
+        batch = self.queue.take(only_full=bool(batches))
+        elsewhere = {id(task) for other in self.under_way.values() for held in other for task in held}
+        for task in batch:
+            assert task.wanted
+            assert id(task) not in elsewhere
+            assert self.tries[id(task)] == task.lost_with < MOST_TRIES
+        assert len({task.lost_with for task in batch}) <= 1
+        assert len(batch) <= 1 or sum(task.candidate.tokens for task in batch) <= BUDGET
+        wanted = [task.candidate for other in self.under_way.values() for held in other for task in held if task.wanted]
+        assert not {id(one) for one in wanted} & {id(task.candidate) for task in batch}
+        self.tasks += batch
+        if batch:
+            batches.append(batch)
 
     def answer(self, *, perfect: bool = False) -> None:
-        """Every busy device answers: a score, a NaN or an error for each candidate, or one outcome too few."""
-        for worker in self.alive:
-            live = self.start(worker)
-            self.held[worker] = []
-            fates = self.random.choices(list(ANSWERS), weights=[1, 0, 0] if perfect else [6, 1, 1], k=len(live))
+        """Every busy worker answers: a score, a NaN or an error for each candidate, or one outcome too few."""
+        for batches in self.under_way.values():
+            if not batches:
+                continue
+            batch = batches.pop(0)
+            self.queue.start(batch, self.now)
+            fates = self.random.choices(list(ANSWERS), weights=[1, 0, 0] if perfect else [6, 1, 1], k=len(batch))
             if not perfect and self.random.random() < 0.1:
                 fates = fates[1:]
-            self.queue.settle(live, Scored([ANSWERS[fate] for fate in fates], 10 * len(live)), 0.125, self.now)
-
-    def raise_(self) -> None:
-        for worker in self.alive:
-            live = self.start(worker)
-            self.held[worker] = []
-            self.queue.settle_error(live, InternalError("the backend raised"), 0.125, self.now)
+            else:
+                self.scored += fates.count("ok")
+            self.queue.settle(batch, Scored([ANSWERS[fate] for fate in fates], 10 * len(batch)), 0.125, self.now)
 
     def lose_worker(self) -> None:
-        worker = self.random.choice(WORKERS)
-        if worker not in self.alive:
-            return
-        for entry in self.start(worker):
-            self.lost_with.setdefault(entry, []).append(worker)
-        held, self.held[worker] = self.held[worker], []
-        ahead, self.ahead[worker] = self.ahead[worker], []
-        self.alive.discard(worker)
-        self.queue.worker_lost(worker, held, ahead, f"the worker on cpu:{worker} died", self.now)
-        for entry in held:
-            assert entry.finished or (len(self.lost_with[entry]) == 1 and self.alive)
-        if not self.alive:
-            assert not any(admission.entries for admission in self.admitted)
-
-    def worker_comes_up(self) -> None:
-        worker = self.random.choice(WORKERS)
-        self.alive.add(worker)
-        self.queue.worker_up(worker)
+        batches = self.under_way[self.random.choice(WORKERS)]
+        begun, ahead = batches[:1], batches[1:]
+        batches.clear()
+        for batch in ahead:
+            self.queue.give_back(batch)
+        for batch in begun:
+            self.queue.start(batch, self.now)
+            self.tries.update(id(task) for task in batch)
+            self.queue.worker_lost(batch, "the worker died", self.now)
+            ended = [task for task in batch if self.tries[id(task)] == MOST_TRIES]
+            assert not any(task.wanted for task in ended)
 
     # --- always, and in the end ---
 
     def check(self) -> None:
         assert all(count == 1 for count in self.ends.values())
-        unfinished = sum(admission.unfinished for admission in self.admitted)
-        assert self.queue.unfinished == unfinished <= MAX_QUEUE
-        assert len(self.ends) + unfinished == sum(len(admission.outcomes) for admission in self.admitted)
-        deadlines = [admission.deadline for admission in self.admitted if admission.unfinished]
-        assert not deadlines or (self.queue.next_deadline is not None and self.queue.next_deadline <= min(deadlines))
+        assert len(self.told) == self.scored
 
-    def finish(self) -> None:
-        """Working devices are enough for everyone who waits; deadlines end the rest."""
-        for worker in WORKERS:
-            self.alive.add(worker)
-            self.queue.worker_up(worker)
-        for _ in range(2 * MAX_QUEUE):
+    async def finish(self) -> None:
+        """Working devices are enough for everybody who waits."""
+        for entry in self.unput:
+            self.queue.put(entry, self.now)
+        await asyncio.sleep(0)
+        while True:
             self.take()
+            if not any(self.under_way.values()):
+                break
             self.answer(perfect=True)
-        assert not any(admission.entries for admission in self.admitted)
-        self.now += 1000.0
-        self.queue.expire(self.now)
-        assert self.queue.unfinished == 0
-        for number, admission in enumerate(self.admitted):
-            assert all(self.ends[number, index] == 1 for index in range(len(admission.outcomes)))
+            await asyncio.sleep(0)
+        entries = [entry for request in self.requests for entry in request.entries]
+        assert all(self.ends[entry] == 1 for entry in entries)
+        for entry in entries:
+            outcome = entry.future.result()
+            kinds = (Score, Cancelled, DeadlineExceeded, DeviceLost, InternalError, NonFiniteScore)
+            assert isinstance(outcome.result, kinds)
+            assert not isinstance(outcome.result, Score) or outcome.result.finite
+            assert outcome.queue_ms >= 0.0
+        queue = self.queue
+        assert (len(queue._planner), queue._waiting, queue._working, list(queue._again)) == (0, {}, {}, [])
 
 
+@pytest.mark.parametrize("distinct", [None, 9], ids=["all different", "few different"])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
-def test_every_admitted_candidate_ends_in_exactly_one_score_or_error(seed: int) -> None:
-    Schedule(Random(seed)).play(steps=250)
+def test_every_candidate_ends_in_exactly_one_score_or_error(distinct: int | None, seed: int) -> None:
+    run_virtual(Schedule(Random(seed), distinct).play(steps=250))

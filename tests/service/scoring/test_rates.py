@@ -9,8 +9,8 @@ import pytest
 from jrm_service.scoring.rates import BusyShare, DrainRate
 
 
-def test_without_a_measurement_the_answer_is_the_default() -> None:
-    assert DrainRate().seconds_for(10, now=5.0, unknown=1.5) == 1.5
+def test_without_a_measurement_nothing_takes_any_time() -> None:
+    assert DrainRate().seconds_for(10, now=5.0) == 0.0
 
 
 def test_a_steady_rate_is_measured_exactly() -> None:
@@ -44,7 +44,7 @@ def test_a_stalled_device_counts_as_slow() -> None:
     rate.resume(0.0)
     rate.record(10, 1.0)
     assert rate.seconds_for(10, now=21.0) == pytest.approx(20.0)
-    assert rate.seconds_for(10, now=1e6) == 60.0
+    assert rate.seconds_for(10, now=1001.0) == pytest.approx(1000.0)
 
 
 def test_a_device_that_always_works_is_fully_busy_in_the_end() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,13 +11,24 @@ import pytest
 from PIL import Image as PILImage
 from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import InternalError
+from jrm_service.errors import CandidateTooLarge, DeadlineExceeded, InternalError, InvalidImage, NotReady
+from jrm_service.images.reader import ImageInput
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.cache import ScoreCache, ScoreStore
-from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RecordingBackend, fake_score
-from jrm_service.scoring.service import GroupInput, ImageInput, ImageLimits, ScoreResult, ScoreService
+from jrm_service.scoring.fakes import (
+    FakeBackend,
+    FakeLike,
+    FakePreparer,
+    OutOfMemoryBackend,
+    RecordingBackend,
+    SlowBackend,
+    fake_score,
+)
+from jrm_service.scoring.line import WaitingLine
+from jrm_service.scoring.local import LocalWorker
+from jrm_service.scoring.service import GroupInput, ImageLimits, ScoreResult, ScoreService
 from jrm_service.scoring.types import Candidate, Image, Score, ServedModel
-from service.scoring.support import run, running
+from service.scoring.support import Counts, now, run, running, until
 from support.pictures import encode, photo
 
 MODEL = ServedModel("fake", "fake", {})
@@ -45,18 +56,24 @@ class NobodyYet:
 
 
 @asynccontextmanager
-async def service(backend: RecordingBackend, store: ScoreStore | None = None, **options) -> AsyncIterator[ScoreService]:
+async def service(backend: FakeLike, store: ScoreStore | None = None, **options) -> AsyncIterator[ScoreService]:
     metrics = options.pop("metrics", None) or Metrics(CollectorRegistry())
     cache = options.pop("cache", None) or ScoreCache(
         [], max_entries=options.pop("max_entries", 100), metrics=metrics, store=store
     )
-    async with running(backend, metrics=metrics, on_score=cache.remember) as batcher:
+    line = WaitingLine(max_body_bytes=10**8, max_queue=options.pop("max_queue", 1000))
+    prepared_bytes = options.pop("max_prepared_bytes", 10**8)
+    budget = options.pop("budget", 1_000_000)
+    async with running(
+        LocalWorker(backend), metrics=metrics, budget=budget, on_score=cache.remember, on_drained=line.drained
+    ) as batcher:
         made = ScoreService(
             MODEL,
             options.pop("preparer", FakePreparer()),
             batcher,
+            line,
             cache=cache,
-            limits=ImageLimits(max_pixels=10**6, max_decoded_bytes=10**8, max_prepared_bytes=10**8),
+            limits=ImageLimits(max_pixels=10**6, max_decoded_bytes=10**8, max_prepared_bytes=prepared_bytes),
             max_instruction_chars=100,
             threads=options.pop("threads", 2),
             metrics=metrics,
@@ -65,6 +82,11 @@ async def service(backend: RecordingBackend, store: ScoreStore | None = None, **
             yield made
         finally:
             made.close()
+    assert (line.places_taken, line.waiting, made.prepared.spent) == (0, 0, 0)
+
+
+async def ask(made: ScoreService, *groups: GroupInput, timeout_s: float = 3600.0, tenant: str = "") -> ScoreResult:
+    return await made.score(groups, deadline=now() + timeout_s, tenant=tenant)
 
 
 def cached(result: ScoreResult) -> list[bool]:
@@ -77,7 +99,7 @@ def test_a_request_asks_the_store_for_all_of_its_candidates_at_once() -> None:
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend, NobodyYet(len(EDITS)), threads=1) as made:
-            result = await made.score([GROUP], timeout_s=50.0)
+            result = await ask(made, GROUP)
         assert sorted(map(repr, result.groups[0])) == sorted(repr(fake_score(one)) for one in backend.seen)
 
     run(main())
@@ -87,8 +109,8 @@ def test_a_second_request_costs_no_device_and_has_the_same_scores() -> None:
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend) as made:
-            first = await made.score([GROUP], timeout_s=50.0)
-            second = await made.score([GROUP], timeout_s=50.0)
+            first = await ask(made, GROUP)
+            second = await ask(made, GROUP)
         assert len(backend.seen) == len(EDITS)
         assert repr(second.groups) == repr(first.groups)
         assert (cached(first), cached(second)) == ([False] * 8, [True] * 8)
@@ -102,8 +124,8 @@ def test_only_what_is_new_is_computed() -> None:
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend) as made:
-            await made.score([GroupInput(SOURCE, "make it blue", EDITS[:5])], timeout_s=50.0)
-            mixed = await made.score([GROUP], timeout_s=50.0)
+            await ask(made, GroupInput(SOURCE, "make it blue", EDITS[:5]))
+            mixed = await ask(made, GROUP)
         assert cached(mixed) == [True] * 5 + [False] * 3
         assert len(backend.seen) == len(EDITS)
 
@@ -114,7 +136,7 @@ def test_identical_edits_of_one_request_get_one_score() -> None:
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend, max_entries=0, threads=1) as made:
-            result = await made.score([GroupInput(SOURCE, "make it blue", [EDITS[0]] * 12)], timeout_s=50.0)
+            result = await ask(made, GroupInput(SOURCE, "make it blue", [EDITS[0]] * 12))
         [scores] = result.groups
         assert len(set(map(repr, scores))) == 1
         assert cached(result) == [False] * 12
@@ -131,10 +153,6 @@ class BrokenPreparer(FakePreparer):
     def __init__(self, where: str) -> None:
         super().__init__()
         self._where = where
-
-    def image_bytes(self, width: int, height: int) -> int:
-        self._break("image_bytes")
-        return super().image_bytes(width, height)
 
     def image(self, rgb: PILImage.Image) -> Image:
         self._break("image")
@@ -172,27 +190,15 @@ class BrokenStore:
         pass
 
 
-class BreakingMetrics(Metrics):
-    """Cannot count scores once it is ``broken``."""
-
-    broken = False
-
-    def observe_score(self, reward: float, dimensions: Mapping[str, float]) -> None:
-        if self.broken:
-            raise RuntimeError("/srv/secret/path.py")
-        super().observe_score(reward, dimensions)
-
-
 @pytest.mark.parametrize(
     "broken",
     [
-        {"preparer": BrokenPreparer("image_bytes")},
         {"preparer": BrokenPreparer("image")},
         {"preparer": BrokenPreparer("candidate")},
         {"cache": BrokenCache()},
         {"store": BrokenStore()},
     ],
-    ids=["header", "image", "tokenizer", "cache", "store"],
+    ids=["image", "tokenizer", "cache", "store"],
 )
 def test_a_defect_in_preparing_is_told_at_once_and_logged(
     broken: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -201,8 +207,8 @@ def test_a_defect_in_preparing_is_told_at_once_and_logged(
 
     async def main() -> None:
         async with service(RecordingBackend(FakeBackend()), **broken) as made:
-            result = await made.score([GROUP], timeout_s=3600.0)
-            assert made.batcher.depth == 0
+            result = await ask(made, GROUP)
+            assert made.line.places_taken == 0
         assert [type(outcome) for outcome in result.groups[0]] == [InternalError] * len(EDITS)
         assert "/" not in str(result.groups[0][0])
 
@@ -215,21 +221,148 @@ def test_a_defect_in_preparing_one_candidate_leaves_the_others_their_scores() ->
     async def main() -> None:
         async with service(RecordingBackend(FakeBackend()), cache=BrokenCache("make it red")) as made:
             red = GroupInput(SOURCE, "make it red", EDITS[:2])
-            result = await made.score([red, GROUP], timeout_s=3600.0)
+            result = await ask(made, red, GROUP)
         assert [type(outcome) for outcome in result.groups[0]] == [InternalError] * 2
         assert [type(outcome) for outcome in result.groups[1]] == [Score] * len(EDITS)
 
     run(main())
 
 
-def test_a_kept_score_that_cannot_be_counted_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+# --- places, deadlines, callers who leave -----------------------------------------------------------------------------
+
+
+async def entered(slow: SlowBackend) -> None:
+    await asyncio.to_thread(slow.wait_entered)
+
+
+def test_a_request_waits_for_places_and_gives_each_back_when_its_candidate_has_ended() -> None:
     async def main() -> None:
-        metrics = BreakingMetrics(CollectorRegistry())
-        async with service(RecordingBackend(FakeBackend()), metrics=metrics) as made:
-            first = await made.score([GROUP], timeout_s=3600.0)
-            metrics.broken = True
-            second = await made.score([GROUP], timeout_s=3600.0)
-        assert repr(second.groups) == repr(first.groups)
+        slow = SlowBackend(FakeBackend(), gated=True)
+        async with service(slow, max_queue=8) as made:
+            first = asyncio.create_task(ask(made, GROUP))
+            await entered(slow)
+            second = asyncio.create_task(ask(made, GroupInput(SOURCE, "make it red", EDITS[:2])))
+            await until(lambda: made.line.waiting == 2)
+            assert made.line.places_taken == 8
+            slow.open()
+            results = [*(await first).groups[0], *(await second).groups[0]]
+            assert [type(result) for result in results] == [Score] * 10
 
     run(main())
-    assert "RuntimeError: /srv/secret/path.py" in caplog.text
+
+
+def test_the_deadline_holds_wherever_a_candidate_is() -> None:
+    async def main() -> None:
+        slow = SlowBackend(FakeBackend(), gated=True)
+        async with service(slow, max_queue=8) as made:
+            first = asyncio.create_task(ask(made, GROUP))
+            await entered(slow)
+            late = await ask(made, GROUP, timeout_s=0.05)
+            assert [type(result) for result in late.groups[0]] == [DeadlineExceeded] * 8
+            assert "before it was preprocessed" in str(late.groups[0][0])
+            passed = await ask(made, GROUP, timeout_s=-1.0)
+            assert [type(result) for result in passed.groups[0]] == [DeadlineExceeded] * 8
+            slow.open()
+            await first
+
+    run(main())
+
+
+def test_a_caller_who_leaves_gives_back_all_that_it_holds_and_is_counted() -> None:
+    async def main() -> None:
+        slow, metrics = SlowBackend(FakeBackend(), gated=True), Metrics(CollectorRegistry())
+        async with service(slow, max_queue=8, metrics=metrics) as made:
+            held = asyncio.create_task(ask(made, GROUP))
+            await entered(slow)
+            in_line = asyncio.create_task(ask(made, GROUP))
+            await until(lambda: made.line.waiting == 8)
+            for leaving in (in_line, held):
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+            assert (made.line.places_taken, made.line.waiting) == (0, 0)
+            await made.drain()
+            slow.open()
+            result = await ask(made, GroupInput(SOURCE, "make it red", EDITS))
+            assert [type(score) for score in result.groups[0]] == [Score] * 8
+        assert Counts(metrics).outcomes() == {"cancelled": 16, "ok": 8}
+
+    run(main())
+
+
+def test_with_memory_for_one_prepared_candidate_all_are_scored_one_after_the_other() -> None:
+    async def main() -> None:
+        backend = RecordingBackend(FakeBackend())
+        async with service(backend, max_prepared_bytes=1) as made:
+            results = await asyncio.gather(ask(made, GROUP), ask(made, GroupInput(SOURCE, "make it red", EDITS)))
+        assert [type(score) for result in results for score in result.groups[0]] == [Score] * 16
+        assert {len(batch) for batch in backend.batches} == {1}
+
+    run(main())
+
+
+def test_one_tenant_does_not_wait_for_all_candidates_of_another() -> None:
+    async def main() -> None:
+        slow = SlowBackend(FakeBackend(), gated=True)
+        async with service(slow, max_queue=2) as made:
+            order: list[str] = []
+
+            async def call(tenant: str, number: int) -> None:
+                await ask(made, GroupInput(SOURCE, f"{tenant} {number}", EDITS[:2]), tenant=tenant)
+                order.append(tenant)
+
+            tasks = [asyncio.create_task(call("greedy", 0))]
+            await entered(slow)
+            tasks += [asyncio.create_task(call("greedy", number)) for number in range(1, 20)]
+            await until(lambda: made.line.waiting == 2 * 19)
+            tasks.append(asyncio.create_task(call("modest", 0)))
+            await until(lambda: made.line.waiting == 2 * 20)
+            slow.open()
+            await asyncio.gather(*tasks)
+        assert "modest" in order[:3]
+
+    run(main())
+
+
+def test_memory_that_others_hold_is_a_reason_to_send_the_request_again() -> None:
+    async def main() -> None:
+        async with service(OutOfMemoryBackend(FakeBackend(), tokens=1)) as made:
+            with pytest.raises(NotReady, match="do not fit") as refused:
+                await ask(made, GROUP)
+            assert refused.value.retry_after
+        async with service(OutOfMemoryBackend(FakeBackend(), tokens=1), budget=1) as made:
+            result = await ask(made, GROUP)
+            assert [type(score) for score in result.groups[0]] == [CandidateTooLarge] * 8
+
+    run(main())
+
+
+def test_a_bad_image_fails_its_candidates_and_no_other() -> None:
+    async def main() -> None:
+        bad = ImageInput.of("edits[1]", b"no image")
+        async with service(FakeBackend()) as made:
+            fine = await ask(made, GroupInput(SOURCE, "x", [EDITS[0], bad]))
+            failed = await ask(made, GroupInput(ImageInput.of("source", b"no image"), "x", EDITS[:2]))
+        assert [type(result) for result in fine.groups[0]] == [Score, InvalidImage]
+        assert str(fine.groups[0][1]).startswith("edits[1]: ")
+        assert [type(result) for result in failed.groups[0]] == [InvalidImage] * 2
+        assert str(failed.groups[0][0]).startswith("source: ")
+
+    run(main())
+
+
+def test_a_server_that_stops_leaves_nobody_waiting() -> None:
+    async def main() -> None:
+        slow = SlowBackend(FakeBackend(), gated=True)
+        async with service(slow, max_queue=8) as made:
+            requests = [asyncio.create_task(ask(made, GROUP)) for _ in range(2)]
+            await entered(slow)
+            drained = asyncio.create_task(made.drain())
+            await until(lambda: made.line.waiting == 8)
+            assert not drained.done()
+            made.abandon()
+            for result in await asyncio.gather(*requests):
+                assert {str(error) for error in result.groups[0]} == {"the server stopped"}
+            await drained
+            slow.open()
+
+    run(main())

@@ -1,0 +1,137 @@
+"""Messages between the server and one of its workers, over a socket that only the two of them have.
+
+A message is a pickle, which is for programs that trust each other: both ends are this package, and nothing that a
+caller sent is unpickled, for a caller's bytes have become pixels and token ids by then. Arrays travel behind it as they
+lie in memory, and an object that a message names twice travels once.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from jrm_service.images.preprocess import ImageSpec
+from jrm_service.scoring.backend import Answer
+from jrm_service.scoring.preparing import SequenceBuilder
+from jrm_service.scoring.types import Candidate, ServedModel
+
+_HEAD = struct.Struct("<QI")  # bytes of the pickle, arrays behind it
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """To a worker, first of all: what to load, where, and how.
+
+    ``devices`` are those of all workers, and this is worker ``number``. ``hashed``: whether it is to work out the
+    fingerprint, which must be ``fingerprint`` where that is known already; ``measured``: whether it is to measure the
+    token budget. ``spared`` is the share of a GPU's memory that is left to others.
+    """
+
+    checkpoint: str | None
+    devices: Sequence[str]
+    number: int
+    dtype: str
+    engine: str
+    self_test: bool
+    allow_pipeline_drift: bool
+    hashed: bool
+    measured: bool
+    spared: float
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """From a worker: it is warm, has passed the self-test and takes batches.
+
+    ``image_spec`` and ``builder`` are what the server prepares candidates with; ``engine`` decides what a batch costs;
+    ``batch_tokens`` is the token budget that was measured.
+    """
+
+    model: ServedModel
+    image_spec: ImageSpec
+    builder: SequenceBuilder
+    batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotLoaded:
+    """From a worker, last of all: why it cannot load, one problem a line."""
+
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """To a worker: candidates to be scored, after those before."""
+
+    candidates: Sequence[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """From a worker: the answer for the oldest batch that has none."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """From a worker: a record of its log."""
+
+    name: str
+    level: int
+    message: str
+
+
+class Channel:
+    """One end. ``send`` may be called from several threads, ``receive`` from one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(True)
+        self._end = end
+        self._sending = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Send a message; waits while the other end does not read. Raises OSError when it is gone."""
+        arrays: list[pickle.PickleBuffer] = []
+        body = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
+        raw = [array.raw() for array in arrays]
+        lengths = b"".join(_LENGTH.pack(view.nbytes) for view in raw)
+        with self._sending:
+            self._end.sendall(_HEAD.pack(len(body), len(raw)) + lengths + body)
+            for view in raw:
+                self._end.sendall(view)
+
+    def receive(self) -> Any:
+        """The next message. Raises EOFError when the other end is gone."""
+        size, count = _HEAD.unpack(self._read(_HEAD.size))
+        lengths = [_LENGTH.unpack(self._read(_LENGTH.size))[0] for _ in range(count)]
+        body = self._read(size)
+        return pickle.loads(body, buffers=[self._read(length) for length in lengths])  # noqa: S301 - see above
+
+    def close(self) -> None:
+        """The other end reads EOFError; so does whoever waits at this one."""
+        with suppress(OSError):  # the other end was first
+            self._end.shutdown(socket.SHUT_RDWR)
+        self._end.close()
+
+    def _read(self, length: int) -> bytearray:
+        data = bytearray(length)
+        view = memoryview(data)
+        while view:
+            try:
+                received = self._end.recv_into(view)
+            except OSError:
+                received = 0
+            if received == 0:
+                raise EOFError
+            view = view[received:]
+        return data

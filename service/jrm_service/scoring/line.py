@@ -1,0 +1,199 @@
+"""The waiting line: who gets room next when there is not enough for everybody, fair between tenants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from jrm_service.errors import Overloaded
+
+from .rates import DrainRate
+
+_CAUTION = 1.25  # an estimate that is a little short would let in requests that end in a deadline
+_LONGEST_RETRY_AFTER_S = 60.0
+_MEAN_OF = 16  # requests, in the mean of their candidates
+
+
+class Share:
+    """Hands out a bounded amount of something; callers wait in line while it is spent. Use from one event loop.
+
+    The line is fair queueing: the next request of each tenant is stamped with how much its tenant will have had by
+    then since the line began to move, and the smallest stamp goes first. So tenants that wait get equal amounts, one
+    that asks for little passes one that asks for much, within a tenant requests go in order, and what a caller asked
+    for and did not wait for is not held against its tenant. Nothing overtakes the head of the line to fill a gap, so a
+    large request is not starved by small ones.
+
+    Args:
+        total: how much there is. An amount above it is granted when nothing else is held: slow, not stuck.
+    """
+
+    def __init__(self, total: int) -> None:
+        if total < 1:
+            raise ValueError(f"a share has at least 1 of something, got {total}")
+        self.total = total
+        self.held: Counter[str] = Counter()
+        self.waiting: Counter[str] = Counter()
+        self._lines: dict[str, dict[asyncio.Future[None], int]] = {}  # tenant -> its requests in order
+        self._had: dict[str, int] = {}  # tenant -> how much it has had; who joins begins with what others have had
+        self._now = 0  # the highest stamp that was granted
+
+    @property
+    def spent(self) -> int:
+        """How much is held by all tenants."""
+        return self.held.total()
+
+    async def acquire(self, amount: int, tenant: str = "") -> int:
+        """Wait in line for ``amount``, or for all that there is if that is less; returns what is to be released."""
+        amount = min(amount, self.total)
+        if not self._lines and self.spent + amount <= self.total:
+            self.held[tenant] += amount
+            return amount
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if tenant not in self._lines:
+            self._lines[tenant] = {}
+            self._had[tenant] = max(self._now, self._had.get(tenant, 0))
+        self._lines[tenant][granted] = amount
+        self.waiting[tenant] += amount
+        self._grant()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self.release(amount, tenant)  # granted and cancelled in the same tick
+            else:
+                self._leave(granted, tenant)
+                self._grant()  # it may have been the head of the line
+            raise
+        return amount
+
+    def release(self, amount: int, tenant: str = "") -> None:
+        """Give back what ``acquire`` returned, or a part of it."""
+        self.held[tenant] -= amount
+        if not self.held[tenant]:
+            del self.held[tenant]
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._lines:
+            tenant = min(self._lines, key=self._stamp)
+            granted, amount = next(iter(self._lines[tenant].items()))
+            if granted.done():  # its caller has just left
+                self._leave(granted, tenant)
+                continue
+            if self.spent + amount > self.total:
+                return
+            self._leave(granted, tenant)
+            self._had[tenant] += amount
+            self._now = max(self._now, self._had[tenant])
+            self.held[tenant] += amount
+            granted.set_result(None)
+        self._had.clear()
+        self._now = 0
+
+    def _stamp(self, tenant: str) -> int:
+        return self._had[tenant] + next(iter(self._lines[tenant].values()))
+
+    def _leave(self, granted: asyncio.Future[None], tenant: str) -> None:
+        amount = self._lines.get(tenant, {}).pop(granted, None)
+        if amount is None:
+            return
+        if not self._lines[tenant]:
+            del self._lines[tenant]
+        self.waiting[tenant] -= amount
+        if not self.waiting[tenant]:
+            del self.waiting[tenant]
+
+
+class WaitingLine:
+    """Where a request waits from its arrival until its candidates are in the queue. Use from one event loop.
+
+    It waits for room for its body and, once that is read and parsed, for places for its candidates: both in fair order.
+    A slow uploader holds room for its body, and no place among the candidates.
+
+    Args:
+        max_body_bytes: of all bodies at once.
+        max_queue: candidates that may have a place at once, from when they were parsed until they have an outcome.
+    """
+
+    def __init__(self, *, max_body_bytes: int, max_queue: int) -> None:
+        self._bodies = Share(max_body_bytes)
+        self._places = Share(max_queue)
+        self._unread: Counter[str] = Counter()  # requests that wait for room for their bodies
+        self._drain = DrainRate()
+        self._mean_candidates = 1.0
+
+    @property
+    def places_taken(self) -> int:
+        """Candidates that have a place."""
+        return self._places.spent
+
+    @property
+    def waiting(self) -> int:
+        """Candidates that wait for a place, and requests that wait for room for their bodies."""
+        return self._places.waiting.total() + self._unread.total()
+
+    def check(self, tenant: str, patience_s: float) -> None:
+        """Refuse a request that would not have its scores in time; asked once, before its body is read.
+
+        Raises Overloaded; ``retry_after`` is when, at the measured rate, little enough is left of what is before it.
+        """
+        if self._idle():
+            return
+        now = asyncio.get_running_loop().time()
+        wait = _CAUTION * self._drain.seconds_for(self._before(tenant), now)
+        if wait > patience_s:
+            raise Overloaded(
+                f"about {wait:.0f} s of work are waiting already, and the request may take {patience_s:.3g} s",
+                retry_after=min(_LONGEST_RETRY_AFTER_S, max(1.0, wait - patience_s)),
+            )
+
+    @asynccontextmanager
+    async def body(self, size: int, tenant: str) -> AsyncIterator[None]:
+        """Hold room for a body of ``size`` bytes until the block ends; waits in line for it."""
+        self._resume()
+        self._unread[tenant] += 1
+        try:
+            held = await self._bodies.acquire(size, tenant)
+        finally:
+            self._unread[tenant] -= 1
+        try:
+            yield
+        finally:
+            self._bodies.release(held, tenant)
+
+    async def take_places(self, candidates: int, tenant: str) -> None:
+        """Wait in line for the places of a request; each is given back with ``free_place``."""
+        self._resume()
+        self._mean_candidates += (candidates - self._mean_candidates) / _MEAN_OF
+        await self._places.acquire(candidates, tenant)
+
+    def free_place(self, tenant: str) -> None:
+        """A candidate has its outcome."""
+        self._places.release(1, tenant)
+
+    def drained(self, candidates: int) -> None:
+        """So many have left through a device."""
+        self._drain.record(candidates, asyncio.get_running_loop().time())
+
+    def _idle(self) -> bool:
+        return self._places.spent == 0 and self.waiting == 0
+
+    def _resume(self) -> None:
+        """Something begins to wait. Where nothing did, the time since the last score says nothing of their rate."""
+        if self._idle():
+            self._drain.resume(asyncio.get_running_loop().time())
+
+    def _before(self, tenant: str) -> float:
+        """Candidates that devices score until a new request of ``tenant`` has its scores, its own included.
+
+        The devices share their time equally between tenants: of each other one, as many go first as of this one.
+        """
+        own = self._outstanding(tenant) + self._mean_candidates
+        others = (self._places.held.keys() | self._places.waiting.keys() | self._unread.keys()) - {tenant}
+        return own + sum(min(own, self._outstanding(other)) for other in others)
+
+    def _outstanding(self, tenant: str) -> float:
+        places = self._places
+        return places.held[tenant] + places.waiting[tenant] + self._unread[tenant] * self._mean_candidates

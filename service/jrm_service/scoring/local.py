@@ -1,0 +1,156 @@
+"""Scoring a batch in this process: in halves where the backend raises, and in a thread for a server of fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from jrm_service.errors import CandidateError, InternalError, NoMemory
+
+from .backend import Answer, Backend, OutOfMemory, Scored, StartFailed, WorkerLost
+from .types import Candidate, Score
+
+logger = logging.getLogger(__name__)
+
+
+def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: Any = None) -> Answer:
+    """Score candidates so that a backend that raises fails only those that make it raise by themselves.
+
+    A batch in which it raises is scored again in halves, and so on until each culprit is alone; one that was too large
+    for the memory fits in pieces. ``batch`` is what ``backend.collate`` made of them, where that was done before.
+    Raises WorkerLost.
+    """
+    started = time.perf_counter()
+    failure: str | None = None
+    try:
+        scored = backend.score(backend.collate(candidates) if batch is None else batch)
+    except WorkerLost:
+        raise
+    except Exception as error:
+        # Formatted here and now: a record that holds the exception would hold its frames and their tensors.
+        logger.error("scoring raised: %s", "".join(traceback.format_exception(error)).rstrip())
+        failure, out_of_memory = type(error).__name__, isinstance(error, OutOfMemory)
+    if failure is None:
+        return Answer(scored, time.perf_counter() - started)
+    # Outside of the handler: an exception that is still handled keeps the tensors of its frames.
+    batch = None
+    if len(candidates) == 1:
+        alone = _alone(candidates[0], failure, out_of_memory)
+        return Answer(Scored([alone], 0), time.perf_counter() - started, 1)
+    middle = len(candidates) // 2
+    return _joined(1, [score_batch(backend, half) for half in (candidates[:middle], candidates[middle:])])
+
+
+def _alone(candidate: Candidate, failure: str, out_of_memory: bool) -> CandidateError:
+    """What it means that the backend raised for one candidate. Nothing of the backend's own words is passed on."""
+    if out_of_memory:
+        return NoMemory(f"{candidate.tokens} tokens do not fit into the memory of the device, with no other candidate")
+    return InternalError(f"the backend raised {failure}")
+
+
+def _joined(failures: int, answers: Sequence[Answer]) -> Answer:
+    outcomes: list[Score | CandidateError] = [outcome for answer in answers for outcome in answer.scored.outcomes]
+    return Answer(
+        Scored(
+            outcomes,
+            tokens_computed=sum(answer.scored.tokens_computed for answer in answers),
+            images_encoded=sum(answer.scored.images_encoded for answer in answers),
+            images_reused=sum(answer.scored.images_reused for answer in answers),
+            feature_bytes=answers[-1].scored.feature_bytes,
+        ),
+        seconds=sum(answer.seconds for answer in answers),
+        failures=failures + sum(answer.failures for answer in answers),
+    )
+
+
+class LocalWorker:
+    """Implements Worker for a backend of this process: one daemon thread, so that a call that hangs blocks no exit.
+
+    A thread cannot be killed: one that hangs is left behind, and as long as it hangs, or when the backend has lost its
+    device, the worker cannot be started again.
+    """
+
+    def __init__(self, backend: Backend[Any]) -> None:
+        self.device = backend.device
+        self.backend = backend
+        self._thread: threading.Thread | None = None
+        self._broken = False
+        self._lost: asyncio.Future[None] | None = None
+        self._batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[Answer]] | None] = SimpleQueue()
+        self._under_way: set[asyncio.Future[Answer]] = set()
+
+    async def start(self) -> None:
+        """Begin a thread. Raises StartFailed."""
+        if self._broken:
+            raise StartFailed("its device is gone")
+        if self._thread is not None and self._thread.is_alive():
+            raise StartFailed("its last call has not come back")
+        loop = asyncio.get_running_loop()
+        self._lost = loop.create_future()
+        self._batches = SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, self._batches, self._lost), name=f"jrm-{self.device}", daemon=True
+        )
+        self._thread.start()
+
+    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+        """Score one batch after those before it. Raises WorkerLost when the backend did, or the worker was ended."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._under_way.add(answer)
+        answer.add_done_callback(self._under_way.discard)
+        self._batches.put((candidates, answer))
+        return await answer
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done once the backend has raised WorkerLost."""
+        assert self._lost is not None
+        return self._lost
+
+    async def end(self, *, patience_s: float = 0.0) -> None:
+        """Leave the thread to itself: it ends after its present call."""
+        if self._under_way and patience_s:
+            await asyncio.wait(self._under_way, timeout=patience_s)
+        self._batches.put(None)
+        for answer in list(self._under_way):
+            if not answer.done():
+                answer.set_exception(WorkerLost("the worker was ended"))
+                answer.exception()  # read: nobody needs to be told that nobody waited
+
+    def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[Answer]] | None],
+        lost: asyncio.Future[None],
+    ) -> None:
+        while (submitted := batches.get()) is not None:
+            candidates, answer = submitted
+            try:
+                result: Answer | WorkerLost = score_batch(self.backend, candidates)
+            except BaseException as error:  # a SystemExit from a library must not end the thread unnoticed
+                logger.error("%s is lost: %s", self.device, "".join(traceback.format_exception(error)).rstrip())
+                result = error if isinstance(error, WorkerLost) else WorkerLost(type(error).__name__)
+                self._broken = True
+            del submitted, candidates  # an idle thread must not keep the last batch alive
+            try:
+                loop.call_soon_threadsafe(_settle, answer, result, lost)
+            except RuntimeError:
+                return  # the event loop is closed: nobody waits
+            if isinstance(result, WorkerLost):
+                return
+
+
+def _settle(answer: asyncio.Future[Answer], result: Answer | WorkerLost, lost: asyncio.Future[None]) -> None:
+    if isinstance(result, WorkerLost):
+        if not lost.done():
+            lost.set_result(None)
+        if not answer.done():
+            answer.set_exception(result)
+    elif not answer.done():
+        answer.set_result(result)

@@ -1,0 +1,143 @@
+"""From images and an instruction to candidates: resize, tokenize. What the server process does of a checkpoint's work.
+
+What it takes of a checkpoint is plain data that the worker process has made with transformers' tokenizer class and the
+chat template: here are neither transformers nor torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from PIL import Image as PILImage
+from tokenizers import Tokenizer
+
+from jrm_service.errors import InstructionTooLong
+from jrm_service.images import preprocess
+from jrm_service.images.preprocess import ImageSpec
+
+from .types import Candidate, Image, Segment, Text, TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where the instruction goes: a stretch of template text around it, without control tokens."""
+
+    before: str
+    after: str
+
+
+Piece = tuple[int, ...] | Slot | Literal["source", "edited"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A manifest's passes and questions, rendered in the chat template and cut at what is not fixed text.
+
+    ``tokenizer`` is its serialized form, as the tokenizers library reads it; ``reward_id`` the id of the reward token;
+    ``max_tokens`` the model's context length.
+    """
+
+    tokenizer: str
+    passes: tuple[tuple[Piece, ...], ...]
+    questions: Mapping[str, tuple[Piece, ...]]
+    reward_id: int
+    max_tokens: int
+
+
+class SequenceBuilder:
+    """Builds the token sequences of candidates. Immutable after construction, so safe under threads."""
+
+    def __init__(self, prompts: Prompts) -> None:
+        self.prompts = prompts
+        self._plain = plain_tokenizer(prompts.tokenizer)
+
+    def __reduce__(self) -> tuple[type[SequenceBuilder], tuple[Prompts]]:
+        return SequenceBuilder, (self.prompts,)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
+        sequences = tuple(self._sequence(pieces, source, edited, instruction) for pieces in self.prompts.passes)
+        longest = max(sequence.tokens for sequence in sequences)
+        if longest > self.prompts.max_tokens:
+            raise InstructionTooLong(
+                f"instruction and images make {longest} tokens, the model takes {self.prompts.max_tokens}"
+            )
+        return Candidate(source=source, edited=edited, instruction=instruction, sequences=sequences)
+
+    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+        """Tokenize what the language head answers with its critique of a dimension, generation prompt included.
+
+        Raises KeyError for a dimension that the manifest does not explain, InstructionTooLong when the sequence leaves
+        no room for an answer in the model's context.
+        """
+        sequence = self._sequence(self.prompts.questions[dimension], source, edited, instruction)
+        if sequence.tokens >= self.prompts.max_tokens:
+            raise InstructionTooLong(
+                f"instruction and images make {sequence.tokens} tokens, the model takes {self.prompts.max_tokens}"
+            )
+        return sequence
+
+    def _sequence(self, pieces: tuple[Piece, ...], source: Image, edited: Image, instruction: str) -> TokenSequence:
+        segments: list[Segment] = []
+        run: list[int] = []
+        for piece in pieces:
+            if piece == "source" or piece == "edited":
+                segments += [Text(tuple(run)), source if piece == "source" else edited]
+                run = []
+            elif isinstance(piece, Slot):
+                run += self._encode(piece.before + instruction + piece.after)
+            else:
+                run += piece
+                if piece == (self.prompts.reward_id,):
+                    segments.append(Text(tuple(run)))
+                    run = []
+        return TokenSequence(segments=tuple(segments), tail=tuple(run))
+
+
+class Preprocessing(Protocol):
+    """What is read of a checkpoint, or of what a worker tells of one."""
+
+    @property
+    def image_spec(self) -> ImageSpec: ...  # noqa: D102
+    @property
+    def builder(self) -> SequenceBuilder: ...  # noqa: D102
+
+
+class CheckpointPreparer:
+    """Implements ``Preparer`` for a checkpoint: its image spec, its tokenizer, its templates. Thread-safe."""
+
+    def __init__(self, checkpoint: Preprocessing) -> None:
+        self._spec = checkpoint.image_spec
+        self._builder = checkpoint.builder
+
+    def image(self, rgb: PILImage.Image) -> Image:
+        """RGB to uint8 pixels at the size that the model sees. Raises ImageTooLarge for an aspect ratio over 200."""
+        pixels = preprocess.resize(rgb, self._spec)
+        return Image(preprocess.digest(pixels), pixels, preprocess.tokens(pixels, self._spec))
+
+    @property
+    def most_image_bytes(self) -> int:
+        """Bytes of the resized pixels, at most; but for what rounding to whole tokens adds."""
+        return self._spec.max_pixels * 3
+
+    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
+        return self._builder.candidate(source, edited, instruction)
+
+
+def plain_tokenizer(serialized: str) -> Tokenizer:
+    """A tokenizer that takes special tokens in a text for text, and pads and cuts nothing.
+
+    Flags like ``encode_special_tokens`` are state of the Rust tokenizer that every caller shares. A private copy whose
+    flags never change again is what makes concurrent encoding right (FACTS: wrong ids without a lock).
+    """
+    tokenizer = Tokenizer.from_str(serialized)
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

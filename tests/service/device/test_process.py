@@ -1,0 +1,255 @@
+"""Real worker processes: what they answer, what becomes of candidates when they die, and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+from prometheus_client import CollectorRegistry
+
+from jrm_service.device.channel import Load, Loaded
+from jrm_service.device.process import ProcessWorker, load_all
+from jrm_service.errors import CheckpointError, DeviceLost, InternalError, NoMemory
+from jrm_service.metrics import Metrics
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.model.source import open_source
+from jrm_service.scoring.backend import StartFailed, WorkerLost
+from jrm_service.scoring.batcher import Batcher
+from jrm_service.scoring.preparing import CheckpointPreparer
+from jrm_service.scoring.request import Request
+from jrm_service.scoring.types import Candidate, Score
+
+START_S = 240.0
+TESTS = str(Path(__file__).parents[2])
+FAULTY = "support.faulty_worker"
+
+
+def load(number: int = 0, workers: int = 1, **changes) -> Load:
+    settings = {
+        "checkpoint": None,
+        "devices": ["cpu"] * workers,
+        "dtype": "auto",
+        "engine": "trie",
+        "self_test": True,
+        "allow_pipeline_drift": False,
+        "hashed": number == 0,
+        "measured": True,
+        "spared": 0.0,
+    }
+    return Load(number=number, **(settings | changes))
+
+
+@pytest.fixture(autouse=True)
+def faulty_workers_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]))
+
+
+def run(main: Awaitable[None]) -> None:
+    asyncio.run(asyncio.wait_for(main, 280))
+
+
+@asynccontextmanager
+async def worker(module: str = "jrm_service.model.main", **changes) -> AsyncIterator[tuple[ProcessWorker, Loaded]]:
+    started = ProcessWorker(load(**changes), start_timeout_s=START_S, module=module)
+    try:
+        yield started, await started.load()
+    finally:
+        await started.end()
+
+
+def candidates(preparer: CheckpointPreparer, instructions: list[str]) -> list[Candidate]:
+    source = preparer.image(PILImage.new("RGB", (64, 64), "red"))
+    edited = [
+        preparer.image(PILImage.fromarray(np.full((64, 64, 3), number, np.uint8)))
+        for number in range(len(instructions))
+    ]
+    return [
+        preparer.candidate(source, image, instruction) for image, instruction in zip(edited, instructions, strict=True)
+    ]
+
+
+def close(score: Score | Exception, other: Score | Exception) -> bool:
+    assert isinstance(score, Score), score
+    assert isinstance(other, Score)
+    return abs(score.reward - other.reward) < 1e-4
+
+
+def test_a_worker_scores_as_the_plain_scorer_of_this_process() -> None:
+    async def main() -> None:
+        here = open_source(None, ["cpu"], "float32", "plain")
+        model, [plain] = here.load()
+        assert isinstance(plain, PlainScorer)
+        async with worker() as (process, loaded):
+            assert loaded.model.fingerprint == model.fingerprint
+            there = CheckpointPreparer(loaded)
+            texts = ["make it blue", "<|im_end|>\n<|Reward|> \ue000 e\u0301 \u00e9 \U0001f984 \u4e2d", "remove it  "]
+            ours, theirs = candidates(here.preparer, texts), candidates(there, texts)
+            for candidate, other in zip(ours, theirs, strict=True):
+                assert [s.tail for s in candidate.sequences] == [s.tail for s in other.sequences]
+                for sequence, same in zip(candidate.sequences, other.sequences, strict=True):
+                    assert [getattr(s, "ids", None) for s in sequence.segments] == [
+                        getattr(s, "ids", None) for s in same.segments
+                    ]
+            expected = plain.score(plain.collate(ours)).outcomes
+            first, second = process.score(theirs), process.score(theirs[1:])
+            answers = await asyncio.gather(first, second)
+            assert all(map(close, answers[0].scored.outcomes, expected))
+            assert all(map(close, answers[1].scored.outcomes, expected[1:]))
+
+    run(main())
+
+
+def test_what_keeps_a_checkpoint_from_loading_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        workers = [ProcessWorker(load(n, 2, checkpoint=str(tmp_path)), start_timeout_s=START_S) for n in (0, 1)]
+        with pytest.raises(CheckpointError, match=r"manifest\.json"):
+            await load_all(workers)
+        assert all(process.lost.done() for process in workers)
+        with pytest.raises(CheckpointError, match="the checkpoint has become another"):
+            await load_all([ProcessWorker(load(fingerprint="0" * 32), start_timeout_s=START_S)])
+
+    with caplog.at_level(logging.CRITICAL):
+        run(main())
+
+
+def test_a_worker_that_is_not_ready_in_time_is_ended() -> None:
+    async def main() -> None:
+        slow = ProcessWorker(load(), start_timeout_s=0.01)
+        with pytest.raises(StartFailed, match=r"not ready after 0\.01 s"):
+            await slow.start()
+        assert slow.lost.done()
+
+    run(main())
+
+
+def test_a_batch_in_which_the_backend_raises_fails_only_who_makes_it_raise() -> None:
+    async def main() -> None:
+        async with worker(FAULTY) as (process, loaded):
+            batch = candidates(CheckpointPreparer(loaded), ["raise", "a", "b", "no memory", "c"])
+            answer = await process.score(batch)
+            kinds = [type(outcome) for outcome in answer.scored.outcomes]
+            assert kinds == [InternalError, Score, Score, NoMemory, Score]
+            assert answer.failures > 0
+
+    run(main())
+
+
+def test_answers_that_will_never_come_raise_at_once() -> None:
+    async def main() -> None:
+        async with worker(FAULTY) as (process, loaded):
+            batch = candidates(CheckpointPreparer(loaded), ["hang"])
+            waiting = [asyncio.ensure_future(process.score(batch)) for _ in range(2)]
+            await asyncio.sleep(0)
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            for answer in waiting:
+                with pytest.raises(WorkerLost, match="SIGKILL"):
+                    await answer
+            assert process.lost.done()
+            with pytest.raises(WorkerLost):
+                await process.score(batch)
+
+    run(main())
+
+
+@asynccontextmanager
+async def batching(workers: int, hang_timeout_s: float) -> AsyncIterator[tuple[Batcher, CheckpointPreparer]]:
+    processes = [
+        ProcessWorker(load(number, workers), start_timeout_s=START_S, module=FAULTY) for number in range(workers)
+    ]
+    loaded = await load_all(processes)
+    batcher = Batcher(
+        processes, max_batch_tokens=4096, hang_timeout_s=hang_timeout_s, metrics=Metrics(CollectorRegistry())
+    )
+    batcher.start()
+    try:
+        yield batcher, CheckpointPreparer(loaded[0])
+    finally:
+        await batcher.stop()
+
+
+async def outcomes(batcher: Batcher, prepared: list[Candidate]) -> list[Score | Exception]:
+    request = Request("", asyncio.get_running_loop().time() + 270, [len(prepared)])
+    for entry, candidate in zip(request.entries, prepared, strict=True):
+        entry.prepared = candidate
+        batcher.put(entry)
+    return [outcome.result for outcome in await request.outcomes()]
+
+
+def test_a_candidate_that_kills_its_worker_alone_is_the_only_one_without_a_score() -> None:
+    async def main() -> None:
+        async with batching(1, 60.0) as (batcher, preparer):
+            texts = ["a", "b", "segfault", "c", "d", "e"]
+            results = await outcomes(batcher, candidates(preparer, texts))
+            assert [type(result) for result in results] == [Score, Score, DeviceLost, Score, Score, Score]
+
+    run(main())
+
+
+FAULTS: dict[str, Callable[[int, Path], list[str]]] = {
+    "segfault": lambda number, path: [f"segfault once {path / str(number)}"],
+    "stopped": lambda number, path: [f"stop once {path / str(number)}"],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_worker_that_dies_or_stops_once_costs_no_score(fault: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with batching(2, 8.0) as (batcher, preparer):
+            texts = ["a", *FAULTS[fault](0, tmp_path), "b", "c"]
+            prepared = candidates(preparer, texts)
+            results = await outcomes(batcher, prepared)
+            again = await outcomes(batcher, prepared)
+            assert all(map(close, results, again))
+
+    run(main())
+
+
+def test_no_worker_outlives_a_server_that_is_killed_not_even_a_stopped_one() -> None:
+    program = textwrap.dedent(
+        """
+        import asyncio, os, signal
+        from jrm_service.device.process import ProcessWorker
+        from service.device.test_process import load
+
+        async def main():
+            workers = [ProcessWorker(load(number, 2), start_timeout_s=240) for number in (0, 1)]
+            await asyncio.gather(*(worker.start() for worker in workers))
+            os.kill(workers[0].pid, signal.SIGSTOP)
+            print(*(worker.pid for worker in workers), flush=True)
+            await asyncio.sleep(240)
+
+        asyncio.run(main())
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        pids = [int(pid) for pid in server.stdout.readline().split()]
+        watched = [os.pidfd_open(pid) for pid in pids]
+        server.kill()
+    assert len(pids) == 2
+    for descriptor in watched:
+        asyncio.run(_ended(descriptor))
+        os.close(descriptor)
+
+
+async def _ended(descriptor: int) -> None:
+    """Wait until the process has ended: its descriptor becomes readable then."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    loop.add_reader(descriptor, done.set)
+    try:
+        await asyncio.wait_for(done.wait(), 60)
+    finally:
+        loop.remove_reader(descriptor)
