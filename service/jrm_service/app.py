@@ -87,12 +87,10 @@ def create_app(
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
     ``load`` replaces the source of scores that the settings name; it runs in a thread.
-    Raises at once CheckpointError for a checkpoint whose files do not agree, PipelineDrift for libraries that make
-    other pixels or token ids than are pinned, KeysError for a keys file that cannot be
-    used, RedisURLError for a Redis URL with an option that there is not, MissingExtra for traces without OpenTelemetry,
-    TracesError where its variables are wrong, ExplainSetupError where critiques are to be served and cannot be.
-    ``on_failed`` is told of what goes wrong later: while the weights are read, or when the last worker is lost and
-    nothing will be scored any more.
+    Raises at once KeysError for a keys file that cannot be used, RedisURLError for a Redis URL with an option that
+    there is not, MissingExtra for traces without OpenTelemetry, TracesError where its variables are wrong; where
+    critiques are to be served, also ExplainSetupError, CheckpointError and PipelineDrift. ``on_failed`` is told of what
+    goes wrong later: what a worker finds wrong with the checkpoint, or that one does not start any more.
     """
     metrics = Metrics(_registry())
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))

@@ -8,7 +8,7 @@ JRMError
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
 │   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
-│   ├── Overloaded               the queue is full; ``retry_after`` from the measured drain rate
+│   ├── Overloaded               the wait would be too long; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
 │   ├── Draining                 the server is shutting down
@@ -88,7 +88,7 @@ class Unauthorized(RequestError):
 
 
 class Overloaded(RequestError):
-    """The queue is full."""
+    """The wait would be longer than the request may take, or too many requests are here at once."""
 
     code = "overloaded"
 

@@ -106,7 +106,6 @@ def in_a_thread(client: AsyncJRMClient) -> float:
     return found[0]
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the descriptors of Linux")
 @pytest.mark.usefixtures("_unclosed_transports")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_closed_loop_costs_nothing_more(serve: Serve) -> None:

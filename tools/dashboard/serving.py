@@ -128,7 +128,7 @@ ENGINE = Row(
         ),
         Panel(
             "Workers given up",
-            "Workers that hung or were lost, per second. A lost one comes back only with a restart.",
+            "Workers that hung or were lost, per second. Each is started again.",
             "cps",
             [
                 Query(

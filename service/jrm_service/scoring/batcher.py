@@ -60,7 +60,7 @@ class _UnderWay:
 
 
 @dataclass(eq=False, slots=True)
-class _Lane:
+class _Fed:
     """One worker with what it has under way, oldest first."""
 
     number: int
@@ -106,19 +106,19 @@ class Batcher:
             raise ValueError("a batcher needs at least one worker")
         self._clock = clock
         self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, cost=cost, on_score=on_score)
-        self._lanes = [_Lane(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
+        self._fed = [_Fed(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
         self._hang_timeout_s = hang_timeout_s
         self._metrics = metrics
         self._cost = cost
         self._on_drained = on_drained
         self._on_failed = on_failed
         self._tasks: list[asyncio.Task[None]] = []
-        metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._lanes))
+        metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._fed))
         for outcome in LABELS:
             begin(metrics.candidates, outcome)
-        for lane in self._lanes:
-            labels = str(lane.number), lane.worker.device
-            metrics.device_busy_ratio.labels(*labels).set_function(partial(_busy_share, lane, self._clock))
+        for fed in self._fed:
+            labels = str(fed.number), fed.worker.device
+            metrics.device_busy_ratio.labels(*labels).set_function(partial(_busy_share, fed, self._clock))
             for reason in ("hung", "lost"):
                 begin(metrics.worker_failures, *labels, reason)
 
@@ -126,18 +126,18 @@ class Batcher:
         """Feed the workers, which have been started before, from now on. Raises RuntimeError when called again."""
         if self._tasks:
             raise RuntimeError("a batcher is started once")
-        self._tasks = [asyncio.create_task(self._keep(lane), name=f"jrm-worker-{lane.number}") for lane in self._lanes]
-        for lane in self._lanes:
-            lane.state = State.IDLE
+        self._tasks = [asyncio.create_task(self._keep(fed), name=f"jrm-worker-{fed.number}") for fed in self._fed]
+        for fed in self._fed:
+            fed.state = State.IDLE
 
     async def stop(self, patience_s: float = 5.0) -> None:
         """End the workers; a batch on a device has ``patience_s`` seconds to come to its end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for lane in self._lanes:
-            lane.state = State.FAILED
-        await asyncio.gather(*(_end(lane, patience_s) for lane in self._lanes))
+        for fed in self._fed:
+            fed.state = State.FAILED
+        await asyncio.gather(*(_end(fed, patience_s) for fed in self._fed))
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
@@ -150,12 +150,12 @@ class Batcher:
     @property
     def alive(self) -> int:
         """Workers that take work."""
-        return sum(lane.state.alive for lane in self._lanes)
+        return sum(fed.state.alive for fed in self._fed)
 
     @property
     def states(self) -> list[State]:
         """What each worker is doing, in order."""
-        return [lane.state for lane in self._lanes]
+        return [fed.state for fed in self._fed]
 
     def check_ready(self) -> None:
         """Raises NotReady while no worker takes work."""
@@ -166,49 +166,49 @@ class Batcher:
 
     def _wake(self) -> None:
         """There may be work: idle workers go first, so that nothing is sent ahead that one of them could begin."""
-        idle = [lane for lane in self._lanes if lane.state is State.IDLE]
-        for lane in idle or self._lanes:
-            lane.wake.set()
+        idle = [fed for fed in self._fed if fed.state is State.IDLE]
+        for fed in idle or self._fed:
+            fed.wake.set()
 
-    async def _keep(self, lane: _Lane) -> None:
+    async def _keep(self, fed: _Fed) -> None:
         """Feed a worker for as long as it lives, then start it again."""
         quick_ends = 0  # lives in a row that were short
         while True:
             began = self._clock()
             try:
-                reason = await self._feed(lane)
+                reason = await self._feed(fed)
             except Exception:  # a defect of ours, or of the cost function: nobody may wait for what has stopped serving
-                logger.exception("worker %d on %s: feeding it failed", lane.number, lane.worker.device)
+                logger.exception("worker %d on %s: feeding it failed", fed.number, fed.worker.device)
                 reason = "lost"
-            await self._give_up(lane, reason)
+            await self._give_up(fed, reason)
             quick_ends = 0 if self._clock() - began > _STABLE_S else quick_ends + 1
-            if not await self._start_again(lane, quick_ends - 1):
+            if not await self._start_again(fed, quick_ends - 1):
                 return
 
-    async def _start_again(self, lane: _Lane, quick_ends: int) -> bool:
+    async def _start_again(self, fed: _Fed, quick_ends: int) -> bool:
         for pause in restart_pauses(quick_ends):
             await asyncio.sleep(pause)
             try:
-                await lane.worker.start()
+                await fed.worker.start()
             except StartFailed as error:
-                logger.error("worker %d on %s does not start: %s", lane.number, lane.worker.device, error)
+                logger.error("worker %d on %s does not start: %s", fed.number, fed.worker.device, error)
                 failure = error
             else:
-                lane.state = State.IDLE
-                logger.warning("worker %d on %s is back", lane.number, lane.worker.device)
+                fed.state = State.IDLE
+                logger.warning("worker %d on %s is back", fed.number, fed.worker.device)
                 return True
-        lane.state = State.FAILED
+        fed.state = State.FAILED
         self._on_failed(failure)
         return False
 
-    async def _feed(self, lane: _Lane) -> str:
+    async def _feed(self, fed: _Fed) -> str:
         """Keep a worker's hands full. Returns the reason when it is lost: ``hung`` or ``lost``."""
-        lost = lane.worker.lost
+        lost = fed.worker.lost
         while True:
-            lane.wake.clear()
-            self._fill(lane)
-            woken = asyncio.create_task(lane.wake.wait())
-            first = lane.under_way[0] if lane.under_way else None
+            fed.wake.clear()
+            self._fill(fed)
+            woken = asyncio.create_task(fed.wake.wait())
+            first = fed.under_way[0] if fed.under_way else None
             timeout = None if first is None else max(0.0, (first.begun or 0.0) + self._hang_timeout_s - self._clock())
             events: list[asyncio.Future[Any]] = [woken, lost, *([first.answer] if first else [])]
             try:
@@ -220,34 +220,34 @@ class Batcher:
                     answer = first.answer.result()
                 except WorkerLost:
                     return "lost"
-                self._settle(lane, answer)
+                self._settle(fed, answer)
             elif lost.done():
                 return "lost"
             elif not done:
                 return "hung"
 
-    def _fill(self, lane: _Lane) -> None:
-        while len(lane.under_way) < UNDER_WAY:
-            if lane.under_way and any(other.state is State.IDLE for other in self._lanes if other is not lane):
+    def _fill(self, fed: _Fed) -> None:
+        while len(fed.under_way) < UNDER_WAY:
+            if fed.under_way and any(other.state is State.IDLE for other in self._fed if other is not fed):
                 break  # they begin it at once, and then wake this one
-            batch = self._queue.take(only_full=bool(lane.under_way))
+            batch = self._queue.take(only_full=bool(fed.under_way))
             if not batch:
                 break
             candidates = [task.candidate for task in batch]
-            sent = asyncio.create_task(lane.worker.score(candidates))
-            lane.under_way.append(_UnderWay(batch, sent))
-            if len(lane.under_way) == 1:
-                self._begin(lane)
-        was, lane.state = lane.state, State.BUSY if lane.under_way else State.IDLE
-        if was is State.IDLE and lane.state is State.BUSY:
+            sent = asyncio.create_task(fed.worker.score(candidates))
+            fed.under_way.append(_UnderWay(batch, sent))
+            if len(fed.under_way) == 1:
+                self._begin(fed)
+        was, fed.state = fed.state, State.BUSY if fed.under_way else State.IDLE
+        if was is State.IDLE and fed.state is State.BUSY:
             self._wake()
 
-    def _begin(self, lane: _Lane) -> None:
+    def _begin(self, fed: _Fed) -> None:
         """The oldest batch of a worker is on its device from now on."""
         now = self._clock()
-        first = lane.under_way[0]
+        first = fed.under_way[0]
         first.begun = now
-        lane.busy.switch(True, now)
+        fed.busy.switch(True, now)
         self._queue.start(first.batch, now)
         self._metrics.observe_batch(
             candidates=len(first.batch),
@@ -257,35 +257,35 @@ class Batcher:
             ],
         )
 
-    def _settle(self, lane: _Lane, answer: Answer) -> None:
+    def _settle(self, fed: _Fed, answer: Answer) -> None:
         """The oldest batch of a worker has its answer, and the next is on the device."""
-        done, now, device = lane.under_way.popleft(), self._clock(), lane.worker.device
-        lane.busy.switch(False, now)
-        self._metrics.observe_run(lane.number, device, answer.seconds)
+        done, now, device = fed.under_way.popleft(), self._clock(), fed.worker.device
+        fed.busy.switch(False, now)
+        self._metrics.observe_run(fed.number, device, answer.seconds)
         tokens = sum(task.candidate.tokens for task in done.batch)
-        self._metrics.observe_work(lane.number, device, tokens, answer.scored)
+        self._metrics.observe_work(fed.number, device, tokens, answer.scored)
         self._metrics.batch_failures.inc(answer.failures)
         self._queue.settle(done.batch, answer.scored, answer.seconds, now)
         self._on_drained(sum(len(task.entries) for task in done.batch))
-        if lane.under_way:
-            self._begin(lane)
+        if fed.under_way:
+            self._begin(fed)
 
-    async def _give_up(self, lane: _Lane, reason: str) -> None:
+    async def _give_up(self, fed: _Fed, reason: str) -> None:
         """A worker takes no more work; what it had begun is tried again, what it had not goes to whoever is free."""
-        lane.state = State.STARTING
-        now, device = self._clock(), lane.worker.device
-        lane.busy.switch(False, now)
-        begun = [under_way.batch for under_way in lane.under_way if under_way.begun is not None]
-        ahead = [under_way.batch for under_way in lane.under_way if under_way.begun is None]
+        fed.state = State.STARTING
+        now, device = self._clock(), fed.worker.device
+        fed.busy.switch(False, now)
+        begun = [under_way.batch for under_way in fed.under_way if under_way.begun is not None]
+        ahead = [under_way.batch for under_way in fed.under_way if under_way.begun is None]
         logger.error(
             "worker %d on %s: %s with %d candidates on its device",
-            lane.number,
+            fed.number,
             device,
             reason,
             sum(len(batch) for batch in begun),
         )
-        self._metrics.worker_failures.labels(str(lane.number), device, reason).inc()
-        await _end(lane, 0.0)
+        self._metrics.worker_failures.labels(str(fed.number), device, reason).inc()
+        await _end(fed, 0.0)
         for batch in ahead:
             self._queue.give_back(batch)
         for batch in begun:
@@ -294,11 +294,11 @@ class Batcher:
         self._wake()
 
 
-async def _end(lane: _Lane, patience_s: float) -> None:
+async def _end(fed: _Fed, patience_s: float) -> None:
     """End a worker, and whoever waits for an answer of it."""
-    answers = [under_way.answer for under_way in lane.under_way]
-    lane.under_way.clear()
-    await lane.worker.end(patience_s=patience_s)
+    answers = [under_way.answer for under_way in fed.under_way]
+    fed.under_way.clear()
+    await fed.worker.end(patience_s=patience_s)
     for answer in answers:
         answer.cancel()
     await asyncio.gather(*answers, return_exceptions=True)
@@ -310,5 +310,5 @@ def restart_pauses(quick_ends: int = 0) -> Iterator[float]:
         yield 0.0 if attempt <= 0 else min(_LONGEST_PAUSE_S, 2.0 ** (attempt - 1))
 
 
-def _busy_share(lane: _Lane, clock: Callable[[], float]) -> float:
-    return lane.busy.at(clock())
+def _busy_share(fed: _Fed, clock: Callable[[], float]) -> float:
+    return fed.busy.at(clock())

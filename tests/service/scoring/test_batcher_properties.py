@@ -97,7 +97,7 @@ async def play(random: Random) -> None:
         assert (len(queue._planner), queue._waiting, queue._working, list(queue._again)) == (0, {}, {}, [])
         assert not failed
         assert batcher.alive == len(workers)
-        assert not any(lane.under_way for lane in batcher._lanes)
+        assert not any(fed.under_way for fed in batcher._fed)
     runs = Counter(id(seen) for each in workers for seen in each.seen if seen.instruction in ("kill", "hang"))
     assert all(count <= MOST_TRIES for count in runs.values())
 
