@@ -17,7 +17,7 @@ def test_the_command_prints_its_table_and_keeps_its_numbers(tmp_path):
     arguments = ["--seconds", "2", "--max-queue", "48", "--per-candidate-s", "0.01", "--patient-share", "0.2"]
     command = [sys.executable, "-W", "error", "-m", "benchmarks.overload", *arguments, "--save", saved]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=280).stdout
-    for row in ("goodput / capacity", "admitted, p99", "429, p50 / p99", "patient: in after the first wait"):
+    for row in ("goodput / capacity", "admitted, p99", "429, p50 / p99", "patient: no scores in the end"):
         assert f"| {row} " in printed
     [wrong] = [line for line in printed.splitlines() if line.startswith("| wrong rewards ")]
     assert wrong.split("|")[2].strip() == "0"
@@ -32,7 +32,6 @@ def test_goodput_counts_what_was_scored_in_the_window():
     assert measured.bound == 240 / 50 + 2 * (0.02 + 24 * 0.02)
 
 
-def test_a_patient_caller_who_had_to_wait_twice_was_not_told_the_truth():
-    patients = [Patient(0, True, 0.0), Patient(1, True, 2.0), Patient(2, True, 2.0), Patient(3, False, 2.0)]
-    refused, at_once = Measured(PLAN, 50.0, 200.0, 0, 2.0, [], patients).refused_again()
-    assert (len(refused), at_once) == (3, 1)
+def test_a_patient_caller_without_scores_has_starved_however_often_it_came():
+    patients = [Patient(0, True), Patient(2, True), Patient(0, False), Patient(3, False)]
+    assert Measured(PLAN, 50.0, 200.0, 0, 2.0, [], patients).starved == 2
