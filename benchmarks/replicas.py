@@ -9,9 +9,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 ROOT = Path(__file__).parents[1]
+
+
+class CPUSeconds(NamedTuple):
+    """Of a whole process, and of its main thread, which runs the event loop."""
+
+    process: float
+    main_thread: float
 
 
 class Replica:
@@ -87,6 +94,13 @@ class Replica:
         """Memory of the process that is in use (Linux)."""
         pages = int(Path(f"/proc/{self._running.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def cpu_seconds(self) -> CPUSeconds:
+        """What its threads have computed so far (Linux); those that have ended are not in it."""
+        tasks = Path(f"/proc/{self._running.pid}/task")
+        threads = {int(task.name): int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
+        return CPUSeconds(sum(threads.values()) / 1e9, threads[self._running.pid] / 1e9)
 
     @property
     def _running(self) -> subprocess.Popen[str]:

@@ -42,6 +42,14 @@ def test_the_comparison_prints_its_tables_and_draws_its_plots(tmp_path):
             assert min(image.size) > 400
 
 
+def test_the_cost_of_a_request_has_a_row_for_every_form():
+    printed = run("benchmarks.request_cost", "--groups", 1, "--edits", 2, "--side", 64)
+    for form in ("PNG", "JPEG, quality 95", "array, sent as PPM"):
+        [row] = [line for line in printed.splitlines() if line.startswith(f"| {form} ")]
+        server, loop = (float(cell) for cell in row.split("|")[2:4])
+        assert 0.0 < loop < server
+
+
 @pytest.fixture
 def bare_machine(tmp_path):
     """A PYTHONPATH with this repository and nothing that a bare GPU machine lacks."""
