@@ -31,7 +31,9 @@ def host_waits(engine: TrieScorer, candidates: Sequence[Candidate]) -> str:
     for row in engine.collate(candidates):
         # Inputs were made of every image that is not cached; copies are part of the pass.
         images, vision = row.packed.distinct_images, engine.packed.vision
-        inputs = {key: row.inputs.get(key) or vision.inputs(image.pixels) for key, image in images.items()}
+        inputs = {
+            key: row.inputs[key] if key in row.inputs else vision.inputs(image.pixels) for key, image in images.items()
+        }
         torch.cuda.synchronize(engine.device)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -10,7 +10,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,12 @@ def digest(pixels: npt.NDArray[np.uint8]) -> bytes:
     return hashed.digest()
 
 
-def grid(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> tuple[int, int, int]:
+class _Shaped(Protocol):
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def grid(pixels: _Shaped, spec: ImageSpec) -> tuple[int, int, int]:
     """Return the patch grid (time, rows, columns) of uint8 [H, W, 3]: the model's ``image_grid_thw`` row.
 
     Raises ValueError when H or W is not a positive multiple of ``spec.factor``.
@@ -135,14 +140,14 @@ def patches(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.fl
     # Reordered while a sample is still one byte; the table then turns each byte into four.
     ordered = blocks.transpose(6, 0, 3, 1, 4, 2, 5).reshape(3, rows * columns, patch * patch)
     out = np.empty((rows * columns, 3, spec.temporal_patch_size, patch * patch), np.float32)
-    for channel, table in enumerate(_normalized(spec.mean, spec.std)):
+    for channel, table in enumerate(levels(spec.mean, spec.std)):
         out[:, channel] = table[ordered[channel]][:, None]
     return out.reshape(rows * columns, -1)
 
 
 @lru_cache(maxsize=8)
-def _normalized(mean: tuple[float, float, float], std: tuple[float, float, float]) -> npt.NDArray[np.float32]:
-    """float32 [3, 256]: what each 8-bit level of each channel becomes.
+def levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> npt.NDArray[np.float32]:
+    """Return what each 8-bit level of each channel becomes: float32 [3, 256], read-only.
 
     As transformers computes it: scaled in float64, cast, then normalized in float32.
     """

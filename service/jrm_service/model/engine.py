@@ -22,7 +22,6 @@ from .heads import to_score
 from .rows import PackedModel, Row, pack
 from .trie import split_rows
 from .varlen import Shape, find_kernel
-from .vision import ImageInputs
 
 FEATURE_CACHE_BYTES = 2**30
 CPU_ROW_TOKENS = 2048  # longer packed rows fall out of a CPU's cache: docs/performance.md has the sweep
@@ -33,14 +32,14 @@ class ScoringRow:
     """A packed row of candidates on the host.
 
     ``candidates`` are indices into the batch; the sequences of ``packed`` are theirs, pass by pass for each.
-    ``sources`` are the keys of their source images. ``inputs`` are of the images that were not cached when the row was
-    built, by key.
+    ``sources`` are the keys of their source images. ``inputs`` are the pixels, as ``VisionTower`` takes them, of the
+    images that were not cached when the row was built, by key.
     """
 
     candidates: list[int]
     sources: frozenset[bytes]
     packed: Row
-    inputs: dict[bytes, ImageInputs]
+    inputs: dict[bytes, torch.Tensor]
 
 
 class TrieScorer:
@@ -80,7 +79,7 @@ class TrieScorer:
         new = {key: image for key, image in packed.distinct_images.items() if key not in self.features}
         inputs = {key: self.packed.vision.inputs(image.pixels) for key, image in new.items()}
         if self.device.startswith("cuda"):
-            packed, inputs = packed.pin(), {key: image.pin() for key, image in inputs.items()}
+            packed, inputs = packed.pin(), {key: pixels.pin_memory() for key, pixels in inputs.items()}
         return ScoringRow(indices, frozenset(candidates[n].source.key for n in indices), packed, inputs)
 
     # --- device -------------------------------------------------------------------------------------------------------
@@ -147,7 +146,10 @@ class TrieScorer:
         if not new:
             return found, 0
         # An image may have been evicted since the row was built.
-        inputs = [row.inputs.get(image.key) or self.packed.vision.inputs(image.pixels) for image in new]
+        inputs = [
+            row.inputs[image.key] if image.key in row.inputs else self.packed.vision.inputs(image.pixels)
+            for image in new
+        ]
         for image, features in zip(new, self.packed.vision.encode(inputs), strict=True):
             found[image.key] = features
             if image.key in row.sources:

@@ -22,6 +22,7 @@ from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 from .checkpoint import Checkpoint, load_model
 from .devices import on_device
 from .heads import RewardHeads, to_score
+from .vision import use_patch_product
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class PlainScorer:
         self._model: Qwen3VLModel
         self._heads: RewardHeads
         self._model, self._heads = load_model(checkpoint, device, dtype)
+        use_patch_product(self._model.visual)
 
     def collate(self, candidates: Sequence[Candidate]) -> list[list[SequenceInputs]]:
         """Host tensors of every sequence of every candidate."""
