@@ -179,13 +179,18 @@ class Timings(_Reply):
 
 
 class ScoreResponse(_Reply):
-    """200: at least one candidate has a score."""
+    """200: at least one candidate has a score.
+
+    ``precision`` is what the backbone was computed in: ``float32``, ``bfloat16``, ``float16`` or ``fp8``. It is empty
+    in the reply of a server that does not say so.
+    """
 
     id: str
     object: Literal["score.list"] = "score.list"
     created: int
     model: str
     fingerprint: str
+    precision: str = ""
     groups: list[GroupResult]
     usage: Usage
     timings_ms: Timings

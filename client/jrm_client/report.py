@@ -23,6 +23,7 @@ def to_json(score: Score) -> dict[str, Any]:
         "dimensions": {name: {"mean": d.mean, "std": d.std} for name, d in score.dimensions.items()},
         "model": score.model,
         "fingerprint": score.fingerprint,
+        "precision": score.precision,
     }
 
 

@@ -27,10 +27,11 @@ class Score:
     """The outcome of one candidate.
 
     ``reward_std`` is None for a mean-only checkpoint. ``cached``: the server had this score already. ``fingerprint``
-    names the weights and preprocessing that the numbers come from.
+    names the weights and preprocessing that the numbers come from, ``precision`` what they were computed in:
+    ``float32``, ``bfloat16``, ``float16`` or ``fp8``, or empty where the server does not say so.
 
     ``error`` is set only under ``on_error="nan"``: the candidate has no score then, ``reward``, ``reward_std`` and
-    every dimension are NaN, and ``model`` and ``fingerprint`` are empty.
+    every dimension are NaN, and ``model``, ``fingerprint`` and ``precision`` are empty.
     """
 
     reward: float
@@ -40,6 +41,7 @@ class Score:
     model: str
     fingerprint: str
     error: CandidateError | None = None
+    precision: str = ""
 
 
 class FailedDimensions(dict[str, Dimension]):

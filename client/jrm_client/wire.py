@@ -110,7 +110,7 @@ def read_scores(batch: Batch, names: Sequence[Names], reply: Reply) -> dict[int,
     failure of the request. Raises APIStatusError when the request was refused as a whole, APIResponseError when the
     reply breaks the contract.
     """
-    groups, model, fingerprint = _groups(reply)
+    groups, origin = _groups(reply)
     outcomes: dict[int, Score | CandidateError] = {}
     for group, result in zip(batch.groups, _in_order(groups, len(batch.groups), "groups", reply), strict=True):
         where = f"groups[{result.index}].scores"
@@ -123,7 +123,7 @@ def read_scores(batch: Batch, names: Sequence[Names], reply: Reply) -> dict[int,
             elif reply.status != HTTPStatus.OK:
                 raise APIResponseError(f"status {reply.status} with a score in its body", request_id=reply.request_id)
             else:
-                outcomes[position] = _score(candidate, model, fingerprint, f"{where}[{candidate.index}]", reply)
+                outcomes[position] = _score(candidate, origin, f"{where}[{candidate.index}]", reply)
     return outcomes
 
 
@@ -186,13 +186,22 @@ def _rename(error: protocol.CandidateErrorBody, names: Names) -> str:
     return f"{name}: {error.message.removeprefix(f'{error.param}: ').removeprefix(f'{field}: ')}"
 
 
-def _groups(reply: Reply) -> tuple[list[protocol.GroupResult], str, str]:
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where the scores of a reply come from."""
+
+    model: str = ""
+    fingerprint: str = ""
+    precision: str = ""
+
+
+def _groups(reply: Reply) -> tuple[list[protocol.GroupResult], _Origin]:
     if reply.status == HTTPStatus.OK:
         response = parse(protocol.ScoreResponse, reply)
-        return response.groups, response.model, response.fingerprint
+        return response.groups, _Origin(response.model, response.fingerprint, response.precision)
     if _json_object(_load(reply.body)).get("groups") is None:
         raise status_error(reply)
-    return _validate(protocol.ErrorResponse, reply).groups or [], "", ""
+    return _validate(protocol.ErrorResponse, reply).groups or [], _Origin()
 
 
 def _validate(model: type[ModelT], reply: Reply) -> ModelT:
@@ -225,12 +234,20 @@ def _in_order(items: Sequence[IndexedT], count: int, where: str, reply: Reply) -
     return [by_index[index] for index in range(count)]
 
 
-def _score(candidate: protocol.CandidateScore, model: str, fingerprint: str, where: str, reply: Reply) -> Score:
+def _score(candidate: protocol.CandidateScore, origin: _Origin, where: str, reply: Reply) -> Score:
     for name, value in _numbers(candidate):
         if not math.isfinite(value) or (name.endswith("std") and value < 0):
             raise APIResponseError(f"the reply has {where}.{name} = {value}", request_id=reply.request_id)
     dimensions = {name: Dimension(d.mean, d.std) for name, d in candidate.dimensions.items()}
-    return Score(candidate.reward, candidate.reward_std, dimensions, candidate.cached, model, fingerprint)
+    return Score(
+        candidate.reward,
+        candidate.reward_std,
+        dimensions,
+        candidate.cached,
+        origin.model,
+        origin.fingerprint,
+        precision=origin.precision,
+    )
 
 
 def _numbers(candidate: protocol.CandidateScore) -> Iterator[tuple[str, float]]:

@@ -201,6 +201,7 @@ def _source(settings: Settings) -> CheckpointSource:
         settings.devices,
         settings.dtype,
         settings.engine,
+        quantize=settings.quantize,
         self_test=settings.self_test,
         allow_pipeline_drift=settings.allow_pipeline_drift,
     )
@@ -215,7 +216,9 @@ def _loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[]
 def _fakes(settings: Settings) -> Parts:
     """Made-up scores from this process."""
     devices = ["cpu" if device == "auto" else device for device in settings.devices]
-    model = ServedModel("jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "backend": "fake"})
+    model = ServedModel(
+        "jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "precision": "float32", "backend": "fake"}
+    )
     return Parts(model, FakePreparer(), [FakeBackend(device=device) for device in devices])
 
 
@@ -237,6 +240,7 @@ async def _in_processes(settings: Settings) -> Started:
                 number=number,
                 dtype=settings.dtype,
                 engine=settings.engine,
+                quantize=settings.quantize,
                 self_test=settings.self_test,
                 allow_pipeline_drift=settings.allow_pipeline_drift,
                 # Every weight is read for it: once is enough.

@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(description="backbone dtype; auto is bfloat16 on a GPU, float32 on a CPU. Heads are always float32"),
     ] = "auto"
+    quantize: Annotated[
+        Literal["none", "fp8"],
+        Field(description="'fp8' computes the language model's linear layers in 8 bits, on a GPU that can"),
+    ] = "none"
     engine: Annotated[
         Literal["trie", "plain"],
         Field(description="'trie' computes what candidates share once; 'plain', the reference, shares nothing"),

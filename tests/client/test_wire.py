@@ -25,6 +25,14 @@ def read(scripted: Scripted) -> dict[int, Score | CandidateError]:
     return read_scores(BATCH, NAMES, reply(scripted))
 
 
+def test_a_score_says_what_it_was_computed_in_where_the_server_does() -> None:
+    for precision in ("fp8", ""):
+        told = scores(GOOD)
+        assert isinstance(told.json, dict)
+        told.json |= {"precision": precision} if precision else {}
+        assert {score.precision for score in read(told).values() if isinstance(score, Score)} == {precision}
+
+
 def test_every_distinct_image_is_one_part_and_the_request_follows_the_contract() -> None:
     images = {"S": b"P6 source", "A": b"\x89PNG a", "B": b"\xff\xd8 b"}
     (name, (filename, body, media_type)), *parts = multipart(BATCH, images, 1234)

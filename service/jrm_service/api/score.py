@@ -113,6 +113,7 @@ def _reply(
         created=int(time.time()),
         model=scorer.model.name,
         fingerprint=scorer.model.fingerprint,
+        precision=scorer.model.precision,
         groups=groups,
         usage=Usage(
             candidates=len(outcomes),

@@ -45,6 +45,7 @@ class Load:
     measured: bool
     spared: float
     fingerprint: str | None = None
+    quantize: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any
 from jrm_service.errors import CheckpointError
 from jrm_service.scoring.backend import Answer, StartFailed, WorkerLost
 from jrm_service.scoring.batcher import restart_pauses
-from jrm_service.scoring.types import Candidate
+from jrm_service.scoring.types import Candidate, ServedModel
 
 from .channel import Batch, Channel, Load, Loaded, LogLine, NotLoaded, Scores
 
@@ -48,6 +48,7 @@ class ProcessWorker:
         self._start_timeout_s = start_timeout_s
         self._module = module
         self._running: _Running | None = None
+        self._precision: str | None = None
 
     async def start(self) -> None:
         """Start the process. Raises StartFailed, with ``problems`` where the worker said what keeps it from loading."""
@@ -65,12 +66,16 @@ class ProcessWorker:
         except StartFailed:
             await self.end()
             raise
+        if self._precision not in (None, loaded.model.precision):
+            await self.end()
+            raise StartFailed(f"it scores in {loaded.model.precision} now, not in {self._precision}")
         self.device = loaded.model.description["device"]
         return loaded
 
-    def expect(self, fingerprint: str) -> None:
+    def expect(self, model: ServedModel) -> None:
         """From now on, a worker that is started again must serve the same, whatever has become of the folder."""
-        self._load = replace(self._load, hashed=True, measured=False, fingerprint=fingerprint)
+        self._load = replace(self._load, hashed=True, measured=False, fingerprint=model.fingerprint)
+        self._precision = model.precision
 
     @property
     def pid(self) -> int | None:
@@ -97,12 +102,15 @@ class ProcessWorker:
 async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
     """Start every worker, at the same time, and return what each tells of what it has loaded.
 
-    Raises CheckpointError with what keeps the checkpoint from being served, and StartFailed when one does not start
-    MOST_FAILED_STARTS times in a row for another reason. Then all have ended.
+    Raises CheckpointError with what keeps the checkpoint from being served, or when two would score in different
+    precision, and StartFailed when one does not start MOST_FAILED_STARTS times in a row for another reason. Then all
+    have ended.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
             loading = [tasks.create_task(_load_patiently(worker)) for worker in workers]
+        loaded = [task.result() for task in loading]
+        _require_one_precision(loaded)
     except BaseException as error:
         await asyncio.gather(*(worker.end() for worker in workers))
         if isinstance(error, BaseExceptionGroup):
@@ -111,10 +119,17 @@ async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
                 raise CheckpointError(failure.problems) from None
             raise failure from None
         raise
-    loaded = [task.result() for task in loading]
     for worker in workers:
-        worker.expect(loaded[0].model.fingerprint)
+        worker.expect(loaded[0].model)
     return loaded
+
+
+def _require_one_precision(loaded: Sequence[Loaded]) -> None:
+    """A reward must not depend on which device was free. Raises CheckpointError."""
+    found = [(one.model.description["device"], one.model.precision) for one in loaded]
+    if len({precision for _, precision in found}) > 1:
+        told = ", ".join(f"{device} in {precision}" for device, precision in found)
+        raise CheckpointError([f"the workers would score in different precision: {told}; set --dtype and --quantize"])
 
 
 async def _load_patiently(worker: ProcessWorker) -> Loaded:

@@ -52,11 +52,12 @@ class _Strict(BaseModel):
 
 
 class Tolerance(_Strict):
-    """How far a number may be off, by the dtype of the backbone; ``deviation`` says in which unit."""
+    """How far a number may be off, by precision; ``deviation`` says in which unit."""
 
     float32: Allowed = 1e-3
     float16: Allowed = 1e-2
     bfloat16: Allowed = 5e-2
+    fp8: Allowed = 0.25
 
 
 class GoldenInput(_Strict):
@@ -130,13 +131,14 @@ def require_fingerprint(golden: Golden, checkpoint: Checkpoint) -> None:
         raise CheckpointError([reason])
 
 
-def check(golden: Golden, preparer: Preparer, backend: Backend[Any], dtype: str) -> SelfTest:
+def check(golden: Golden, preparer: Preparer, backend: Backend[Any], precision: str) -> SelfTest:
     """Score every case as a request is scored, from image file to reward, and compare every number.
 
-    ``backend`` is the one that will serve and ``dtype`` its backbone's. Raises CheckpointError, with the numbers, when
-    one is off by more than the dtype's tolerance, missing or not finite, and when a case ends in an error.
+    ``backend`` is the one that will serve and ``precision`` what it computes in. Raises CheckpointError, with the
+    numbers, when one is off by more than the precision's tolerance, missing or not finite, and when a case ends in an
+    error.
     """
-    allowed: float = getattr(golden.tolerance, dtype)
+    allowed: float = getattr(golden.tolerance, precision)
     failures: list[tuple[float, str]] = []
     compared, wrong, largest = 0, 0, 0.0
     for index, (case, outcome) in enumerate(zip(golden.cases, outcomes(golden.cases, preparer, backend), strict=True)):
@@ -155,7 +157,7 @@ def check(golden: Golden, preparer: Preparer, backend: Backend[Any], dtype: str)
                 text = _difference(name, got.get(name), expected.get(name), allowed)
                 failures.append((off, f"cases.{index}: {text}"))
     if failures:
-        summary = f"self-test on {backend.device} in {dtype}: {wrong} of {compared} numbers are off"
+        summary = f"self-test on {backend.device} in {precision}: {wrong} of {compared} numbers are off"
         raise CheckpointError(_report(summary, failures))
     return SelfTest(len(golden.cases), largest, allowed)
 

@@ -109,6 +109,7 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
         [device],
         dtype,
         load.engine,
+        quantize=load.quantize,
         self_test=load.self_test,
         allow_pipeline_drift=load.allow_pipeline_drift,
     )

@@ -48,6 +48,7 @@ class CheckpointSource:
         dtype: str,
         engine: str,
         tests: golden.Golden | None,
+        quantize: str = "none",
     ) -> None:
         self.checkpoint = checkpoint
         self.tests = tests
@@ -55,7 +56,15 @@ class CheckpointSource:
         self.devices = [resolve_device(device) for device in devices]
         on_gpu = all(device.startswith("cuda") for device in self.devices)
         self.dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
+        if quantize != "none":
+            raise CheckpointError([f"quantize: {quantize} cannot be computed yet"])
+        self.quantize = quantize
         self.preparer = CheckpointPreparer(checkpoint)
+
+    @property
+    def precision(self) -> str:
+        """What scores are computed in: ``fp8``, or the dtype of the backbone."""
+        return self.dtype if self.quantize == "none" else self.quantize
 
     @property
     def cost(self) -> BatchCost:
@@ -75,7 +84,14 @@ class CheckpointSource:
         backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
         for backend in backends:
             self._warm(backend)
-        return self.described(hashed=hashed, self_test=self._self_test(backends), engine=self.engine), backends
+        model = self.described(
+            hashed=hashed,
+            quantize=self.quantize,
+            precision=self.precision,
+            self_test=self._self_test(backends),
+            engine=self.engine,
+        )
+        return model, backends
 
     def described(self, *, hashed: bool = True, **facts: Any) -> ServedModel:
         """What is served; ``facts`` go into its description. Reads every weight once, for the fingerprint."""
@@ -136,13 +152,13 @@ class CheckpointSource:
         """The worst of all devices, as ``/v1/info`` shows it; None when nothing was compared."""
         if self.tests is None:
             return None
-        results = [golden.check(self.tests, self.preparer, backend, self.dtype) for backend in backends]
+        results = [golden.check(self.tests, self.preparer, backend, self.precision) for backend in backends]
         worst = max(results, key=lambda result: result.max_deviation)
         logger.info(
             "self-test: %d golden cases on %s in %s, largest deviation %.2g, allowed %g",
             worst.cases,
             ",".join(self.devices),
-            self.dtype,
+            self.precision,
             worst.max_deviation,
             worst.tolerance,
         )
@@ -159,6 +175,7 @@ def open_source(
     dtype: str,
     engine: str,
     *,
+    quantize: str = "none",
     self_test: bool = True,
     allow_pipeline_drift: bool = False,
 ) -> CheckpointSource:
@@ -172,7 +189,7 @@ def open_source(
     tests = golden.read(checkpoint) if self_test else None
     if tests is None:
         logger.info("no self-test: %s", f"{golden.FILE} is not there" if self_test else "it is switched off")
-    return CheckpointSource(checkpoint, devices, dtype, engine, tests)
+    return CheckpointSource(checkpoint, devices, dtype, engine, tests, quantize)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

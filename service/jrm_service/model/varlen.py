@@ -6,9 +6,11 @@ what it takes and in how a causal mask lies over fewer queries than keys, and a 
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -113,7 +115,7 @@ def masked_attention(
 
 
 def repeated_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """[n, kv heads, k, d] -> [n, heads, k, d]: each head as often as there are query heads that see it."""
+    """[n, kv heads, …] -> [n, heads, …]: each head as often as there are query heads that see it."""
     return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
@@ -129,14 +131,28 @@ def find_kernel(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Ker
     """
     if not device.startswith("cuda") or dtype not in _DTYPES:
         return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return trusted_kernel(varlen_attn, device, dtype, shapes)
+
+
+def trusted_kernel(
+    varlen_attn: Callable[..., Any], device: str, dtype: torch.dtype, shapes: Sequence[Shape]
+) -> Kernel | None:
+    """The first way to call ``varlen_attn``, of whichever torch, that copes with all ``shapes`` on a device."""
+    names = inspect.signature(varlen_attn).parameters
     # Split keys would be summed in an order that depends on what else is in the batch; older versions cannot say so.
-    choices: tuple[dict[str, Any], ...] = ({"num_splits": 1}, {})
-    for options in choices:
-        kernel = _varlen_attn(options)
-        if kernel is not None and all(agrees(kernel, device, dtype, shape) for shape in shapes):
-            logger.info("attention on %s: varlen_attn%s", device, options or "")
+    options: list[dict[str, Any]] = [{"num_splits": 1}] * ("num_splits" in names) + [{}]
+    # Grouped heads first: torch 2.11 has no keyword for them. Copies of the heads are what every kernel takes.
+    for repeated, option in itertools.product((False, True), options):
+        kernel = _calling(varlen_attn, option, repeated=repeated, gqa="enable_gqa" in names)
+        if all(agrees(kernel, device, dtype, shape) for shape in shapes):
+            how = [*(f"{name}={value}" for name, value in option.items()), *(["repeated heads"] * repeated)]
+            logger.info("attention on %s: varlen_attn(%s)", device, ", ".join(how))
             return kernel
-    logger.info("attention on %s: one call for each shape, varlen_attn is of no use here", device)
+    logger.warning("attention on %s: one call for each shape, varlen_attn is of no use here", device)
     return None
 
 
@@ -162,15 +178,14 @@ def agrees(kernel: Kernel, device: str, dtype: torch.dtype, shape: Shape) -> boo
     return bool((got.float() - expected).abs().max() <= _TOLERANCE)  # False for NaN as well
 
 
-def _varlen_attn(options: Mapping[str, Any]) -> Kernel | None:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
+def _calling(varlen_attn: Callable[..., Any], options: Mapping[str, Any], *, repeated: bool, gqa: bool) -> Kernel:
+    """``varlen_attn`` as a ``Kernel``. ``gqa``: whether it has to be told of grouped heads."""
 
     def kernel(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, *, causal: bool, scale: float
     ) -> torch.Tensor:
+        if repeated:
+            key, value = (repeated_heads(tensor, query.shape[1]) for tensor in (key, value))
         attended: Any = varlen_attn(
             query,
             key,
@@ -180,7 +195,7 @@ def _varlen_attn(options: Mapping[str, Any]) -> Kernel | None:
             *lengths.longest,
             scale=scale,
             window_size=(-1, 0) if causal else (-1, -1),
-            enable_gqa=query.shape[1] != key.shape[1],
+            **({"enable_gqa": query.shape[1] != key.shape[1]} if gqa else {}),
             **options,
         )
         return cast("torch.Tensor", attended)  # a pair only where more is asked for

@@ -36,8 +36,8 @@ class ScoreStore(Protocol):
 
 
 def scope_of(model: ServedModel) -> list[str]:
-    """What decides a score beside the candidate: fingerprint, dtype, engine, kinds of device, versions."""
-    facts = [str(model.description.get(name)) for name in ("backend", "dtype", "engine")]
+    """What decides a score beside the candidate: fingerprint, precision, engine, kinds of device, versions."""
+    facts = [str(model.description.get(name)) for name in ("backend", "precision", "engine")]
     kinds = {device.split(":")[0] for device in str(model.description.get("device")).split(",")}
     return [model.fingerprint, *facts, ",".join(sorted(kinds)), *(installed(name) or "none" for name in _ENGINE)]
 

@@ -103,6 +103,11 @@ class ServedModel:
     fingerprint: str
     description: Mapping[str, Any]
 
+    @property
+    def precision(self) -> str:
+        """What the scores are computed in: float32, bfloat16, float16 or fp8; empty where nothing is scored."""
+        return str(self.description.get("precision", ""))
+
 
 def combine(
     dimensions: Mapping[str, Dimension], weights: Mapping[str, float], how: Literal["mean", "min"]

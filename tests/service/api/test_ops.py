@@ -70,6 +70,7 @@ def test_info_says_what_produces_the_scores(tiny_server):
     assert info["model"] == "jrm-tiny-untrained"
     assert len(info["fingerprint"]) == 32
     assert (info["device"], info["dtype"]) == ("cpu", "float32")
+    assert (info["quantize"], info["precision"]) == ("none", "float32")
     assert info["dimensions"] == ["instruction_following", "visual_quality"]
     assert info["image"]["min_pixels"] == 16384
     assert info["limits"]["max_candidates"] == 1024

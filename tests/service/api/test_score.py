@@ -60,6 +60,7 @@ def test_a_pair(tiny_server, tiny_checkpoint):
     assert (result["index"], result["status"], result["cached"]) == (0, "ok", False)
     assert (reply["object"], reply["model"]) == ("score.list", "jrm-tiny-untrained")
     assert len(reply["fingerprint"]) == 32
+    assert reply["precision"] == "float32"
     assert reply["usage"]["candidates"] == 1
     assert reply["usage"]["images"] == 2
     assert set(reply["timings_ms"]) == {"preprocess", "queue", "inference", "total"}

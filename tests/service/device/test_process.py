@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,30 @@ def test_what_keeps_a_checkpoint_from_loading_is_told(tmp_path: Path, caplog: py
 
     with caplog.at_level(logging.CRITICAL):
         run(main())
+
+
+def test_workers_that_would_score_in_different_precision_are_refused() -> None:
+    async def main() -> None:
+        loads = [load(0, 2, dtype="float32", measured=False), load(1, 2, dtype="bfloat16", measured=False)]
+        workers = [ProcessWorker(one, start_timeout_s=START_S) for one in loads]
+        with pytest.raises(CheckpointError, match="different precision: cpu in float32, cpu in bfloat16"):
+            await load_all(workers)
+        assert all(process.lost.done() for process in workers)
+
+    run(main())
+
+
+def test_a_worker_that_comes_back_in_another_precision_is_refused() -> None:
+    async def main() -> None:
+        worker = ProcessWorker(load(measured=False), start_timeout_s=START_S)
+        [loaded] = await load_all([worker])
+        await worker.end()
+        worker.expect(replace(loaded.model, description={"precision": "fp8"}))
+        with pytest.raises(StartFailed, match="scores in float32 now, not in fp8"):
+            await worker.start()
+        assert worker.lost.done()
+
+    run(main())
 
 
 def test_a_worker_that_is_not_ready_in_time_is_ended() -> None:

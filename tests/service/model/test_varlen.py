@@ -1,5 +1,6 @@
 """Kernels over packed sequences: which ones are trusted."""
 
+import logging
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from jrm_service.model.varlen import (
     masked_attention,
     one_by_one,
     repeated_heads,
+    trusted_kernel,
 )
 
 GROUPED = Shape(heads=4, kv_heads=2, head_dim=16, causal=True)
@@ -32,6 +34,49 @@ def upper_left(query, key, value, lengths, *, causal, scale):
 
 def _ends(lengths):
     return zip(lengths.queries[1:].tolist(), lengths.keys[1:].tolist(), strict=True)
+
+
+def torch_2_13(
+    query, key, value, queries, keys, longest_q, longest_k, *, scale, window_size, enable_gqa=False, num_splits=None
+):
+    if (query.shape[1] != key.shape[1]) is not enable_gqa:
+        raise ValueError("set enable_gqa")
+    return torch_2_11(query, key, value, queries, keys, longest_q, longest_k, scale=scale, window_size=window_size)
+
+
+def torch_2_11(query, key, value, queries, keys, longest_q, longest_k, *, scale=None, window_size=(-1, -1)):
+    sequences = list(zip(queries.diff().tolist(), keys.diff().tolist(), strict=True))
+    lengths = Lengths.of(sequences)
+    assert (longest_q, longest_k) == lengths.longest
+    return one_by_one(query, key, value, lengths, causal=window_size == (-1, 0), scale=scale)
+
+
+def ungrouped(query, key, value, queries, keys, longest_q, longest_k, *, scale=None, window_size=(-1, -1)):
+    if query.shape[1] != key.shape[1]:
+        raise RuntimeError("expected as many heads")
+    return torch_2_11(query, key, value, queries, keys, longest_q, longest_k, scale=scale, window_size=window_size)
+
+
+def no_scale(query, key, value, queries, keys, longest_q, longest_k, *, window_size=(-1, -1)):
+    return torch_2_11(query, key, value, queries, keys, longest_q, longest_k, window_size=window_size)
+
+
+HOW = {
+    torch_2_13: "varlen_attn(num_splits=1)",
+    torch_2_11: "varlen_attn()",
+    ungrouped: "varlen_attn(repeated heads)",
+    no_scale: "one call for each shape",
+}
+
+
+@pytest.mark.parametrize("varlen_attn", HOW)
+def test_attention_is_one_call_however_this_torch_wants_to_be_called(varlen_attn, caplog):
+    with caplog.at_level(logging.INFO):
+        kernel = trusted_kernel(varlen_attn, "cpu", torch.float32, [GROUPED, WITHIN_IMAGES])
+    assert HOW[varlen_attn] in caplog.text
+    assert (kernel is None) is (varlen_attn is no_scale)
+    if kernel is not None:
+        assert agrees(kernel, "cpu", torch.float32, GROUPED)
 
 
 def refusing(*_args, **_kwargs):

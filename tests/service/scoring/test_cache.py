@@ -142,14 +142,14 @@ def test_parts_that_meet_elsewhere_are_other_parts() -> None:
 
 
 def test_a_scope_has_everything_that_decides_a_score() -> None:
-    base = {"dtype": "float32", "engine": "trie", "device": "cuda:0"}
+    base = {"precision": "float32", "engine": "trie", "device": "cuda:0"}
     scope = scope_of(ServedModel("name", "fingerprint", base))
     assert scope_of(ServedModel("other name", "fingerprint", base | {"device": "cuda:1,cuda:2"})) == scope
     others = [
         ServedModel("name", "other", base),
         *[
             ServedModel("name", "fingerprint", base | change)
-            for change in ({"dtype": "bfloat16"}, {"engine": "plain"}, {"device": "cpu"}, {"backend": "fake"})
+            for change in ({"precision": "fp8"}, {"engine": "plain"}, {"device": "cpu"}, {"backend": "fake"})
         ],
     ]
     assert scope not in map(scope_of, others)
