@@ -16,7 +16,16 @@ from .service_links import service_links
 
 PREFIX = "JRM_"
 # The client reads these from the same environment; they are not the server's.
-_CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
+_CLIENT_VARIABLES = {
+    "JRM_URL",
+    "JRM_API_KEY",
+    "JRM_EDITED",
+    "JRM_SOURCE",
+    "JRM_INSTRUCTION",
+    "JRM_SOURCE_ROOT",
+    "JRM_TIMEOUT",
+    "JRM_FINGERPRINT",
+}
 
 MiB = 2**20
 _MAX_THREADS = 256
