@@ -12,10 +12,10 @@ from jrm_service.explain import memory
 from jrm_service.explain.runtime import Explainable
 from jrm_service.explain.service import as_prompt
 from jrm_service.host_memory import available_memory
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Image, TokenSequence
 
 from .checkpoint import Checkpoint
-from .scorer import CheckpointPreparer
 
 
 class CheckpointQuestions:
