@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from jrm_service.scoring.backend import StartFailed
+from jrm_service.scoring.batcher import restart_pauses
 
 from .channel import Channel, LogLine, NotLoaded
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +32,8 @@ class Child:
     """A worker process, a thread that sends to it and one that receives from it.
 
     Create it in an event loop that runs in the main thread: a worker asks the kernel to be killed when the thread that
-    started it ends, so that not even a stopped worker outlives a server that was killed. It has a session of its own: a
-    terminal's Ctrl-C is for the server, and what a worker starts is ended with it.
+    started it ends, so that not even a stopped worker outlives a server that was killed. It has a session of its own,
+    because a terminal's Ctrl-C is for the server, which drains before it ends its workers.
 
     Args:
         module: what is run as the process; it is told its end of the channel and the id of this process.
@@ -84,7 +87,7 @@ class Child:
             raise
 
     async def end(self) -> None:
-        """Kill the process and whatever it has started. It holds nothing worth a goodbye."""
+        """Kill the process. It holds nothing worth a goodbye."""
         self._outbox.put(None)
         self._channel.close()  # the receiving thread reads it as the end, whatever the process does, and kills it
         await asyncio.shield(self.lost)
@@ -106,12 +109,8 @@ class Child:
                 self._loop.call_soon_threadsafe(self._ended, self._reap())
 
     def _reap(self) -> str:
-        """Kill what may still live of it, and say how it ended. In the receiving thread: it may take a moment.
-
-        Killed first, for once it is reaped, its id may become another's.
-        """
-        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where only a zombie is left
-            os.killpg(self.pid, signal.SIGKILL)
+        """Kill it if it still lives, and say how it ended. In the receiving thread, for it may take a moment."""
+        self._process.kill()
         try:
             code = self._process.wait(_REAP_S)
         except subprocess.TimeoutExpired:  # in the kernel, where a signal does not reach it: a driver that hangs
@@ -136,3 +135,21 @@ class Child:
             self._asked.exception()  # read: whoever asked may have gone
         self._channel.close()
         self._on_end(how)
+
+
+async def patiently(start: Callable[[], Awaitable[T]], who: str) -> T:
+    """What ``start`` returns, tried again after pauses. ``who`` is what is started, for the log.
+
+    Raises StartFailed at once with ``problems``, which trying again does not solve, and when ``start`` has raised it
+    MOST_FAILED_STARTS times in a row.
+    """
+    for pause in restart_pauses():
+        await asyncio.sleep(pause)
+        try:
+            return await start()
+        except StartFailed as error:
+            if error.problems:
+                raise
+            logger.error("%s does not start: %s", who, error)
+            failure = error
+    raise failure

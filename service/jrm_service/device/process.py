@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +10,10 @@ from typing import Any
 
 from jrm_service.errors import CheckpointError
 from jrm_service.scoring.backend import Answer, StartFailed, WorkerLost
-from jrm_service.scoring.batcher import restart_pauses
 from jrm_service.scoring.types import Candidate
 
 from .channel import Batch, Load, Loaded, Scores
-from .child import Child
-
-logger = logging.getLogger(__name__)
+from .child import Child, patiently
 
 
 class ProcessWorker:
@@ -102,7 +98,9 @@ async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            loading = [tasks.create_task(_load_patiently(worker)) for worker in workers]
+            loading = [
+                tasks.create_task(patiently(worker.load, f"the worker on {worker.device}")) for worker in workers
+            ]
     except BaseException as error:
         await asyncio.gather(*(worker.end() for worker in workers))
         if isinstance(error, BaseExceptionGroup):
@@ -115,19 +113,6 @@ async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
     for worker in workers:
         worker.expect(loaded[0].model.fingerprint)
     return loaded
-
-
-async def _load_patiently(worker: ProcessWorker) -> Loaded:
-    for pause in restart_pauses():
-        await asyncio.sleep(pause)
-        try:
-            return await worker.load()
-        except StartFailed as error:
-            if error.problems:
-                raise
-            logger.error("the worker on %s does not start: %s", worker.device, error)
-            failure = error
-    raise failure
 
 
 def _each_image_once(candidates: Sequence[Candidate]) -> list[Candidate]:

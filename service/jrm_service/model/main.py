@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from .worker import DEVICE_LOST, connect, give_up
+from .worker import DEVICE_LOST, connect, give_up, require_same
 
 if TYPE_CHECKING:
     from jrm_service.device.channel import Channel, Load
@@ -66,7 +66,6 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
 
     from jrm_service.cpus import usable_cpus
     from jrm_service.device.channel import Loaded
-    from jrm_service.errors import CheckpointError
 
     from .devices import resolve_device
     from .source import open_source
@@ -86,10 +85,7 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
         self_test=load.self_test,
         allow_pipeline_drift=load.allow_pipeline_drift,
     )
-    if load.fingerprint is not None and load.fingerprint != source.checkpoint.fingerprint:
-        raise CheckpointError(
-            [f"the checkpoint has become another: fingerprint {source.checkpoint.fingerprint}, not {load.fingerprint}"]
-        )
+    require_same(source.checkpoint, load.fingerprint)
     model, [backend] = source.load(hashed=load.hashed)
     tokens = 0
     if load.measured:

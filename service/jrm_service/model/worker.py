@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from jrm_service.device.channel import Channel
 
+    from .checkpoint import Checkpoint
+
 logger = logging.getLogger(__name__)
 
 DEVICE_LOST = 70
@@ -49,6 +51,16 @@ def end_with_parent() -> None:
     stopped; elsewhere than on Linux the end of the channel is the signal."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def require_same(checkpoint: Checkpoint, fingerprint: str | None) -> None:
+    """Raise CheckpointError unless the checkpoint has the fingerprint that is served, if there is one yet."""
+    from jrm_service.errors import CheckpointError
+
+    if fingerprint is not None and fingerprint != checkpoint.fingerprint:
+        raise CheckpointError(
+            [f"the checkpoint has become another: fingerprint {checkpoint.fingerprint}, not {fingerprint}"]
+        )
 
 
 def give_up(channel: Channel, error: Exception) -> NoReturn:
