@@ -12,7 +12,8 @@ import torch
 
 from jrm_service.model.checkpoint import load_model, open_checkpoint
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate
 
 from . import service

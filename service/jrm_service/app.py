@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from fastapi import FastAPI
@@ -28,8 +29,13 @@ from .api.score import score_router
 from .device.channel import Load
 from .device.process import ProcessWorker, load_all
 from .errors import CheckpointError, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, TracesError
+from .explain.messages import Open
+from .explain.runtime import ExplainRuntime
 from .explain.service import ExplainLimits
+from .explain.worker import MODULE, ExplainWorker
+from .host_memory import available_memory
 from .metrics import Metrics
+from .model.manifest import read_manifest
 from .model.trie import BATCH_COSTS
 from .score_runtime import OnFailed, Parts, ScoreRuntime, Started
 from .scoring.backend import StartFailed
@@ -44,8 +50,6 @@ from .versions import installed
 
 if TYPE_CHECKING:
     from .api.tracing import RequestTraces
-    from .explain.runtime import ExplainRuntime
-    from .model.source import CheckpointSource
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,6 @@ _EXPECTED = (JRMError, StartFailed)  # they say what is wrong; a traceback would
 class Served(Protocol):
     """A part of what one process serves: scores or critiques."""
 
-    async def start(self) -> None: ...  # noqa: D102
     async def drain(self) -> None: ...  # noqa: D102
     async def stop(self) -> None: ...  # noqa: D102
     def state(self) -> tuple[PartState, str]: ...  # noqa: D102
@@ -83,24 +86,25 @@ def create_app(
     load: Callable[[], Parts] | None = None,
     on_ready: Callable[[ServedModel], None] = lambda _model: None,
     on_failed: OnFailed = lambda _error: None,
+    explain_module: str = MODULE,
 ) -> Application:
     """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
 
-    ``load`` replaces the source of scores that the settings name; it runs in a thread.
+    ``load`` replaces the source of scores that the settings name, and runs in a thread; ``explain_module`` is what is
+    run as the process that writes critiques.
     Raises at once KeysError for a keys file that cannot be used, RedisURLError for a Redis URL with an option that
-    there is not, MissingExtra for traces without OpenTelemetry, TracesError where its variables are wrong; where
-    critiques are to be served, also ExplainSetupError, CheckpointError and PipelineDrift. ``on_failed`` is told of what
-    goes wrong later: what a worker finds wrong with the checkpoint, or that one does not start any more.
+    there is not, MissingExtra for traces without OpenTelemetry, TracesError where its variables are wrong, and
+    ExplainSetupError where critiques are to be served and plainly cannot be. ``on_failed`` is told of what goes wrong
+    later: what a worker finds wrong with the checkpoint, or that one does not start any more.
     """
     metrics = Metrics(_registry())
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
     traces = _request_traces(settings, metrics)
-    source = _source(settings) if settings.serves_explain and settings.backend != "fake" else None
     line = WaitingLine(max_body_bytes=settings.max_bodies_bytes, max_queue=settings.max_queue)
     scoring = (
         ScoreRuntime(settings, _loader(settings, load), line, metrics, on_failed) if settings.serves_score else None
     )
-    explaining = _explaining(settings, source, metrics) if settings.serves_explain else None
+    explaining = _explaining(settings, explain_module, metrics, on_failed) if settings.serves_explain else None
     parts: dict[str, Served] = {
         name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
     }
@@ -111,9 +115,10 @@ def create_app(
 
     async def start() -> None:
         try:
-            await asyncio.gather(*(part.start() for part in parts.values()))
+            await _start(scoring, explaining)
         except Exception as error:
-            if not isinstance(error, CheckpointError):  # whose problems are shown line by line, by whoever is told
+            # The problems of these two are shown line by line, by whoever is told.
+            if not isinstance(error, CheckpointError | ExplainSetupError):
                 logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, _EXPECTED))
             on_failed(error)
         else:
@@ -192,19 +197,23 @@ def _takes_requests(part: Served) -> float:
     return float(state in SERVING)
 
 
-def _source(settings: Settings) -> CheckpointSource:
-    """Check what can be checked now. Raises CheckpointError."""
-    from .model.source import open_source  # imports torch, which a fake does not need
+async def _start(scoring: ScoreRuntime | None, explaining: ExplainRuntime | None) -> None:
+    """Raises what the first of the two raises.
 
-    return open_source(
-        settings.checkpoint,
-        settings.devices,
-        settings.dtype,
-        settings.engine,
-        quantize=settings.quantize,
-        self_test=settings.self_test,
-        allow_pipeline_drift=settings.allow_pipeline_drift,
-    )
+    What keeps critiques from being written is found while the scorer loads, before anything of vLLM is. On a device
+    that both share, the scorer then takes its part and measures what is left of it, and vLLM takes the share that was
+    spared for it: the same order in which they come when vLLM is started again.
+    """
+    try:
+        async with asyncio.TaskGroup() as starting:
+            if scoring is not None:
+                starting.create_task(scoring.start())
+            if explaining is not None:
+                starting.create_task(explaining.open())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    if explaining is not None:
+        await explaining.start(None if scoring is None else scoring.model().fingerprint)
 
 
 def _loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[], Awaitable[Started]]:
@@ -246,7 +255,7 @@ async def _in_processes(settings: Settings) -> Started:
                 # Every weight is read for it: once is enough.
                 hashed=number == 0,
                 measured=settings.max_batch_tokens is None,
-                # vLLM may have taken its share of the GPU by now, or not yet.
+                # vLLM has not taken its share yet: see _start.
                 spared=settings.explain_gpu_share if settings.serves_explain else 0.0,
             ),
             start_timeout_s=settings.start_timeout_s,
@@ -269,48 +278,52 @@ async def _in_processes(settings: Settings) -> Started:
     )
 
 
-def _explaining(settings: Settings, source: CheckpointSource | None, metrics: Metrics) -> ExplainRuntime:
-    """Raises ExplainSetupError when critiques cannot be served with these settings on this machine."""
-    if source is None:
+def _explaining(settings: Settings, module: str, metrics: Metrics, on_failed: OnFailed) -> ExplainRuntime:
+    """Raises ExplainSetupError with what can be seen without opening the checkpoint; its worker finds the rest."""
+    if settings.backend == "fake":
         raise ExplainSetupError(["serve explain: --backend fake has no language head"])
-    from .explain.runtime import ExplainRuntime
-    from .explain.vllm_engine import EngineSettings
-    from .model.explained import explainable, require_memory
-
-    checkpoint, device = source.checkpoint, source.devices[0]
-    context = min(settings.explain_context, checkpoint.config.text_config.max_position_embeddings)
-    require_memory(
-        checkpoint,
-        device,
-        dtype=source.dtype,
-        context=context,
-        share=settings.explain_gpu_share,
-        cache_gib=settings.explain_cache_gib,
-        scorer=settings.serves_score,
-    )
-    return ExplainRuntime(
-        partial(source.described, engine="vllm"),
-        explainable(checkpoint),
-        EngineSettings(
-            path=checkpoint.path,
-            device=device,
-            dtype=source.dtype,
-            context=context,
+    problems = []
+    if settings.checkpoint is not None:
+        manifest, _ = read_manifest(settings.checkpoint / "reward" / "manifest.json")
+        if manifest is not None and not manifest.explained:
+            problems.append("serve explain: reward/manifest.json has no 'explain': this checkpoint only scores")
+    if find_spec("vllm") is None:
+        problems.append("serve explain: vllm is missing: pip install 'jrm-serve[explain]', on a CPU [explain-cpu]")
+    if problems:
+        raise ExplainSetupError(problems)
+    worker = ExplainWorker(
+        Open(
+            checkpoint=None if settings.checkpoint is None else str(settings.checkpoint),
+            devices=settings.devices,
+            dtype=settings.dtype,
+            allow_pipeline_drift=settings.allow_pipeline_drift,
+            context=settings.explain_context,
             concurrency=settings.explain_concurrency,
             gpu_share=settings.explain_gpu_share,
             cache_gib=settings.explain_cache_gib,
+            scorer=settings.serves_score,
+            available=available_memory(),
+            # Every weight is read for it: a scoring worker does that.
+            hashed=not settings.serves_score,
         ),
+        start_timeout_s=settings.start_timeout_s,
+        module=module,
+    )
+    return ExplainRuntime(
+        worker,
         ExplainLimits(
             max_pixels=settings.max_image_pixels,
             max_decoded_bytes=settings.max_decoded_bytes,
             max_instruction_chars=settings.max_instruction_chars,
             max_tokens=settings.explain_max_tokens,
             max_requests=settings.explain_max_requests,
-            context=context,
+            context=settings.explain_context,
         ),
         threads=settings.preprocess_threads,
+        hang_timeout_s=settings.hang_timeout_s,
         grace_s=settings.grace_s,
         metrics=metrics,
+        on_failed=on_failed,
     )
 
 

@@ -7,7 +7,6 @@ import inspect as python_inspect
 import io
 import json
 import logging
-import multiprocessing
 import os
 import shlex
 import sys
@@ -110,7 +109,7 @@ def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn
     typer.echo(f"starting on {url}")
     server.run(sockets=[listener])
     for failure in failures:
-        for problem in failure.problems if isinstance(failure, CheckpointError) else [str(failure)]:
+        for problem in getattr(failure, "problems", None) or [str(failure)]:
             typer.echo(f"error: {problem}", err=True)
     _exit(1 if failures else 0)
 
@@ -121,8 +120,6 @@ def _exit(code: int) -> NoReturn:
     An interpreter that takes itself apart under such a thread aborts, and a clean stop would look like a crash.
     """
     if any(thread.daemon and thread.name.startswith("jrm-") for thread in threading.enumerate()):
-        for child in multiprocessing.active_children():  # an engine that was just being started
-            child.kill()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

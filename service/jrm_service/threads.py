@@ -11,18 +11,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_daemon_thread(work: Callable[[], T], discard: Callable[[T], object] = lambda _result: None) -> T:
+async def in_daemon_thread(work: Callable[[], T]) -> T:
     """The result of ``work``. Unlike asyncio's own threads, this one keeps no process from ending half-way.
 
-    Cancelling the call leaves the work to itself; what it comes to is given to ``discard``, in a thread as well.
+    Cancelling the call leaves the work to itself.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T) -> None:
-        if future.done():
-            threading.Thread(target=discard, args=(result,), name="jrm-discard", daemon=True).start()
-        else:
+        if not future.done():
             future.set_result(result)
 
     def fail(error: BaseException) -> None:
@@ -30,16 +28,13 @@ async def in_daemon_thread(work: Callable[[], T], discard: Callable[[T], object]
             future.set_exception(error)
 
     def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:
-            with suppress(RuntimeError):  # the loop has ended: nobody waits
+        with suppress(RuntimeError):  # the loop has ended: nobody waits
+            try:
+                result = work()
+            except BaseException as error:
                 loop.call_soon_threadsafe(fail, error)
-            return
-        try:
-            loop.call_soon_threadsafe(settle, result)
-        except RuntimeError:
-            discard(result)
+            else:
+                loop.call_soon_threadsafe(settle, result)
 
     threading.Thread(target=run, name="jrm-load", daemon=True).start()
     return await future

@@ -7,8 +7,8 @@ from benchmarks.models import LAYOUTS, SIZES, cached_checkpoint, write_checkpoin
 from PIL import Image
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.model.trie import build_trie
+from jrm_service.scoring.preparing import CheckpointPreparer
 
 INSTRUCTION = "make the red cup blue"
 

@@ -6,7 +6,8 @@ from benchmarks.direct import score_alone, score_together
 from benchmarks.padded import PaddedScorer
 
 from jrm_service.model.checkpoint import load_model, open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 from support.pictures import photo
 

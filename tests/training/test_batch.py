@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from jrm_service.errors import CheckpointError
 from jrm_service.images import preprocess
 from jrm_service.model.checkpoint import load_model, open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Image as Picture
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group

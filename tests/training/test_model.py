@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group
 from jrm_training.losses import language_loss

@@ -19,7 +19,7 @@ from jrm_client.jsonl import quoted
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.rows import Row, pack
-from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate, Text, TokenSequence
 
 from .data import Group

@@ -21,7 +21,7 @@ from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images import preprocess
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.devices import on_device, resolve_device
-from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate, Image, TokenSequence
 
 from .data import Group

@@ -1,4 +1,4 @@
-"""Messages between the server and one of its workers, over a socket that only the two of them have.
+"""Messages between the server and one of its workers, over a socket that only the two of them have; those of scoring.
 
 A message is a pickle, which is for programs that trust each other: both ends are this package, and nothing that a
 caller sent is unpickled, for a caller's bytes have become pixels and token ids by then. Arrays travel behind it as they
@@ -31,7 +31,7 @@ class Load:
 
     ``devices`` are those of all workers, and this is worker ``number``. ``hashed``: whether it is to work out the
     fingerprint, which must be ``fingerprint`` where that is known already; ``measured``: whether it is to measure the
-    token budget. ``spared`` is the share of a GPU's memory that is left to others.
+    token budget. ``spared`` is the share of a GPU's memory that vLLM takes later.
     """
 
     checkpoint: str | None

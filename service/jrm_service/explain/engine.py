@@ -1,34 +1,33 @@
-"""The language head: an engine process of its own that is started, watched, and started again."""
+"""The language head: an engine that is started, watched, and started again."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from jrm_service.errors import ExplainUnavailable
 from jrm_service.metrics import Metrics
-from jrm_service.threads import in_daemon_thread
+from jrm_service.scoring.backend import StartFailed
+from jrm_service.scoring.batcher import STABLE_S, restart_pauses
 
-from .vllm_engine import EngineFailed, EngineSettings, start_vllm
-from .writer import EngineState, Piece, Prompt
+from .writer import EngineFailed, EngineState, Piece, Prompt
 
 logger = logging.getLogger(__name__)
 
-_WATCH_SECONDS = 0.25
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_STABLE_SECONDS = 60.0  # an engine that lived so long begins anew at the first pause
-
 
 class Engine(Protocol):
-    """A running engine, as ``VLLMWriter`` knows it."""
+    """An engine that can be started again, as ``EngineWriter`` knows it: a process of its own."""
+
+    async def start(self) -> None:
+        """Bring it up, for the first time or again; returns when it has answered. Raises StartFailed."""
+        ...
 
     @property
-    def errored(self) -> bool:
-        """Whether it has died."""
+    def lost(self) -> asyncio.Future[None]:
+        """Done once what was started last is gone."""
         ...
 
     @property
@@ -36,157 +35,135 @@ class Engine(Protocol):
         """Answers that it has not finished."""
         ...
 
+    @property
+    def silent_since(self) -> float | None:
+        """When it was last heard of, in the event loop's time; None while it owes no answer."""
+        ...
+
     def answer(self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None) -> AsyncGenerator[Piece]:
         """Answer greedily, as ``Writer.write`` says. Raises EngineFailed."""
         ...
 
-    def shutdown(self) -> None:
-        """End its processes. It takes its time: call it in a thread."""
+    async def end(self) -> None:
+        """End it, whatever it is doing."""
         ...
 
 
-class VLLMWriter:
-    """Implements Writer. ``start`` returns at once; the engine is ready later, and comes back by itself if it dies.
+class EngineWriter:
+    """Implements Writer for an engine that comes back by itself if it dies or hangs. Use from one event loop.
 
     Args:
-        settings: how the language head is run.
-        metrics: where the engine's state is shown.
-        warm_up: what a new engine answers first.
-        build: starts an engine; called in a thread.
+        engine: what answers.
+        metrics: where its state is shown.
+        hang_timeout_s: seconds without a sign of any answer after which it counts as hung.
+        on_failed: called when it could not be brought back MOST_FAILED_STARTS times in a row.
     """
 
     def __init__(
         self,
-        settings: EngineSettings,
+        engine: Engine,
         metrics: Metrics,
-        warm_up: Prompt,
-        build: Callable[[EngineSettings], Engine] = start_vllm,
+        *,
+        hang_timeout_s: float,
+        on_failed: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
-        self._settings = settings
-        self._start_engine = build
+        self._engine = engine
         self._metrics = metrics
-        self._warm_up = warm_up
-        self._engine: Engine | None = None
+        self._hang_timeout_s = hang_timeout_s
+        self._on_failed = on_failed
         self._state: EngineState = "loading"
         self._reason = "the engine is being started"
+        self._took = 60.0  # seconds, from a start to the first answer
         self._ready_again_at = 0.0
-        self._answered = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        metrics.explain_running.set_function(lambda: self.running)
+        metrics.explain_running.set_function(lambda: engine.unfinished)
         metrics.explain_engine_up.set_function(lambda: float(self._state == "ready"))
-
-    @property
-    def running(self) -> int:
-        """Answers that the engine has not finished."""
-        return 0 if self._engine is None else self._engine.unfinished
 
     def state(self) -> tuple[EngineState, str]:
         """Whether it answers, and if not, why."""
         return self._state, self._reason
 
-    def start(self) -> None:
-        """Start the engine, and keep one running until ``stop``."""
+    async def start(self) -> None:
+        """Bring the engine up, and keep it up until ``stop``. Raises StartFailed when it fails again and again."""
+        await self._bring_up(0)
         self._keeper = asyncio.create_task(self._keep(), name="jrm-explain-engine")
 
-    async def ready(self) -> None:
-        """Wait until the engine has answered for the first time."""
-        await self._answered.wait()
-
     async def stop(self) -> None:
-        """End the engine process."""
+        """End the engine."""
         self._state, self._reason = "draining", "the server is shutting down"
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        await self._shut_down()
+        await self._engine.end()
 
     def check(self) -> None:
         """Raises ExplainUnavailable while there is no engine that answers; ``retry_after`` is when it is expected."""
-        if self._engine is None or self._state != "ready":
-            raise self._unavailable()
+        if self._state != "ready":
+            raise self._unavailable(self._reason)
 
     async def write(
         self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[Piece]:
         """Answer greedily, as Writer says."""
         self.check()
-        assert self._engine is not None
-        async with aclosing(self._answer(self._engine, prompt, max_tokens, schema)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _answer(
-        self, engine: Engine, prompt: Prompt, max_tokens: int, schema: Mapping[str, Any] | None
-    ) -> AsyncGenerator[Piece]:
         try:
-            async with aclosing(engine.answer(prompt, max_tokens=max_tokens, schema=schema)) as pieces:
+            async with aclosing(self._engine.answer(prompt, max_tokens=max_tokens, schema=schema)) as pieces:
                 async for piece in pieces:
                     yield piece
         except EngineFailed as failure:
             raise self._unavailable(str(failure)) from None
 
-    def _unavailable(self, reason: str | None = None) -> ExplainUnavailable:
+    def _unavailable(self, reason: str) -> ExplainUnavailable:
         wait = max(1.0, self._ready_again_at - _now())
-        return ExplainUnavailable(f"no critiques now: {reason or self._reason}", retry_after=wait)
+        return ExplainUnavailable(f"no critiques now: {reason}", retry_after=wait)
 
     async def _keep(self) -> None:
-        pause, took = _FIRST_PAUSE_S, 60.0
+        """Bring the engine back whenever it is gone. As a scoring worker is: see ``Batcher``."""
+        quick_ends = 0  # lives in a row that were short
         while True:
-            started = _now()
-            self._ready_again_at = started + took
+            began = _now()
+            ending = await self._until_gone()
+            self._state, self._reason = "restarting", f"the engine {ending} and is being started again"
+            self._ready_again_at = _now() + self._took
+            self._metrics.explain_engine_restarts.inc()
+            logger.error("the explain engine %s with %d critiques unfinished", ending, self._engine.unfinished)
+            await self._engine.end()
+            quick_ends = 0 if _now() - began > STABLE_S else quick_ends + 1
             try:
-                # A build that a stop overtakes goes on by itself: nobody can interrupt it, and nobody waits for it.
-                self._engine = await in_daemon_thread(self._build, discard=_end)
-                await self._write_first()
-            except Exception as error:
-                self._state, self._reason = "restarting", "the engine does not start"
-                logger.error("the explain engine does not start: %s; trying again in %g s", _line(error), pause)
-            else:
-                took = _now() - started
-                self._state, self._reason = "ready", ""
-                self._answered.set()
-                ready_at = _now()
-                await self._until_dead(self._engine)
-                if _now() - ready_at > _STABLE_SECONDS:
-                    pause = _FIRST_PAUSE_S
-                self._state, self._reason = "restarting", "the engine died and is being started again"
-                self._metrics.explain_engine_restarts.inc()
-                logger.error("the explain engine died; starting it again in %g s", pause)
-            await self._shut_down()
-            self._ready_again_at = _now() + pause + took
+                await self._bring_up(quick_ends - 1)
+            except StartFailed as error:
+                self._on_failed(error)
+                return
+            logger.warning("the explain engine is back")
+
+    async def _bring_up(self, quick_ends: int) -> None:
+        for pause in restart_pauses(quick_ends):
+            self._ready_again_at = _now() + pause + self._took
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            began = _now()
+            try:
+                await self._engine.start()
+            except StartFailed as error:
+                self._state, self._reason = "restarting", "the engine does not start"
+                logger.error("the explain engine does not start: %s", error)
+                failure = error
+            else:
+                self._took = _now() - began
+                self._state, self._reason = "ready", ""
+                return
+        self._state = "failed"
+        raise failure
 
-    def _build(self) -> Engine:
-        return self._start_engine(self._settings)
-
-    async def _until_dead(self, engine: Engine) -> None:
-        while not engine.errored:  # noqa: ASYNC110 - vLLM tells nobody
-            await asyncio.sleep(_WATCH_SECONDS)
-
-    async def _write_first(self) -> None:
-        """One answer: kernels are warm, and the first caller does not find out what does not work."""
-        assert self._engine is not None
-        async with aclosing(self._answer(self._engine, self._warm_up, 2, None)) as pieces:
-            async for _ in pieces:
-                pass
-
-    async def _shut_down(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await asyncio.to_thread(_end, engine)
-            del engine
-            gc.collect()  # it shuts down once more when it is collected, which must not be after its own modules
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
-
-
-def _end(engine: Engine) -> None:
-    with suppress(Exception):  # whatever a dead engine makes of being ended
-        engine.shutdown()
+    async def _until_gone(self) -> str:
+        """How it went: it ``died``, or ``hung``."""
+        while True:
+            since = self._engine.silent_since
+            left = self._hang_timeout_s - (0.0 if since is None else _now() - since)
+            if left <= 0:
+                return "hung"
+            await asyncio.wait([self._engine.lost], timeout=left)
+            if self._engine.lost.done():
+                return "died"
 
 
 def _now() -> float:

@@ -1,83 +1,97 @@
-"""The explain half of a server: opened, started, drained and stopped. Knows vLLM only by ``engine``'s name for it."""
+"""The explain half of a server: opened, started, drained and stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
-from jrm_service.errors import Draining, NotReady
+from jrm_service.device.child import patiently
+from jrm_service.errors import Draining, ExplainSetupError, NotReady
 from jrm_service.metrics import Metrics
+from jrm_service.scoring.backend import StartFailed
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import ServedModel
-from jrm_service.threads import in_daemon_thread
 
-from .engine import VLLMWriter
-from .service import ExplainLimits, ExplainService, Questions
-from .vllm_engine import EngineSettings
-from .writer import EngineState, Prompt
+from .engine import EngineWriter
+from .messages import Opened
+from .service import ExplainLimits, ExplainService
+from .worker import ExplainWorker
+from .writer import EngineState
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Explainable:
-    """What a checkpoint brings: its questions, the token id that stands for an image, dimension -> regions."""
-
-    questions: Questions
-    placeholder: int
-    dimensions: dict[str, bool]
-    warm_up: Prompt
-
-
 class ExplainRuntime:
-    """From settings to a running explain service.
+    """From a worker process to a running explain service.
 
     Args:
-        model: what is served; called in a thread, because a fingerprint reads all weights.
-        checkpoint: what is asked, and how.
-        engine: how the language head is run.
-        limits: what a request may ask for.
+        worker: where critiques are written.
+        limits: what a request may ask for; ``context`` is lowered to the model's.
         threads: that decode and tokenize.
+        hang_timeout_s: seconds of silence about unfinished critiques after which the worker counts as hung.
+        grace_s: seconds that running requests get on shutdown.
         metrics: where work is counted.
+        on_failed: called when the worker does not come back.
     """
 
     def __init__(
         self,
-        model: Callable[[], ServedModel],
-        checkpoint: Explainable,
-        engine: EngineSettings,
+        worker: ExplainWorker,
         limits: ExplainLimits,
         *,
         threads: int,
+        hang_timeout_s: float,
         grace_s: float,
         metrics: Metrics,
+        on_failed: Callable[[BaseException], None],
     ) -> None:
-        self._load_model = model
-        self._checkpoint = checkpoint
+        self._worker = worker
         self._limits = limits
         self._threads = threads
         self._grace_s = grace_s
         self._metrics = metrics
-        self._writer = VLLMWriter(engine, metrics, checkpoint.warm_up)
+        self._writer = EngineWriter(worker, metrics, hang_timeout_s=hang_timeout_s, on_failed=on_failed)
+        self._opened: Opened | None = None
         self._service: ExplainService | None = None
+        self._failed = ""
         self._draining = False
 
-    async def start(self) -> None:
-        """Start the engine; returns when it has answered for the first time. It is kept alive until ``stop``."""
-        self._writer.start()
-        model = await in_daemon_thread(self._load_model)
+    async def open(self) -> None:
+        """Open the checkpoint, and check what can be checked before anything takes memory.
+
+        Raises ExplainSetupError with what keeps it from being explained here, and StartFailed.
+        """
+        try:
+            self._opened = await patiently(self._worker.open, "the explain worker")
+        except StartFailed as error:
+            self._failed = type(error).__name__
+            if error.problems:
+                raise ExplainSetupError(error.problems) from None
+            raise
+
+    async def start(self, fingerprint: str | None) -> None:
+        """Start the engine of what was opened; returns when it has answered. It is kept alive until ``stop``.
+
+        ``fingerprint`` is the checkpoint's, where another worker has worked it out. Raises StartFailed.
+        """
+        assert self._opened is not None
+        opened, model = self._opened, self._opened.model
+        if fingerprint is not None:
+            model = replace(model, fingerprint=fingerprint)
+        self._worker.expect(model.fingerprint)
         self._service = ExplainService(
             model,
-            self._checkpoint.dimensions,
-            self._checkpoint.questions,
-            self._checkpoint.placeholder,
+            opened.dimensions,
+            CheckpointPreparer(opened),
+            opened.placeholder,
             self._writer,
-            limits=self._limits,
+            limits=replace(self._limits, context=opened.context),
             threads=self._threads,
             metrics=self._metrics,
         )
-        await self._writer.ready()
+        await self._writer.start()
 
     async def drain(self) -> None:
         """Refuse new work and finish what runs, for at most the grace period."""
@@ -114,6 +128,8 @@ class ExplainRuntime:
         """Whether critiques are written, and if not, why."""
         if self._draining:
             return "draining", "the server is shutting down"
+        if self._failed:
+            return "failed", self._failed
         if self._service is None:
-            return "loading", "the checkpoint is being read"
+            return "loading", "the checkpoint is being read" if self._opened is None else "scoring is loaded first"
         return self._writer.state()

@@ -9,7 +9,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-EngineState = Literal["loading", "ready", "restarting", "draining"]
+EngineState = Literal["loading", "ready", "restarting", "draining", "failed"]
+
+
+class EngineFailed(Exception):
+    """An engine could not answer; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,18 +6,15 @@ server with the process id PID.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
-import socket
-import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+from .worker import DEVICE_LOST, connect, give_up, require_same
 
 if TYPE_CHECKING:
     from jrm_service.device.channel import Channel, Load
@@ -26,44 +23,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
-_DEVICE_LOST = 70  # EX_SOFTWARE: the exit status that the server's log shows
-
 
 def main() -> None:
     """Serve batches from the channel. Ends with the server, whatever ends that."""
-    descriptor, server = int(sys.argv[1]), int(sys.argv[2])
-    _end_with(server)
-    # A terminal's Ctrl-C and a supervisor's SIGTERM reach every process; the server drains, then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end = socket.socket(fileno=descriptor)
-    end.set_inheritable(False)
-
-    from jrm_service.device.channel import Channel
-
-    channel = Channel(end)
+    channel = connect()
     batches: SimpleQueue[tuple[Sequence[Candidate], Any]] = SimpleQueue()
     loaded: SimpleQueue[Load] = SimpleQueue()
     backend: list[Backend[Any]] = []
     # Begun before anything is loaded: a server that goes away meanwhile is not waited for.
     threading.Thread(target=_receive, args=(channel, loaded, backend, batches), name="jrm-receive", daemon=True).start()
-    _log_to(channel)
     load = loaded.get()
     try:
         backend.append(_load(load, channel))
     except Exception as error:
-        _give_up(channel, error)
+        give_up(channel, error)
     _score_all(backend[0], batches, channel)
-
-
-def _end_with(server: int) -> None:
-    """Be killed when the server ends. The kernel sees to it even when this process is stopped; elsewhere than on Linux
-    the end of the channel is the signal."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:  # it ended before it could be followed
-        os._exit(0)
 
 
 def _receive(
@@ -92,7 +66,6 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
 
     from jrm_service.cpus import usable_cpus
     from jrm_service.device.channel import Loaded
-    from jrm_service.errors import CheckpointError
 
     from .devices import resolve_device
     from .source import open_source
@@ -113,27 +86,13 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
         self_test=load.self_test,
         allow_pipeline_drift=load.allow_pipeline_drift,
     )
-    if load.fingerprint is not None and load.fingerprint != source.checkpoint.fingerprint:
-        raise CheckpointError(
-            [f"the checkpoint has become another: fingerprint {source.checkpoint.fingerprint}, not {load.fingerprint}"]
-        )
+    require_same(source.checkpoint, load.fingerprint)
     model, [backend] = source.load(hashed=load.hashed)
     tokens = 0
     if load.measured:
         tokens = source.batch_tokens([backend], spared=load.spared, sharing=devices.count(device))
     channel.send(Loaded(model, source.checkpoint.image_spec, source.checkpoint.builder, tokens))
     return backend
-
-
-def _give_up(channel: Channel, error: Exception) -> None:
-    from jrm_service.device.channel import NotLoaded
-    from jrm_service.errors import CheckpointError
-
-    if isinstance(error, CheckpointError):
-        channel.send(NotLoaded(error.problems))
-    else:
-        logger.error("loading failed", exc_info=error)
-    os._exit(1)
 
 
 def _score_all(backend: Backend[Any], batches: SimpleQueue[tuple[Sequence[Candidate], Any]], channel: Channel) -> None:
@@ -147,24 +106,9 @@ def _score_all(backend: Backend[Any], batches: SimpleQueue[tuple[Sequence[Candid
             answer = score_batch(backend, candidates, batch)
         except WorkerLost:
             logger.exception("the device is lost")
-            os._exit(_DEVICE_LOST)
+            os._exit(DEVICE_LOST)
         channel.send(Scores(answer))
         del candidates, batch, answer  # while it waits, nothing of the last batch is kept
-
-
-def _log_to(channel: Channel) -> None:
-    """Records go through the server, which writes them in its own format; what C code prints goes to stderr."""
-    from jrm_service.device.channel import LogLine
-
-    class ToServer(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            with suppress(OSError):  # the server is gone, and so is this process in a moment
-                channel.send(LogLine(record.name, record.levelno, self.format(record)))
-
-    handler = ToServer()
-    handler.setFormatter(logging.Formatter())  # the message, and a traceback behind it
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.captureWarnings(True)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,11 @@ class Manifest(_Strict):
         return [dimension for one in self.passes for dimension in one.read]
 
     @property
+    def explained(self) -> dict[str, bool]:
+        """Of each dimension that can be explained, in the same order: whether its critique has regions."""
+        return {name: self.explain[name].regions for name in self.dimensions if name in self.explain}
+
+    @property
     def pooled_weights(self) -> dict[str, float]:
         """Weight of each dimension that takes part in the reward."""
         weights = self.reward.weights or dict.fromkeys(self.dimensions, 1.0)

@@ -19,6 +19,7 @@ from jrm_client import jsonl
 from jrm_client.pairs import image_file, pair_fields
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images.decode import decode
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Score
 
 from .checkpoint import Checkpoint
@@ -36,7 +37,7 @@ from .golden import (
     numbers,
     outcomes,
 )
-from .scorer import CheckpointPreparer, PlainScorer
+from .scorer import PlainScorer
 
 _MARGIN = 4  # times the rounding that was measured: another kernel rounds differently, but not that much worse
 _FINER = 5  # float16 has three bits more than bfloat16, so a rounding 8 times finer; less than that is relied on

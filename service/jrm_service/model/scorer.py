@@ -16,7 +16,6 @@ from transformers import Qwen3VLModel
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
 from jrm_service.scoring.backend import Scored
-from jrm_service.scoring.preparing import CheckpointPreparer as CheckpointPreparer
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model

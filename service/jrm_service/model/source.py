@@ -17,6 +17,7 @@ from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.fitting import DEFAULT_TOKENS, fitting_tokens
 from jrm_service.scoring.planner import BatchCost
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate, Score, ServedModel
 
 from . import golden
@@ -24,7 +25,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
 from .pipeline import PIPELINE_VERSION, drift, require_pinned
-from .scorer import CheckpointPreparer, PlainScorer
+from .scorer import PlainScorer
 from .trie import BATCH_COSTS
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ UNDER_WAY = 2
 """Batches at a worker: one on the device, one being built."""
 MOST_FAILED_STARTS = 5
 _LONGEST_PAUSE_S = 30.0
-_STABLE_S = 60.0  # a worker that lived so long is started again at once
+STABLE_S = 60.0  # a worker that lived so long is started again at once
 
 
 class State(enum.Enum):
@@ -181,7 +181,7 @@ class Batcher:
                 logger.exception("worker %d on %s: feeding it failed", fed.number, fed.worker.device)
                 reason = "lost"
             await self._give_up(fed, reason)
-            quick_ends = 0 if self._clock() - began > _STABLE_S else quick_ends + 1
+            quick_ends = 0 if self._clock() - began > STABLE_S else quick_ends + 1
             if not await self._start_again(fed, quick_ends - 1):
                 return
 

@@ -109,7 +109,7 @@ class Preprocessing(Protocol):
 
 
 class CheckpointPreparer:
-    """Implements ``Preparer`` for a checkpoint: its image spec, its tokenizer, its templates. Thread-safe."""
+    """Implements ``Preparer``, and ``Questions`` of the explain service, for a checkpoint. Thread-safe."""
 
     def __init__(self, checkpoint: Preprocessing) -> None:
         self._spec = checkpoint.image_spec
@@ -128,6 +128,10 @@ class CheckpointPreparer:
     def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
         """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
         return self._builder.candidate(source, edited, instruction)
+
+    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+        """What the language head answers with its critique of a dimension. Raises InstructionTooLong."""
+        return self._builder.question(dimension, source, edited, instruction)
 
 
 def plain_tokenizer(serialized: str) -> Tokenizer:

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.editreward import import_editreward
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Score
 from support.editreward import EMBEDDING, Published, edit, read, write_base
 from support.pictures import photo

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.features import FeatureCache, Features
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
 from jrm_service.scoring.backend import OutOfMemory
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 from support.pictures import photo
 

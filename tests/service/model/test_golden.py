@@ -11,8 +11,9 @@ from jrm_service.errors import CheckpointError
 from jrm_service.model import golden, recording
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
 from jrm_service.scoring.fakes import FakeBackend
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 
 ENGINES = {"plain": PlainScorer, "trie": TrieScorer}

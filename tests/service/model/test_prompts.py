@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from jrm_service.errors import CheckpointError, InstructionTooLong
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Image, Text
 from support import checkpoints
 from support.pictures import photo

@@ -5,9 +5,9 @@ import torch
 
 from jrm_service.model.checkpoint import load_model, open_checkpoint
 from jrm_service.model.rows import PackedModel, pack
-from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.model.varlen import one_by_one
 from jrm_service.model.weights import empty_model
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 from support.pictures import photo
 

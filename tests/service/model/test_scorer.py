@@ -9,7 +9,8 @@ from PIL import Image
 
 from jrm_service.images.decode import decode
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Score
 from support import checkpoints
 from support.pictures import ODD_FILES, encode, photo

@@ -1,4 +1,4 @@
-"""vLLM as an engine: the only module that imports vllm, and only when an engine is started."""
+"""vLLM in its worker process: the only module that imports vllm, and only when it is started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .writer import Piece, Prompt
+from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a checkpoint is a folder; nothing is ever fetched
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, and maybe a GPU, that a fork would break
     "VLLM_CONFIGURE_LOGGING": "0",  # its records go where ours go
 }
 
@@ -43,12 +42,8 @@ class EngineSettings:
     cache_gib: float
 
 
-class EngineFailed(Exception):
-    """An engine could not answer; the message says why."""
-
-
 class VLLMEngine:
-    """A running vLLM; implements ``Engine``."""
+    """A running vLLM."""
 
     def __init__(self, engine: AsyncLLM) -> None:
         self._engine = engine
@@ -57,15 +52,6 @@ class VLLMEngine:
     def errored(self) -> bool:
         """Whether it has died."""
         return bool(self._engine.errored)
-
-    @property
-    def unfinished(self) -> int:
-        """Answers that it has not finished."""
-        return int(self._engine.get_num_unfinished_requests())
-
-    def shutdown(self) -> None:
-        """End its processes."""
-        self._engine.shutdown()
 
     async def answer(
         self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None
@@ -105,8 +91,10 @@ class VLLMEngine:
 
 
 def start_vllm(settings: EngineSettings) -> VLLMEngine:
-    """In a thread: importing vllm takes seconds, starting its processes most of a minute."""
+    """Call it in the main thread, with whose end vLLM's processes are killed. It takes most of a minute."""
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    # Whatever the environment says: a spawned process runs the main module first, where it learns to end with this one.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     on_gpu = settings.device.startswith("cuda")
     if not on_gpu:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{settings.cache_gib:g}"

@@ -1,0 +1,121 @@
+"""The worker process that writes critiques, as the explain service sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jrm_service.device.child import Child
+
+from .messages import Ask, Begin, Cancel, Ended, Open, Opened, Said
+from .writer import EngineFailed, Piece, Prompt
+
+MODULE = "jrm_service.model.explain_main"
+
+
+class ExplainWorker:
+    """Implements ``Engine``: vLLM behind a process of its own. Use from one event loop, which runs in the main thread.
+
+    Args:
+        opening: what the process is to open, and how it is to run.
+        start_timeout_s: seconds that it may take to open the checkpoint, and then to start vLLM.
+        module: what is run as the process.
+    """
+
+    def __init__(self, opening: Open, *, start_timeout_s: float, module: str = MODULE) -> None:
+        self._opening = opening
+        self._start_timeout_s = start_timeout_s
+        self._module = module
+        self._child: Child | None = None
+        self._folder: TemporaryDirectory[str] | None = None  # of a process that has begun
+        self._numbers = itertools.count()
+        self._answers: dict[int, asyncio.Queue[Piece | Ended]] = {}
+        self._heard = 0.0
+
+    async def open(self) -> Opened:
+        """Start the process, and return what it tells of the checkpoint. It holds nothing yet that takes memory.
+
+        Raises StartFailed, with ``problems`` where critiques cannot be served here.
+        """
+        self._child = Child(self._module, self._received, self._ended)
+        opened: Opened = await self._child.ask(self._opening, timeout_s=self._start_timeout_s)
+        return opened
+
+    def expect(self, fingerprint: str) -> None:
+        """From now on, a process that is started again must serve the same, whatever has become of the folder."""
+        self._opening = replace(self._opening, hashed=True, fingerprint=fingerprint)
+
+    async def start(self) -> None:
+        """Start vLLM, in the process that was opened last, or in a new one if that has begun before or is gone."""
+        if self._child is None or self._folder is not None or self._child.lost.done():
+            await self.open()
+        assert self._child is not None
+        self._folder = TemporaryDirectory(prefix="jrm-explain-", ignore_cleanup_errors=True)
+        await self._child.ask(Begin(self._folder.name), timeout_s=self._start_timeout_s)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that was started last."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done once the process has ended."""
+        assert self._child is not None
+        return self._child.lost
+
+    @property
+    def unfinished(self) -> int:
+        """Answers whose end the process has not told."""
+        return len(self._answers)
+
+    @property
+    def silent_since(self) -> float | None:
+        """When the process was last heard of, in the event loop's time; None while it owes no answer."""
+        return self._heard if self._answers else None
+
+    async def answer(
+        self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None
+    ) -> AsyncGenerator[Piece]:
+        """Answer greedily, as ``Writer.write`` says. Raises EngineFailed."""
+        if self._child is None or self._child.lost.done():
+            raise EngineFailed("the engine died")
+        child, number = self._child, next(self._numbers)
+        if not self._answers:
+            self._heard = asyncio.get_running_loop().time()
+        pieces = self._answers[number] = asyncio.Queue()
+        child.send(Ask(number, prompt, max_tokens, schema))
+        message: Piece | Ended | None = None
+        try:
+            while not isinstance(message := await pieces.get(), Ended):
+                yield message
+        finally:
+            if not isinstance(message, Ended):
+                child.send(Cancel(number))
+        if message.failure is not None:
+            raise EngineFailed(message.failure)
+
+    async def end(self) -> None:
+        """Kill the process, and vLLM's with it."""
+        if self._child is not None:
+            await self._child.end()
+
+    def _received(self, message: Any) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        match message:
+            case Said(number, piece):
+                self._answers[number].put_nowait(piece)
+            case Ended(number, _):
+                self._answers.pop(number).put_nowait(message)
+
+    def _ended(self, _how: str) -> None:
+        answers, self._answers = self._answers, {}
+        for number, pieces in answers.items():
+            pieces.put_nowait(Ended(number, "the engine died"))
+        if self._folder is not None:  # a process that was killed leaves its sockets
+            self._folder.cleanup()
+            self._folder = None

@@ -1,0 +1,163 @@
+"""The worker process that writes critiques: it opens a checkpoint, starts vLLM, and answers until its server ends.
+
+``python -m jrm_service.model.explain_main FD PID``: started by ``explain.worker`` alone. FD is its end of the channel
+to the server with the process id PID.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .worker import DEVICE_LOST, connect, end_with_parent, give_up, require_same
+
+if TYPE_CHECKING:
+    from jrm_service.device.channel import Channel
+    from jrm_service.explain.messages import Ask, Open
+    from jrm_service.explain.writer import Prompt
+
+    from .vllm_engine import EngineSettings, VLLMEngine
+
+logger = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 0.25
+
+if __name__ == "__mp_main__":
+    # What multiprocessing calls this module when it runs it first of all in each process that vLLM spawns here. A
+    # process of vLLM's that is stopped, or busy on its device, would outlive this one, and hold its memory.
+    end_with_parent()
+
+
+def main() -> None:
+    """Answer what comes through the channel. Ends with the server, whatever ends that."""
+    channel = connect()
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    # Begun before anything is loaded: a server that goes away meanwhile is not waited for.
+    threading.Thread(target=_receive, args=(channel, inbox), name="jrm-receive", daemon=True).start()
+    try:
+        settings, first = _open(inbox.get(), channel)
+        os.environ["VLLM_RPC_BASE_PATH"] = inbox.get().folder
+        # In this thread, which lives as long as the process does: vLLM's own processes end with it.
+        asyncio.run(_answer_all(settings, first, inbox, channel))
+    except Exception as error:
+        give_up(channel, error)
+
+
+def _receive(channel: Channel, inbox: SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            inbox.put(channel.receive())
+    finally:
+        os._exit(0)  # the server is gone; the main thread may be anywhere
+
+
+def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
+    from jrm_service.explain.messages import Opened
+
+    from .checkpoint import open_checkpoint
+    from .explained import first_question, require_memory
+    from .pipeline import require_pinned
+    from .source import BUNDLED, CheckpointSource
+    from .vllm_engine import EngineSettings
+
+    require_pinned(allow_drift=opening.allow_pipeline_drift)
+    checkpoint = open_checkpoint(BUNDLED if opening.checkpoint is None else Path(opening.checkpoint))
+    source = CheckpointSource(checkpoint, opening.devices, opening.dtype, "vllm", None)
+    device = source.devices[0]
+    context = min(opening.context, checkpoint.config.text_config.max_position_embeddings)
+    require_memory(
+        checkpoint,
+        device,
+        dtype=source.dtype,
+        context=context,
+        share=opening.gpu_share,
+        cache_gib=opening.cache_gib,
+        scorer=opening.scorer,
+        available=opening.available,
+    )
+    require_same(checkpoint, opening.fingerprint)
+    first = first_question(checkpoint)
+    channel.send(
+        Opened(
+            source.described(hashed=opening.hashed, engine="vllm"),
+            checkpoint.image_spec,
+            checkpoint.builder,
+            checkpoint.manifest.explained,
+            int(checkpoint.config.image_token_id),
+            context,
+        )
+    )
+    settings = EngineSettings(
+        path=checkpoint.path,
+        device=device,
+        dtype=source.dtype,
+        context=context,
+        concurrency=opening.concurrency,
+        gpu_share=opening.gpu_share,
+        cache_gib=opening.cache_gib,
+    )
+    return settings, first
+
+
+async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueue[Any], channel: Channel) -> NoReturn:
+    from jrm_service.explain.messages import Ask, Begun, Cancel, Ended
+
+    from .vllm_engine import start_vllm
+
+    engine = start_vllm(settings)
+    # One answer: kernels are warm, and the first caller does not find out what does not work.
+    async with aclosing(engine.answer(first, max_tokens=2, schema=None)) as pieces:
+        async for _ in pieces:
+            pass
+    channel.send(Begun())
+    writing: dict[int, asyncio.Task[str | None]] = {}
+
+    def ended(number: int, answered: asyncio.Task[str | None]) -> None:
+        del writing[number]
+        channel.send(Ended(number, None if answered.cancelled() else answered.result()))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_end_with(engine))
+        while True:
+            match await asyncio.to_thread(inbox.get):
+                case Ask(number) as asked:
+                    writing[number] = tasks.create_task(_answer(engine, asked, channel))
+                    writing[number].add_done_callback(partial(ended, number))
+                case Cancel(number) if number in writing:
+                    writing[number].cancel()
+
+
+async def _answer(engine: VLLMEngine, asked: Ask, channel: Channel) -> str | None:
+    """Say what it writes. Returns why it could not be written to its end, if so."""
+    from jrm_service.explain.messages import Said
+    from jrm_service.explain.writer import EngineFailed
+
+    try:
+        async with aclosing(engine.answer(asked.prompt, max_tokens=asked.max_tokens, schema=asked.schema)) as pieces:
+            async for piece in pieces:
+                channel.send(Said(asked.number, piece))
+    except EngineFailed as failure:
+        return str(failure)
+    except Exception:
+        logger.exception("a critique could not be written")
+        return "the engine could not answer"
+    return None
+
+
+async def _end_with(engine: VLLMEngine) -> None:
+    """vLLM cannot be started twice in a process that it has died in: the server starts another."""
+    while not engine.errored:  # noqa: ASYNC110 - vLLM tells nobody
+        await asyncio.sleep(_WATCH_SECONDS)
+    logger.error("vLLM's engine has died")
+    os._exit(DEVICE_LOST)
+
+
+if __name__ == "__main__":
+    main()
