@@ -8,8 +8,12 @@ TARGET ?= cpu
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
 
+# The trainers of `make test-trainers`, and the torch that their environments get.
+TRAINERS ?= trl ms_swift verl openrlhf
+TORCH := $(shell grep '^torch==' constraints/cpu.txt)
+
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test test-all check fuzz bench soak image image-test train-tiny format clean
+.PHONY: help serve demo test test-all test-trainers check fuzz bench soak image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +30,11 @@ test: $(VENV)/.dev ## the tests of every day, a few minutes; once set up, they n
 
 test-all: $(VENV)/.dev ## every test, those with vLLM, a minute of chaos and the benchmarks included
 	@$(PYTEST) $(ARGS)
+
+test-trainers: $(VENV)/.service $(TRAINERS:%=.trainers/%/.ready) ## our rewards in the real trainers, each in an environment of its own
+	@for trainer in $(TRAINERS); do \
+	JRM=$(abspath $(BIN)/jrm) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .trainers/$$trainer/bin/python -m pytest \
+	-c tests/trainers/pytest.ini tests/trainers/real_$$trainer.py $(ARGS) || exit 1; done
 
 fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs into tests/fuzz/corpus
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)
@@ -59,7 +68,7 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .trainers .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -85,3 +94,11 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[train] into $(VENV) (a few minutes, once)"
 	@$(INSTALL) '.[train]'
 	@touch $(VENV)/.service $@
+
+# OpenRLHF depends on flash-attn, which needs CUDA to be built: it comes alone, with what the files under test import.
+.trainers/%/.ready: tests/trainers/requirements/%.txt pyproject.toml
+	@echo "installing $* into .trainers/$* (a few minutes, once)"
+	@$(PYTHON) -m venv .trainers/$*
+	@.trainers/$*/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH) --editable . --requirement $<
+	@$(if $(filter openrlhf,$*),.trainers/$*/bin/python -m pip --disable-pip-version-check install --quiet --no-deps openrlhf)
+	@touch $@
