@@ -17,7 +17,6 @@ from PIL.PngImagePlugin import _MODES
 
 from jrm_service.errors import InvalidImage
 
-from .header import Header
 from .orientation import PREFIX, read_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,11 +41,11 @@ def matches(data: bytes) -> bool:
     return data.startswith(SIGNATURE)
 
 
-def read_header(data: bytes) -> Header:
-    """Read the image header chunk alone. Raises InvalidImage."""
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """Read the image header chunk alone: (width, height, bytes that decoding takes for a pixel). Raises InvalidImage."""
     width, height, bits = _read_ihdr(data)[:3]
     # Scanlines are held up to three times (inflated, packed, and packed in pieces), and then up to three pillow images.
-    return Header(width, height, 3 * -(-bits // 8) + 12)
+    return width, height, 3 * -(-bits // 8) + 12
 
 
 def read_image(data: bytes) -> tuple[Image.Image, int]:
