@@ -30,8 +30,9 @@ _MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # the markers that have a body, and the end
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # libjpeg reads ahead until it holds 57 bits, so the last unit of a whole scan takes up to 7 bytes of these. Short of
-# data it may take them for some, which in most code tables is far from a block: the end of one is not in them.
-_PADDING = b"\xee" * 7
+# data it may take them for some; so they are bits that make up little. Most code tables have no end of a block in the
+# first. The others are no code at all, which costs 17 bits and leaves a block the colour of the one before.
+_PADDING, _PADDING_OF_COLOURS = b"\xee" * 7, b"\xff\0" * 7
 
 
 def matches(data: bytes) -> bool:
@@ -67,7 +68,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     xmp = None
     frame, kind, interval = b"", 0, 0
     begun: set[int] = set()  # components that have had their first scan
-    pieces: list[memoryview] = []  # of the file, each up to the end of a scan
+    pieces: list[tuple[memoryview, bytes]] = []  # of the file up to the end of each scan, and what goes behind them
     view, position = memoryview(data), 0
     for marker, start, end in _segments(data):
         body = data[start:end]
@@ -81,7 +82,8 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
             xmp = body
         elif marker == _START_OF_SCAN:
             stop = _scan_end(data, end, _restarts(frame, body, interval))
-            pieces.append(view[position : end + len(data[end:stop].rstrip(b"\xff"))])
+            piece = view[position : end + len(data[end:stop].rstrip(b"\xff"))]
+            pieces.append((piece, _PADDING_OF_COLOURS if body[-2] == 0 else _PADDING))
             position = stop
             if len(pieces) > MAX_SCANS:
                 raise InvalidImage(f"unsupported JPEG: more than {MAX_SCANS} scans")
@@ -94,20 +96,20 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     if len(begun) < frame[5]:
         raise InvalidImage("truncated JPEG: image data is missing")
     if kind in _ARITHMETIC:  # libjpeg cannot wait in the middle of these
-        pieces = [memoryview(b"".join([*pieces, _END]))]
+        pieces = [(memoryview(b"".join(piece for piece, _ in pieces)), _END)]
     orientation = read_orientation(b"".join(exif), xmp)
     return _decode(frame, pieces), orientation
 
 
-def _decode(frame: bytes, pieces: list[memoryview]) -> Image.Image:
+def _decode(frame: bytes, pieces: list[tuple[memoryview, bytes]]) -> Image.Image:
     """The image, if no scan lacks data."""
     mode, raw_mode = _MODES[frame[5]]
     image = Image.new(mode, _size(frame))
     decoder = Image._getdecoder(mode, "jpeg", (raw_mode, ""))
     decoder.setimage(image.im, (0, 0, *image.size))
-    # Behind a whole scan libjpeg skips whatever is no marker. Within one it starts anew from the last unit that it
-    # could finish, and does not take a single byte when it looks for 57 bits.
-    parts = (part for piece in pieces for part in (b"".join((piece, _PADDING)), _PADDING[:1]))
+    # Behind a whole scan libjpeg skips whatever is no marker. Within one it goes back to the last unit that it could
+    # finish, and then takes nothing of two bytes when it looks for 57 bits.
+    parts = (part for piece, padding in pieces for part in (b"".join((piece, padding)), padding[:2]))
     for part in itertools.chain(parts, [_END]):
         taken, error = decoder.decode(part)
         if error:

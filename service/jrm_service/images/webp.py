@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from contextlib import nullcontext
 
 from PIL import Image, WebPImagePlugin
 
@@ -63,13 +64,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
 
     May raise anything that pillow raises. Pillow neither parses the metadata chunks here nor warns about them.
     """
-    if code_bytes(data) > _MUCH:
-        with _one_at_a_time:
-            return _read_image(data)
-    return _read_image(data)
-
-
-def _read_image(data: bytes) -> tuple[Image.Image, int]:
-    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    image.load()
+    with _one_at_a_time if code_bytes(data) > _MUCH else nullcontext():
+        image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+        image.load()
     return image, read_orientation(image.info.get("exif"), image.info.get("xmp"))
