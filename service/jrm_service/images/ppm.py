@@ -9,8 +9,6 @@ from PIL import Image
 
 from jrm_service.errors import InvalidImage
 
-from .header import Header
-
 # Possessive repetition: a header that does not match fails in one pass over it. A gap begins with white space, because
 # a comment right behind a digit does not end the number: "2#\n2" is 22 to netpbm and pillow. Such a header is refused.
 _GAP = rb"\s(?:\s|#[^\r\n]*+[\r\n])*+"
@@ -22,10 +20,10 @@ def matches(data: bytes) -> bool:
     return data[:2] == b"P6" and data[2:3].isspace()
 
 
-def read_header(data: bytes) -> Header:
-    """Parse magic, width, height and maxval. Raises InvalidImage."""
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """Parse the header: (width, height, bytes that decoding takes for a pixel). Raises InvalidImage."""
     width, height, maxval, _ = _parse(data)
-    return Header(width, height, 16 if maxval > 255 else 12)
+    return width, height, 16 if maxval > 255 else 12
 
 
 def read_image(data: bytes) -> tuple[Image.Image, int]:

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 
 from jrm_service.errors import CandidateError
 
-from .decode import decode, read_header
+from .decode import decode_behind, read_header
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -91,8 +91,9 @@ class ImageReader(Generic[T]):
 
     def read(self, data: bytes) -> tuple[T, tuple[int, int]]:
         """What is made of an image file, and its width and height. In a thread. Raises the image's CandidateError."""
-        with self._memory.hold(read_header(data, max_pixels=self._max_pixels).decoded_bytes):
-            rgb = decode(data, max_pixels=self._max_pixels)
+        header = read_header(data, max_pixels=self._max_pixels)
+        with self._memory.hold(header.decoded_bytes):
+            rgb = decode_behind(header, data)
             return self._prepare(rgb), rgb.size
 
 

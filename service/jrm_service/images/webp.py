@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
+from contextlib import nullcontext
 
 from PIL import Image, WebPImagePlugin
 
 from jrm_service.errors import InvalidImage
 
-from .header import Header
 from .orientation import read_orientation
 
 # libwebp's animation decoder, which pillow uses for still images too, holds two RGBA canvases and its own working
@@ -29,8 +29,10 @@ def matches(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
-def read_header(data: bytes) -> Header:
-    """Read the canvas size from the first chunk (VP8, VP8L or VP8X). Raises InvalidImage."""
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """Read the canvas size from the first chunk (VP8, VP8L or VP8X): (width, height, bytes that decoding takes for a
+    pixel). Raises InvalidImage.
+    """
     if len(data) < 30 or 8 + int.from_bytes(data[4:8], "little") > len(data):
         raise InvalidImage("truncated WebP")
     kind, body = data[12:16], data[20:30]
@@ -44,15 +46,15 @@ def read_header(data: bytes) -> Header:
         width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
     if not (width and height):
         raise InvalidImage("damaged WebP: no usable header")
-    return Header(width, height, _BYTES_PER_PIXEL)
+    return width, height, _BYTES_PER_PIXEL
 
 
 def code_bytes(data: bytes) -> int:
     """Upper bound of what libwebp allocates for prefix codes, if the file is as hostile as can be."""
     if not any(chunk in data for chunk in _LOSSLESS):
         return 0
-    header = read_header(data)
-    blocks = -(-header.width // 4) * -(-header.height // 4)
+    width, height, _ = read_header(data)
+    blocks = -(-width // 4) * -(-height // 4)
     codes = min(_MOST_CODES, blocks, 8 * len(data) // _BITS_OF_CODES)
     return codes * _BYTES_OF_CODES + len(data) * _BYTES_OF_TABLES
 
@@ -62,13 +64,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
 
     May raise anything that pillow raises. Pillow neither parses the metadata chunks here nor warns about them.
     """
-    if code_bytes(data) > _MUCH:
-        with _one_at_a_time:
-            return _read_image(data)
-    return _read_image(data)
-
-
-def _read_image(data: bytes) -> tuple[Image.Image, int]:
-    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    image.load()
+    with _one_at_a_time if code_bytes(data) > _MUCH else nullcontext():
+        image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+        image.load()
     return image, read_orientation(image.info.get("exif"), image.info.get("xmp"))

@@ -54,7 +54,7 @@ def test_fill_bytes_and_junk_between_segments_are_skipped() -> None:
 def test_two_frame_headers_are_damage() -> None:
     """Pillow would believe the last one and libjpeg the first."""
     start = FILE.index(b"\xff\xc0")
-    with pytest.raises(InvalidImage, match=r"^damaged JPEG: more than one frame header$"):
+    with pytest.raises(InvalidImage, match=r"^damaged JPEG$"):
         decode(FILE[:start] + frame_header(FILE) + FILE[start:])
 
 

@@ -85,7 +85,7 @@ def test_a_palette_is_required_and_expanded() -> None:
 
 
 def test_an_unknown_critical_chunk_is_refused() -> None:
-    with pytest.raises(InvalidImage, match=r"^unsupported PNG"):
+    with pytest.raises(InvalidImage, match=r"^damaged PNG: a critical chunk is unknown or out of place$"):
         decode(insert_chunks(png(9, 7, SCANLINES), chunk(b"NEWS", b"")))
 
 
