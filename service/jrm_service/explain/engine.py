@@ -114,8 +114,10 @@ class EngineWriter:
             raise self._unavailable(str(failure)) from None
 
     def _unavailable(self, reason: str) -> ExplainUnavailable:
-        wait = max(1.0, self._ready_again_at - _now())
-        return ExplainUnavailable(f"no critiques now: {reason}", retry_after=wait)
+        wait = self._ready_again_at - _now()
+        if self._state == "ready":  # one answer failed, or the engine died and its keeper has not seen it yet
+            wait = self._took if self._engine.lost.done() else 0.0
+        return ExplainUnavailable(f"no critiques now: {reason}", retry_after=max(1.0, wait))
 
     async def _keep(self) -> None:
         """Bring the engine back whenever it is gone. As a scoring worker is: see ``Batcher``."""

@@ -22,6 +22,7 @@ from support import virtual_time
 
 PROMPT = Prompt([1], [], 1)
 START_S, HANG_TIMEOUT_S = 5.0, 30.0
+Failures = asyncio.Queue[BaseException]
 
 
 class MortalEngine:
