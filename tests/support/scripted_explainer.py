@@ -1,6 +1,6 @@
 """A worker process that writes critiques, ``python -m support.scripted_explainer``, without vLLM: it starts in seconds.
 
-It says one word for each token that it may take, and does what the first token id of a prompt tells it.
+It says one word for each token that it may take; a few numbers of tokens mean something else.
 """
 
 import asyncio
@@ -13,29 +13,28 @@ from typing import Any
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.model import explain_main, vllm_engine
 
-SLOW, FAIL, RAISE, SEGFAULT = 100_001, 100_002, 100_003, 100_004
-REFUSES = "JRM_TEST_EXPLAINER_REFUSES"
+SLOW, FAIL, RAISE, SEGFAULT = 701, 702, 703, 704
+REFUSES = "TEST_EXPLAINER_REFUSES"
 """An environment variable; while the file that it names is there, the engine does not start."""
 
 
 class ScriptedEngine:
-    """Answers at once, but for what the prompt says."""
+    """Answers at once, but for what the number of tokens means."""
 
     errored = False
 
     async def answer(
         self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None
     ) -> AsyncGenerator[Piece]:
-        match prompt.ids[0]:
-            case 100_001:
-                yield Piece("slowly ", None, 1)
-                await asyncio.Event().wait()
-            case 100_002:
-                raise EngineFailed("the engine gave up: for a test")
-            case 100_003:
-                raise RuntimeError("raised for a test")
-            case 100_004:
-                os.kill(os.getpid(), signal.SIGSEGV)
+        if max_tokens == SLOW:
+            yield Piece("slowly ", None, 1)
+            await asyncio.Event().wait()
+        elif max_tokens == FAIL:
+            raise EngineFailed("the engine gave up: for a test")
+        elif max_tokens == RAISE:
+            raise RuntimeError("raised for a test")
+        elif max_tokens == SEGFAULT:
+            os.kill(os.getpid(), signal.SIGSEGV)
         for number in range(1, max_tokens):
             yield Piece("word ", None, number)
         yield Piece("end", "length", max_tokens)

@@ -128,7 +128,7 @@ class EngineWriter:
             self._state, self._reason = "restarting", f"the engine {ending} and is being started again"
             self._ready_again_at = _now() + self._took
             self._metrics.explain_engine_restarts.inc()
-            logger.error("the explain engine %s with %d critiques unfinished", ending, self._engine.unfinished)
+            logger.error("the explain engine %s", ending)
             await self._engine.end()
             quick_ends = 0 if _now() - began > STABLE_S else quick_ends + 1
             try:

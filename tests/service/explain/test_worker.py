@@ -20,7 +20,6 @@ from jrm_service.explain.worker import ExplainWorker
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.explained import first_question
 from jrm_service.model.source import BUNDLED
 from jrm_service.scoring.backend import StartFailed
 from support import checkpoints, scripted_explainer
@@ -64,12 +63,11 @@ async def worker(**changes) -> AsyncIterator[tuple[ExplainWorker, Opened]]:
         await started.end()
 
 
-def prompt(first: int = 1) -> Prompt:
-    return Prompt([first, 2, 3], [np.zeros((32, 32, 3), np.uint8)], 4)
+PROMPT = Prompt([1, 2, 3], [np.zeros((32, 32, 3), np.uint8)], 4)
 
 
-async def answer(explainer: ExplainWorker, first: int = 1, *, max_tokens: int = 3) -> list[Piece]:
-    async with aclosing(explainer.answer(prompt(first), max_tokens=max_tokens, schema=None)) as pieces:
+async def answer(explainer: ExplainWorker, max_tokens: int = 3) -> list[Piece]:
+    async with aclosing(explainer.answer(PROMPT, max_tokens=max_tokens, schema=None)) as pieces:
         return [piece async for piece in pieces]
 
 
@@ -78,7 +76,7 @@ async def begun(explainer: ExplainWorker) -> asyncio.Task[list[Piece]]:
     heard = asyncio.Event()
 
     async def read() -> list[Piece]:
-        async with aclosing(explainer.answer(prompt(scripted_explainer.SLOW), max_tokens=9, schema=None)) as pieces:
+        async with aclosing(explainer.answer(PROMPT, max_tokens=scripted_explainer.SLOW, schema=None)) as pieces:
             async for _ in pieces:
                 heard.set()
         return []
@@ -114,16 +112,15 @@ def test_answers_come_in_pieces_and_each_to_its_caller() -> None:
         async with worker() as (explainer, _):
             await explainer.start()
             lengths = [1, 5, 2, 40]
-            answers = await asyncio.gather(*(answer(explainer, max_tokens=length) for length in lengths))
+            answers = await asyncio.gather(*(answer(explainer, length) for length in lengths))
             assert [len(pieces) for pieces in answers] == lengths
             assert answers[1] == [*(Piece("word ", None, n) for n in range(1, 5)), Piece("end", "length", 5)]
-            assert await answer(explainer, first_question(open_checkpoint(BUNDLED)).ids[0])
-            for first, told in (
+            for tokens, told in (
                 (scripted_explainer.FAIL, "for a test"),
                 (scripted_explainer.RAISE, "could not answer"),
             ):
                 with pytest.raises(EngineFailed, match=told):
-                    await answer(explainer, first)
+                    await answer(explainer, tokens)
             assert (explainer.unfinished, explainer.silent_since) == (0, None)
 
     run(main())
