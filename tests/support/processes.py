@@ -35,14 +35,19 @@ class Served:
 
     def children(self, name: str) -> list[int]:
         """Process ids of descendants whose command line has ``name`` in it."""
-        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(None, 2) for line in listed.splitlines()]
-        family, grown = {self.process.pid}, True
-        while grown:
-            found = {int(pid) for pid, parent, *_ in rows if int(parent) in family}
-            grown = not found <= family
-            family |= found
-        return [int(pid) for pid, _, args in rows if int(pid) in family and name in args]
+        return children(self.process.pid, name)
+
+
+def children(parent: int, name: str) -> list[int]:
+    """Process ids of the descendants of a process whose command line has ``name`` in it."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    family, grown = {parent}, True
+    while grown:
+        found = {int(pid) for pid, its_parent, *_ in rows if int(its_parent) in family}
+        grown = not found <= family
+        family |= found
+    return [int(pid) for pid, _, args in rows if int(pid) in family and int(pid) != parent and name in args]
 
 
 @contextlib.contextmanager

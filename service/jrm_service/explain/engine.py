@@ -114,8 +114,10 @@ class EngineWriter:
             raise self._unavailable(str(failure)) from None
 
     def _unavailable(self, reason: str) -> ExplainUnavailable:
-        wait = max(1.0, self._ready_again_at - _now())
-        return ExplainUnavailable(f"no critiques now: {reason}", retry_after=wait)
+        wait = self._ready_again_at - _now()
+        if self._state == "ready":  # one answer failed, or the engine died and its keeper has not seen it yet
+            wait = self._took if self._engine.lost.done() else 0.0
+        return ExplainUnavailable(f"no critiques now: {reason}", retry_after=max(1.0, wait))
 
     async def _keep(self) -> None:
         """Bring the engine back whenever it is gone. As a scoring worker is: see ``Batcher``."""
@@ -126,7 +128,7 @@ class EngineWriter:
             self._state, self._reason = "restarting", f"the engine {ending} and is being started again"
             self._ready_again_at = _now() + self._took
             self._metrics.explain_engine_restarts.inc()
-            logger.error("the explain engine %s with %d critiques unfinished", ending, self._engine.unfinished)
+            logger.error("the explain engine %s", ending)
             await self._engine.end()
             quick_ends = 0 if _now() - began > STABLE_S else quick_ends + 1
             try:

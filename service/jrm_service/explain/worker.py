@@ -50,8 +50,8 @@ class ExplainWorker:
         self._opening = replace(self._opening, hashed=True, fingerprint=fingerprint)
 
     async def start(self) -> None:
-        """Start vLLM, in the process that was opened last, or in a new one if that has begun before or is gone."""
-        if self._child is None or self._folder is not None or self._child.lost.done():
+        """Start vLLM, in the process that was opened, or in a new one where that has ended. Raises StartFailed."""
+        if self._child is None or self._child.lost.done():
             await self.open()
         assert self._child is not None
         self._folder = TemporaryDirectory(prefix="jrm-explain-", ignore_cleanup_errors=True)
