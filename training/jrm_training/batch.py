@@ -133,7 +133,7 @@ class Collator:
         try:
             source = self._preparer.image(group.source)
             edited = [self._preparer.image(edit.image) for edit in group.edits]
-            return [self._preparer.candidate(source, image, group.instruction) for image in edited]
+            return [self._preparer.candidate([source], image, group.instruction) for image in edited]
         except CandidateError as error:
             raise ValueError(f"{_named(group)}: {error}") from None
 

@@ -79,7 +79,7 @@ class BackendScorer:
 
     def _prepare(self, source: Image, edit: Edit, instruction: str) -> Candidate | Failed:
         try:
-            return self._preparer.candidate(source, self._preparer.image(edit.image), instruction)
+            return self._preparer.candidate([source], self._preparer.image(edit.image), instruction)
         except CandidateError as error:
             return Failed(error.code, str(error))
 

@@ -171,7 +171,7 @@ def _candidates(preparer: CheckpointPreparer, group: Group) -> dict[int, Candida
         source = preparer.image(group.source)
         for place, edit in enumerate(group.edits):
             with suppress(CandidateError):
-                candidates[place] = preparer.candidate(source, preparer.image(edit.image), group.instruction)
+                candidates[place] = preparer.candidate([source], preparer.image(edit.image), group.instruction)
     return candidates
 
 

@@ -91,7 +91,7 @@ def parse_explain_request(
     except ValidationError as error:
         raise _invalid(error, own=0) from None
     question = Question(
-        source=_read_base64("source", request.source),
+        sources=[_read_base64("source", request.source)],
         edited=_read_base64("edited", request.edited),
         instruction=request.instruction,
         dimensions=request.dimensions,
@@ -109,9 +109,9 @@ def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Par
         raise _invalid(error) from None
     if isinstance(request, PairRequest):
         edited, source = read("edited", request.edited), read("source", request.source)
-        return Parsed([GroupInput(source, request.instruction, [edited])], request.timeout_ms)
+        return Parsed([GroupInput([source], request.instruction, [edited])], request.timeout_ms)
     _check_count(sum(len(group.edits) for group in request.groups), max_candidates)
-    return Parsed([_group(group, read) for group in request.groups], request.timeout_ms)
+    return Parsed([_group(n, group, read) for n, group in enumerate(request.groups)], request.timeout_ms)
 
 
 def _json(body: bytes | bytearray) -> Any:
@@ -134,9 +134,9 @@ def _empty(body: bytes | bytearray) -> None:
         body.clear()
 
 
-def _group(group: Group, read: _Read) -> GroupInput:
-    edits = [read(f"edits[{number}]", edit) for number, edit in enumerate(group.edits)]
-    return GroupInput(read("source", group.source), group.instruction, edits)
+def _group(number: int, group: Group, read: _Read) -> GroupInput:
+    edits = [read(f"edits[{n}]", edit) for n, edit in enumerate(group.edits)]
+    return GroupInput([read("source", group.source)], group.instruction, edits, f"groups[{number}]")
 
 
 def _read_base64(name: str, text: str) -> ImageInput:
@@ -236,7 +236,7 @@ def _from_form(parts: list[multipart.Part], max_candidates: int) -> Parsed:
     except ValidationError as error:
         raise InvalidRequest(f"instruction: {error.errors()[0]['msg']}", param="instruction") from None
     images = [ImageInput.of(f"edited[{n}]" if len(edits) > 1 else "edited", data) for n, data in enumerate(edits)]
-    group = GroupInput(ImageInput.of("source", single["source"]), instruction, images)
+    group = GroupInput([ImageInput.of("source", single["source"])], instruction, images)
     return Parsed([group], _timeout(single.get("timeout_ms")))
 
 

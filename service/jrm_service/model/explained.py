@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
@@ -29,9 +30,14 @@ class CheckpointQuestions:
         """RGB to pixels as the model sees them. Raises ImageTooLarge."""
         return self._preparer.image(rgb)
 
-    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+    @property
+    def max_sources(self) -> int:
+        """How many source images there are at most: 0 where there are none, otherwise there is at least one."""
+        return self._preparer.max_sources
+
+    def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
         """The prompt of one dimension. Raises InstructionTooLong."""
-        return self._builder.question(dimension, source, edited, instruction)
+        return self._builder.question(dimension, sources, edited, instruction)
 
 
 def explainable(checkpoint: Checkpoint) -> Explainable:
@@ -50,7 +56,8 @@ def explainable(checkpoint: Checkpoint) -> Explainable:
         raise ExplainSetupError(problems)
     questions, placeholder = CheckpointQuestions(checkpoint), int(checkpoint.config.image_token_id)
     blank = questions.image(PILImage.new("RGB", (64, 64), "gray"))
-    sequence = questions.question(next(iter(dimensions)), blank, blank, "warm up")
+    sources = [blank] * min(questions.max_sources, 1)
+    sequence = questions.question(next(iter(dimensions)), sources, blank, "warm up")
     return Explainable(questions, placeholder, dimensions, as_prompt(sequence, placeholder))
 
 

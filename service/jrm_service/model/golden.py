@@ -201,7 +201,7 @@ def _candidate(one: GoldenInput, preparer: Preparer) -> Candidate | CandidateErr
         field = "edited"
         edited = preparer.image(decode(base64.b64decode(one.edited)))
         field = "instruction"
-        return preparer.candidate(source, edited, one.instruction)
+        return preparer.candidate([source], edited, one.instruction)
     except CandidateError as error:
         return type(error)(f"{field}: {error}")
 
