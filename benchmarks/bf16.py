@@ -50,9 +50,9 @@ def world_groups(preparer: CheckpointPreparer, groups: int) -> list[list[Candida
     """Groups of the synthetic world that the bundled checkpoint never saw."""
     prepared = []
     for group in World(groups, split="test", edits=GROUP):
-        source = preparer.image(group.source)
+        sources = [preparer.image(source) for source in group.sources]
         edits = [preparer.image(edit.image) for edit in group.edits]
-        prepared.append([preparer.candidate([source], edited, group.instruction) for edited in edits])
+        prepared.append([preparer.candidate(sources, edited, group.instruction) for edited in edits])
     return prepared
 
 
