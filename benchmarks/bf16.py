@@ -50,9 +50,9 @@ def world_groups(preparer: CheckpointPreparer, groups: int) -> list[list[Candida
     """Groups of the synthetic world that the bundled checkpoint never saw."""
     prepared = []
     for group in World(groups, split="test", edits=GROUP):
-        source = preparer.image(group.source)
+        sources = [preparer.image(source) for source in group.sources]
         edits = [preparer.image(edit.image) for edit in group.edits]
-        prepared.append([preparer.candidate(source, edited, group.instruction) for edited in edits])
+        prepared.append([preparer.candidate(sources, edited, group.instruction) for edited in edits])
     return prepared
 
 
@@ -64,7 +64,7 @@ def photo_groups(preparer: CheckpointPreparer, groups: int, side: int) -> list[l
         group = pictures.group(GROUP)
         source = preparer.image(group.source)
         edits = [preparer.image(edit) for edit in group.edits]
-        prepared.append([preparer.candidate(source, edited, group.instruction) for edited in edits])
+        prepared.append([preparer.candidate([source], edited, group.instruction) for edited in edits])
     return prepared
 
 

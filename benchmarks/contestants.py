@@ -54,7 +54,7 @@ class Contestants:
         for one in groups:
             source = self.preparer.image(one.source)
             prepared += [
-                self.preparer.candidate(source, self.preparer.image(edit), one.instruction) for edit in one.edits
+                self.preparer.candidate([source], self.preparer.image(edit), one.instruction) for edit in one.edits
             ]
         return prepared
 

@@ -52,7 +52,7 @@ class KnownGroup:
 
     def _candidates(self) -> Sequence[Candidate]:
         images = [_PREPARER.image(self._pixels(edit)) for edit in range(self.edits + 1)]
-        return [_PREPARER.candidate(images[0], edit, self.instruction) for edit in images[1:]]
+        return [_PREPARER.candidate([images[0]], edit, self.instruction) for edit in images[1:]]
 
     def _pixels(self, edit: int) -> Image.Image:
         return Image.frombytes("RGB", (self.side, self.side), _stamp(self.side, self.number, edit))

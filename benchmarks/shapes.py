@@ -120,7 +120,7 @@ def group(shape: Shape, layout: Layout, size: int, *, seed: int = 0) -> list[Can
     """
     source, *edits = (_image(shape, [seed, number]) for number in range(size + 1))
     return [
-        Candidate(source, edited, "", tuple(_sequence(layout, number, source, edited) for number in range(PASSES)))
+        Candidate((source,), edited, "", tuple(_sequence(layout, number, source, edited) for number in range(PASSES)))
         for edited in edits
     ]
 

@@ -59,7 +59,7 @@ def as_trie(shape: Shape, candidates: Sequence[Candidate]) -> Work:
     """All candidates in one packed row: every distinct path once, every distinct image once."""
     model = _meta_model(shape)
     trie = build_trie([sequence.segments for candidate in candidates for sequence in candidate.sequences])
-    encodings = len({image.key for candidate in candidates for image in (candidate.source, candidate.edited)})
+    encodings = len({image.key for candidate in candidates for image in candidate.images})
     return Work(
         tokens=trie.tokens,
         encodings=encodings,

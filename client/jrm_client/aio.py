@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from . import arguments, batching, explanations, wire
+from .arguments import REQUIRED, Sources
 from .arguments import Pair as Pair
 from .concurrency import gather
 from .deadline import Deadline, deadline_of
@@ -32,12 +33,16 @@ MAX_CONCURRENCY = 8
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A pair, and what error messages call its parts."""
+    """A pair, and what error messages call its parts. ``sources`` are by the names of each."""
 
-    source: ImageInput
+    sources: dict[str, ImageInput]
     edited: ImageInput
     instruction: str
     names: wire.Names
+
+
+def _request(source: Sources, edited: ImageInput, instruction: str, names: wire.Names) -> _Request:
+    return _Request(arguments.sources(source, names.source), edited, instruction, names)
 
 
 class AsyncJRMClient:
@@ -110,33 +115,37 @@ class AsyncJRMClient:
 
     async def score(
         self,
-        source: ImageInput,
-        edited: ImageInput,
-        instruction: str,
+        source: Sources = None,
+        edited: ImageInput = REQUIRED,
+        instruction: str = REQUIRED,
         *,
         on_error: OnError = "raise",
         timeout: float | None = None,
     ) -> Score:
-        """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``."""
-        request = _Request(source, edited, instruction, wire.Names("source", "edited", "instruction"))
+        """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``.
+
+        ``source`` is an image, or a list or tuple of several, in their order; a text-to-image checkpoint takes none:
+        ``score(edited=image, instruction=prompt)``. So it is in every method.
+        """
+        request = _request(source, edited, instruction, wire.Names("source", "edited", "instruction"))
         [score] = await self._score([request], on_error, timeout)
         return score
 
     async def score_group(
         self,
-        source: ImageInput,
-        instruction: str,
-        edits: Iterable[ImageInput],
+        source: Sources = None,
+        instruction: str = REQUIRED,
+        edits: Iterable[ImageInput] = REQUIRED,
         *,
         on_error: OnError = "raise",
         timeout: float | None = None,
     ) -> GroupScores:
-        """Score G edits of one source; the scores are in the order of ``edits``, a list or a batch [G, …].
+        """Score G edits of the same source; the scores are in the order of ``edits``, a list or a batch [G, …].
 
         Raises ScoreError if any of them has no score; under ``on_error="nan"`` those are NaN and carry their error.
         """
         requests = [
-            _Request(source, edited, instruction, wire.Names("source", f"edits[{index}]", "instruction"))
+            _request(source, edited, instruction, wire.Names("source", f"edits[{index}]", "instruction"))
             for index, edited in enumerate(arguments.image_list(edits, "edits"))
         ]
         return GroupScores(tuple(await self._score(requests, on_error, timeout)))
@@ -150,16 +159,16 @@ class AsyncJRMClient:
         uploaded once per HTTP request. Raises as ``score_group`` does.
         """
         requests = [
-            _Request(*pair, wire.Names(f"pairs[{i}].source", f"pairs[{i}].edited", f"pairs[{i}].instruction"))
+            _request(*pair, wire.Names(f"pairs[{i}].source", f"pairs[{i}].edited", f"pairs[{i}].instruction"))
             for i, pair in enumerate(arguments.pairs(pairs))
         ]
         return await self._score(requests, on_error, timeout)
 
     async def explain(
         self,
-        source: ImageInput,
-        edited: ImageInput,
-        instruction: str,
+        source: Sources = None,
+        edited: ImageInput = REQUIRED,
+        instruction: str = REQUIRED,
         *,
         dimensions: Sequence[str] | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -175,9 +184,9 @@ class AsyncJRMClient:
 
     def explain_stream(
         self,
-        source: ImageInput,
-        edited: ImageInput,
-        instruction: str,
+        source: Sources = None,
+        edited: ImageInput = REQUIRED,
+        instruction: str = REQUIRED,
         *,
         dimensions: Sequence[str] | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -224,11 +233,15 @@ class AsyncJRMClient:
         async with deadline_of(seconds) as deadline:
             uploads = Uploads(self._image_format)
             await uploads.add(
-                ((request.source, request.names.source) for request in requests),
+                ((image, name) for request in requests for name, image in request.sources.items()),
                 ((request.edited, request.names.edited) for request in requests),
             )
             candidates = [
-                batching.Candidate(uploads.key(request.source), uploads.key(request.edited), request.instruction)
+                batching.Candidate(
+                    tuple(uploads.key(source) for source in request.sources.values()),
+                    uploads.key(request.edited),
+                    request.instruction,
+                )
                 for request in requests
             ]
             share = math.ceil(len(candidates) / await self._transport.replicas())

@@ -7,7 +7,7 @@ import numbers
 import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -15,7 +15,14 @@ from PIL import Image
 from .images import ImageInput
 from .urls import MAX_SHOWN, check_url
 
-Pair: TypeAlias = tuple[ImageInput, ImageInput, str]
+Sources: TypeAlias = ImageInput | list[Any] | tuple[ImageInput, ...] | None
+"""The source of an edit: an image, a list or tuple of images, or None for a checkpoint that takes no source."""
+
+Pair: TypeAlias = tuple[Sources, ImageInput, str]
+
+REQUIRED: Any = None
+"""The default of an argument that stands behind an optional one: whoever leaves it out is told so, as of any None."""
+
 T = TypeVar("T")
 
 
@@ -145,6 +152,20 @@ def image_list(images: Iterable[ImageInput], name: str) -> list[ImageInput]:
     if len(shape) != 4:
         raise ValueError(f"{name}: an array of shape {tuple(shape)}; expected a list of images or a batch of four axes")
     return list(images)
+
+
+def sources(value: Sources, name: str) -> dict[str, ImageInput]:
+    """Return the source images, by what messages call them. Raises ValueError for an empty list.
+
+    Only a list or a tuple is several images: an array is always one. A list of one is the bare image.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, list | tuple):
+        return {name: value}
+    if not value:
+        raise ValueError(f"{name}: an empty {type(value).__name__}; pass images, or None where there is no source")
+    return {f"{name}[{index}]" if len(value) > 1 else name: image for index, image in enumerate(value)}
 
 
 def pairs(values: Iterable[Pair], name: str = "pairs") -> list[Pair]:

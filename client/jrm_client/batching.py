@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One edit to be scored: the keys of two encoded images, and the instruction."""
+    """One edit to be scored: the keys of its encoded images, and the instruction."""
 
-    source: str
+    sources: tuple[str, ...]
     edited: str
     instruction: str
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Candidates that share source and instruction. ``positions[k]`` is the caller's index of ``edits[k]``."""
+    """Candidates that share sources and instruction. ``positions[k]`` is the caller's index of ``edits[k]``."""
 
-    source: str
+    sources: tuple[str, ...]
     instruction: str
     edits: tuple[str, ...]
     positions: tuple[int, ...]
@@ -27,7 +27,7 @@ class Group:
     @property
     def images(self) -> tuple[str, ...]:
         """Keys of the distinct images, in order of appearance."""
-        return tuple(dict.fromkeys((self.source, *self.edits)))
+        return tuple(dict.fromkeys((*self.sources, *self.edits)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Limits:
 
 
 _PART_OVERHEAD = 256  # bytes: the headers and the boundary of a part
-_EDIT_OVERHEAD = 32  # bytes: the name of an edit in the JSON
+_IMAGE_OVERHEAD = 32  # bytes: the name of an image in the JSON
 _GROUP_OVERHEAD = 128
 
 
 def plan(candidates: Sequence[Candidate], sizes: Mapping[str, int], limits: Limits) -> list[Batch]:
     """Split candidates over requests. ``sizes`` gives the bytes of every image.
 
-    Every candidate is in exactly one request. Candidates with equal source and instruction form one group wherever
+    Every candidate is in exactly one request. Candidates with equal sources and instruction form one group wherever
     they stand, and a group is torn only if it exceeds the limits by itself. A single candidate that exceeds them goes
     alone: the server says what it thinks of it.
     """
@@ -113,27 +113,27 @@ class _Load:
 
 
 def _text_bytes(group: Group) -> int:
-    return _GROUP_OVERHEAD + len(group.instruction.encode()) + _EDIT_OVERHEAD * len(group.edits)
+    return _GROUP_OVERHEAD + len(group.instruction.encode()) + _IMAGE_OVERHEAD * (len(group.sources) + len(group.edits))
 
 
 def _groups(candidates: Sequence[Candidate]) -> Iterator[Group]:
-    members: dict[tuple[str, str], list[int]] = {}
+    members: dict[tuple[tuple[str, ...], str], list[int]] = {}
     for position, candidate in enumerate(candidates):
-        members.setdefault((candidate.source, candidate.instruction), []).append(position)
-    for (source, instruction), positions in members.items():
-        yield Group(source, instruction, tuple(candidates[p].edited for p in positions), tuple(positions))
+        members.setdefault((candidate.sources, candidate.instruction), []).append(position)
+    for (sources, instruction), positions in members.items():
+        yield Group(sources, instruction, tuple(candidates[p].edited for p in positions), tuple(positions))
 
 
 def _tear(group: Group, sizes: Mapping[str, int], limits: Limits) -> Iterator[Group]:
     """Cut a group that exceeds the limits by itself; otherwise yield it as it is."""
     start = 0
-    images = {group.source}
-    weight = sizes[group.source] + _PART_OVERHEAD
+    source_weight = sum(sizes[key] + _PART_OVERHEAD for key in set(group.sources))
+    images, weight = set(group.sources), source_weight
     for index, key in enumerate(group.edits):
         more = 0 if key in images else sizes[key] + _PART_OVERHEAD
         if index > start and (weight + more > limits.image_bytes or index - start >= limits.candidates):
             yield _piece(group, start, index)
-            start, images, weight = index, {group.source}, sizes[group.source] + _PART_OVERHEAD
+            start, images, weight = index, set(group.sources), source_weight
             more = 0 if key in images else sizes[key] + _PART_OVERHEAD
         images.add(key)
         weight += more
@@ -141,4 +141,4 @@ def _tear(group: Group, sizes: Mapping[str, int], limits: Limits) -> Iterator[Gr
 
 
 def _piece(group: Group, start: int, end: int) -> Group:
-    return Group(group.source, group.instruction, group.edits[start:end], group.positions[start:end])
+    return Group(group.sources, group.instruction, group.edits[start:end], group.positions[start:end])

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from . import arguments
 from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError
-from .arguments import Pair
+from .arguments import REQUIRED, Pair, Sources
 from .images import ImageFormat, ImageInput
 from .loop import LoopThread
 from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
@@ -71,28 +71,28 @@ class JRMClient:
 
     def score(
         self,
-        source: ImageInput,
-        edited: ImageInput,
-        instruction: str,
+        source: Sources = None,
+        edited: ImageInput = REQUIRED,
+        instruction: str = REQUIRED,
         *,
         on_error: OnError = "raise",
         timeout: float | None = None,
     ) -> Score:
-        """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``."""
+        """Score one edit; see ``AsyncJRMClient.score``."""
         return self._loop.run(
             lambda: self._client.score(source, edited, instruction, on_error=on_error, timeout=timeout)
         )
 
     def score_group(
         self,
-        source: ImageInput,
-        instruction: str,
-        edits: Iterable[ImageInput],
+        source: Sources = None,
+        instruction: str = REQUIRED,
+        edits: Iterable[ImageInput] = REQUIRED,
         *,
         on_error: OnError = "raise",
         timeout: float | None = None,
     ) -> GroupScores:
-        """Score G edits of one source; see ``AsyncJRMClient.score_group``."""
+        """Score G edits of the same source; see ``AsyncJRMClient.score_group``."""
         images = arguments.image_list(edits, "edits")  # a generator runs in the caller's thread, not on the loop
         return self._loop.run(
             lambda: self._client.score_group(source, instruction, images, on_error=on_error, timeout=timeout)
@@ -107,9 +107,9 @@ class JRMClient:
 
     def explain(
         self,
-        source: ImageInput,
-        edited: ImageInput,
-        instruction: str,
+        source: Sources = None,
+        edited: ImageInput = REQUIRED,
+        instruction: str = REQUIRED,
         *,
         dimensions: Sequence[str] | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -124,9 +124,9 @@ class JRMClient:
 
     def explain_stream(
         self,
-        source: ImageInput,
-        edited: ImageInput,
-        instruction: str,
+        source: Sources = None,
+        edited: ImageInput = REQUIRED,
+        instruction: str = REQUIRED,
         *,
         dimensions: Sequence[str] | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,

@@ -31,7 +31,7 @@ _END = protocol.STREAM_END.encode()
 class Question:
     """One edit, and what is asked about it. Raises TypeError or ValueError for what the contract does not allow."""
 
-    source: ImageInput
+    source: arguments.Sources
     edited: ImageInput
     instruction: str
     dimensions: Sequence[str] | None
@@ -45,14 +45,14 @@ class Question:
 
     def body(self, *, stream: bool) -> Callable[[int], dict[str, Any]]:
         """Return what gives httpx's body arguments for an attempt. Reads and encodes the images."""
-        source, edited = (
+        *sources, edited = (
             base64.b64encode(encode(image, name, self.image_format)).decode()
-            for image, name in ((self.source, "source"), (self.edited, "edited"))
+            for name, image in (*arguments.sources(self.source, "source").items(), ("edited", self.edited))
         )
 
         def of_attempt(timeout_ms: int) -> dict[str, Any]:
             request = protocol.ExplainRequest(
-                source=source,
+                source=wire.bare(sources),
                 edited=edited,
                 instruction=self.instruction,
                 dimensions=arguments.dimensions(self.dimensions),

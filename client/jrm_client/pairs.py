@@ -13,13 +13,26 @@ FIELDS = ("source", "edited", "instruction")
 
 def pair_fields(row: dict[str, Any]) -> dict[str, Any]:
     """Return ``id``, if there is one, and the fields of a pair. Raises ValueError, which names the field at fault."""
-    for name in FIELDS:
+    for name in ("edited", "instruction"):
         if not isinstance(row.get(name), str) or not row[name]:
             raise ValueError(f"{name}: missing, empty or not a string")
+    source_paths(row)
     arguments.instruction(row["instruction"], "instruction")
     fields = {name: row[name] for name in ("id", *FIELDS) if name in row}
     to_line(fields)  # now, not when it has been scored
     return fields
+
+
+def source_paths(row: dict[str, Any]) -> list[str]:
+    """Return the paths of a row's source images: its ``source`` is a path, a list of paths, or absent.
+
+    Raises ValueError for anything else.
+    """
+    source = row.get("source")
+    paths = source if isinstance(source, list) else [] if source is None else [source]
+    if source == [] or not all(isinstance(path, str) and path for path in paths):
+        raise ValueError("source: neither a path nor a list of paths; leave it out where there is no source")
+    return paths
 
 
 def to_line(record: dict[str, Any]) -> str:

@@ -43,6 +43,26 @@ Image = Annotated[
         json_schema_extra={"format": "image-base64"},
     ),
 ]
+
+# How a validation error names what a source was taken for, beside the field itself.
+SOURCE_TAGS = ("one image", "list of images")
+
+
+def _source_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return SOURCE_TAGS[0]
+    return SOURCE_TAGS[1] if isinstance(value, list) else None
+
+
+Source = Annotated[
+    Annotated[Image, Tag(SOURCE_TAGS[0])]
+    | Annotated[list[Image], Field(min_length=1, fail_fast=True), Tag(SOURCE_TAGS[1])],
+    Discriminator(
+        _source_form, custom_error_type="source_type", custom_error_message="must be an image or a list of images"
+    ),
+]
+"""One image or several. A checkpoint says how many it takes; for one that takes none the field is absent or null."""
+
 Instruction = Annotated[str, Field(min_length=1, pattern=r"\S", description="the edit that was asked for")]
 
 
@@ -83,7 +103,7 @@ class _Reply(BaseModel):
 class Group(_Request):
     """One (source, instruction) and the G edits to be scored against it."""
 
-    source: Image
+    source: Source | None = None
     instruction: Instruction
     edits: Annotated[list[Image], Field(min_length=1), FailFast()]
 
@@ -98,7 +118,7 @@ class GroupsRequest(_Request):
 class PairRequest(_Request):
     """Shorthand for one group with one edit."""
 
-    source: Image
+    source: Source | None = None
     edited: Image
     instruction: Instruction
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
@@ -202,7 +222,7 @@ class ScoreResponse(_Reply):
 class ExplainRequest(_Request):
     """Ask the language head for its critique of one edit."""
 
-    source: Image
+    source: Source | None = None
     edited: Image
     instruction: Instruction
     dimensions: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None

@@ -1,9 +1,10 @@
 """Scoring a JSONL file of pairs into another one, resumably.
 
-A row of the input: ``{"source": path, "edited": path, "instruction": text}``, optionally with an ``"id"``; relative
-paths are taken from the folder of the file. A row of the output: ``line`` (counted from 1), the fields of the input,
-``status``, ``reward``, ``reward_std``, ``dimensions``, ``model``, ``fingerprint``. Only scores are written: what
-failed is reported, and tried again by the next run.
+A row of the input: ``{"source": path, "edited": path, "instruction": text}``, optionally with an ``"id"``; ``source``
+may be a list of paths, or absent for a checkpoint that takes no source. Relative paths are taken from the folder of the
+file. A row of the output: ``line`` (counted from 1), the fields of the input, ``status``, ``reward``, ``reward_std``,
+``dimensions``, ``model``, ``fingerprint``. Only scores are written: what failed is reported, and tried again by the
+next run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from . import jsonl
 from .client import JRMClient
 from .errors import APIStatusError
-from .pairs import FIELDS, image_file, pair_fields, to_line
+from .pairs import FIELDS, image_file, pair_fields, source_paths, to_line
 from .report import to_json
 from .results import Score
 
@@ -134,7 +135,7 @@ def _finished(output: Path) -> dict[int, dict[str, Any]]:
 
 
 def _check_same(row: Row, record: dict[str, Any], output: Path) -> None:
-    if any(record.get(name) != row.fields[name] for name in FIELDS):
+    if any(record.get(name) != row.fields.get(name) for name in FIELDS):
         raise JSONLError(
             f"{output} has a score for line {row.line}, but for other fields than the input has there now; "
             "use another output file"
@@ -147,7 +148,7 @@ def _score(client: JRMClient, rows: Sequence[Row], base: Path, summary: Summary)
     readable: list[Row] = []
     for row in rows:
         try:
-            for path in (row.fields["source"], row.fields["edited"]):
+            for path in (*source_paths(row.fields), row.fields["edited"]):
                 if path not in files:
                     files[path] = image_file(base / path)
         except (OSError, ValueError) as error:
@@ -164,7 +165,14 @@ def _score(client: JRMClient, rows: Sequence[Row], base: Path, summary: Summary)
 
 
 def _ask(client: JRMClient, rows: Sequence[Row], files: dict[str, bytes]) -> list[Score | APIStatusError | ValueError]:
-    pairs = [(files[row.fields["source"]], files[row.fields["edited"]], row.fields["instruction"]) for row in rows]
+    pairs = [
+        (
+            [files[path] for path in source_paths(row.fields)] or None,
+            files[row.fields["edited"]],
+            row.fields["instruction"],
+        )
+        for row in rows
+    ]
     try:
         return list(client.score_batch(pairs, on_error="nan"))
     except (APIStatusError, ValueError) as error:

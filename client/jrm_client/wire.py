@@ -71,7 +71,7 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
     request = protocol.GroupsRequest(
         groups=[
             protocol.Group(
-                source=reference(group.source),
+                source=bare([reference(key) for key in group.sources]),
                 instruction=group.instruction,
                 edits=[reference(key) for key in group.edits],
             )
@@ -79,9 +79,14 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
         ],
         timeout_ms=timeout_ms,
     )
-    parts: list[Part] = [("request", (None, request.model_dump_json().encode(), "application/json"))]
+    parts: list[Part] = [("request", (None, request.model_dump_json(exclude_none=True).encode(), "application/json"))]
     parts += [(name, (name, data, _media_type(data))) for data, name in names.items()]
     return parts
+
+
+def bare(sources: list[str]) -> str | list[str] | None:
+    """One source as servers from before there were several take it too."""
+    return sources[0] if len(sources) == 1 else sources or None
 
 
 def _media_type(data: bytes) -> str:
@@ -182,7 +187,8 @@ def _rename(error: protocol.CandidateErrorBody, names: Names) -> str:
     if error.param is None:
         return error.message
     field = error.param.rpartition(".")[2]
-    name = {"source": names.source, "instruction": names.instruction}.get(field, names.edited)
+    of, bracket, index = field.partition("[")
+    name = {"source": names.source + bracket + index, "instruction": names.instruction}.get(of, names.edited)
     return f"{name}: {error.message.removeprefix(f'{error.param}: ').removeprefix(f'{field}: ')}"
 
 

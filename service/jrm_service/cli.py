@@ -195,7 +195,7 @@ def record_golden(
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help='JSONL file of {"source": path, "edited": path, "instruction": text}',
+            help='JSONL file of {"source": path or list of paths, "edited": path, "instruction": text}',
             show_default="a few drawn scenes",
         ),
     ] = None,
@@ -214,7 +214,9 @@ def record_golden(
         opened = open_checkpoint(checkpoint)
         if (checkpoint / golden.FILE).exists() and not force:
             _fail([f"{golden.FILE}: is there already; --force replaces it"])
-        examples = recording.drawn_examples() if pairs is None else recording.read_examples(pairs)
+        examples = (
+            recording.drawn_examples(opened.manifest.max_sources) if pairs is None else recording.read_examples(pairs)
+        )
         recorded = recording.record(opened, examples, device=resolve_device(device))
     except CheckpointError as error:
         _fail(error.problems)

@@ -16,7 +16,7 @@ INSTRUCTION = "make the red cup blue"
 def candidates(path, edits: int):
     preparer = CheckpointPreparer(open_checkpoint(path))
     source, *edited = (preparer.image(Image.new("RGB", (448, 448), (shade, 0, 0))) for shade in range(edits + 1))
-    return [preparer.candidate(source, edit, INSTRUCTION) for edit in edited]
+    return [preparer.candidate([source], edit, INSTRUCTION) for edit in edited]
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)

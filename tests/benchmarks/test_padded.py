@@ -17,7 +17,7 @@ def test_padding_changes_no_score(tmp_path, batch_size):
     checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.two_passes()))
     preparer = CheckpointPreparer(checkpoint)
     images = [preparer.image(photo(*size, seed=n)) for n, size in enumerate([(96, 80), (40, 200), (210, 190)])]
-    candidates = [preparer.candidate(images[0], images[n % 3], "make it red " * (n + 1)) for n in range(4)]
+    candidates = [preparer.candidate([images[0]], images[n % 3], "make it red " * (n + 1)) for n in range(4)]
     plain = PlainScorer(checkpoint, "cpu", torch.float32)
     padded = PaddedScorer(plain.collate, *load_model(checkpoint, "cpu", torch.float32), "cpu", batch_size)
     assert score_together(padded, candidates) == pytest.approx(score_alone(plain, candidates), abs=1e-5)

@@ -43,7 +43,7 @@ def test_a_body_is_a_request_or_a_typed_error(posted):
     for group in request.groups:
         assert group.edits
         assert group.instruction.strip()
-        for image in (group.source, *group.edits):
+        for image in (*group.sources, *group.edits):
             assert isinstance(image.data, bytes | InvalidImage)
 
 
@@ -62,7 +62,7 @@ def test_files_of_a_form_arrive_as_they_were_sent(form):
     request = parsed(Posted(content_type, body))
     assert isinstance(request, Parsed), request
     assert [edit.data for edit in request.groups[0].edits] == files
-    assert request.groups[0].source.data == b"s"
+    assert request.groups[0].sources[0].data == b"s"
 
 
 def question(body: bytes) -> Question | str:

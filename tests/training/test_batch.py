@@ -61,8 +61,8 @@ def sequences(checkpoint, groups):
     preparer = CheckpointPreparer(checkpoint)
     for of in groups:
         for one in of.edits:
-            images = (preparer.image(of.source), preparer.image(one.image))
-            built = preparer.candidate(*images, of.instruction).sequences
+            source, edited = preparer.image(of.source), preparer.image(one.image)
+            built = preparer.candidate([source], edited, of.instruction).sequences
             for one_pass, sequence in zip(checkpoint.manifest.passes, built, strict=True):
                 yield one, one_pass, *flat(checkpoint, sequence)
 

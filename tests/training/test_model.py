@@ -44,7 +44,7 @@ def plain_outputs(checkpoint, groups):
     """What the reference scorer gives, dimension -> (mean, std) of every edit in order."""
     preparer, scorer = CheckpointPreparer(checkpoint), PlainScorer(checkpoint, "cpu", torch.float32)
     candidates = [
-        preparer.candidate(preparer.image(of.source), preparer.image(one.image), of.instruction)
+        preparer.candidate([preparer.image(of.source)], preparer.image(one.image), of.instruction)
         for of in groups
         for one in of.edits
     ]
@@ -78,7 +78,7 @@ def test_the_language_loss_is_that_of_transformers(checkpoint):
     row = collator.row([one])
     ours = language_loss(JointModel.load(checkpoint)(row).logits, row.targets)
     preparer = CheckpointPreparer(checkpoint)
-    candidate = preparer.candidate(preparer.image(one.source), preparer.image(one.edits[0].image), one.instruction)
+    candidate = preparer.candidate([preparer.image(one.source)], preparer.image(one.edits[0].image), one.instruction)
     inputs = PlainScorer(checkpoint, "cpu", torch.float32).collate([candidate])[0][1]  # the pass for visual quality
     answer = torch.tensor([collator.critique_ids(critique)])
     ids = torch.cat([inputs.input_ids, answer], 1)
@@ -113,7 +113,7 @@ def test_serving_and_training_compute_the_same_states(checkpoint):
     engine, edits = TrieScorer(checkpoint, "cpu", torch.float32), group(1, edits=3)
     preparer = CheckpointPreparer(checkpoint)
     source = preparer.image(edits.source)
-    candidates = [preparer.candidate(source, preparer.image(edit.image), edits.instruction) for edit in edits.edits]
+    candidates = [preparer.candidate([source], preparer.image(edit.image), edits.instruction) for edit in edits.edits]
     (row,) = engine.collate(candidates)
     with torch.inference_mode():
         features, _ = engine._image_features(row)

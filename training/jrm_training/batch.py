@@ -131,10 +131,10 @@ class Collator:
 
     def _candidates(self, group: Group) -> list[Candidate]:
         try:
-            source = self._preparer.image(group.source)
+            sources = [self._preparer.image(source) for source in group.sources]
             edited = [self._preparer.image(edit.image) for edit in group.edits]
-            return [self._preparer.candidate(source, image, group.instruction) for image in edited]
-        except CandidateError as error:
+            return [self._preparer.candidate(sources, image, group.instruction) for image in edited]
+        except (CandidateError, ValueError) as error:  # ValueError: another number of sources than the checkpoint takes
             raise ValueError(f"{_named(group)}: {error}") from None
 
     def _answers(self, groups: Sequence[Group], scored: Sequence[TokenSequence]) -> list[tuple[int, Ids]]:

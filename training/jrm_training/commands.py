@@ -31,6 +31,9 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="With --world: number of groups.")] = 500,
     edits: Annotated[int, typer.Option(min=2, help="With --world: edits in a group.")] = 12,
     seed: Annotated[int, typer.Option(help="With --world: its seed.")] = 0,
+    two_sources: Annotated[
+        float, typer.Option(min=0, max=1, help="With --world: share of groups with two sources.", show_default="none")
+    ] = 0.0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint folder, scored in this process.", show_default=False)
     ] = None,
@@ -69,11 +72,17 @@ def evaluate(
     from jrm_service.errors import CheckpointError
     from jrm_service.scoring.backend import WorkerLost
 
+    from .data import read_groups
     from .evaluate_results import EvaluationError
+    from .world import World
 
     try:
         with _scorer(checkpoint, device, dtype, url, api_key, timeout, allow_pipeline_drift) as scorer:
-            groups = _groups(data, world, count, edits, seed, scorer.dimensions)
+            groups = (
+                read_groups(data, scorer.dimensions)
+                if data is not None
+                else World(count, seed=seed, split=world, edits=edits, two_sources=two_sources)  # type: ignore[arg-type]
+            )
             complete = _evaluate(groups, scorer, out, as_json)
     except CheckpointError as error:
         _fail(error.problems)
@@ -102,18 +111,6 @@ def _scorer(
             yield ServerScorer(client)
     elif checkpoint is not None:
         yield open_scorer(checkpoint, device=device, dtype=dtype, allow_pipeline_drift=allow_drift)
-
-
-def _groups(
-    data: Path | None, world: str | None, count: int, edits: int, seed: int, dimensions: Sequence[str]
-) -> Sequence[Group]:
-    if data is not None:
-        from .data import read_groups
-
-        return read_groups(data, dimensions)
-    from .world import World
-
-    return World(count, seed=seed, split=world, edits=edits)  # type: ignore[arg-type] # checked by the command
 
 
 def _evaluate(groups: Sequence[Group], scorer: GroupScorer, out: Path, as_json: Path | None) -> bool:

@@ -22,12 +22,13 @@ class _Section(BaseModel):
 class Stage(_Section):
     """A stretch of a curriculum in the synthetic world: ``groups`` groups with sources of ``shapes`` (fewest, most).
 
-    ``flawed`` is the share of edits with a visual flaw.
+    ``flawed`` is the share of edits with a visual flaw, ``two_sources`` that of groups with two source images.
     """
 
     groups: PositiveInt
     shapes: tuple[PositiveInt, PositiveInt]
     flawed: Share = 0.65
+    two_sources: Share = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

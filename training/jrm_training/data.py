@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, SupportsIndex, TypeVar, overload
+from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -54,13 +54,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Edits of one source image (8-bit RGB) by one instruction: two or more, in the order of the data.
+    """Edits of the same source by one instruction: two or more, in the order of the data.
 
+    ``source`` is an image (8-bit RGB), a tuple of several in their order, or None for a text-to-image checkpoint.
     ``preferences`` maps a dimension to the verdict on a group of exactly two edits. It overrides the labels. Raises
     ValueError for preferences on another number of edits.
     """
 
-    source: Image.Image
+    source: Image.Image | tuple[Image.Image, ...] | None
     instruction: str
     edits: tuple[Edit, ...]
     preferences: Mapping[str, Preference] = field(default_factory=dict)
@@ -68,6 +69,11 @@ class Group:
     def __post_init__(self) -> None:
         if self.preferences and len(self.edits) != 2:
             raise ValueError(f"preferences are between two edits, this group has {len(self.edits)}")
+
+    @property
+    def sources(self) -> tuple[Image.Image, ...]:
+        """The source images: none, one or several."""
+        return (self.source,) if isinstance(self.source, Image.Image) else self.source or ()
 
     def ranking(self, dimension: str) -> tuple[float, ...]:
         """Return a number for each edit, by which the edits compare in a dimension; NaN for an edit without one.
@@ -243,9 +249,9 @@ def _load(row: Row, folder: Path) -> Group:
             images.append(decode((folder / name).read_bytes()))
         except (OSError, ValueError, CandidateError) as error:
             raise _unreadable(where, name, error) from None
-    source, *edited = images
+    sources, edited = tuple(images[: len(row.source)]), images[len(row.source) :]
     edits = [Edit(image, edit.labels, edit.critiques) for image, edit in zip(edited, row.edits, strict=True)]
-    return Group(source, row.instruction, tuple(edits), row.preferences)
+    return Group(sources[0] if len(sources) == 1 else sources or None, row.instruction, tuple(edits), row.preferences)
 
 
 def _unreadable(where: str, name: str, error: Exception) -> ValueError:
@@ -253,8 +259,9 @@ def _unreadable(where: str, name: str, error: Exception) -> ValueError:
 
 
 def _to_line(group: Group, folder: Path) -> bytes:
-    row: dict[str, object] = {
-        "source": _write_png(group.source, folder),
+    sources = [_write_png(source, folder) for source in group.sources]
+    row: dict[str, Any] = {
+        **({"source": sources[0] if len(sources) == 1 else sources} if sources else {}),
         "instruction": group.instruction,
         "edits": [
             {

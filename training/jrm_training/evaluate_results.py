@@ -47,7 +47,7 @@ Outcome = Score | Failed
 def inputs_hash(group: Group) -> str:
     """32 hex digits over all that a score depends on: sizes and pixels of source and edits, and the instruction."""
     digest = hashlib.blake2b(digest_size=16)
-    for image in (group.source, *(edit.image for edit in group.edits)):
+    for image in (*group.sources, *(edit.image for edit in group.edits)):
         digest.update(f"{image.mode} {image.width} {image.height}\n".encode())
         digest.update(image.tobytes())
     digest.update(group.instruction.encode())

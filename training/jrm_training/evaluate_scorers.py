@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from jrm_client import APIStatusError, JRMClient
-from jrm_service.errors import CandidateError
+from jrm_service.errors import CandidateError, InvalidRequest
 from jrm_service.scoring.backend import Backend, Preparer, Scored, WorkerLost
 from jrm_service.scoring.outcomes import verdicts
+from jrm_service.scoring.preparing import sources_problem
 from jrm_service.scoring.types import Candidate, Dimension, Image, Score, combine
 
 from .data import Edit, Group
@@ -70,16 +71,19 @@ class BackendScorer:
     def score(self, group: Group) -> list[Outcome]:
         """Implements ``GroupScorer``. Raises WorkerLost when the device is gone."""
         try:
-            source = self._preparer.image(group.source)
+            sources = [self._preparer.image(source) for source in group.sources]
         except CandidateError as error:
             return [Failed(error.code, str(error))] * len(group.edits)
-        prepared = [self._prepare(source, edit, group.instruction) for edit in group.edits]
+        problem = sources_problem(len(sources), self._preparer.max_sources)
+        if problem is not None:
+            return [Failed(InvalidRequest.code, f"the checkpoint '{self.model}' {problem}")] * len(group.edits)
+        prepared = [self._prepare(sources, edit, group.instruction) for edit in group.edits]
         scored = iter(_run(self._backend, [one for one in prepared if isinstance(one, Candidate)]))
         return [next(scored) if isinstance(one, Candidate) else one for one in prepared]
 
-    def _prepare(self, source: Image, edit: Edit, instruction: str) -> Candidate | Failed:
+    def _prepare(self, sources: Sequence[Image], edit: Edit, instruction: str) -> Candidate | Failed:
         try:
-            return self._preparer.candidate(source, self._preparer.image(edit.image), instruction)
+            return self._preparer.candidate(sources, self._preparer.image(edit.image), instruction)
         except CandidateError as error:
             return Failed(error.code, str(error))
 

@@ -168,10 +168,10 @@ def _candidates(preparer: CheckpointPreparer, group: Group) -> dict[int, Candida
     """The edits that the model can be given, by their place in the group."""
     candidates: dict[int, Candidate] = {}
     with suppress(CandidateError):
-        source = preparer.image(group.source)
+        sources = [preparer.image(source) for source in group.sources]
         for place, edit in enumerate(group.edits):
             with suppress(CandidateError):
-                candidates[place] = preparer.candidate(source, preparer.image(edit.image), group.instruction)
+                candidates[place] = preparer.candidate(sources, preparer.image(edit.image), group.instruction)
     return candidates
 
 

@@ -10,7 +10,16 @@ import json
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core.core_schema import ValidationInfo
 
 from jrm_client import jsonl, strict_json
@@ -75,6 +84,10 @@ def _unicode(text: str) -> str:
 
 _Dimension = Annotated[str, AfterValidator(_known)]
 _Text = Annotated[str, AfterValidator(_not_blank)]
+_Source = Annotated[
+    list[_Text],
+    BeforeValidator(lambda source: [] if source is None else source if isinstance(source, list) else [source]),
+]
 _Label = Annotated[float, Field(allow_inf_nan=False)]
 _Critique = Annotated[str, BeforeValidator(critique_text)]
 
@@ -97,10 +110,17 @@ class Row(_Strict):
     Validation takes the known dimensions as its context; without a context every name is one.
     """
 
-    source: _Text
+    source: _Source = []
     instruction: _Text
     edits: Annotated[list[EditRow], Field(min_length=2)]
     preferences: dict[_Dimension, Preference] = {}
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _some_source(cls, source: Any) -> Any:
+        if source == []:
+            raise ValueError("an empty list; leave it out where there is no source")
+        return source
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:
@@ -121,8 +141,10 @@ class Row(_Strict):
         return frozenset(self.preferences).union(frozenset.intersection(*(frozenset(e.labels) for e in self.edits)))
 
     def images(self) -> dict[str, str]:
-        """Where each image is named (``source``, ``edits[0].image``, …) -> its path, as the row has it."""
-        return {"source": self.source} | {f"edits[{n}].image": edit.image for n, edit in enumerate(self.edits)}
+        """Where each image is named (``source``, ``edits[0].image``, …) -> its path in the row, sources first."""
+        several = len(self.source) > 1
+        sources = {f"source[{n}]" if several else "source": path for n, path in enumerate(self.source)}
+        return sources | {f"edits[{n}].image": edit.image for n, edit in enumerate(self.edits)}
 
 
 def parse_row(line: bytes, dimensions: Collection[str]) -> Row:

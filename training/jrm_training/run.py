@@ -60,7 +60,14 @@ def open_data(data: Data, dimensions: Sequence[str]) -> Sequence[Group]:
         return read_groups(data.jsonl, dimensions)
     return Joined(
         [
-            World(stage.groups, data.seed + number, edits=data.edits, shapes=stage.shapes, flawed=stage.flawed)
+            World(
+                stage.groups,
+                data.seed + number,
+                edits=data.edits,
+                shapes=stage.shapes,
+                flawed=stage.flawed,
+                two_sources=stage.two_sources,
+            )
             for number, stage in enumerate(data.curriculum)
         ]
     )
@@ -147,7 +154,7 @@ def _export(trainer: Trainer, start: Checkpoint, groups: Sequence[Group], state:
         provenance=provenance,
     )
     shown = [groups[n] for n in range(min(GOLDEN_GROUPS, len(groups)))]
-    record(exported, [Example(g.source, e.image, g.instruction) for g in shown for e in g.edits[:GOLDEN_EDITS]])
+    record(exported, [Example(g.sources, e.image, g.instruction) for g in shown for e in g.edits[:GOLDEN_EDITS]])
     draft.rename(final)
     return final
 

@@ -62,7 +62,12 @@ def train(
         elif checkpoint is None and not start.exists():
             with Progress(console=console) as bar:
                 task = bar.add_task("learning to see", total=EYES_STEPS)
-                write_start(start, eyes=EYES_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
+                write_start(
+                    start,
+                    eyes=EYES_STEPS,
+                    max_sources=2 if any(stage.two_sources for stage in read.data.curriculum) else 1,
+                    on_step=lambda step, *_: bar.update(task, completed=step),
+                )
         written = run(read, start, out, chosen, console)
     except CheckpointError as error:
         _fail(error.problems)
@@ -126,6 +131,9 @@ def world(
         str, typer.Option(help="train, test, or unseen: combinations that training never shows.")
     ] = "test",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal groups.")] = 0,
+    two_sources: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of groups with two source images.", show_default="none")
+    ] = 0.0,
 ) -> None:
     """Write groups of the synthetic world as preference data, to look at or to score."""
     if split not in ("train", "test", "unseen"):
@@ -134,7 +142,7 @@ def world(
     from .world import World
 
     try:
-        write_groups(out, World(count, seed, split, edits))  # type: ignore[arg-type] # split is checked above
+        write_groups(out, World(count, seed, split, edits, two_sources=two_sources))  # type: ignore[arg-type] # split is checked above
     except FileExistsError:
         _fail([f"{out}: is there already, and nothing is overwritten"])
     except OSError as error:

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from jrm_client import arguments
 from jrm_client.aio import DEFAULT_TIMEOUT, OnError
+from jrm_client.arguments import Sources
 from jrm_client.client import JRMClient
-from jrm_client.errors import ScoreError
+from jrm_client.errors import APIStatusError, ScoreError
 from jrm_client.images import ImageInput
 from jrm_client.ranks import Outcome, Ranks
 from jrm_client.results import Score
@@ -30,6 +32,7 @@ from jrm_client.retry import MAX_RETRIES
 
 _AVG = "avg"  # what trainers call the reward
 _NON_GROUP_MEMBER = -100
+_NO_SOURCES = "no source images: pass ref_images, or name the metadata key that holds each source with source_key"
 
 
 def jrm_score(
@@ -46,8 +49,10 @@ def jrm_score(
 ) -> JRMScore:
     """Return ``fn(images, prompts, metadata, ref_images=None) -> (list[float], {})``: the reward of each edit.
 
-    ``source_key``: the key of an edit's metadata that holds its source (a path, bytes or a PIL image), with paths taken
-    relative to ``source_root``. When it is given, it wins over ``ref_images``; without it, sources are ``ref_images``.
+    ``source_key``: the key of an edit's metadata that holds its source (a path, bytes, a PIL image, or a list of them),
+    with paths taken relative to ``source_root``. When it is given, it wins over ``ref_images``; without it, sources are
+    ``ref_images``. Where there are neither, as with text-to-image trainers, edits are sent without a source: the server
+    refuses that unless its checkpoint takes none.
     ``distributed``: None compares outcomes over all ranks when ``torch.distributed`` is initialised, True insists on
     it, False does not, and a process group limits it to its members. The other arguments are those of ``JRMClient``.
     """
@@ -128,28 +133,36 @@ class _Scorer:
         if isinstance(metadata, Sequence):
             _check_length("metadata", len(metadata), len(edits))
         sources = self._sources(metadata, ref_images, len(edits))
-        return self._client.score_batch(zip(sources, edits, prompts, strict=True), on_error=self._on_error)
+        pairs = zip(sources or [None] * len(edits), edits, prompts, strict=True)
+        try:
+            return self._client.score_batch(pairs, on_error=self._on_error)
+        except APIStatusError as error:
+            if sources is None and error.status == HTTPStatus.BAD_REQUEST and _is_source(error.param):
+                raise ValueError(f"{_NO_SOURCES}: {error}") from error
+            raise
 
-    def _sources(self, metadata: Any, ref_images: Any, count: int) -> list[ImageInput]:
+    def _sources(self, metadata: Any, ref_images: Any, count: int) -> Sequence[Sources] | None:
+        """The source of each edit; None where nobody names any."""
         if self._source_key is not None:
             if not isinstance(metadata, Sequence) or len(metadata) != count:
                 raise ValueError(f"metadata: expected {count} dicts with the key {self._source_key!r} for the sources")
             return [self._from_metadata(row, index) for index, row in enumerate(metadata)]
         if ref_images is None:
-            raise ValueError(
-                "no source images: pass ref_images, or name the metadata key that holds each source with source_key"
-            )
+            return None
         sources = _unstack(ref_images, "ref_images")
         _check_length("ref_images", len(sources), count)
         return sources
 
-    def _from_metadata(self, row: Any, index: int) -> ImageInput:
+    def _from_metadata(self, row: Any, index: int) -> Sources:
         if not isinstance(row, Mapping) or row.get(self._source_key) is None:
             raise ValueError(f"metadata[{index}]: no source image under the key {self._source_key!r}")
-        source: ImageInput = row[self._source_key]
-        if self._source_root is not None and isinstance(source, str | os.PathLike):
-            return self._source_root / os.fsdecode(source)
-        return source
+        source = row[self._source_key]
+        return [self._rooted(image) for image in source] if isinstance(source, list | tuple) else self._rooted(source)
+
+    def _rooted(self, image: ImageInput) -> ImageInput:
+        if self._source_root is not None and isinstance(image, str | os.PathLike):
+            return self._source_root / os.fsdecode(image)
+        return image
 
 
 class JRMScore(_Scorer):
@@ -243,6 +256,10 @@ def _unstack(images: Any, name: str) -> list[ImageInput]:
         images = images.detach().cpu()
     batch: Iterable[ImageInput] = images
     return list(batch)
+
+
+def _is_source(param: str | None) -> bool:
+    return param is not None and param.rpartition(".")[2] == "source"
 
 
 def _check_length(name: str, length: int, count: int) -> None:

@@ -39,10 +39,10 @@ _SCORE_FORM = {
     "description": "One group, as `curl -F` sends it. The SDK sends a part `request` (the JSON body, in which an"
     ' image is "part:NAME") and one binary part per distinct image.',
     "type": "object",
-    "required": ["source", "instruction", "edited"],
+    "required": ["instruction", "edited"],
     "additionalProperties": False,
     "properties": {
-        "source": _FILE,
+        "source": {"type": "array", "items": _FILE, "description": "in order; none for a checkpoint without sources"},
         "instruction": {"type": "string", "minLength": 1, "pattern": r"\S"},
         "edited": {"type": "array", "items": _FILE, "minItems": 1},
         "timeout_ms": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},

@@ -16,6 +16,7 @@ from jrm_client.protocol import (
     DEFAULT_TIMEOUT_MS,
     MAX_TIMEOUT_MS,
     PART_PREFIX,
+    SOURCE_TAGS,
     ExplainRequest,
     Group,
     Instruction,
@@ -91,7 +92,7 @@ def parse_explain_request(
     except ValidationError as error:
         raise _invalid(error, own=0) from None
     question = Question(
-        source=_read_base64("source", request.source),
+        sources=_sources(request.source, _read_base64),
         edited=_read_base64("edited", request.edited),
         instruction=request.instruction,
         dimensions=request.dimensions,
@@ -108,10 +109,10 @@ def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Par
     except ValidationError as error:
         raise _invalid(error) from None
     if isinstance(request, PairRequest):
-        edited, source = read("edited", request.edited), read("source", request.source)
-        return Parsed([GroupInput(source, request.instruction, [edited])], request.timeout_ms)
+        edited, sources = read("edited", request.edited), _sources(request.source, read)
+        return Parsed([GroupInput(sources, request.instruction, [edited])], request.timeout_ms)
     _check_count(sum(len(group.edits) for group in request.groups), max_candidates)
-    return Parsed([_group(group, read) for group in request.groups], request.timeout_ms)
+    return Parsed([_group(n, group, read) for n, group in enumerate(request.groups)], request.timeout_ms)
 
 
 def _json(body: bytes | bytearray) -> Any:
@@ -134,9 +135,20 @@ def _empty(body: bytes | bytearray) -> None:
         body.clear()
 
 
-def _group(group: Group, read: _Read) -> GroupInput:
-    edits = [read(f"edits[{number}]", edit) for number, edit in enumerate(group.edits)]
-    return GroupInput(read("source", group.source), group.instruction, edits)
+def _group(number: int, group: Group, read: _Read) -> GroupInput:
+    edits = [read(f"edits[{n}]", edit) for n, edit in enumerate(group.edits)]
+    return GroupInput(_sources(group.source, read), group.instruction, edits, f"groups[{number}]")
+
+
+def _sources(source: str | list[str] | None, read: _Read) -> list[ImageInput]:
+    """A list of one source is the bare image, in its name as well."""
+    texts = [source] if isinstance(source, str) else source or []
+    return [read(name, text) for name, text in zip(_names("source", len(texts)), texts, strict=True)]
+
+
+def _names(field: str, count: int) -> list[str]:
+    """What the images of a field that may hold one or several are called."""
+    return [field] if count == 1 else [f"{field}[{number}]" for number in range(count)]
 
 
 def _read_base64(name: str, text: str) -> ImageInput:
@@ -175,8 +187,8 @@ def _check_count(count: int, max_candidates: int) -> None:
 def _invalid(error: ValidationError, *, own: int = 1) -> InvalidRequest:
     """The first problem, with its field, and never the input itself. ``own``: leading names that are no fields."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    # A score request's first element is our own name of its form, not a field of it.
-    field = ".".join(str(piece) for piece in first["loc"][own:])
+    # A score request's first element is our own name of its form, not a field of it; so is what a source was taken for.
+    field = ".".join(str(piece) for piece in first["loc"][own:] if piece not in SOURCE_TAGS)
     # pydantic would name the Python class of the object that it expects.
     message = "must be a JSON object" if first["type"] in ("model_type", "model_attributes_type") else first["msg"]
     return InvalidRequest(f"{field}: {message}" if field else message, param=field or None)
@@ -213,31 +225,33 @@ def _from_request_part(parts: list[multipart.Part], max_candidates: int) -> Pars
 
 
 def _from_form(parts: list[multipart.Part], max_candidates: int) -> Parsed:
-    """The form of ``curl -F``: ``source`` (file), ``instruction`` (text), ``edited`` (file, repeatable)."""
+    """The form of ``curl -F``: ``source`` and ``edited`` (files, repeatable), ``instruction`` (text)."""
     single: dict[str, bytes] = {}
-    edits: list[bytes] = []
+    files: dict[str, list[bytes]] = {"source": [], "edited": []}
     for part in parts:
-        if part.name == "edited":
-            edits.append(part.data)
-        elif part.name not in ("source", "instruction", "timeout_ms"):
+        if part.name in files:
+            files[part.name].append(part.data)
+        elif part.name not in ("instruction", "timeout_ms"):
             raise InvalidRequest(f"unknown field '{part.name[:64]}'", param=part.name[:64])
         elif part.name in single:
             raise InvalidRequest(f"field '{part.name}' is there twice", param=part.name)
         else:
             single[part.name] = part.data
-    for name, there in (("source", "source" in single), ("instruction", "instruction" in single), ("edited", edits)):
+    for name, there in (("instruction", "instruction" in single), ("edited", files["edited"])):
         if not there:
             raise InvalidRequest(f"field '{name}' is missing", param=name)
-    _check_count(len(edits), max_candidates)
+    _check_count(len(files["edited"]), max_candidates)
     try:
         instruction = _INSTRUCTION.validate_python(single["instruction"].decode("utf-8"))
     except UnicodeDecodeError:
         raise InvalidRequest("instruction: not UTF-8", param="instruction") from None
     except ValidationError as error:
         raise InvalidRequest(f"instruction: {error.errors()[0]['msg']}", param="instruction") from None
-    images = [ImageInput.of(f"edited[{n}]" if len(edits) > 1 else "edited", data) for n, data in enumerate(edits)]
-    group = GroupInput(ImageInput.of("source", single["source"]), instruction, images)
-    return Parsed([group], _timeout(single.get("timeout_ms")))
+    sources, edits = (
+        [ImageInput.of(name, data) for name, data in zip(_names(field, len(given)), given, strict=True)]
+        for field, given in files.items()
+    )
+    return Parsed([GroupInput(sources, instruction, edits)], _timeout(single.get("timeout_ms")))
 
 
 def _timeout(text: bytes | None) -> int:

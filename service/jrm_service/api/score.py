@@ -100,7 +100,7 @@ def _reply(
     scorer: ScoreService, asked: Sequence[GroupInput], result: ScoreResult, seconds: float, record: RequestRecord
 ) -> Response:
     groups = [
-        GroupResult(index=n, scores=_results(n, group, outcomes, cached))
+        GroupResult(index=n, scores=_results(group, outcomes, cached))
         for n, (group, outcomes, cached) in enumerate(zip(asked, result.groups, result.cached, strict=True))
     ]
     outcomes = [outcome for group in result.groups for outcome in group]
@@ -143,21 +143,19 @@ def _note(record: RequestRecord, result: ScoreResult, scores: Sequence[Candidate
 
 
 def _results(
-    number: int, group: GroupInput, outcomes: Sequence[Score | CandidateError], cached: Sequence[bool]
+    group: GroupInput, outcomes: Sequence[Score | CandidateError], cached: Sequence[bool]
 ) -> list[CandidateScore | CandidateFailure]:
     return [
-        _result(index, outcome, was_cached, number, group)
+        _result(index, outcome, was_cached, group)
         for index, (outcome, was_cached) in enumerate(zip(outcomes, cached, strict=True))
     ]
 
 
 def _result(
-    index: int, outcome: Score | CandidateError, cached: bool, number: int, group: GroupInput
+    index: int, outcome: Score | CandidateError, cached: bool, group: GroupInput
 ) -> CandidateScore | CandidateFailure:
     if isinstance(outcome, CandidateError):
-        edited = group.edits[index].name
-        field = outcome.param or edited
-        param = f"groups[{number}].{field}" if edited.startswith("edits[") else field
+        param = group.field(outcome.param or group.edits[index].name)
         body = CandidateErrorBody(code=outcome.code, message=str(outcome), param=param)
         return CandidateFailure(index=index, error=body)
     return CandidateScore(

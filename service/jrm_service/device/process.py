@@ -132,11 +132,10 @@ def _require_one_precision(loaded: Sequence[Loaded]) -> None:
 
 def _each_image_once(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The same candidates, with one object for equal images: what a message names twice travels once."""
-    images = {image.key: image for candidate in candidates for image in (candidate.source, candidate.edited)}
+    images = {image.key: image for candidate in candidates for image in candidate.images}
 
     def shared(candidate: Candidate) -> Candidate:
-        source, edited = images[candidate.source.key], images[candidate.edited.key]
-        if source is candidate.source and edited is candidate.edited:
+        if all(images[image.key] is image for image in candidate.images):
             return candidate
         sequences = tuple(
             replace(
@@ -148,6 +147,7 @@ def _each_image_once(candidates: Sequence[Candidate]) -> list[Candidate]:
             )
             for sequence in candidate.sequences
         )
-        return replace(candidate, source=source, edited=edited, sequences=sequences)
+        sources = tuple(images[source.key] for source in candidate.sources)
+        return replace(candidate, sources=sources, edited=images[candidate.edited.key], sequences=sequences)
 
     return [shared(candidate) for candidate in candidates]

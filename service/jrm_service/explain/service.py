@@ -23,6 +23,7 @@ from jrm_service.errors import (
 )
 from jrm_service.images.reader import ImageInput, ImageReader, RequestImages
 from jrm_service.metrics import Metrics, begin
+from jrm_service.scoring.preparing import sources_problem
 from jrm_service.scoring.types import Image, ServedModel, TokenSequence
 
 from .critique import read, schema
@@ -43,7 +44,12 @@ class Questions(Protocol):
         """RGB to pixels as the model sees them. Raises ImageTooLarge."""
         ...
 
-    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+    @property
+    def max_sources(self) -> int:
+        """How many source images there are at most: 0 where there are none, otherwise there is at least one."""
+        ...
+
+    def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
         """The prompt of one dimension. Raises InstructionTooLong."""
         ...
 
@@ -64,7 +70,7 @@ class ExplainLimits:
 class Question:
     """One request. ``dimensions`` None: all that there are. ``timeout_s`` runs from ``explain``."""
 
-    source: ImageInput
+    sources: Sequence[ImageInput]
     edited: ImageInput
     instruction: str
     dimensions: Sequence[str] | None
@@ -154,6 +160,9 @@ class ExplainService:
         be used, or of a deadline that passed before there was a prompt. What fails later is the Done of its dimension.
         """
         names = self._chosen(question.dimensions)
+        problem = sources_problem(len(question.sources), self._questions.max_sources)
+        if problem is not None:
+            raise InvalidRequest(f"source: the checkpoint '{self.model.name}' {problem}", param="source")
         self._check_open()
         began = asyncio.get_running_loop().time()
         deadline = began + question.timeout_s
@@ -222,8 +231,9 @@ class ExplainService:
 
     def _ask(self, question: Question, names: Sequence[str]) -> tuple[dict[str, Prompt], tuple[int, int]]:
         images = RequestImages(self._reader)
-        (source, _), (edited, size) = images.get(question.source), images.get(question.edited)
-        asked = {name: self._questions.question(name, source, edited, question.instruction) for name in names}
+        sources = [images.get(source)[0] for source in question.sources]
+        edited, size = images.get(question.edited)
+        asked = {name: self._questions.question(name, sources, edited, question.instruction) for name in names}
         longest, context = max(sequence.tokens for sequence in asked.values()), self._limits.context
         if longest >= context:  # the setting may be below the model's own, which the questions check
             raise InstructionTooLong(f"instruction and images make {longest} tokens, the limit is {context}")

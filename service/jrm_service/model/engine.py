@@ -80,7 +80,8 @@ class TrieScorer:
         inputs = {key: self.packed.vision.inputs(image.pixels) for key, image in new.items()}
         if self.device.startswith("cuda"):
             packed, inputs = packed.pin(), {key: pixels.pin_memory() for key, pixels in inputs.items()}
-        return ScoringRow(indices, frozenset(candidates[n].source.key for n in indices), packed, inputs)
+        sources = frozenset(key for n in indices for key in candidates[n].source_keys)
+        return ScoringRow(indices, sources, packed, inputs)
 
     # --- device -------------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ from .checkpoint import Checkpoint
 
 
 def first_question(checkpoint: Checkpoint) -> Prompt:
-    """What a new engine answers before anybody else asks: two blank images."""
+    """What a new engine answers before anybody else asks, about blank images."""
     preparer = CheckpointPreparer(checkpoint)
     blank = preparer.image(PILImage.new("RGB", (64, 64), "gray"))
-    sequence = preparer.question(next(iter(checkpoint.manifest.explained)), blank, blank, "warm up")
+    sources = [blank] * min(preparer.max_sources, 1)
+    sequence = preparer.question(next(iter(checkpoint.manifest.explained)), sources, blank, "warm up")
     return as_prompt(sequence, int(checkpoint.config.image_token_id))
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from jrm_service.errors import CandidateError, CheckpointError
+from jrm_service.errors import CandidateError, CheckpointError, InvalidImage
 from jrm_service.images.decode import decode
 from jrm_service.scoring.backend import Backend, Preparer
 from jrm_service.scoring.types import Candidate, Score
@@ -44,6 +44,13 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Std = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Allowed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ImageFile = Annotated[str, Field(min_length=1), AfterValidator(_is_base64)]
+SourceFiles = Annotated[
+    list[ImageFile],
+    BeforeValidator(lambda source: [] if source is None else [source] if isinstance(source, str) else source),
+    PlainSerializer(lambda source: source[0] if len(source) == 1 else source or None),
+]
+"""The source as a request has it: an image, a list of images, or null."""
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -61,9 +68,9 @@ class Tolerance(_Strict):
 
 
 class GoldenInput(_Strict):
-    """One candidate: two image files as base64 (PNG where we write them) and an instruction."""
+    """One candidate: image files as base64 (PNG where we write them) and an instruction."""
 
-    source: ImageFile
+    source: SourceFiles = []
     edited: ImageFile
     instruction: Text
 
@@ -199,13 +206,15 @@ def _scale(name: str, expected: float) -> float:
 def _candidate(one: GoldenInput, preparer: Preparer) -> Candidate | CandidateError:
     field = "source"
     try:
-        source = preparer.image(decode(base64.b64decode(one.source)))
+        sources = [preparer.image(decode(base64.b64decode(source))) for source in one.source]
         field = "edited"
         edited = preparer.image(decode(base64.b64decode(one.edited)))
         field = "instruction"
-        return preparer.candidate(source, edited, one.instruction)
+        return preparer.candidate(sources, edited, one.instruction)
     except CandidateError as error:
         return type(error)(f"{field}: {error}")
+    except ValueError as error:  # another number of sources than the checkpoint takes
+        return InvalidImage(f"source: {error}")
 
 
 def _difference(name: str, got: float | None, expected: float | None, allowed: float) -> str:

@@ -18,6 +18,7 @@ from .files import read_json, validation_problems
 
 FORMAT = "jrm-reward/1"
 INSTRUCTION = "{instruction}"
+MAX_SOURCES = 64  # each number of source images is rendered when the checkpoint is opened
 
 Part = Literal["source", "edited", "prompt", "ending"]
 Name = Annotated[str, Field(min_length=1)]
@@ -33,6 +34,8 @@ class ImageRules(_Strict):
     min_pixels: Annotated[int, Field(ge=1, strict=True)]
     max_pixels: Annotated[int, Field(ge=1, strict=True)]
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    # Left out where it is 1: checkpoints that were made before there was this key keep their fingerprints.
+    max_sources: Annotated[int, Field(ge=1, le=MAX_SOURCES, strict=True, exclude_if=lambda most: most == 1)] = 1
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -118,6 +121,8 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         problems = [*self._template_problems(), *self._name_problems()]
+        if self.image.max_sources > 1 and not self.max_sources:
+            problems.append(f"image.max_sources is {self.image.max_sources}, and no pass has the part 'source'")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -164,6 +169,11 @@ class Manifest(_Strict):
     def explained(self) -> dict[str, bool]:
         """Of each dimension that can be explained, in the same order: whether its critique has regions."""
         return {name: self.explain[name].regions for name in self.dimensions if name in self.explain}
+
+    @property
+    def max_sources(self) -> int:
+        """How many source images a candidate has at most: 0 where no pass shows them, otherwise it has at least one."""
+        return self.image.max_sources if any("source" in pass_.parts for pass_ in self.passes) else 0
 
     @property
     def pooled_weights(self) -> dict[str, float]:

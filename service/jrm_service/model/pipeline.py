@@ -217,8 +217,8 @@ def _tokens() -> Iterator[object]:
     source, edited = (Image(name, blank, 16) for name in (b"source", b"edited"))
     backend = tokenizer.backend_tokenizer
     for text in _TEXTS:
-        sequences = builder.candidate(source, edited, text).sequences
-        for sequence in (*sequences, builder.question("first", source, edited, text)):
+        sequences = builder.candidate([source], edited, text).sequences
+        for sequence in (*sequences, builder.question("first", [source], edited, text)):
             yield [item.ids if isinstance(item, Text) else item.key for item in sequence.segments], sequence.tail
         normalized = backend.normalizer.normalize_str(text)
         yield [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized)]

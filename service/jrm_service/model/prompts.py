@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from jrm_service.scoring.preparing import Piece, Prompts, SequenceBuilder, Slot, plain_tokenizer
+from jrm_service.scoring.preparing import Piece, Prompts, SequenceBuilder, Slot, Turn, Turns, plain_tokenizer
 
-from .manifest import INSTRUCTION, Manifest, Pass
+from .manifest import INSTRUCTION, Manifest, Part, Pass
 
 IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - a vocabulary entry
 _MARKER = "\ue000instruction\ue001"  # private-use characters: no template or tokenizer gives them a meaning
@@ -51,19 +51,22 @@ class _Compiler:
         self._reward_id = self._control[manifest.reward_token]
 
     def prompts(self, max_tokens: int) -> Prompts:
+        most = self._manifest.max_sources
+        turns = {sources: self._turns(sources) for sources in range(min(most, 1), most + 1)}
+        return Prompts(self._serialized, turns, self._reward_id, max_tokens)
+
+    def _turns(self, sources: int) -> Turns:
+        """Rendered anew for every number of source images: a template is free to number what it shows."""
         passes = tuple(
-            self._compile(f"passes.{number}", pass_, self._render(pass_), reads=True)
+            self._compile(f"passes.{number}", pass_, sources, reads=True)
             for number, pass_ in enumerate(self._manifest.passes)
         )
-        return Prompts(self._serialized, passes, dict(self._compile_questions(passes)), self._reward_id, max_tokens)
-
-    def _render(self, pass_: Pass) -> str:
-        return _render(pass_, self._tokenizer, self._chat_template)
+        return Turns(passes, dict(self._compile_questions(passes, sources)))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _compile_questions(self, passes: Sequence[tuple[Piece, ...]]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    def _compile_questions(self, passes: Sequence[Turn], sources: int) -> Iterator[tuple[str, Turn]]:
         """For each dimension that can be explained: the pass that is scored, or that pass with a prompt of its own."""
         for number, pass_ in enumerate(self._manifest.passes):
             for dimension in pass_.read.keys() & self._manifest.explain.keys():
@@ -73,11 +76,12 @@ class _Compiler:
                     continue
                 parts = [part for part in pass_.parts if part != "ending"]
                 own = pass_.model_copy(update={"parts": parts, "prompt": template, "ending": None})
-                yield dimension, self._compile(f"explain.{dimension}", own, self._render(own), reads=False)
+                yield dimension, self._compile(f"explain.{dimension}", own, sources, reads=False)
 
-    def _compile(self, name: str, pass_: Pass, rendered: str, *, reads: bool) -> tuple[Piece, ...]:
+    def _compile(self, name: str, pass_: Pass, sources: int, *, reads: bool) -> Turn:
         """Split a rendering at its control tokens; put an image where the template has its placeholder."""
-        images = [part for part in pass_.parts if part in ("source", "edited")]
+        images = [part for part in _parts(pass_, sources) if part in ("source", "edited")]
+        rendered = _render(pass_, sources, self._tokenizer, self._chat_template)
         longest_first = sorted(self._control, key=len, reverse=True)
         pieces: list[Piece] = []
         for text in re.split("(" + "|".join(map(re.escape, longest_first)) + ")", rendered):
@@ -101,10 +105,15 @@ class _Compiler:
         return tuple(pieces)
 
 
-def _render(pass_: Pass, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str:
+def _parts(pass_: Pass, sources: int) -> list[Part]:
+    """The parts of a pass, ``source`` once for each source image."""
+    return [part for part in pass_.parts for _ in range(sources if part == "source" else 1)]
+
+
+def _render(pass_: Pass, sources: int, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str:
     """One user turn with the generation prompt, the marker in place of the instruction."""
     content = []
-    for part in pass_.parts:
+    for part in _parts(pass_, sources):
         text = pass_.template(part)
         content.append(
             {"type": "image"} if text is None else {"type": "text", "text": text.replace(INSTRUCTION, _MARKER)}

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from jrm_client import jsonl
-from jrm_client.pairs import image_file, pair_fields
+from jrm_client.pairs import image_file, pair_fields, source_paths
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images.decode import decode
 from jrm_service.scoring.preparing import CheckpointPreparer
@@ -45,9 +45,9 @@ _FINER = 5  # float16 has three bits more than bfloat16, so a rounding 8 times f
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What a golden case is recorded from: two RGB images and an instruction."""
+    """What a golden case is recorded from: RGB images, the sources in their order, and an instruction."""
 
-    source: PILImage.Image
+    sources: tuple[PILImage.Image, ...]
     edited: PILImage.Image
     instruction: str
 
@@ -62,7 +62,10 @@ def record(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str =
     if not 1 <= len(examples) <= MAX_CASES:
         raise ValueError(f"golden scores are recorded of 1 to {MAX_CASES} examples, got {len(examples)}")
     inputs = [
-        GoldenInput(source=_png(one.source), edited=_png(one.edited), instruction=one.instruction) for one in examples
+        GoldenInput(
+            source=[_png(source) for source in one.sources], edited=_png(one.edited), instruction=one.instruction
+        )
+        for one in examples
     ]
     exact = _scores(checkpoint, inputs, device, torch.float32)
     cases = [_case(*recorded, index) for index, recorded in enumerate(zip(inputs, exact, strict=True))]
@@ -132,23 +135,28 @@ def read_examples(file: Path) -> list[Example]:
 
 
 def _example(row: dict[str, Any], folder: Path) -> Example:
-    source, edited = (decode(image_file(folder / row[name])) for name in ("source", "edited"))
-    return Example(source, edited, row["instruction"])
+    *sources, edited = (decode(image_file(folder / path)) for path in (*source_paths(row), row["edited"]))
+    return Example(tuple(sources), edited, row["instruction"])
 
 
-def drawn_examples() -> list[Example]:
-    """Four edits of two drawn scenes: for a checkpoint whose author has no pictures at hand.
+def drawn_examples(max_sources: int = 1) -> list[Example]:
+    """Edits of two drawn scenes, for a checkpoint whose author has no pictures at hand and that takes so many sources.
 
     They have two shapes, so two grids of patches; a gradient and a texture, so that resizing matters; a group with one
-    source, so that there is something to share; and a text beyond ASCII.
+    source, so that there is something to share; and a text beyond ASCII. Where several sources are taken, one more has
+    two of them.
     """
     wide, tall = _scene((192, 144), "red"), _scene((120, 200), "green")
-    return [
-        Example(wide, _scene((192, 144), "blue"), "make the red square blue"),
-        Example(wide, wide, "make the red square blue"),
-        Example(wide, _scene((192, 144), None), "remove the red square"),
-        Example(tall, _scene((120, 200), "orange"), "把绿色方块变成橙色"),
+    examples = [
+        Example((wide,), _scene((192, 144), "blue"), "make the red square blue"),
+        Example((wide,), wide, "make the red square blue"),
+        Example((wide,), _scene((192, 144), None), "remove the red square"),
+        Example((tall,), _scene((120, 200), "orange"), "把绿色方块变成橙色"),
     ]
+    if max_sources > 1:
+        green = _scene((192, 144), "green")
+        examples.append(Example((wide, tall), green, "give the square of the first image the colour of the second's"))
+    return examples if max_sources else [replace(example, sources=()) for example in examples]
 
 
 def _scene(size: tuple[int, int], square: str | None) -> PILImage.Image:

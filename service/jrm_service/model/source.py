@@ -134,7 +134,7 @@ class CheckpointSource:
 
     def _group(self, side: int) -> list[Candidate]:
         source, *edits = (_gray(side, shade) for shade in range(_SAMPLE_GROUP + 1))
-        seen = self.preparer.image(source)
+        seen = [self.preparer.image(source)] * min(self.preparer.max_sources, 1)
         group: list[Candidate] = []
         for edited in edits:
             candidate = self.preparer.candidate(seen, self.preparer.image(edited), "warm up")
@@ -145,7 +145,8 @@ class CheckpointSource:
 
     def _warm(self, backend: Backend[Any]) -> None:
         blank = self.preparer.image(_gray(_BLANK_SIDE, 128))
-        (outcome,) = backend.score(backend.collate([self.preparer.candidate(blank, blank, "warm up")])).outcomes
+        candidate = self.preparer.candidate([blank] * min(self.preparer.max_sources, 1), blank, "warm up")
+        (outcome,) = backend.score(backend.collate([candidate])).outcomes
         if not isinstance(outcome, Score) or not outcome.finite:
             raise CheckpointError([f"{self.checkpoint.path.name}: the first score on {backend.device} is {outcome}"])
 
@@ -219,6 +220,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             "min_pixels": spec.min_pixels,
             "max_pixels": spec.max_pixels,
             "resample": spec.resample,
+            "max_sources": manifest.max_sources,
             "pixels_per_token": spec.factor**2,
         },
         "pipeline": {"version": PIPELINE_VERSION, "drift": drift() or None},

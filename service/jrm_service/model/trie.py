@@ -160,7 +160,7 @@ def attention_groups(trie: Trie) -> list[AttentionGroup]:
 
 def _parts(candidate: Candidate) -> dict[object, int]:
     """Tokens of everything that a candidate may share with others, by a key: each path, and each image once more."""
-    parts: dict[object, int] = {image.key: image.tokens for image in (candidate.source, candidate.edited)}
+    parts: dict[object, int] = {image.key: image.tokens for image in candidate.images}
     for sequence in candidate.sequences:
         path: tuple[object, ...] = ()
         for segment in sequence.segments:
@@ -184,20 +184,20 @@ ROW_OVER_SHARED = 16  # a row this many times what the next one computes again: 
 
 
 def split_rows(candidates: Sequence[Candidate], budget: int) -> list[list[int]]:
-    """Indices of the candidates of each row: those of one source stand together, a row costs about ``budget``.
+    """Indices of the candidates of each row: those of the same sources stand together, a row costs about ``budget``.
 
     A row that is full is closed by the candidate that fills it, so none is empty, and one candidate is never split.
     What the next candidate shares with a row, another row computes again, but for images, whose features are kept: so a
     row grows beyond the budget, up to ROW_OVER_SHARED times that, where a cut would cost more than a short row is worth
     (a long prompt that comes first).
     """
-    rank: dict[bytes, int] = {}
+    rank: dict[tuple[bytes, ...], int] = {}
     for candidate in candidates:
-        rank.setdefault(candidate.source.key, len(rank))
+        rank.setdefault(candidate.source_keys, len(rank))
     rows: list[list[int]] = []
     held: set[object] = set()
     cost = 0
-    for index in sorted(range(len(candidates)), key=lambda n: rank[candidates[n].source.key]):
+    for index in sorted(range(len(candidates)), key=lambda n: rank[candidates[n].source_keys]):
         parts = _parts(candidates[index])
         # A path is a tuple, an image's key is bytes.
         shared = sum(tokens for key, tokens in parts.items() if key in held and isinstance(key, tuple))

@@ -99,8 +99,17 @@ class Preparer(Protocol):
         """What ``Image.pixels`` takes at most, in bytes."""
         ...
 
-    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
-        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
+    @property
+    def max_sources(self) -> int:
+        """How many source images a candidate has at most: 0 where it has none, otherwise it has at least one."""
+        ...
+
+    def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass.
+
+        Raises InstructionTooLong when a sequence exceeds the model's context, ValueError for a number of sources that
+        the model does not take.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """Scores that were computed before: kept in this process and, if there is a store, shared with other replicas.
 
 A score is found again by everything that it depends on: what is served and how (``scope``), the preprocessed pixels of
-both images and the instruction. So a cached score is one that this server would compute, and bitwise the one that was
+all images and the instruction. So a cached score is one that this server would compute, and bitwise the one that was
 computed.
 """
 
@@ -76,7 +76,7 @@ class ScoreCache:
         """32 bytes that no other candidate, and no other scope, shares."""
         # Lone surrogates are no text, but they must not make two instructions one.
         instruction = candidate.instruction.encode("utf-8", "surrogatepass")
-        return _hash([self._scope, candidate.source.key, candidate.edited.key, instruction])
+        return _hash([self._scope, *(image.key for image in candidate.images), instruction])
 
     def recall(self, candidate: Candidate) -> Score | None:
         """The score, if it is kept in this process."""

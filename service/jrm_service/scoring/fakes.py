@@ -24,6 +24,7 @@ from PIL import Image as PILImage
 from jrm_service.errors import ImageTooLarge, InstructionTooLong
 
 from .backend import Backend, OutOfMemory, Scored
+from .preparing import sources_problem
 from .types import Candidate, Dimension, Image, Score, Text, TokenSequence, combine
 
 FakeBatch = tuple[Candidate, ...]
@@ -45,11 +46,14 @@ class FakePreparer:
     ::
 
         preparer = FakePreparer()
-        candidate = preparer.candidate(preparer.image(source), preparer.image(edited), "make the car red")
+        candidate = preparer.candidate([preparer.image(source)], preparer.image(edited), "make the car red")
+
+    ``max_sources`` is what a checkpoint's would be: 0 for one that takes no source image.
     """
 
-    def __init__(self, *, max_tokens: int = 32_768) -> None:
+    def __init__(self, *, max_tokens: int = 32_768, max_sources: int = 1) -> None:
         self._max_tokens = max_tokens
+        self.max_sources = max_sources
 
     def image(self, rgb: PILImage.Image) -> Image:
         """Digest an RGB image. Raises ImageTooLarge for an aspect ratio over 200."""
@@ -68,21 +72,29 @@ class FakePreparer:
         """A bound on the thumbnail's bytes."""
         return 64 * 64 * 3
 
-    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
-        """Build two passes, source first. Raises InstructionTooLong when a pass exceeds ``max_tokens``."""
+    def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
+        """Build two passes, sources first.
+
+        Raises InstructionTooLong when a pass exceeds ``max_tokens``, ValueError for a number of sources that is not
+        taken.
+        """
+        problem = sources_problem(len(sources), self.max_sources)
+        if problem is not None:
+            raise ValueError(f"the fake {problem}")
         prompt = Text((0,) * _PROMPT_TOKENS + tuple(instruction.encode("utf-8", "replace")))
         opening, between = Text((1,) * 5), Text((2,) * 2)
+        images = tuple(segment for image in (*sources, edited) for segment in (image, between))
         passes = tuple(
-            TokenSequence((opening, source, between, edited, between, prompt, Text((number,))), tail=(3,) * 5)
+            TokenSequence((opening, *images, prompt, Text((number,))), tail=(3,) * 5)
             for number in range(len(_DIMENSIONS))
         )
         if passes[0].tokens > self._max_tokens:
             raise InstructionTooLong(f"{passes[0].tokens} tokens; the model reads at most {self._max_tokens}")
-        return Candidate(source, edited, instruction, passes)
+        return Candidate(tuple(sources), edited, instruction, passes)
 
 
 class FakeBackend:
-    """Scores at once, from digests: equal (source, edited, instruction) give equal numbers on every machine.
+    """Scores at once, from digests: equal (sources, edited, instruction) give equal numbers on every machine.
 
     Means lie in [-2, 2), standard deviations in [0.05, 0.55), rewards are combined by ``mean``. The numbers say nothing
     about the images.
@@ -115,7 +127,8 @@ def fake_score(candidate: Candidate) -> Score:
 
 def _fake_dimension(candidate: Candidate, name: str) -> Dimension:
     digest = blake2b(digest_size=16, person=name.encode()[:16])
-    for part in (candidate.source.key, candidate.edited.key, candidate.instruction.encode("utf-8", "replace")):
+    keys = [image.key for image in candidate.images]
+    for part in (*keys, candidate.instruction.encode("utf-8", "replace")):
         digest.update(len(part).to_bytes(8, "little") + part)
     first, second = (int.from_bytes(half, "little") / 2**64 for half in (digest.digest()[:8], digest.digest()[8:]))
     return Dimension(mean=4.0 * first - 2.0, std=0.05 + 0.5 * second)

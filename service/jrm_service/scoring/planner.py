@@ -2,12 +2,12 @@
 
 Tenants stand in a line, in the order in which they began to wait, and so do the requests of each tenant. The request at
 the front of the line of the tenant at the front has its *turn*: its oldest candidate leads, followed by whatever of its
-tenant shares the lead's source (from any of the tenant's requests, since an equal source is computed once), then its
-next oldest, and so on. A turn lasts for one budget's worth of candidates; then the request goes to the back of its
-tenant's line. In the same way a tenant goes to the back of the tenants' line when it has had one budget's worth. This
-is round robin with a quantum of one batch, twice: requests that fit into a batch are served first come, first served, a
-request of any size delays the ones behind it by about one batch at a time, and so does a tenant with any number of
-requests. With a single tenant only the line of requests is left.
+tenant shares the lead's sources, if it has any (from any of the tenant's requests, since equal sources are computed
+once), then its next oldest, and so on. A turn lasts for one budget's worth of candidates; then the request goes to the
+back of its tenant's line. In the same way a tenant goes to the back of the tenants' line when it has had one budget's
+worth. This is round robin with a quantum of one batch, twice: requests that fit into a batch are served first come,
+first served, a request of any size delays the ones behind it by about one batch at a time, and so does a tenant with
+any number of requests. With a single tenant only the line of requests is left.
 
 A batch is a prefix of that order, as long as the budget allows, so it may hold candidates of several tenants. Nothing
 is skipped to fill a gap with something smaller: an expensive candidate waits no longer than a cheap one in its place.
@@ -68,12 +68,13 @@ class _Lane(Generic[EntryT]):
     """
 
     line: dict[int, _Aged[EntryT]] = field(default_factory=dict)
-    by_source: dict[bytes, _Aged[EntryT]] = field(default_factory=dict)
+    by_sources: dict[tuple[bytes, ...], _Aged[EntryT]] = field(default_factory=dict)
     spent: int = 0
 
     def add(self, entry: EntryT, price: int) -> None:
         self.line.setdefault(entry.request, {})[entry] = price
-        self.by_source.setdefault(entry.candidate.source.key, {})[entry] = price
+        if sources := entry.candidate.source_keys:
+            self.by_sources.setdefault(sources, {})[entry] = price
 
     def remove(self, entry: EntryT) -> int | None:
         """The price of the entry that was removed; None if it is not here."""
@@ -84,10 +85,10 @@ class _Lane(Generic[EntryT]):
             if next(iter(self.line)) == entry.request:
                 self.spent = 0
             del self.line[entry.request]
-        source = entry.candidate.source.key
-        del self.by_source[source][entry]
-        if not self.by_source[source]:
-            del self.by_source[source]
+        if sources := entry.candidate.source_keys:
+            del self.by_sources[sources][entry]
+            if not self.by_sources[sources]:
+                del self.by_sources[sources]
         return price
 
 
@@ -233,7 +234,7 @@ class _Turns(Generic[EntryT]):
                 self._spent = 0
                 continue
             # The turn pays for the mates that it pulls in, whoever owns them: so every turn is one budget of work.
-            for entry in chain([lead], self._lane.by_source[lead.candidate.source.key]):
+            for entry in chain([lead], self._lane.by_sources.get(lead.candidate.source_keys, ())):
                 if entry in served:
                     continue
                 served.add(entry)

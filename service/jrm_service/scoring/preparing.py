@@ -6,7 +6,7 @@ chat template: here are neither transformers nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -29,21 +29,36 @@ class Slot:
 
 
 Piece = tuple[int, ...] | Slot | Literal["source", "edited"]
+Turn = tuple[Piece, ...]
+"""A user turn in the chat template, cut at what is not fixed text; ``source`` stands there once for each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """A manifest's passes, in order, and its questions, by dimension, for one number of source images."""
+
+    passes: tuple[Turn, ...]
+    questions: Mapping[str, Turn]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """A manifest's passes and questions, rendered in the chat template and cut at what is not fixed text.
+    """A manifest's passes and questions, rendered in the chat template.
 
-    ``tokenizer`` is its serialized form, as the tokenizers library reads it; ``reward_id`` the id of the reward token;
-    ``max_tokens`` the model's context length.
+    ``tokenizer`` is its serialized form, as the tokenizers library reads it; ``turns`` has an entry for each number of
+    source images that the checkpoint takes; ``reward_id`` is the id of the reward token, ``max_tokens`` the model's
+    context length.
     """
 
     tokenizer: str
-    passes: tuple[tuple[Piece, ...], ...]
-    questions: Mapping[str, tuple[Piece, ...]]
+    turns: Mapping[int, Turns]
     reward_id: int
     max_tokens: int
+
+    @property
+    def max_sources(self) -> int:
+        """How many source images a candidate has at most: 0 where it has none, otherwise it has at least one."""
+        return max(self.turns)
 
 
 class SequenceBuilder:
@@ -59,35 +74,47 @@ class SequenceBuilder:
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
-        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
-        sequences = tuple(self._sequence(pieces, source, edited, instruction) for pieces in self.prompts.passes)
+    def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass.
+
+        Raises InstructionTooLong when a sequence exceeds the model's context, ValueError for a number of sources that
+        the checkpoint does not take.
+        """
+        turns = self._turns(sources)
+        sequences = tuple(self._sequence(turn, sources, edited, instruction) for turn in turns.passes)
         longest = max(sequence.tokens for sequence in sequences)
         if longest > self.prompts.max_tokens:
             raise InstructionTooLong(
                 f"instruction and images make {longest} tokens, the model takes {self.prompts.max_tokens}"
             )
-        return Candidate(source=source, edited=edited, instruction=instruction, sequences=sequences)
+        return Candidate(tuple(sources), edited, instruction, sequences)
 
-    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+    def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
         """Tokenize what the language head answers with its critique of a dimension, generation prompt included.
 
         Raises KeyError for a dimension that the manifest does not explain, InstructionTooLong when the sequence leaves
-        no room for an answer in the model's context.
+        no room for an answer in the model's context, ValueError as ``candidate`` does.
         """
-        sequence = self._sequence(self.prompts.questions[dimension], source, edited, instruction)
+        sequence = self._sequence(self._turns(sources).questions[dimension], sources, edited, instruction)
         if sequence.tokens >= self.prompts.max_tokens:
             raise InstructionTooLong(
                 f"instruction and images make {sequence.tokens} tokens, the model takes {self.prompts.max_tokens}"
             )
         return sequence
 
-    def _sequence(self, pieces: tuple[Piece, ...], source: Image, edited: Image, instruction: str) -> TokenSequence:
+    def _turns(self, sources: Sequence[Image]) -> Turns:
+        problem = sources_problem(len(sources), self.prompts.max_sources)
+        if problem is not None:
+            raise ValueError(f"the checkpoint {problem}")
+        return self.prompts.turns[len(sources)]
+
+    def _sequence(self, turn: Turn, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
         segments: list[Segment] = []
         run: list[int] = []
-        for piece in pieces:
+        in_order = iter(sources)
+        for piece in turn:
             if piece == "source" or piece == "edited":
-                segments += [Text(tuple(run)), source if piece == "source" else edited]
+                segments += [Text(tuple(run)), next(in_order) if piece == "source" else edited]
                 run = []
             elif isinstance(piece, Slot):
                 run += self._encode(piece.before + instruction + piece.after)
@@ -97,6 +124,17 @@ class SequenceBuilder:
                     segments.append(Text(tuple(run)))
                     run = []
         return TokenSequence(segments=tuple(segments), tail=tuple(run))
+
+
+def sources_problem(count: int, most: int) -> str | None:
+    """What is wrong with so many source images, as the end of a sentence about a checkpoint; None if nothing is.
+
+    ``most`` is how many it takes at most. One that takes any needs at least one.
+    """
+    if min(most, 1) <= count <= most:
+        return None
+    wanted = {0: "no source image", 1: "one source image"}.get(most, f"1 to {most} source images")
+    return f"takes {wanted}, got {count or 'none'}"
 
 
 class Preprocessing(Protocol):
@@ -125,13 +163,18 @@ class CheckpointPreparer:
         """Bytes of the resized pixels, at most; but for what rounding to whole tokens adds."""
         return self._spec.max_pixels * 3
 
-    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
-        """Tokenize every pass. Raises InstructionTooLong when a sequence exceeds the model's context."""
-        return self._builder.candidate(source, edited, instruction)
+    @property
+    def max_sources(self) -> int:
+        """How many source images a candidate has at most: 0 where it has none, otherwise it has at least one."""
+        return self._builder.prompts.max_sources
 
-    def question(self, dimension: str, source: Image, edited: Image, instruction: str) -> TokenSequence:
+    def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
+        """Tokenize every pass. Raises InstructionTooLong, and ValueError, as ``SequenceBuilder.candidate`` does."""
+        return self._builder.candidate(sources, edited, instruction)
+
+    def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
         """What the language head answers with its critique of a dimension. Raises InstructionTooLong."""
-        return self._builder.question(dimension, source, edited, instruction)
+        return self._builder.question(dimension, sources, edited, instruction)
 
 
 def plain_tokenizer(serialized: str) -> Tokenizer:

@@ -25,7 +25,7 @@ OnScore = Callable[[Candidate, Score], None]
 MOST_TRIES = 3
 """How often a candidate may be with a worker that is lost: in its batch, in half of it, and alone."""
 
-_Identity = tuple[bytes, bytes, str]
+_Identity = tuple[tuple[bytes, ...], bytes, str]
 
 
 @dataclass(eq=False, slots=True)
@@ -179,4 +179,4 @@ class ScoreQueue:
 
 
 def _identity(candidate: Candidate) -> _Identity:
-    return candidate.source.key, candidate.edited.key, candidate.instruction
+    return candidate.source_keys, candidate.edited.key, candidate.instruction

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from jrm_service.errors import CandidateError, InstructionTooLong, InternalError, NoMemory, NotReady
+from jrm_service.errors import CandidateError, InstructionTooLong, InternalError, InvalidRequest, NoMemory, NotReady
 from jrm_service.images.reader import ImageInput, ImageReader, RequestImages
 from jrm_service.metrics import Metrics
 
@@ -19,6 +19,7 @@ from .batcher import Batcher
 from .cache import ScoreCache
 from .line import Share, WaitingLine
 from .outcomes import Outcome
+from .preparing import sources_problem
 from .request import Entry, Request
 from .types import Candidate, Image, Score, ServedModel
 
@@ -29,11 +30,19 @@ _MEMORY_RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class GroupInput:
-    """One (source, instruction) and its edits."""
+    """The edits that share an instruction and source images: none, one or several, in their order.
 
-    source: ImageInput
+    ``name`` is the group's place in the request (``groups[0]``), for messages; empty where it is the whole request.
+    """
+
+    sources: Sequence[ImageInput]
     instruction: str
     edits: Sequence[ImageInput]
+    name: str = ""
+
+    def field(self, name: str) -> str:
+        """What the request calls a field of the group: ``groups[0].source``."""
+        return f"{self.name}.{name}" if self.name else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +97,9 @@ class ScoreService:
             preparer.image, max_pixels=limits.max_pixels, max_decoded_bytes=limits.max_decoded_bytes, threads=threads
         )
         self._max_instruction_chars = max_instruction_chars
-        # In candidates that are prepared and unfinished. A source counts for each of its edits: so whoever holds
-        # anything holds all that it needs, and waits for nothing but the device.
-        self.prepared = Share(max(1, limits.max_prepared_bytes // (2 * preparer.most_image_bytes)))
+        # In images of candidates that are prepared and unfinished. A source counts for each of its edits: so whoever
+        # holds anything holds all that it needs, and waits for nothing but the device.
+        self.prepared = Share(max(1, limits.max_prepared_bytes // preparer.most_image_bytes))
         self._requests: set[Request] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,10 +121,17 @@ class ScoreService:
     async def score(self, groups: Sequence[GroupInput], *, deadline: float, tenant: str = "") -> ScoreResult:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
-        ``deadline`` is on the event loop's clock. Raises NotReady while no worker takes work, and where something else
-        holds the memory of a device. Everything else, the deadline included, is the outcome of a candidate.
+        ``deadline`` is on the event loop's clock. Raises InvalidRequest for a group with source images where the
+        checkpoint takes none, without where it takes some, or with too many; NotReady while no worker takes work, and
+        where something else holds the memory of a device. Everything else, the deadline included, is the outcome of a
+        candidate.
         """
         self.batcher.check_ready()
+        for group in groups:
+            problem = sources_problem(len(group.sources), self.preparer.max_sources)
+            if problem is not None:
+                field = group.field("source")
+                raise InvalidRequest(f"{field}: the checkpoint '{self.model.name}' {problem}", param=field)
         request = Request(tenant, deadline, [len(group.edits) for group in groups])
         self._requests.add(request)
         self._idle.clear()
@@ -185,7 +201,7 @@ class _Intake:
         self._service = service
         self._inputs = [(group, edit) for group in groups for edit in group.edits]
         self._images = RequestImages[Image](service.reader)
-        self._users = Counter(image.key for group, edit in self._inputs for image in (group.source, edit))
+        self._users = Counter(image.key for group, edit in self._inputs for image in (*group.sources, edit))
         self.images = len(self._users)
         self.tokens = 0
         self.seconds = 0.0
@@ -205,7 +221,7 @@ class _Intake:
     def _ended(self, group: GroupInput, edit: ImageInput, _future: asyncio.Future[Outcome]) -> None:
         """A candidate has its outcome: its place is free, and the images that no other one needs are let go of."""
         self._service.line.free_place(self._request.tenant)
-        for image in (group.source, edit):
+        for image in (*group.sources, edit):
             self._users[image.key] -= 1
             if self._users[image.key] == 0:
                 self._images.forget(image)
@@ -230,8 +246,8 @@ class _Intake:
             try:
                 if entry.future.done():
                     return
-                await service.prepared.acquire(1, tenant)
-                entry.future.add_done_callback(lambda _future: service.prepared.release(1, tenant))
+                held = await service.prepared.acquire(len(group.sources) + 1, tenant)
+                entry.future.add_done_callback(lambda _future: service.prepared.release(held, tenant))
                 candidate = await service.reader.run(lambda: self._prepare(entry, group, edit))
                 if candidate is None:
                     return
@@ -253,9 +269,9 @@ class _Intake:
             entry.fail(InternalError("preparing the candidate failed"))
 
     def _prepare(self, entry: Entry, group: GroupInput, edit: ImageInput) -> Candidate | None:
-        """In a thread: both images, then the text. None when nobody waits for it any more."""
+        """In a thread: the images, then the text. None when nobody waits for it any more."""
         if entry.future.done():
             return None
         self._service.check_instruction(group.instruction)
-        (source, _), (edited, _) = self._images.get(group.source), self._images.get(edit)
-        return self._service.preparer.candidate(source, edited, group.instruction)
+        *sources, edited = (self._images.get(image)[0] for image in (*group.sources, edit))
+        return self._service.preparer.candidate(sources, edited, group.instruction)

@@ -58,12 +58,25 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """One edit, preprocessed and tokenized: all that a backend needs to score it."""
+    """One edit, preprocessed and tokenized: all that a backend needs to score it.
 
-    source: Image
+    ``sources`` are in the order in which the caller gave them; a text-to-image checkpoint takes none.
+    """
+
+    sources: tuple[Image, ...]
     edited: Image
     instruction: str
     sequences: tuple[TokenSequence, ...]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The sources, then the edited image."""
+        return (*self.sources, self.edited)
+
+    @property
+    def source_keys(self) -> tuple[bytes, ...]:
+        """What candidates of the same sources have in common."""
+        return tuple(source.key for source in self.sources)
 
     @property
     def tokens(self) -> int:

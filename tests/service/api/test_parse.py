@@ -116,12 +116,12 @@ def test_what_was_sent_is_held_twice_at_most(kind):
     assert not body
     # What was emptied was allocated before: at the peak for JSON, the text and its values are there without the body.
     assert peak < (2.05 if kind in ("JSON", "one large image") else 1.05) * len(sent)
-    assert parsed.groups[0].source.data.startswith(FILES["source"])
+    assert parsed.groups[0].sources[0].data.startswith(FILES["source"])
 
 
 def test_bytes_that_look_like_a_boundary_stay_in_the_file():
     tricky = b"\r\n--frontie\r\n--fronti\r\n-\r\r\n--frontierx\r\n--frontier-x\r\n--" + b"\r\n" * 3
     body = form(source=tricky, instruction=b"x", edited=b"")
     group = parse_score_request(_MULTIPART, body, content_encoding="identity", max_candidates=9).groups[0]
-    assert group.source.data == tricky
+    assert group.sources[0].data == tricky
     assert group.edits[0].data == b""

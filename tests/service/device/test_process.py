@@ -76,7 +76,8 @@ def candidates(preparer: CheckpointPreparer, instructions: list[str]) -> list[Ca
         for number in range(len(instructions))
     ]
     return [
-        preparer.candidate(source, image, instruction) for image, instruction in zip(edited, instructions, strict=True)
+        preparer.candidate([source], image, instruction)
+        for image, instruction in zip(edited, instructions, strict=True)
     ]
 
 

@@ -34,14 +34,17 @@ WRITTEN = (Piece('{"reasoning": "<|global|> good'), Piece('."}', "stop", 9))
 class Questions:
     """Every image is 3 tokens; the text is the dimension's length and the instruction's."""
 
+    def __init__(self, max_sources: int = 1) -> None:
+        self.max_sources = max_sources
+
     def image(self, rgb):
         return Image(rgb.tobytes()[:8], np.asarray(rgb), 3)
 
-    def question(self, dimension, source, edited, instruction):
+    def question(self, dimension, sources, edited, instruction):
         if instruction == "too long for the model":
             raise InstructionTooLong(instruction)
         text = Text((1, len(dimension), len(instruction)))
-        return TokenSequence((Text((7,)), source, edited, text), tail=(8,))
+        return TokenSequence((Text((7,)), *sources, edited, text), tail=(8,))
 
 
 def service(writer: ScriptedWriter, **limits: int) -> ExplainService:
@@ -72,7 +75,13 @@ def image(colour: str = "red", side: int = 8) -> ImageInput:
 
 
 def question(dimensions: Sequence[str] | None = ("quality",), **changes) -> Question:
-    given = {"source": image(), "edited": image("blue"), "instruction": "paint", "max_tokens": 100, "timeout_s": 30.0}
+    given = {
+        "sources": [image()],
+        "edited": image("blue"),
+        "instruction": "paint",
+        "max_tokens": 100,
+        "timeout_s": 30.0,
+    }
     return Question(**given | changes, dimensions=dimensions)
 
 
@@ -130,7 +139,9 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused():
         ({"instruction": "x" * 51}, InstructionTooLong),
         ({"instruction": "too long for the model"}, InstructionTooLong),
         ({"edited": ImageInput.of("edited", b"not an image")}, InvalidImage),
-        ({"source": ImageInput.of("source", InvalidImage("not valid base64"))}, InvalidImage),
+        ({"sources": [ImageInput.of("source", InvalidImage("not valid base64"))]}, InvalidImage),
+        ({"sources": []}, InvalidRequest),
+        ({"sources": [image(), image()]}, InvalidRequest),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_written(changes, error):

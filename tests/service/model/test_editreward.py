@@ -30,7 +30,7 @@ def score(checkpoint: Checkpoint, candidate) -> Score:
     preparer = CheckpointPreparer(checkpoint)
     scorer = PlainScorer(checkpoint, "cpu", torch.float32)
     images = [preparer.image(image) for image in (source, edited)]
-    (outcome,) = scorer.score(scorer.collate([preparer.candidate(*images, instruction)])).outcomes
+    (outcome,) = scorer.score(scorer.collate([preparer.candidate(images[:1], images[1], instruction)])).outcomes
     assert isinstance(outcome, Score)
     return outcome
 

@@ -67,14 +67,14 @@ picks = st.lists(
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_batch_scores_as_the_plain_scorer_does(scorers, picks):
     preparer, plain, trie, images = scorers
-    candidates = [preparer.candidate(images[s], images[e], INSTRUCTIONS[i]) for s, e, i in picks]
+    candidates = [preparer.candidate([images[s]], images[e], INSTRUCTIONS[i]) for s, e, i in picks]
     assert_close(score(trie, candidates), score(plain, candidates), PLAIN)
 
 
 def test_several_rows_of_one_batch_score_as_the_plain_scorer_does(scorers):
     """Rows forced by ``row_tokens``, through the public ``collate``; candidates of three groups stand mixed in it."""
     preparer, plain, trie, images = scorers
-    candidates = [preparer.candidate(images[n % 3], images[n % 7], INSTRUCTIONS[n % 5]) for n in range(11)]
+    candidates = [preparer.candidate([images[n % 3]], images[n % 7], INSTRUCTIONS[n % 5]) for n in range(11)]
     expected = score(plain, candidates)
     (whole,) = TrieScorer(trie._checkpoint, "cpu", torch.float32, row_tokens=10**6).collate(candidates)
     split = TrieScorer(trie._checkpoint, "cpu", torch.float32, row_tokens=1)
@@ -88,7 +88,7 @@ def test_several_rows_of_one_batch_score_as_the_plain_scorer_does(scorers):
 
 
 def group_of_twelve(preparer, images):
-    return [preparer.candidate(images[0], images[n % len(images)], f"make it {n}") for n in range(12)]
+    return [preparer.candidate([images[0]], images[n % len(images)], f"make it {n}") for n in range(12)]
 
 
 def test_company_and_order_do_not_matter(scorers):
@@ -116,8 +116,8 @@ def test_nothing_leaks_between_candidates(scorers):
     group = group_of_twelve(preparer, images)
     before = score(trie, group)
     for changed in (
-        preparer.candidate(images[0], images[6], "something else entirely"),
-        preparer.candidate(images[5], images[1], "make it 3"),
+        preparer.candidate([images[0]], images[6], "something else entirely"),
+        preparer.candidate([images[5]], images[1], "make it 3"),
     ):
         after = score(trie, [*group[:3], changed, *group[4:]])
         assert after[3].reward != pytest.approx(before[3].reward, abs=1e-6)
@@ -132,14 +132,14 @@ def test_a_nan_stays_with_its_candidate(scorers):
         torch.full((images[3].tokens, 64), float("nan")), tuple(torch.zeros(images[3].tokens, 64) for _ in range(2))
     )
     trie.features.put(images[3].key, broken)
-    outcomes = score(trie, [preparer.candidate(images[n], images[0], "x") for n in (1, 3, 2)])
+    outcomes = score(trie, [preparer.candidate([images[n]], images[0], "x") for n in (1, 3, 2)])
     trie.features = spoilt
     assert [outcome.finite for outcome in outcomes] == [True, False, True]
 
 
 def test_work_is_shared(scorers):
     preparer, plain, trie, images = scorers
-    group = [preparer.candidate(images[0], images[n % 6 + 1], "make it red") for n in range(12)]
+    group = [preparer.candidate([images[0]], images[n % 6 + 1], "make it red") for n in range(12)]
     trie.features = FeatureCache(2**30)
     scored = trie.score(trie.collate(group))
     one_by_one = plain.score(plain.collate(group))
@@ -153,7 +153,7 @@ def test_work_is_shared(scorers):
 @pytest.mark.parametrize("size", [1, 5, 12])
 def test_rows_of_any_length_give_the_same(scorers, size):
     preparer, _, trie, images = scorers
-    group = [preparer.candidate(images[n % 3], images[n % 7], f"make it {n}") for n in range(12)]
+    group = [preparer.candidate([images[n % 3]], images[n % 7], f"make it {n}") for n in range(12)]
     rows = [trie._row(list(range(n, min(n + size, 12))), group) for n in range(0, 12, size)]
     assert_close(trie.score(rows).outcomes, score(trie, group), COMPANY)
 

@@ -24,7 +24,7 @@ def opened(tmp_path_factory):
 
 
 def candidate(preparer, instruction):
-    return preparer.candidate(preparer.image(photo(seed=1)), preparer.image(photo(seed=2)), instruction)
+    return preparer.candidate([preparer.image(photo(seed=1))], preparer.image(photo(seed=2)), instruction)
 
 
 def ids_of(sequence):

@@ -21,7 +21,7 @@ def checkpoint(tmp_path_factory):
 def row(checkpoint):
     preparer = CheckpointPreparer(checkpoint)
     source, *edits = (preparer.image(photo(*size, seed=n)) for n, size in enumerate([(96, 80), (40, 40), (300, 40)]))
-    candidates = [preparer.candidate(source, edited, "make it red") for edited in edits]
+    candidates = [preparer.candidate([source], edited, "make it red") for edited in edits]
     return pack(
         [sequence.segments for candidate in candidates for sequence in candidate.sequences],
         factor=checkpoint.image_spec.factor,

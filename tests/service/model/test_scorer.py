@@ -43,7 +43,7 @@ def score(path: Path, source: bytes, edited: bytes, instruction: str) -> Score:
     preparer = CheckpointPreparer(checkpoint)
     scorer = PlainScorer(checkpoint, "cpu", torch.float32)
     images = [preparer.image(decode(data)) for data in (source, edited)]
-    (outcome,) = scorer.score(scorer.collate([preparer.candidate(*images, instruction)])).outcomes
+    (outcome,) = scorer.score(scorer.collate([preparer.candidate(images[:1], images[1], instruction)])).outcomes
     assert isinstance(outcome, Score)
     return outcome
 
@@ -114,7 +114,7 @@ def test_bfloat16_backbone_keeps_float32_heads(tiny):
     scorer = PlainScorer(checkpoint, "cpu", torch.bfloat16)
     preparer = CheckpointPreparer(checkpoint)
     image = preparer.image(photo())
-    candidate = preparer.candidate(image, image, "add a tree")
+    candidate = preparer.candidate([image], image, "add a tree")
     (low,) = scorer.score(scorer.collate([candidate])).outcomes
     full = score(path, encode(photo()), encode(photo()), "add a tree")
     assert low != full
@@ -130,7 +130,7 @@ def test_tokens_are_counted_in_full(tiny):
     checkpoint = open_checkpoint(path)
     preparer = CheckpointPreparer(checkpoint)
     image = preparer.image(photo())
-    candidate = preparer.candidate(image, image, "add a tree")
+    candidate = preparer.candidate([image], image, "add a tree")
     scorer = PlainScorer(checkpoint, "cpu", torch.float32)
     assert scorer.score(scorer.collate([candidate, candidate])).tokens_computed == 2 * candidate.tokens
     assert candidate.tokens > 2 * image.tokens

@@ -100,7 +100,7 @@ def test_the_sample_is_a_group_of_full_size(path):
     sample = source.sample()
     full = source.checkpoint.image_spec.max_pixels / source.checkpoint.image_spec.factor**2
     assert len({one.edited.key for one in sample}) == len(sample) == 12
-    assert len({one.source.key for one in sample}) == 1
+    assert len({one.source_keys for one in sample}) == 1
     assert all(full / 2 < one.edited.tokens <= full for one in sample)
 
 
@@ -113,5 +113,5 @@ def test_a_sample_of_large_images_is_bounded(tmp_path, tokens, edits, side):
     image = {"min_pixels": 1024, "max_pixels": 1024 * tokens, "resample": "bicubic"}
     large = checkpoints.write(tmp_path / "large", checkpoints.manifest(image=image))
     sample = open_source(large, ["cpu"], "auto", "trie").sample()
-    assert sample[0].source.pixels.shape == (side, side, 3)
+    assert sample[0].sources[0].pixels.shape == (side, side, 3)
     assert len(sample) == edits

@@ -116,14 +116,14 @@ def test_positions_equal_those_of_transformers(model, batch):
 @given(batches)
 def test_cost_counts_packed_tokens_and_each_image_once_more(batch):
     source = image(0, 2, 2)
-    candidates = [Candidate(source, image(1, 1, 3), "x", (TokenSequence(segments, ()),)) for segments in batch]
+    candidates = [Candidate((source,), image(1, 1, 3), "x", (TokenSequence(segments, ()),)) for segments in batch]
     assert shared_tokens(candidates) == build_trie(batch).tokens + source.tokens + 3
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 60))
 def test_rows_keep_sources_together_and_lose_nobody(sources, budget):
     candidates = [
-        Candidate(image(s, 1, 1), image(n, 1, 2), "x", (TokenSequence((image(s, 1, 1), Text((n,))), ()),))
+        Candidate((image(s, 1, 1),), image(n, 1, 2), "x", (TokenSequence((image(s, 1, 1), Text((n,))), ()),))
         for n, s in enumerate(sources)
     ]
     rows = split_rows(candidates, budget)
@@ -142,7 +142,7 @@ def test_of_the_work_of_rows_at_most_a_sixteenth_is_done_again(first, last, edit
     """Whatever comes first: a long prompt that all edits share, or nothing but the source."""
     source, prompt = image(0, 2, 2), Text(tuple(range(first)))
     group = [
-        Candidate(source, edit, "x", (TokenSequence((prompt, source, edit, Text((n,) * last)), ()),))
+        Candidate((source,), edit, "x", (TokenSequence((prompt, source, edit, Text((n,) * last)), ()),))
         for n in range(edits)
         for edit in [Image(bytes([n, 9]), np.zeros((FACTOR, FACTOR, 3), np.uint8), 1)]
     ]
@@ -156,6 +156,6 @@ def test_of_the_work_of_rows_at_most_a_sixteenth_is_done_again(first, last, edit
 def test_cost_grows_and_never_exceeds_the_candidates_alone(batch, more):
     """What the planner asks of a cost."""
     source = image(0, 2, 2)
-    candidates = [Candidate(source, source, "x", (TokenSequence(segments, ()),)) for segments in [*batch, more]]
+    candidates = [Candidate((source,), source, "x", (TokenSequence(segments, ()),)) for segments in [*batch, more]]
     assert shared_tokens(candidates[:-1]) <= shared_tokens(candidates)
     assert shared_tokens(candidates) <= sum(shared_tokens([one]) for one in candidates)

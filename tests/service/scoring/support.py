@@ -30,7 +30,7 @@ def candidate(tokens: int = 1, source: str | None = None, instruction: str = "ed
     """A candidate of exactly ``tokens`` tokens, with a source of its own unless one is named."""
     number = next(_numbers)
     return Candidate(
-        source=Image((source or f"source {number}").encode(), _PIXELS, 1),
+        sources=(Image((source or f"source {number}").encode(), _PIXELS, 1),),
         edited=Image(f"edited {number}".encode(), _PIXELS, 1),
         instruction=instruction,
         sequences=(TokenSequence((Text((0,) * tokens),), tail=()),),

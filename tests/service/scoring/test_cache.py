@@ -39,7 +39,7 @@ def cache(*scope: str, max_entries: int = 100, **options) -> tuple[ScoreCache, C
 
 
 def of(source: bytes, edited: bytes, instruction: str) -> Candidate:
-    return Candidate(Image(source, PIXELS, 1), Image(edited, PIXELS, 1), instruction, ())
+    return Candidate((Image(source, PIXELS, 1),), Image(edited, PIXELS, 1), instruction, ())
 
 
 def test_a_score_that_is_kept_is_the_one_that_was_computed() -> None:

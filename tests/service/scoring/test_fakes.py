@@ -30,7 +30,7 @@ def rgb(colour: str = "red", size: tuple[int, int] = (64, 48)) -> PILImage.Image
 
 def prepared(instruction: str = "make it blue", edited: str = "blue") -> Candidate:
     preparer: Preparer = FakePreparer()
-    return preparer.candidate(preparer.image(rgb()), preparer.image(rgb(edited)), instruction)
+    return preparer.candidate([preparer.image(rgb())], preparer.image(rgb(edited)), instruction)
 
 
 def test_equal_images_have_equal_keys_and_others_do_not() -> None:
@@ -65,7 +65,7 @@ def test_a_candidate_has_two_passes_of_plausible_length() -> None:
     assert 300 < one.sequences[0].tokens < 1000
     assert one.sequences[0] != one.sequences[1]
     with pytest.raises(InstructionTooLong, match="at most 500"):
-        FakePreparer(max_tokens=500).candidate(one.source, one.edited, "word " * 200)
+        FakePreparer(max_tokens=500).candidate(one.sources, one.edited, "word " * 200)
 
 
 def test_scores_follow_from_the_content_alone() -> None:
@@ -98,7 +98,7 @@ def test_the_numbers_never_change() -> None:
 
 def candidate_of_fixed_keys() -> Candidate:
     preparer = FakePreparer()
-    return preparer.candidate(preparer.image(rgb("red")), preparer.image(rgb("blue")), "make the car red")
+    return preparer.candidate([preparer.image(rgb("red"))], preparer.image(rgb("blue")), "make the car red")
 
 
 def test_a_raising_backend_raises_for_the_chosen_only() -> None:

@@ -111,7 +111,7 @@ def test_only_full_takes_a_batch_that_the_next_one_does_not_fit_into() -> None:
 
 def test_a_cost_that_shares_sources_makes_longer_batches() -> None:
     def shared(candidates: Sequence[Candidate]) -> int:
-        return len(candidates) + 10 * len({one.source.key for one in candidates})
+        return len(candidates) + 10 * len({one.source_keys for one in candidates})
 
     planner = Planner[Entry](20, shared)
     fill(planner, [entry(1, source="x") for _ in range(15)])
@@ -218,10 +218,10 @@ def test_mates_follow_the_lead_before_anything_else(entries: list[Entry], budget
     batch = planner.take()
     if not batch:
         return
-    source = batch[0].candidate.source.key
-    mates = [one.candidate.source.key == source for one in batch]
+    source = batch[0].candidate.source_keys
+    mates = [one.candidate.source_keys == source for one in batch]
     assert mates == sorted(mates, reverse=True)
-    left = [one for one in entries if one not in batch and one.candidate.source.key == source]
+    left = [one for one in entries if one not in batch and one.candidate.source_keys == source]
     assert all(mates) or not left
 
 
@@ -232,7 +232,7 @@ def test_candidates_of_one_request_and_source_go_by_age(entries: list[Entry], bu
     served = [one for batch in drain(planner) for one in batch]
     for request in range(5):
         for source in (b"a", b"b", b"c"):
-            chosen = [one for one in entries if one.request == request and one.candidate.source.key == source]
+            chosen = [one for one in entries if one.request == request and one.candidate.source_keys == source]
             assert [one for one in served if one in set(chosen)] == chosen
 
 

@@ -125,8 +125,8 @@ class OneLine:
             if lead is None:
                 line, spent = line[1:], 0
                 continue
-            source = lead.candidate.source.key
-            for one in [lead, *(one for one in left if one.candidate.source.key == source and one is not lead)]:
+            source = lead.candidate.source_keys
+            for one in [lead, *(one for one in left if one.candidate.source_keys == source and one is not lead)]:
                 left.remove(one)
                 spent += one.candidate.tokens
                 yield one, line, spent

@@ -274,8 +274,8 @@ def test_one_that_comes_while_an_identical_one_is_on_a_device_gets_that_score() 
 def test_identical_candidates_differ_in_nothing() -> None:
     made = queue()
     base = candidate(source="s", instruction="a")
-    other_text = Candidate(base.source, base.edited, "b", base.sequences)
-    swapped = Candidate(base.edited, base.source, "a", base.sequences)
+    other_text = Candidate(base.sources, base.edited, "b", base.sequences)
+    swapped = Candidate((base.edited,), base.sources[0], "a", base.sequences)
     put(made, base, other_text, swapped)
     assert len(made.take()) == 3
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ from support.pictures import encode, photo
 MODEL = ServedModel("fake", "fake", {})
 SOURCE = ImageInput.of("source", encode(photo(32, 32)))
 EDITS = [ImageInput.of(f"edits[{seed}]", encode(photo(32, 32, seed=seed))) for seed in range(1, 9)]
-GROUP = GroupInput(SOURCE, "make it blue", EDITS)
+GROUP = GroupInput([SOURCE], "make it blue", EDITS)
 
 
 class NobodyYet:
@@ -124,7 +124,7 @@ def test_only_what_is_new_is_computed() -> None:
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend) as made:
-            await ask(made, GroupInput(SOURCE, "make it blue", EDITS[:5]))
+            await ask(made, GroupInput([SOURCE], "make it blue", EDITS[:5]))
             mixed = await ask(made, GROUP)
         assert cached(mixed) == [True] * 5 + [False] * 3
         assert len(backend.seen) == len(EDITS)
@@ -136,7 +136,7 @@ def test_identical_edits_of_one_request_get_one_score() -> None:
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend, max_entries=0, threads=1) as made:
-            result = await ask(made, GroupInput(SOURCE, "make it blue", [EDITS[0]] * 12))
+            result = await ask(made, GroupInput([SOURCE], "make it blue", [EDITS[0]] * 12))
         [scores] = result.groups
         assert len(set(map(repr, scores))) == 1
         assert cached(result) == [False] * 12
@@ -158,9 +158,9 @@ class BrokenPreparer(FakePreparer):
         self._break("image")
         return super().image(rgb)
 
-    def candidate(self, source: Image, edited: Image, instruction: str) -> Candidate:
+    def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
         self._break("candidate")
-        return super().candidate(source, edited, instruction)
+        return super().candidate(sources, edited, instruction)
 
     def _break(self, where: str) -> None:
         if where == self._where:
@@ -220,7 +220,7 @@ def test_a_defect_in_preparing_is_told_at_once_and_logged(
 def test_a_defect_in_preparing_one_candidate_leaves_the_others_their_scores() -> None:
     async def main() -> None:
         async with service(RecordingBackend(FakeBackend()), cache=BrokenCache("make it red")) as made:
-            red = GroupInput(SOURCE, "make it red", EDITS[:2])
+            red = GroupInput([SOURCE], "make it red", EDITS[:2])
             result = await ask(made, red, GROUP)
         assert [type(outcome) for outcome in result.groups[0]] == [InternalError] * 2
         assert [type(outcome) for outcome in result.groups[1]] == [Score] * len(EDITS)
@@ -241,7 +241,7 @@ def test_a_request_waits_for_places_and_gives_each_back_when_its_candidate_has_e
         async with service(slow, max_queue=8) as made:
             first = asyncio.create_task(ask(made, GROUP))
             await entered(slow)
-            second = asyncio.create_task(ask(made, GroupInput(SOURCE, "make it red", EDITS[:2])))
+            second = asyncio.create_task(ask(made, GroupInput([SOURCE], "make it red", EDITS[:2])))
             await until(lambda: made.line.waiting == 2)
             assert made.line.places_taken == 8
             slow.open()
@@ -282,7 +282,7 @@ def test_a_caller_who_leaves_gives_back_all_that_it_holds_and_is_counted() -> No
             assert (made.line.places_taken, made.line.waiting) == (0, 0)
             await made.drain()
             slow.open()
-            result = await ask(made, GroupInput(SOURCE, "make it red", EDITS))
+            result = await ask(made, GroupInput([SOURCE], "make it red", EDITS))
             assert [type(score) for score in result.groups[0]] == [Score] * 8
         assert Counts(metrics).outcomes() == {"cancelled": 16, "ok": 8}
 
@@ -293,7 +293,7 @@ def test_with_memory_for_one_prepared_candidate_all_are_scored_one_after_the_oth
     async def main() -> None:
         backend = RecordingBackend(FakeBackend())
         async with service(backend, max_prepared_bytes=1) as made:
-            results = await asyncio.gather(ask(made, GROUP), ask(made, GroupInput(SOURCE, "make it red", EDITS)))
+            results = await asyncio.gather(ask(made, GROUP), ask(made, GroupInput([SOURCE], "make it red", EDITS)))
         assert [type(score) for result in results for score in result.groups[0]] == [Score] * 16
         assert {len(batch) for batch in backend.batches} == {1}
 
@@ -307,7 +307,7 @@ def test_one_tenant_does_not_wait_for_all_candidates_of_another() -> None:
             order: list[str] = []
 
             async def call(tenant: str, number: int) -> None:
-                await ask(made, GroupInput(SOURCE, f"{tenant} {number}", EDITS[:2]), tenant=tenant)
+                await ask(made, GroupInput([SOURCE], f"{tenant} {number}", EDITS[:2]), tenant=tenant)
                 order.append(tenant)
 
             tasks = [asyncio.create_task(call("greedy", 0))]
@@ -340,8 +340,8 @@ def test_a_bad_image_fails_its_candidates_and_no_other() -> None:
     async def main() -> None:
         bad = ImageInput.of("edits[1]", b"no image")
         async with service(FakeBackend()) as made:
-            fine = await ask(made, GroupInput(SOURCE, "x", [EDITS[0], bad]))
-            failed = await ask(made, GroupInput(ImageInput.of("source", b"no image"), "x", EDITS[:2]))
+            fine = await ask(made, GroupInput([SOURCE], "x", [EDITS[0], bad]))
+            failed = await ask(made, GroupInput([ImageInput.of("source", b"no image")], "x", EDITS[:2]))
         assert [type(result) for result in fine.groups[0]] == [Score, InvalidImage]
         assert str(fine.groups[0][1]).startswith("edits[1]: ")
         assert [type(result) for result in failed.groups[0]] == [InvalidImage] * 2

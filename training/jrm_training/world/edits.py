@@ -12,6 +12,7 @@ from random import Random
 
 from .scene import COLOURS, KINDS, LARGEST, SMALLEST, Half, Scene, Shape, place, shade, turn
 from .tasks import Palette, Task, moved, new_shape
+from .two_sources import far_from
 
 LABELS = {
     "right": 4,
@@ -81,10 +82,10 @@ def _unchanged(task: Task, _palette: Palette, _random: Random) -> Edit:
 
 
 def _partly(task: Task, palette: Palette, random: Random) -> Edit | None:
-    """Half recoloured, half erased, half drawn, one wish of two granted, or too short a way."""
+    """Half recoloured, half erased, half drawn, one wish of two granted, too short a way, or not beside the anchor."""
     half = random.choice(_HALVES)
     kind = task.goal.kind if task.goal is not None else task.old.kind
-    if kind == "triangle" and (half == "top" or task.verb == "add"):  # its other halves are triangles themselves
+    if kind == "triangle" and (half == "top" or task.target is None):  # its other halves are triangles themselves
         half = "bottom"
     after: Shape | None
     match task.verb:
@@ -93,7 +94,13 @@ def _partly(task: Task, palette: Palette, random: Random) -> Edit | None:
             after = replace(task.old, half=half, second=task.goal.rgb)
         case "remove":
             after = replace(task.old, half=half)
-        case "add":
+        case "bring" if random.random() < 0.5:
+            assert task.goal is not None
+            assert task.anchor is not None
+            after = far_from(task.scene, task.goal, task.anchor, random)
+            if after is None:
+                return None
+        case "add" | "bring":
             assert task.goal is not None
             after = replace(task.goal, half=half)
         case "replace":
@@ -142,10 +149,15 @@ def _wrong_result(task: Task, palette: Palette, random: Random) -> Edit | None:
 
 
 def _wrong_object(task: Task, palette: Palette, random: Random) -> Edit | None:
-    """What was asked for happens to another shape; for add, another shape appears, alike in nothing."""
-    if task.verb == "add":
+    """What was asked for happens to another shape; for add and bring another one appears, alike in nothing.
+
+    For bring it is one of the second image, if that has such a shape.
+    """
+    if task.verb in ("add", "bring"):
         assert task.goal is not None
         options = [(c, k) for c, k in sorted(palette) if c != task.goal.colour and k != task.goal.kind]
+        there = {(shape.colour, shape.kind) for shape in (task.second.shapes if task.second else ())}
+        options = [option for option in options if option in there] or options
         other = new_shape(random.choice(options), task.goal.x, task.goal.y, task.goal.size, random)
         return _apply(task, "wrong_object", (None, other))
     others = [n for n in range(len(task.scene.shapes)) if n != task.target]

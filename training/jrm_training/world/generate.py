@@ -1,17 +1,17 @@
-"""Groups of the synthetic world: one source, one instruction, edits of known quality with labels and critiques."""
+"""Groups of the synthetic world: the source, one instruction, edits of known quality with labels and critiques."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args, overload
 
 from jrm_training.data import Edit, Group
 
-from . import critique, edits, flaws
+from . import critique, edits, flaws, tasks, two_sources
 from .scene import draw
-from .tasks import ALL, HELD_OUT, SEEN, sample_task
+from .tasks import ALL, HELD_OUT, SEEN
 
 Split = Literal["train", "test", "unseen"]
 MOST_SHAPES = 6  # more seldom find room
@@ -22,8 +22,9 @@ _SIDES = (64, 96, 128, 192, 256)  # of the shorter side, pixels
 class World(Sequence[Group]):
     """``groups`` groups of ``edits`` edits each; a group depends on its index and the other fields, not on ``groups``.
 
-    ``shapes`` are the fewest and the most in a source, ``flawed`` is the share of edits with a visual flaw. The train
-    and test splits never show a held-out combination of colour and kind; in "unseen", every task is about one. Each
+    ``shapes`` are the fewest and the most in a source, ``flawed`` is the share of edits with a visual flaw,
+    ``two_sources`` that of groups with two source images; the other groups are the same for any share. The train and
+    test splits never show a held-out combination of colour and kind; in "unseen", every task is about one. Each
     split is drawn from a stream of its own. Labels ("instruction_following", "visual_quality") are 1 to 4, critiques
     those of appendix C; images are 64 to 343 pixels wide and high. Cheap to make and to pickle: a group is drawn anew
     at every access. Raises ValueError, naming the field, for values that no world could have.
@@ -35,6 +36,7 @@ class World(Sequence[Group]):
     edits: int = 4
     shapes: tuple[int, int] = (1, 5)
     flawed: float = 0.65
+    two_sources: float = 0.0
 
     def __post_init__(self) -> None:
         fewest, most = self.shapes
@@ -46,8 +48,9 @@ class World(Sequence[Group]):
             raise ValueError(f"edits is {self.edits}, must be at least 1")
         if not 0 <= fewest <= most <= MOST_SHAPES:
             raise ValueError(f"shapes is {self.shapes}, must be (fewest, most) within 0 and {MOST_SHAPES}")
-        if not 0 <= self.flawed <= 1:
-            raise ValueError(f"flawed is {self.flawed}, must be between 0 and 1")
+        for name, share in (("flawed", self.flawed), ("two_sources", self.two_sources)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share}, must be between 0 and 1")
 
     def __len__(self) -> int:
         return self.groups
@@ -61,9 +64,11 @@ class World(Sequence[Group]):
             return [self[n] for n in range(*index.indices(self.groups))]
         if not -self.groups <= index < self.groups:
             raise IndexError(f"group {index} of {self.groups}")
-        return self._group(Random(f"{self.seed}/{self.split}/{index % self.groups}"))  # noqa: S311 - not a secret
+        name = f"{self.seed}/{self.split}/{index % self.groups}"
+        two = Random(f"{name}/sources").random() < self.two_sources  # noqa: S311 - not a secret
+        return self._group(Random(name), two_sources.sample_task if two else tasks.sample_task)  # noqa: S311 - as above
 
-    def _group(self, random: Random) -> Group:
+    def _group(self, random: Random, sample_task: Callable[..., tasks.Task]) -> Group:
         unseen = self.split == "unseen"
         palette = ALL if unseen else SEEN
         task = sample_task(random, shapes=self.shapes, palette=palette, featured=HELD_OUT if unseen else None)
@@ -89,4 +94,6 @@ class World(Sequence[Group]):
                     },
                 )
             )
-        return Group(source=draw(task.scene, side, oversample), instruction=task.instruction, edits=tuple(made))
+        source = draw(task.scene, side, oversample)
+        sources = source if task.second is None else (source, draw(task.second, side, oversample))
+        return Group(source=sources, instruction=task.instruction, edits=tuple(made))

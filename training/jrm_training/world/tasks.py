@@ -8,7 +8,8 @@ from typing import Literal
 
 from .scene import COLOURS, KINDS, LARGEST, SMALLEST, Scene, Shape, empty_scene, place, shade, turn
 
-Verb = Literal["recolour", "add", "remove", "replace", "move"]
+Verb = Literal["recolour", "add", "remove", "replace", "move", "bring"]
+# Of one source image; "bring" is the task of two, see ``two_sources``.
 VERBS: tuple[Verb, ...] = ("recolour", "add", "remove", "replace", "move")
 Palette = frozenset[tuple[str, str]]  # (colour, kind) combinations
 
@@ -68,8 +69,9 @@ _SENTENCES: dict[Verb, tuple[str, ...]] = {
 class Task:
     """A source scene and what to do with it.
 
-    ``target`` is the index of the shape concerned (None for add); ``goal`` the shape that should stand there in the end
-    (None for remove); ``direction`` the way of a move.
+    ``target`` is the index of the shape concerned (None for add and bring); ``goal`` the shape that should stand there
+    in the end (None for remove); ``direction`` the way of a move. Of bring, ``second`` is the second source, and
+    ``anchor`` the shape of the first beside which the goal belongs.
     """
 
     scene: Scene
@@ -78,6 +80,8 @@ class Task:
     goal: Shape | None
     direction: str | None
     instruction: str
+    second: Scene | None = None
+    anchor: Shape | None = None
 
     @property
     def old(self) -> Shape:
@@ -143,6 +147,11 @@ def _sentence(
         direction=direction,
     )
     text = text.replace(" a orange", " an orange").replace("to the up", "up").replace("to the down", "down")
+    return styled(text, random)
+
+
+def styled(text: str, random: Random) -> str:
+    """A sentence as people type it: some with a capital, some with a full stop."""
     style = random.random()
     text = text[0].upper() + text[1:] if style < 0.3 else text
     return text + "." if style < 0.15 or style > 0.9 else text
