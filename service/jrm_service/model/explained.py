@@ -15,6 +15,7 @@ from jrm_service.host_memory import available_memory
 from jrm_service.scoring.types import Image, TokenSequence
 
 from .checkpoint import Checkpoint
+from .families import text_head_dim
 from .scorer import CheckpointPreparer
 
 
@@ -62,7 +63,9 @@ def require_memory(
     ``scorer``: whether the same device scores too.
     """
     text = checkpoint.config.text_config
-    shape = memory.Shape(checkpoint.parameters, text.num_hidden_layers, text.num_key_value_heads, text.head_dim)
+    shape = memory.Shape(
+        checkpoint.parameters, text.num_hidden_layers, text.num_key_value_heads, text_head_dim(checkpoint.config)
+    )
     width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
     if device == "cpu":
         cache = int(cache_gib * memory.GiB)

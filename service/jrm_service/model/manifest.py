@@ -20,6 +20,7 @@ FORMAT = "jrm-reward/1"
 INSTRUCTION = "{instruction}"
 
 Part = Literal["source", "edited", "prompt", "ending"]
+PositionRule = Literal["mrope", "sequential"]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -109,6 +110,8 @@ class Manifest(_Strict):
     name: Name
     reward_token: Name
     image: ImageRules
+    # Left out where it is mrope: checkpoints that were made before there was this key keep their fingerprints.
+    positions: Annotated[PositionRule, Field(exclude_if=lambda rule: rule == "mrope")] = "mrope"
     passes: Annotated[list[Pass], Field(min_length=1)]
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
     reward: Reward = Reward()
