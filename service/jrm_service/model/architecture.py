@@ -66,7 +66,12 @@ def _key_problems(raw: Mapping[str, Any]) -> list[str]:
     wrong = [key for key in halves if not isinstance(raw.get(key), dict)]
     if wrong:
         return [f"{key}: {'must be an object' if raw.get(key) is not None else 'missing'}" for key in wrong]
-    problems = []
+    others = [model_type for model_type in FAMILIES if model_type != family.model_type]
+    problems = [
+        f"{key}.model_type is {_shown(raw[key]['model_type'])}, model_type is {family.model_type!r}"
+        for key in halves
+        if str(raw[key].get("model_type")).startswith(tuple(others))
+    ]
     for prefix, part in (("", raw), *((f"{key}.", raw[key]) for key in halves)):
         if part.get("quantization_config") is not None:
             problems.append(f"{prefix}quantization_config: quantized weights are not served; use the unquantized model")
@@ -108,12 +113,13 @@ def _relation_problems(config: Config) -> list[str]:
         problems.append(f"text_config.head_dim is {head_dim}, must be even")
     if width % (4 * vision.num_heads):
         problems.append(
-            f"vision_config: the width of hidden states is {width}, must be a multiple of 4 times num_heads "
-            f"({vision.num_heads})"
+            f"vision_config.{family.width_key} is {width}, must be a multiple of 4 times num_heads ({vision.num_heads})"
         )
-    key, features = family.feature_width(vision)
+    features = getattr(vision, family.feature_key)
     if features != text.hidden_size:
-        problems.append(f"vision_config.{key} is {features}, must be text_config.hidden_size ({text.hidden_size})")
+        problems.append(
+            f"vision_config.{family.feature_key} is {features}, must be text_config.hidden_size ({text.hidden_size})"
+        )
     problems += family.problems(config)
     rope = text.rope_parameters or {}
     section = rope.get("mrope_section")

@@ -157,6 +157,21 @@ def read_preprocessor(
     return None if found else preprocessor
 
 
+def read_limits(base: Path) -> tuple[int, int] | None:
+    """The smallest and the largest area of the base's image processor; None where it does not say both."""
+    raw = read_json(base / PREPROCESSOR, []) or {}
+    size = raw["size"] if isinstance(raw.get("size"), dict) else {}
+    smallest = _first_given(raw.get("min_pixels"), size.get("shortest_edge"))
+    largest = _first_given(raw.get("max_pixels"), size.get("longest_edge"))
+    return (smallest, largest) if type(smallest) is int and type(largest) is int else None
+
+
+def video_preprocessor(preprocessor: dict[str, Any], kind: str) -> dict[str, Any]:
+    """``video_preprocessor_config.json``, which vLLM asks for and no score depends on, for a base without one."""
+    keys = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "processor_class", "size")
+    return {key: preprocessor[key] for key in keys if key in preprocessor} | {"video_processor_type": kind}
+
+
 def _first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,7 +38,7 @@ class ImageTables:
         return ImageTables(self.patches, by_patch, order, self.windows)
 
 
-class Family(ABC):
+class Family:
     """One kind of backbone, as transformers builds it, by the ``model_type`` of its configuration."""
 
     name: ClassVar[str]
@@ -51,29 +50,32 @@ class Family(ABC):
     """The class with the language head, as ``config.json`` and vLLM name it."""
     processor_class: ClassVar[str]
     """As ``preprocessor_config.json`` names it."""
+    width_key: ClassVar[str] = "hidden_size"
+    """Key of ``vision_config`` for the width of the vision tower's hidden states."""
+    feature_key: ClassVar[str] = "out_hidden_size"
+    """Key of ``vision_config`` for the width of its features, which is the language model's."""
     vision_sizes: ClassVar[tuple[str, ...]]
     """Keys of ``vision_config`` that must be whole numbers, beside those that every family has."""
     flat_text: ClassVar[bool] = False
     """Whether ``config.json`` may have the language model's keys at its top, as the hub's older files do."""
+
+    video_processor: ClassVar[str | None] = None
+    """The class that reads videos, for families whose stock folders have no ``video_preprocessor_config.json``."""
 
     @property
     def model_type(self) -> str:
         """As ``config.json`` names the family."""
         return str(self.config_class.model_type)
 
-    @abstractmethod
     def vision_width(self, vision: Config) -> int:
         """Width of the vision tower's hidden states."""
-
-    @abstractmethod
-    def feature_width(self, vision: Config) -> tuple[str, int]:
-        """The key that holds the width of its features, and that width."""
+        return int(getattr(vision, self.width_key))
 
     def problems(self, config: Config) -> list[str]:
         """What builds in ``config``, but fails or means something else in this family's forward pass."""
         return []
 
-    def prepare(self, visual: Any) -> None:  # noqa: B027 - most families change nothing
+    def prepare(self, visual: Any) -> None:
         """Change a vision tower before its first forward. Doing it twice changes nothing."""
 
     def tables(self, visual: Any, size: tuple[int, int, int]) -> ImageTables:

@@ -28,15 +28,9 @@ class Qwen25VL(Qwen2VL):
     backbone_class = Qwen2_5_VLModel
     architecture = "Qwen2_5_VLForConditionalGeneration"
     processor_class = "Qwen2_5_VLProcessor"
+    width_key = "hidden_size"
+    feature_key = "out_hidden_size"
     vision_sizes = ("intermediate_size", "out_hidden_size", "window_size")
-
-    def vision_width(self, vision: Config) -> int:
-        """Width of the vision tower's hidden states."""
-        return int(vision.hidden_size)
-
-    def feature_width(self, vision: Config) -> tuple[str, int]:
-        """The key that holds the width of its features, and that width."""
-        return "out_hidden_size", int(vision.out_hidden_size)
 
     def problems(self, config: Config) -> list[str]:
         """A window holds at least one merged token; whole-image blocks are named by number."""

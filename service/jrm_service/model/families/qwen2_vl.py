@@ -19,16 +19,11 @@ class Qwen2VL(Family):
     backbone_class = Qwen2VLModel
     architecture = "Qwen2VLForConditionalGeneration"
     processor_class = "Qwen2VLProcessor"
+    width_key = "embed_dim"
+    feature_key = "hidden_size"
     vision_sizes: ClassVar[tuple[str, ...]] = ("embed_dim", "mlp_ratio")
     flat_text = True
-
-    def vision_width(self, vision: Config) -> int:
-        """Width of the vision tower's hidden states: its ``hidden_size`` is the language model's."""
-        return int(vision.embed_dim)
-
-    def feature_width(self, vision: Config) -> tuple[str, int]:
-        """The key that holds the width of its features, and that width."""
-        return "hidden_size", int(vision.hidden_size)
+    video_processor = "Qwen2VLVideoProcessor"
 
     def problems(self, config: Config) -> list[str]:
         """Heads divide the hidden states; a layer that sees only a window of the sequence is not implemented."""

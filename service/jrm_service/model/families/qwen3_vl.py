@@ -22,14 +22,6 @@ class Qwen3VL(Family):
     processor_class = "Qwen3VLProcessor"
     vision_sizes = ("intermediate_size", "out_hidden_size", "num_position_embeddings")
 
-    def vision_width(self, vision: Config) -> int:
-        """Width of the vision tower's hidden states."""
-        return int(vision.hidden_size)
-
-    def feature_width(self, vision: Config) -> tuple[str, int]:
-        """The key that holds the width of its features, and that width."""
-        return "out_hidden_size", int(vision.out_hidden_size)
-
     def tables(self, visual: Any, size: tuple[int, int, int]) -> ImageTables:
         """Rows and columns of the patches, and how the learned table of positions is interpolated at each."""
         taps, weights = get_vision_interpolation_indices_and_weights(
