@@ -1,4 +1,4 @@
-"""``jrm serve | settings | inspect | golden | import-editreward``. Heavy imports happen inside the commands."""
+"""``jrm serve | settings | inspect | golden``. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -224,51 +224,6 @@ def record_golden(
         _fail(str(error).splitlines())
     allowed = ", ".join(f"{dtype} {value:g}" for dtype, value in recorded.tolerance)
     typer.echo(f"wrote {golden.FILE}: {len(recorded.cases)} cases of {recorded.fingerprint}, tolerance {allowed}")
-
-
-def import_editreward(
-    checkpoint: Annotated[Path, typer.Option(help="EditReward's folder: model.safetensors, its shards, or model.pth")],
-    base: Annotated[Path, typer.Option(help="folder of the Qwen3-VL model that it was trained from")],
-    out: Annotated[Path, typer.Option(help="folder to write; must be new or empty")],
-    prompts: Annotated[
-        Path | None, typer.Option(help="JSON file, dimension -> template", show_default="the paper's C.1 and C.2")
-    ] = None,
-    min_pixels: Annotated[int | None, typer.Option(min=1, help="smallest area", show_default="the base's")] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, help="largest area", show_default="the base's")] = None,
-    name: Annotated[str | None, typer.Option(help="model name in replies", show_default="that of --out")] = None,
-    allow_pipeline_drift: AllowPipelineDrift = False,
-) -> None:
-    """Turn a published EditReward checkpoint (Qwen3-VL, two heads) into one that can be served."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from .model import editreward
-    from .model.pipeline import require_pinned
-
-    bar = Progress(
-        "copying weights", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)
-    )
-    task = bar.add_task("", total=None, visible=False)
-    try:
-        require_pinned(allow_drift=allow_pipeline_drift)
-        with bar:
-            imported = editreward.import_editreward(
-                checkpoint,
-                base,
-                out,
-                prompts=prompts,
-                min_pixels=min_pixels,
-                max_pixels=max_pixels,
-                name=name,
-                progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
-            )
-    except CheckpointError as error:
-        _fail(error.problems)
-    for note in imported.notes:
-        typer.echo(f"note: {note}", err=True)
-    served = imported.checkpoint
-    typer.echo(f"wrote {served.manifest.name} (fingerprint {served.fingerprint}). Next:\n")
-    typer.echo(shlex.join(["jrm", "serve", "--checkpoint", str(out)]))
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -41,6 +41,12 @@ def prompt_first() -> dict[str, Any]:
     return manifest(passes=[one])
 
 
+def without_source(source: dict[str, Any]) -> dict[str, Any]:
+    """As for text-to-image: no pass shows a source."""
+    passes = [one | {"parts": [part for part in one["parts"] if part != "source"]} for one in source["passes"]]
+    return source | {"passes": passes}
+
+
 def mean_only(source: dict[str, Any]) -> dict[str, Any]:
     return source | {"heads": {name: {"hidden": [32], "outputs": ["mean"]} for name in ("head_0", "head_1")}}
 

@@ -1,8 +1,8 @@
 """A second implementation of the score, from files to reward, that shares no code with the service.
 
 Pixels come from transformers' own image processor on its pillow backend, tokens from its own tokenizer over the whole
-rendered conversation, hidden states from ``Qwen3VLForConditionalGeneration`` as a user would load it, heads and pooling
-from numpy.
+rendered conversation, hidden states from the stock class with a language head as a user would load it, heads and
+pooling from numpy.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 IMAGE = "<|image_pad|>"
@@ -24,7 +24,7 @@ class Reference:
         self.heads = load_file(path / "reward" / "heads.safetensors")
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.plain_tokenizer = AutoTokenizer.from_pretrained(path, split_special_tokens=True)
-        self.model = Qwen3VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
         rules = json.loads((path / "preprocessor_config.json").read_text())
         names = ("size", "resample", "patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
         self.processor = Qwen2VLImageProcessorPil(**{name: rules[name] for name in names})
@@ -51,12 +51,14 @@ class Reference:
         image_id, reward_id = self.tokenizer.convert_tokens_to_ids([IMAGE, self.manifest["reward_token"]])
         (position,) = [n for n, i in enumerate(ids) if i == reward_id]
         whole = [*ids, *answer]
+        sequential = self.manifest.get("positions") == "sequential"
         output = self.model(
             input_ids=torch.tensor([whole]),
             attention_mask=torch.ones(1, len(whole), dtype=torch.long),
             mm_token_type_ids=torch.tensor([[int(i == image_id) for i in whole]]),
             pixel_values=encoded["pixel_values"],
             image_grid_thw=encoded["image_grid_thw"],
+            position_ids=torch.arange(len(whole)).expand(3, 1, -1) if sequential else None,
             output_hidden_states=True,
         )
         return output.hidden_states[-1][0, position], output.logits[0, len(ids) - 1 : len(whole) - 1]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import Checkpoint
-from jrm_service.model.editreward_prompts import default_prompts
+from jrm_service.model.editreward import default_prompts
 from jrm_service.model.files import write_json
 from jrm_service.model.source import open_source
 from jrm_training.start import REGION_TOKENS, prepare
@@ -186,7 +186,7 @@ def broken(base, folder, part):
     ("part", "told"),
     [
         ("weights", "patch_embed.proj.weight: missing"),
-        ("model type", "must be 'qwen3_vl'"),
+        ("model type", "model_type is 'qwen"),
         ("manifest", "manifest.json: heads"),
         ("NaN", "holds NaN or infinity"),
         ("chat template", "the chat template shows no"),

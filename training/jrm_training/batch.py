@@ -110,6 +110,7 @@ class Collator:
             [*(sequence.segments for sequence in scored), *told],
             factor=self._checkpoint.image_spec.factor,
             image_token_id=self._checkpoint.config.image_token_id,
+            position_rule=manifest.positions,
         )
         reads, ends = packed.reads[: len(scored)], packed.reads[len(scored) :].tolist()
         before = [torch.empty(0, dtype=torch.int64)]

@@ -21,13 +21,12 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
 from jrm_service.errors import CheckpointError
 from jrm_service.model import basemodel
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
-from jrm_service.model.editreward import EMBEDDING, check_turns, published_layout
-from jrm_service.model.editreward_heads import HEADS
-from jrm_service.model.editreward_prompts import default_prompts
+from jrm_service.model.editreward import HEADS, default_prompts, published_layout
 from jrm_service.model.files import RESAMPLE_NAMES, one_line, read_chat_template, write_json
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.manifest import Manifest, read_manifest
 from jrm_service.model.prompts import IMAGE_TOKEN
+from jrm_service.model.published import EMBEDDING, check_turns
 from jrm_service.model.statedict import SHARD_BYTES, StateDict, copy_tensors, open_state_dict, save_tensors
 from jrm_service.model.weights import LM_HEAD, compare_tensors, expected_tensors
 
@@ -35,6 +34,7 @@ PIXELS = 200_704  # appendix B.1: 256 x 28 x 28
 HIDDEN = [1024, 16]
 REGION_TOKENS = ["<|global|>", *(f"<|bbox_{number}|>" for number in range(8))]
 
+_FAMILY = "qwen3_vl"
 _NOISE = 0.1  # of the standard deviation of the base's rows: enough to tell new tokens apart, too little to stand out
 _COPIED = ("video_preprocessor_config.json", "generation_config.json")
 _RESAMPLE_NUMBERS = {name: number for number, name in RESAMPLE_NAMES.items()}
@@ -141,7 +141,9 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
     tokenizer = basemodel.read_tokenizer(base, IMAGE_TOKEN, None, config, problems, [])
     chat_template = read_chat_template(base, problems, prefix=f"{base.name}/")
     preprocessor = basemodel.read_preprocessor(base, wanted.min_pixels, wanted.max_pixels, config, problems)
-    if config is not None and source.headers:
+    if config is not None and config.model_type != _FAMILY:
+        problems.append(f"{base.name}/config.json: model_type is {config.model_type!r}, must be {_FAMILY!r} to train")
+    elif config is not None and source.headers:
         problems += _weight_problems(base, source, config)
     if problems or not (raw and config and tokenizer and chat_template and preprocessor):
         raise CheckpointError(problems)

@@ -20,7 +20,8 @@ from jrm_service.model.files import write_json
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.manifest import FORMAT, Manifest
 from jrm_service.model.statedict import save_tensors
-from jrm_service.model.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, write_preprocessors
+from jrm_service.model.tiny import SPECIAL_TOKENS, write_preprocessors
+from jrm_service.model.tiny_shapes import CHAT_TEMPLATES
 
 from .eyes import open_eyes
 from .model import JointModel
@@ -156,7 +157,7 @@ def _tokenizer() -> Qwen2Tokenizer:
         extra_special_tokens=special,
         model_max_length=2048,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATES["qwen3_vl"]
     return tokenizer
 
 

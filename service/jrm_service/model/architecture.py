@@ -10,12 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import Qwen3VLConfig
-
+from .families import FAMILIES, Config, Family, family_of, text_head_dim
 from .files import one_line
 from .weights import expected_tensors
-
-MODEL_TYPE = "qwen3_vl"
 
 # The server decides these itself: what a file says of them must not matter, least of all keep it from being read.
 _OURS = ("attn_implementation", "_attn_implementation", "dtype", "torch_dtype", "auto_map", "use_cache")
@@ -25,15 +22,14 @@ _TEXT_SIZES = (
     *("num_key_value_heads", "head_dim", "max_position_embeddings"),
 )
 _VISION_SIZES = (
-    *("depth", "hidden_size", "intermediate_size", "num_heads", "in_channels", "patch_size", "spatial_merge_size"),
-    *("temporal_patch_size", "out_hidden_size", "num_position_embeddings"),
+    *("depth", "hidden_size", "num_heads", "in_channels", "patch_size", "spatial_merge_size", "temporal_patch_size"),
 )
 _TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 _LARGEST = 10**9
 _MOST_LAYERS = 1000  # each is built, if only as an outline
 
 
-def read_architecture(raw: Mapping[str, Any], label: str, problems: list[str]) -> Qwen3VLConfig | None:
+def read_architecture(raw: Mapping[str, Any], label: str, problems: list[str]) -> Config | None:
     """The configuration of a whole ``config.json``, built once as an outline; None when it has problems.
 
     No weight is allocated and no code of the checkpoint runs. ``label`` is what problems call the file.
@@ -42,7 +38,7 @@ def read_architecture(raw: Mapping[str, Any], label: str, problems: list[str]) -
     config = None
     if not found:
         try:
-            config = Qwen3VLConfig.from_dict(copy.deepcopy(_without_ours(raw)))
+            config = FAMILIES[raw["model_type"]].config_class.from_dict(copy.deepcopy(_without_ours(raw)))
             found = _relation_problems(config)
             if not found:
                 expected_tensors(config)
@@ -62,24 +58,29 @@ def _without_ours(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _key_problems(raw: Mapping[str, Any]) -> list[str]:
     """What can be said before transformers sees it, in the file's own words."""
-    if raw.get("model_type") != MODEL_TYPE:
-        return [
-            f"model_type is {raw.get('model_type')!r}, must be {MODEL_TYPE!r}: other families (Qwen2.5-VL, MiMo-VL) "
-            "are other architectures"
-        ]
-    halves = ("text_config", "vision_config")
+    family = FAMILIES.get(raw["model_type"]) if isinstance(raw.get("model_type"), str) else None
+    if family is None:
+        served = ", ".join(f"{model_type!r} ({family.name})" for model_type, family in FAMILIES.items())
+        return [f"model_type is {_shown(raw.get('model_type'))}, must be one of {served}"]
+    halves = [key for key in ("text_config", "vision_config") if key in raw or not _may_lack(key, family)]
     wrong = [key for key in halves if not isinstance(raw.get(key), dict)]
     if wrong:
         return [f"{key}: {'must be an object' if raw.get(key) is not None else 'missing'}" for key in wrong]
-    problems = []
+    others = [model_type for model_type in FAMILIES if model_type != family.model_type]
+    problems = [
+        f"{key}.model_type is {_shown(raw[key]['model_type'])}, model_type is {family.model_type!r}"
+        for key in halves
+        if str(raw[key].get("model_type")).startswith(tuple(others))
+    ]
     for prefix, part in (("", raw), *((f"{key}.", raw[key]) for key in halves)):
         if part.get("quantization_config") is not None:
             problems.append(f"{prefix}quantization_config: quantized weights are not served; use the unquantized model")
         if not isinstance(part.get("tie_word_embeddings", False), bool):
             problems.append(f"{prefix}tie_word_embeddings is {part['tie_word_embeddings']!r}, must be true or false")
     for prefix, part, keys in (
-        ("text_config.", raw["text_config"], _TEXT_SIZES),
-        ("vision_config.", raw["vision_config"], _VISION_SIZES),
+        *([("text_config.", raw["text_config"], _TEXT_SIZES)] if "text_config" in halves else []),
+        *([("", raw, _TEXT_SIZES)] if family.flat_text else []),
+        ("vision_config.", raw["vision_config"], (*_VISION_SIZES, *family.vision_sizes)),
     ):
         for key in keys:
             most = _MOST_LAYERS if key in ("num_hidden_layers", "depth") else _LARGEST
@@ -94,50 +95,38 @@ def _key_problems(raw: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _relation_problems(config: Qwen3VLConfig) -> list[str]:
+def _may_lack(key: str, family: Family) -> bool:
+    return family.flat_text and key == "text_config"
+
+
+def _relation_problems(config: Config) -> list[str]:
     """What builds, but fails or means something else in the first forward pass."""
-    text, vision = config.text_config, config.vision_config
+    text, vision, family = config.text_config, config.vision_config, family_of(config)
+    head_dim, width = text_head_dim(config), family.vision_width(vision)
     problems = []
     if text.num_attention_heads % text.num_key_value_heads:
         problems.append(
             f"text_config: {text.num_attention_heads} attention heads are not a multiple of "
             f"{text.num_key_value_heads} key-value heads"
         )
-    if text.head_dim % 2:
-        problems.append(f"text_config.head_dim is {text.head_dim}, must be even")
-    if vision.hidden_size % (4 * vision.num_heads):
+    if head_dim % 2:
+        problems.append(f"text_config.head_dim is {head_dim}, must be even")
+    if width % (4 * vision.num_heads):
         problems.append(
-            f"vision_config.hidden_size is {vision.hidden_size}, must be a multiple of 4 times num_heads "
-            f"({vision.num_heads})"
+            f"vision_config.{family.width_key} is {width}, must be a multiple of 4 times num_heads ({vision.num_heads})"
         )
-    if vision.out_hidden_size != text.hidden_size:
+    features = getattr(vision, family.feature_key)
+    if features != text.hidden_size:
         problems.append(
-            f"vision_config.out_hidden_size is {vision.out_hidden_size}, must be text_config.hidden_size "
-            f"({text.hidden_size})"
+            f"vision_config.{family.feature_key} is {features}, must be text_config.hidden_size ({text.hidden_size})"
         )
-    if math.isqrt(vision.num_position_embeddings) ** 2 != vision.num_position_embeddings:
-        problems.append(
-            f"vision_config.num_position_embeddings is {vision.num_position_embeddings}, must be a square number"
-        )
-    taken = list(vision.deepstack_visual_indexes)
-    if not all(_is_whole(index, 0, vision.depth - 1) for index in taken) or len(set(taken)) != len(taken):
-        problems.append(
-            f"vision_config.deepstack_visual_indexes is {_shown(taken)}, must be different layers from 0 to "
-            f"{vision.depth - 1}"
-        )
-    elif taken != sorted(taken):
-        problems.append(f"vision_config.deepstack_visual_indexes is {_shown(taken)}, must be in ascending order")
-    elif len(taken) > text.num_hidden_layers:
-        problems.append(
-            f"vision_config.deepstack_visual_indexes names {len(taken)} layers, text_config has only "
-            f"{text.num_hidden_layers} to add them to"
-        )
+    problems += family.problems(config)
     rope = text.rope_parameters or {}
     section = rope.get("mrope_section")
-    if section is not None and not _is_section(section, text.head_dim // 2):
+    if section is not None and not _is_section(section, head_dim // 2):
         problems.append(
             f"text_config.rope_scaling.mrope_section is {_shown(section)}, must be three whole numbers that add up to "
-            f"half of head_dim ({text.head_dim // 2})"
+            f"half of head_dim ({head_dim // 2})"
         )
     for key, value in (("rope_theta", rope.get("rope_theta")), ("rms_norm_eps", text.rms_norm_eps)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:

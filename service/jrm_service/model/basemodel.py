@@ -1,4 +1,4 @@
-"""What a reward model takes over from the Qwen3-VL folder that it was trained from: all but the weights.
+"""What a reward model takes over from the stock folder that it was trained from: all but the weights.
 
 Each reader names the file at fault, adds every problem to the list it is given, and returns None when there is nothing
 to go on with.
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .architecture import read_architecture
+from .families import Config, family_of
 from .files import (
     RESAMPLE_NAMES,
     image_size_problems,
@@ -27,12 +28,11 @@ from .files import (
 from .prompts import IMAGE_TOKEN
 
 PREPROCESSOR = "preprocessor_config.json"
-_ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 _BICUBIC = 3  # what Qwen's image processor does when its file does not say
 _LOADING_FLAGS = ("is_local", "local_files_only", "trust_remote_code")  # of our call; transformers saves them as well
 
 
-def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict[str, Any], Qwen3VLConfig] | None:
+def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict[str, Any], Config] | None:
     """``config.json`` as (JSON, config) with the vocabulary of ``rows`` embedding rows.
 
     Training resized the embedding, so its rows count, not the base's ``vocab_size``. ``architectures`` is the stock
@@ -45,19 +45,20 @@ def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict
     config = read_architecture(_resized(raw, rows), _where(file), problems)
     if config is None:
         return None
-    return _resized(raw, rows) | {"architectures": [_ARCHITECTURE]}, config
+    return _resized(raw, rows) | {"architectures": [family_of(config).architecture]}, config
 
 
 def _resized(raw: dict[str, Any], rows: int | None) -> dict[str, Any]:
     """The same configuration with a vocabulary of ``rows``; as it is for None."""
-    if rows is None or not isinstance(raw.get("text_config"), dict):
+    if rows is None:
         return raw
-    changed = raw | {"text_config": raw["text_config"] | {"vocab_size": rows}}
-    return changed | {"vocab_size": rows} if "vocab_size" in raw else changed
+    text = raw.get("text_config")
+    nested = {"text_config": text | {"vocab_size": rows}} if isinstance(text, dict) else {}
+    return raw | nested | ({"vocab_size": rows} if "vocab_size" in raw or not nested else {})
 
 
 def read_tokenizer(
-    base: Path, token: str, rows: int | None, config: Qwen3VLConfig | None, problems: list[str], notes: list[str]
+    base: Path, token: str, rows: int | None, config: Config | None, problems: list[str], notes: list[str]
 ) -> PreTrainedTokenizerBase | None:
     """The base's tokenizer with ``token`` as a special token: at the next free id, or where it is already.
 
@@ -118,7 +119,7 @@ def read_preprocessor(
     base: Path,
     min_pixels: int | None,
     max_pixels: int | None,
-    config: Qwen3VLConfig | None,
+    config: Config | None,
     problems: list[str],
 ) -> dict[str, Any] | None:
     """``preprocessor_config.json`` with its size rules made explicit, ``min_pixels`` and ``max_pixels`` over them.
@@ -154,6 +155,21 @@ def read_preprocessor(
         ]
     problems += found
     return None if found else preprocessor
+
+
+def read_limits(base: Path) -> tuple[int, int] | None:
+    """The smallest and the largest area of the base's image processor; None where it does not say both."""
+    raw = read_json(base / PREPROCESSOR, []) or {}
+    size = raw["size"] if isinstance(raw.get("size"), dict) else {}
+    smallest = _first_given(raw.get("min_pixels"), size.get("shortest_edge"))
+    largest = _first_given(raw.get("max_pixels"), size.get("longest_edge"))
+    return (smallest, largest) if type(smallest) is int and type(largest) is int else None
+
+
+def video_preprocessor(preprocessor: dict[str, Any], kind: str) -> dict[str, Any]:
+    """``video_preprocessor_config.json``, which vLLM asks for and no score depends on, for a base without one."""
+    keys = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "processor_class", "size")
+    return {key: preprocessor[key] for key in keys if key in preprocessor} | {"video_processor_type": kind}
 
 
 def _first_given(*values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A JRM checkpoint on disk: a stock Hugging Face Qwen3-VL folder plus ``reward/``.
+"""A JRM checkpoint on disk: a stock Hugging Face folder of a family that is served, plus ``reward/``.
 
 ``open_checkpoint`` reads headers only, cross-checks all files and reports *every* problem with its file and key;
 ``load_model`` then brings the weights to a device.
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jrm_service.errors import CheckpointError
 from jrm_service.images.preprocess import ImageSpec
 from jrm_service.scoring.preparing import SequenceBuilder
 
 from .architecture import read_architecture
+from .families import Config, Family, family_of
 from .files import (
     TOKENIZER_FILES,
     image_size_problems,
@@ -58,12 +59,17 @@ class Checkpoint:
 
     path: Path
     manifest: Manifest
-    config: Qwen3VLConfig
+    config: Config
     image_spec: ImageSpec
     builder: SequenceBuilder
     chat_template: str
     weights: Mapping[str, TensorHeader]
     heads: Mapping[str, TensorHeader]
+
+    @property
+    def family(self) -> Family:
+        """What kind of backbone it is."""
+        return family_of(self.config)
 
     @property
     def hidden_size(self) -> int:
@@ -142,7 +148,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def load_model(
     checkpoint: Checkpoint, device: str | torch.device, dtype: torch.dtype
-) -> tuple[Qwen3VLModel, RewardHeads]:
+) -> tuple[PreTrainedModel, RewardHeads]:
     """Bring the backbone to ``device`` in ``dtype`` and the heads to ``device`` in float32, both in eval mode.
 
     Raises CheckpointError when a tensor holds NaN or infinity.
@@ -160,7 +166,7 @@ def load_model(
 
 
 def _read_image_spec(
-    path: Path, manifest: Manifest | None, config: Qwen3VLConfig | None, problems: list[str]
+    path: Path, manifest: Manifest | None, config: Config | None, problems: list[str]
 ) -> ImageSpec | None:
     """The manifest governs; ``preprocessor_config.json``, which vLLM reads, must say the same."""
     raw = read_json(path / "preprocessor_config.json", problems)
@@ -249,7 +255,7 @@ def _read_weight_headers(path: Path, problems: list[str]) -> dict[str, TensorHea
 
 
 def _read_tokenizer(
-    path: Path, manifest: Manifest, config: Qwen3VLConfig, chat_template: str, problems: list[str]
+    path: Path, manifest: Manifest, config: Config, chat_template: str, problems: list[str]
 ) -> SequenceBuilder | None:
     if not tokenizer_files_are_plain(path, problems):
         return None
@@ -270,7 +276,7 @@ def _read_tokenizer(
 
 
 def _compare_token_ids(
-    tokenizer: PreTrainedTokenizerBase, manifest: Manifest, config: Qwen3VLConfig, problems: list[str]
+    tokenizer: PreTrainedTokenizerBase, manifest: Manifest, config: Config, problems: list[str]
 ) -> None:
     ids = tokenizer.get_vocab()
     image_id = ids.get(IMAGE_TOKEN)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import Qwen3VLConfig
 
 from jrm_service.errors import CandidateError
 from jrm_service.scoring.backend import OutOfMemory, Scored
@@ -17,6 +16,7 @@ from jrm_service.scoring.types import Candidate, Score
 
 from .checkpoint import Checkpoint, load_model
 from .devices import on_device, release_memory
+from .families import text_head_dim
 from .features import FeatureCache, Features
 from .heads import to_score
 from .rows import PackedModel, Row, pack
@@ -59,7 +59,7 @@ class TrieScorer:
         self.features = FeatureCache(feature_cache_bytes)
         self._row_tokens = row_tokens or (CPU_ROW_TOKENS if device == "cpu" else 2**62)
         self._checkpoint = checkpoint
-        kernel = find_kernel(device, dtype, _shapes(checkpoint.config))
+        kernel = find_kernel(device, dtype, _shapes(checkpoint))
         self._model, self._heads = load_model(checkpoint, device, dtype)
         self.packed = PackedModel(self._model, checkpoint.image_spec, kernel)
 
@@ -74,6 +74,7 @@ class TrieScorer:
             [sequence.segments for n in indices for sequence in candidates[n].sequences],
             factor=self._checkpoint.image_spec.factor,
             image_token_id=self._checkpoint.config.image_token_id,
+            position_rule=self._checkpoint.manifest.positions,
             kernel=self.packed.kernel,
         )
         new = {key: image for key, image in packed.distinct_images.items() if key not in self.features}
@@ -160,10 +161,11 @@ class TrieScorer:
         return found, len(new)
 
 
-def _shapes(config: Qwen3VLConfig) -> list[Shape]:
+def _shapes(checkpoint: Checkpoint) -> list[Shape]:
     """The attention of both parts of the backbone."""
-    text, vision = config.text_config, config.vision_config
+    text, vision = checkpoint.config.text_config, checkpoint.config.vision_config
+    width = checkpoint.family.vision_width(vision)
     return [
-        Shape(text.num_attention_heads, text.num_key_value_heads, text.head_dim, causal=True),
-        Shape(vision.num_heads, vision.num_heads, vision.hidden_size // vision.num_heads, causal=False),
+        Shape(text.num_attention_heads, text.num_key_value_heads, text_head_dim(checkpoint.config), causal=True),
+        Shape(vision.num_heads, vision.num_heads, width // vision.num_heads, causal=False),
     ]

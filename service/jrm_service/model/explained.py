@@ -12,6 +12,7 @@ from jrm_service.explain.writer import Prompt
 from jrm_service.scoring.preparing import CheckpointPreparer
 
 from .checkpoint import Checkpoint
+from .families import text_head_dim
 
 
 def first_question(checkpoint: Checkpoint) -> Prompt:
@@ -40,7 +41,9 @@ def require_memory(
     either was loaded, None where nobody knows.
     """
     text = checkpoint.config.text_config
-    shape = memory.Shape(checkpoint.parameters, text.num_hidden_layers, text.num_key_value_heads, text.head_dim)
+    shape = memory.Shape(
+        checkpoint.parameters, text.num_hidden_layers, text.num_key_value_heads, text_head_dim(checkpoint.config)
+    )
     width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
     if device == "cpu":
         cache = int(cache_gib * memory.GiB)

@@ -21,6 +21,7 @@ INSTRUCTION = "{instruction}"
 MAX_SOURCES = 64  # each number of source images is rendered when the checkpoint is opened
 
 Part = Literal["source", "edited", "prompt", "ending"]
+PositionRule = Literal["mrope", "sequential"]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -112,6 +113,8 @@ class Manifest(_Strict):
     name: Name
     reward_token: Name
     image: ImageRules
+    # Left out where it is mrope: checkpoints that were made before there was this key keep their fingerprints.
+    positions: Annotated[PositionRule, Field(exclude_if=lambda rule: rule == "mrope")] = "mrope"
     passes: Annotated[list[Pass], Field(min_length=1)]
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
     reward: Reward = Reward()

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import Qwen3VLModel
 
 from jrm_service.images.preprocess import ImageSpec
 from jrm_service.scoring.types import Image, Segment, Text
 
 from .attention import ATTENTION, TrieAttention
+from .families import family_of
 from .features import Features
+from .manifest import PositionRule
 from .trie import build_trie, positions
 from .varlen import Kernel
 from .vision import VisionTower
@@ -65,11 +66,17 @@ class Row:
 
 
 def pack(
-    sequences: Sequence[Sequence[Segment]], *, factor: int, image_token_id: int, kernel: Kernel | None = None
+    sequences: Sequence[Sequence[Segment]],
+    *,
+    factor: int,
+    image_token_id: int,
+    position_rule: PositionRule = "mrope",
+    kernel: Kernel | None = None,
 ) -> Row:
     """The row of the sequences, on the host; common beginnings stand there once. ``factor``: pixels a side of a token.
 
-    ``kernel``: what attends to the row, see ``find_kernel``.
+    ``position_rule``: see ``trie.positions``; ``kernel``: what attends to the row, see
+    ``find_kernel``.
     """
     trie = build_trie(sequences)
     segments = list(trie.segments)
@@ -77,7 +84,7 @@ def pack(
     at_image = np.concatenate([np.full(segment.tokens, isinstance(segment, Image)) for segment in segments])
     return Row(
         ids=torch.from_numpy(np.concatenate(ids)),
-        position_ids=torch.from_numpy(positions(trie, factor))[:, None],
+        position_ids=torch.from_numpy(positions(trie, factor, position_rule))[:, None],
         attention=TrieAttention.of(trie, kernel),
         images=[segment for segment in segments if isinstance(segment, Image)],
         image_slots=torch.from_numpy(np.flatnonzero(at_image)),
@@ -92,10 +99,10 @@ class PackedModel:
     very code that serves.
     """
 
-    def __init__(self, backbone: Qwen3VLModel, spec: ImageSpec, kernel: Kernel | None = None) -> None:
-        """``kernel``: see ``find_kernel``."""
+    def __init__(self, backbone: Any, spec: ImageSpec, kernel: Kernel | None = None) -> None:
+        """``backbone`` is of a family that is served; ``kernel``: see ``find_kernel``."""
         self.kernel = kernel
-        self.vision = VisionTower(backbone.visual, spec, kernel)
+        self.vision = VisionTower(backbone.visual, family_of(backbone.config), spec, kernel)
         self._language = backbone.language_model
         self._language.config._attn_implementation = ATTENTION
 

@@ -1,4 +1,4 @@
-"""The plain scorer: each sequence alone through transformers' own Qwen3-VL forward, then the heads in float32.
+"""The plain scorer: each sequence alone through transformers' own forward, then the heads in float32.
 
 It is the reference that every faster path is tested against and the honest baseline of the benchmarks: nothing is
 shared, padded, packed or cut.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import Qwen3VLModel
+from transformers import PreTrainedModel
 
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
@@ -26,16 +26,19 @@ from .vision import use_patch_product
 
 @dataclass(frozen=True, slots=True)
 class SequenceInputs:
-    """One sequence as Qwen3-VL's forward takes it, on the host.
+    """One sequence as the backbone's forward takes it, on the host.
 
-    ``input_ids`` and ``mm_token_type_ids`` are int64 [1, T]; ``pixel_values`` float32 [patches, 3·2·16·16];
-    ``image_grid_thw`` int64 [images, 3]; ``read`` is the position of the reward token.
+    ``input_ids`` and ``mm_token_type_ids`` are int64 [1, T]; ``pixel_values`` float32
+    [patches, 3 · time · patch · patch]; ``image_grid_thw`` int64 [images, 3]; ``read`` is the position of the reward
+    token. ``position_ids`` int64 [3, 1, T] where they are sequential: by itself the forward counts images in two
+    dimensions.
     """
 
     input_ids: torch.Tensor
     mm_token_type_ids: torch.Tensor
     pixel_values: torch.Tensor
     image_grid_thw: torch.Tensor
+    position_ids: torch.Tensor | None
     read: int
 
 
@@ -46,7 +49,7 @@ class PlainScorer:
         """Loads the weights. Raises CheckpointError."""
         self.device = device
         self._checkpoint = checkpoint
-        self._model: Qwen3VLModel
+        self._model: PreTrainedModel
         self._heads: RewardHeads
         self._model, self._heads = load_model(checkpoint, device, dtype)
         use_patch_product(self._model.visual)
@@ -67,11 +70,13 @@ class PlainScorer:
             types += [int(is_image)] * segment.tokens
             images += [segment] if isinstance(segment, Image) else []
         read = len(ids) - 1
+        positions = torch.arange(sequence.tokens).expand(3, 1, -1)
         return SequenceInputs(
             input_ids=torch.tensor([ids + list(sequence.tail)]),
             mm_token_type_ids=torch.tensor([types + [0] * len(sequence.tail)]),
             pixel_values=torch.from_numpy(np.concatenate([preprocess.patches(i.pixels, spec) for i in images])),
             image_grid_thw=torch.tensor([preprocess.grid(i.pixels, spec) for i in images]),
+            position_ids=positions if self._checkpoint.manifest.positions == "sequential" else None,
             read=read,
         )
 
@@ -100,6 +105,7 @@ class PlainScorer:
             mm_token_type_ids=inputs.mm_token_type_ids.to(self.device),
             pixel_values=inputs.pixel_values.to(self.device),
             image_grid_thw=inputs.image_grid_thw.to(self.device),
+            position_ids=None if inputs.position_ids is None else inputs.position_ids.to(self.device),
             use_cache=False,
         ).last_hidden_state
         return last_hidden_state[0, inputs.read]

@@ -200,14 +200,14 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     text, vision = config.text_config, config.vision_config
     return {
         "backbone": {
-            "architecture": "Qwen3-VL",
+            "architecture": checkpoint.family.name,
             "parameters": checkpoint.parameters,
             "hidden_size": text.hidden_size,
             "layers": text.num_hidden_layers,
             "vocabulary": text.vocab_size,
             "context": text.max_position_embeddings,
             "vision_layers": vision.depth,
-            "vision_hidden_size": vision.hidden_size,
+            "vision_hidden_size": checkpoint.family.vision_width(vision),
             "tied_embeddings": config.tie_word_embeddings,
             "stored_as": sorted({header.dtype for header in checkpoint.weights.values()}),
         },

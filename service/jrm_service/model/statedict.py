@@ -32,6 +32,7 @@ DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WRAPPERS = ("model", "state_dict", "module")
 _PARALLEL = "module."  # what DataParallel and its kin put before every name
+_HALVES = ("model.language_model.", "model.visual.")
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it compiled
 
 
@@ -53,14 +54,17 @@ class StateDict:
         return math.prod(header.shape) * DTYPE_BYTES[header.dtype]
 
 
-def open_state_dict(folder: Path, problems: list[str], notes: list[str]) -> StateDict:
+def open_state_dict(folder: Path, problems: list[str], notes: list[str], *, first: tuple[str, ...] = ()) -> StateDict:
     """Find and open ``model.safetensors``, its sharded form, ``model.pth`` or ``final_model.pth``, in this order.
+
+    Before them come the safetensors files that ``first`` names.
 
     What is wrong goes to ``problems``, what the user should know to ``notes``; without weights the result is empty.
     """
-    candidates = [folder / name for name in (WHOLE, INDEX, *PICKLES) if (folder / name).exists()]
+    names = (*first, WHOLE, INDEX, *PICKLES)
+    candidates = [folder / name for name in names if (folder / name).exists()]
     if not candidates:
-        problems.append(f"{folder.name}: holds none of {', '.join((WHOLE, INDEX, *PICKLES))}")
+        problems.append(f"{folder.name}: holds none of {', '.join(names)}")
         return from_tensors({}, folder)
     chosen, *others = candidates
     notes += [f"{chosen.name} was read, {other.name} beside it was not" for other in others]
@@ -129,6 +133,25 @@ def _from_headers(stored: Mapping[str, TensorHeader]) -> StateDict:
             return tensor
 
     return StateDict(headers, read)
+
+
+def with_stock_names(source: StateDict) -> StateDict:
+    """The same tensors under the names that stock checkpoints have today.
+
+    Before transformers 4.52 the halves of a backbone were ``visual`` and ``model``, side by side; now both are inside
+    of ``model``. Names of both generations in one file are left for the reader to refuse.
+    """
+    if any(name.startswith(_HALVES) for name in source.headers):
+        return source
+    old = {_stock_name(name): name for name in source.headers}
+    headers = {new: source.headers[name] for new, name in old.items()}
+    return StateDict(headers, lambda name: source.read(old[name]))
+
+
+def _stock_name(name: str) -> str:
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return f"model.language_{name}" if name.startswith("model.") else name
 
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:

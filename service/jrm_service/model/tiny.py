@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Tokenizer, Qwen3VLConfig
+from transformers import Qwen2Tokenizer
 
+from . import tiny_shapes
+from .families import FAMILIES, Family
 from .files import write_json
 from .heads import head_shapes
 from .manifest import FORMAT, Manifest
@@ -42,15 +44,6 @@ _WORDS = (
     "with",
     "edit",
 )
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{% if message.content is string %}{{ message.content }}{% else %}"
-    "{% for part in message.content %}{% if part.type == 'image' %}"
-    "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
-    "{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 MANIFEST: dict[str, Any] = {
     "format": FORMAT,
     "name": NAME,
@@ -77,21 +70,29 @@ MANIFEST: dict[str, Any] = {
 
 
 def write_tiny_checkpoint(
-    path: Path, manifest: Mapping[str, Any] = MANIFEST, *, tied: bool = True, shards: int = 1, seed: int = 0
+    path: Path,
+    manifest: Mapping[str, Any] = MANIFEST,
+    *,
+    family: str = "qwen3_vl",
+    tied: bool = True,
+    shards: int = 1,
+    seed: int = 0,
 ) -> Path:
     """Write a whole checkpoint folder with random weights, equal for equal arguments; returns ``path``.
 
-    ``manifest`` is the content of ``reward/manifest.json``. Raises pydantic.ValidationError when it is not valid.
+    ``manifest`` is the content of ``reward/manifest.json``, ``family`` a ``model_type``. Raises
+    pydantic.ValidationError when the manifest is not valid.
     """
     checked = Manifest.model_validate(manifest)
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
+    tokenizer.chat_template = tiny_shapes.CHAT_TEMPLATES[family]
     tokenizer.save_pretrained(path)
-    config = _config(tokenizer, tied=tied)
+    config = _config(tokenizer, FAMILIES[family], tied=tied)
     write_json(path / "config.json", config)
-    write_preprocessors(path, checked, patch_size=16)
+    write_preprocessors(path, checked, patch_size=config["vision_config"]["patch_size"], family=family)
     write_json(path / "reward" / "manifest.json", manifest)
-    shapes = expected_tensors(Qwen3VLConfig.from_dict(config))
+    shapes = expected_tensors(FAMILIES[family].config_class.from_dict(config))
     if tied:
         del shapes[LM_HEAD]
     random = np.random.RandomState(seed)  # the one numpy stream that is frozen for good
@@ -135,79 +136,48 @@ def _tokenizer() -> Qwen2Tokenizer:
             left += letter
     for token in SPECIAL_TOKENS:
         vocab[token] = len(vocab)
-    tokenizer = Qwen2Tokenizer(
+    return Qwen2Tokenizer(
         vocab=vocab,
         merges=merges,
         eos_token="<|im_end|>",  # noqa: S106 - a vocabulary entry
         extra_special_tokens=SPECIAL_TOKENS,
         model_max_length=8192,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
 
 
-def _config(tokenizer: Qwen2Tokenizer, *, tied: bool) -> dict[str, Any]:
-    """Spelt out rather than dumped by transformers: its defaults may change, this file must not."""
+def _config(tokenizer: Qwen2Tokenizer, family: Family, *, tied: bool) -> dict[str, Any]:
     ids = tokenizer.get_vocab()
+    text = tiny_shapes.TEXT[family.model_type] | {
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": tied,
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+    }
     return {
-        "architectures": ["Qwen3VLForConditionalGeneration"],
-        "model_type": "qwen3_vl",
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
         "dtype": "float32",
         "tie_word_embeddings": tied,
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
-        "text_config": {
-            "model_type": "qwen3_vl_text",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "hidden_act": "silu",
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 8192,
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "tie_word_embeddings": tied,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "rope_theta": 10000.0,
-            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2]},
-        },
-        "vision_config": {
-            "model_type": "qwen3_vl_vision",
-            "depth": 3,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "in_channels": 3,
-            "patch_size": 16,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 64,
-            "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [0, 1],
-            "hidden_act": "gelu_pytorch_tanh",
-        },
+        "text_config": text,
+        "vision_config": tiny_shapes.VISION[family.model_type],
     }
 
 
-def write_preprocessors(path: Path, manifest: Manifest, *, patch_size: int) -> None:
+def write_preprocessors(path: Path, manifest: Manifest, *, patch_size: int, family: str = "qwen3_vl") -> None:
     """Write the two files that transformers and vLLM read, in agreement with the manifest's ``image``.
 
     That for videos is never used for scoring, but both ask for it.
     """
     rules = {
-        "processor_class": "Qwen3VLProcessor",
+        "processor_class": FAMILIES[family].processor_class,
         "patch_size": patch_size,
         "merge_size": 2,
         "temporal_patch_size": 2,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        **tiny_shapes.NORMALIZATION[family],
     }
     image = {
         "image_processor_type": "Qwen2VLImageProcessorFast",
@@ -215,7 +185,7 @@ def write_preprocessors(path: Path, manifest: Manifest, *, patch_size: int) -> N
         "resample": {"lanczos": 1, "bilinear": 2, "bicubic": 3}[manifest.image.resample],
     }
     video = {
-        "video_processor_type": "Qwen3VLVideoProcessor",
+        "video_processor_type": "Qwen3VLVideoProcessor" if family == "qwen3_vl" else "Qwen2VLVideoProcessor",
         "size": {"shortest_edge": 4096, "longest_edge": 65536},
     }
     write_json(path / "preprocessor_config.json", rules | image)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from jrm_service.scoring.planner import BatchCost, unshared_tokens
 from jrm_service.scoring.types import Candidate, Image, Segment, Text
 
+from .manifest import PositionRule
+
 Positions = npt.NDArray[np.int64]
 
 
@@ -105,11 +107,12 @@ def build_trie(sequences: Sequence[Sequence[Segment]]) -> Trie:
     return Trie(nodes, reads)
 
 
-def positions(trie: Trie, factor: int) -> Positions:
-    """MRoPE positions int64 [3, tokens] of the packed row: (time, height, width), as Qwen3-VL counts along each path.
+def positions(trie: Trie, factor: int, rule: PositionRule = "mrope") -> Positions:
+    """Positions int64 [3, tokens] of the packed row, (time, height, width), counted along each path.
 
-    Text advances all three by one a token. An image of h x w tokens (``factor`` pixels a side each) holds time still,
-    counts rows and columns from where it starts, and what follows it goes on at the larger of the two.
+    ``mrope`` is how every family's stock forward counts a still image. Text advances all three by one a token. An image
+    of h x w tokens (``factor`` pixels a side each) holds time still, counts rows and columns from where it starts, and
+    what follows it goes on at the larger of the two. ``sequential`` counts images as if they were text.
     """
     out = np.empty((3, trie.tokens), np.int64)
     after: dict[int, int] = {}
@@ -118,7 +121,7 @@ def positions(trie: Trie, factor: int) -> Positions:
         slot = node.start
         for segment in node.segments:
             columns = out[:, slot : slot + segment.tokens]
-            if isinstance(segment, Text):
+            if rule == "sequential" or isinstance(segment, Text):
                 columns[:] = np.arange(position, position + segment.tokens)
                 position += segment.tokens
             else:

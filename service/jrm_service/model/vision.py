@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,29 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.functional import linear
-from transformers import Qwen3VLVisionModel
-from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from jrm_service.images import preprocess
 from jrm_service.images.preprocess import ImageSpec
 
-from .attention import IMAGE_ATTENTION, packed_images
+from .attention import IMAGE_ATTENTION, PackedImages, packed_images
+from .families import Family, ImageTables
 from .features import Features
 from .varlen import Kernel
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTables:
-    """What the vision tower takes of an image's size, on the device.
-
-    ``taps`` int64 and ``weights`` float32 [P, 4] interpolate the learned table of positions; ``positions`` int64 [P, 2]
-    are rows and columns. The tower could work them out by itself, but it would ask the device for the size of every
-    image, and the host would wait for the answer.
-    """
-
-    taps: torch.Tensor
-    weights: torch.Tensor
-    positions: torch.Tensor
 
 
 class PatchProduct(nn.Module):
@@ -62,13 +46,15 @@ def use_patch_product(visual: Any) -> None:
 class VisionTower:
     """transformers' vision tower, with images that attend to themselves in as few calls as the device allows."""
 
-    def __init__(self, visual: Qwen3VLVisionModel, spec: ImageSpec, kernel: Kernel | None = None) -> None:
-        """``kernel``: see ``find_kernel``."""
+    def __init__(self, visual: Any, family: Family, spec: ImageSpec, kernel: Kernel | None = None) -> None:
+        """``visual`` is the family's vision tower; ``kernel``: see ``find_kernel``."""
         use_patch_product(visual)
         self._visual = visual
+        self._family = family
         self._spec = spec
         self._kernel = kernel
         visual.config._attn_implementation = IMAGE_ATTENTION
+        family.prepare(visual)
         self._tables = lru_cache(maxsize=256)(self._tables_of)  # most images of a job have one size
         self._levels = lru_cache(maxsize=1)(self._levels_of)
 
@@ -81,23 +67,21 @@ class VisionTower:
         visual, device = self._visual, self._visual.device
         tables = [self._tables(preprocess.grid(pixels, self._spec), device) for pixels in images]
 
-        def joined(field: str) -> torch.Tensor:
-            return torch.cat([getattr(table, field) for table in tables])
+        def packed(lengths: Sequence[int]) -> PackedImages:
+            return packed_images(lengths, device, self._kernel)
 
-        sizes = [len(table.positions) for table in tables]
+        sizes = [table.patches for table in tables]
         output: Any = visual(
             self.patches(images),
             grid_thw=None,  # all that is made of it is given
-            interp_indices=joined("taps"),
-            interp_weights=joined("weights"),
-            position_ids=joined("positions"),
+            **self._family.arguments(tables, packed),
             # One piece, on the host: what each patch sees is for our attention to say.
             cu_seqlens=torch.tensor([0, sum(sizes)], dtype=torch.int32),
-            images=packed_images(sizes, device, self._kernel),
+            images=packed(sizes),
             return_dict=True,
         )
         tokens = [size // visual.spatial_merge_size**2 for size in sizes]
-        layers = [output.pooler_output, *output.deepstack_features]
+        layers = [output.pooler_output, *output.get("deepstack_features", ())]  # DeepStack, where the family has it
         by_image = zip(*(layer.split(tokens) for layer in layers), strict=True)
         return [Features(embeds, tuple(deepstack)) for embeds, *deepstack in by_image]
 
@@ -131,13 +115,4 @@ class VisionTower:
     @torch.inference_mode(False)
     def _tables_of(self, size: tuple[int, int, int], device: torch.device) -> ImageTables:
         """Of an image of so many frames, rows and columns of patches."""
-        visual, grid = self._visual, torch.tensor([size])
-        taps, weights = get_vision_interpolation_indices_and_weights(
-            grid,
-            num_grid_per_side=visual.num_grid_per_side,
-            mode=visual.interpolation_mode,
-            align_corners=visual.interpolation_align_corners,
-            spatial_merge_size=visual.spatial_merge_size,
-        )
-        positions = get_vision_position_ids(grid, visual.spatial_merge_size)
-        return ImageTables(*(table.to(device, non_blocking=True) for table in (taps, weights, positions)))
+        return self._family.tables(self._visual, size).to(device)

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import Qwen3VLConfig, Qwen3VLModel
+from transformers import PreTrainedModel
+
+from .families import Config, family_of
 
 LM_HEAD = "lm_head.weight"
 WRAPPERS = ("module", "_orig_mod")
@@ -36,17 +38,18 @@ class TensorHeader:
     dtype: str
 
 
-def expected_tensors(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of every tensor of a stock ``Qwen3VLForConditionalGeneration``, without allocating any."""
+def expected_tensors(config: Config) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every tensor of the family's stock class with a language head, without allocating any."""
     model = empty_model(config)
     shapes = {f"model.{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return shapes | {LM_HEAD: (config.text_config.vocab_size, config.text_config.hidden_size)}
 
 
-def empty_model(config: Qwen3VLConfig) -> Qwen3VLModel:
+def empty_model(config: Config) -> PreTrainedModel:
     """The backbone without its language head, on the meta device."""
     with torch.device("meta"):
-        return Qwen3VLModel(copy.deepcopy(config))  # a model may change its configuration, another must not see it
+        # A model may change its configuration, another must not see it.
+        return family_of(config).backbone_class(copy.deepcopy(config))
 
 
 def read_headers(file: Path, root: Path, problems: list[str]) -> dict[str, TensorHeader]:
@@ -152,8 +155,8 @@ def _without_wrappers(name: str) -> str:
 
 
 def load_backbone(
-    config: Qwen3VLConfig, headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype
-) -> tuple[Qwen3VLModel, list[str]]:
+    config: Config, headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
     """Bring every tensor straight to ``device`` and ``dtype``; returns (model in eval mode, problems).
 
     Tensors are read, moved and cast one at a time, so the weights are never held twice. The language head is left on

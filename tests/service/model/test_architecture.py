@@ -31,7 +31,8 @@ def rope(**changes):
 
 
 REFUSED = {
-    "another family": (changed(model_type="qwen2_5_vl"), "model_type is 'qwen2_5_vl'"),
+    "another family": (changed(model_type="llava"), "model_type is 'llava', must be one of 'qwen3_vl' (Qwen3-VL), "),
+    "halves of another family": (changed(model_type="qwen2_5_vl"), "text_config.model_type is 'qwen3_vl_text'"),
     "no family": (without("model_type"), "model_type is None"),
     "no text half": (without("text_config"), "text_config: missing"),
     "no vision half": (without("vision_config"), "vision_config: missing"),

@@ -8,6 +8,7 @@ from torch import nn
 from jrm_service.images import preprocess
 from jrm_service.images.preprocess import ImageSpec
 from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.model.families import FAMILIES
 from jrm_service.model.vision import PatchProduct, VisionTower
 from support import checkpoints
 from support.cases import each
@@ -24,6 +25,7 @@ SPECS = {
         min_pixels=4096, max_pixels=65_536, mean=(0.1, 0.7, 1 / 3), std=(0.3, 1e-3, 7.0)
     ),
 }
+FAMILY = FAMILIES["qwen3_vl"]
 SIZES = [(64, 64), (37, 53), (301, 199), (500, 61), (23, 170)]
 
 
@@ -39,7 +41,7 @@ def test_patches_are_those_of_the_reference_bit_for_bit(backbone, name):
     images = [preprocess.resize(photo(*size, seed=n), spec) for n, size in enumerate(SIZES)]
     images[0] = np.arange(images[0].size).astype(np.uint8).reshape(images[0].shape)  # every level
     wanted = torch.from_numpy(np.concatenate([preprocess.patches(pixels, spec) for pixels in images]))
-    tower = VisionTower(backbone.visual, spec)
+    tower = VisionTower(backbone.visual, FAMILY, spec)
     assert torch.equal(tower.patches([tower.inputs(pixels) for pixels in images]), wanted)
 
 
@@ -47,7 +49,7 @@ def test_patches_in_low_precision_are_rounded_once(backbone, tmp_path):
     spec = SPECS["Qwen2.5-VL"]
     pixels = preprocess.resize(photo(90, 120), spec)
     visual = load_model(open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass())), "cpu", torch.bfloat16)[0]
-    tower = VisionTower(visual.visual, spec)
+    tower = VisionTower(visual.visual, FAMILY, spec)
     assert torch.equal(
         tower.patches([tower.inputs(pixels)]), torch.from_numpy(preprocess.patches(pixels, spec)).bfloat16()
     )
@@ -58,12 +60,12 @@ def test_read_only_pixels_are_taken(backbone):
     spec = SPECS["Qwen3-VL"]
     pixels = preprocess.resize(photo(64, 64), spec)
     pixels.flags.writeable = False
-    tower = VisionTower(backbone.visual, spec)
+    tower = VisionTower(backbone.visual, FAMILY, spec)
     assert torch.equal(tower.inputs(pixels), torch.tensor(pixels.tolist(), dtype=torch.uint8))
 
 
 def test_pixels_that_make_no_whole_tokens_are_refused(backbone):
-    tower = VisionTower(backbone.visual, SPECS["Qwen3-VL"])
+    tower = VisionTower(backbone.visual, FAMILY, SPECS["Qwen3-VL"])
     with pytest.raises(ValueError, match="multiples of 32"):
         tower.encode([torch.zeros(64, 48, 3, dtype=torch.uint8)])
 
@@ -83,7 +85,7 @@ def test_a_tower_twice_over_one_backbone_computes_the_same(backbone):
     names = list(backbone.state_dict())
     spec = SPECS["Qwen3-VL"]
     pixels = preprocess.resize(photo(80, 120), spec)
-    once, twice = VisionTower(backbone.visual, spec), VisionTower(backbone.visual, spec)
+    once, twice = (VisionTower(backbone.visual, FAMILY, spec) for _ in range(2))
     with torch.inference_mode():
         first, second = (tower.encode([tower.inputs(pixels)])[0].embeds for tower in (once, twice))
     assert torch.equal(first, second)
@@ -93,7 +95,7 @@ def test_a_tower_twice_over_one_backbone_computes_the_same(backbone):
 def test_tables_made_while_scoring_serve_training(backbone):
     """An inference tensor could not be saved for a backward pass."""
     spec = SPECS["Qwen3-VL"]
-    tower = VisionTower(backbone.visual.requires_grad_(True), spec)
+    tower = VisionTower(backbone.visual.requires_grad_(True), FAMILY, spec)
     pixels = tower.inputs(preprocess.resize(photo(64, 96), spec))
     with torch.inference_mode():
         tower.encode([pixels])

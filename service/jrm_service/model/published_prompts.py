@@ -1,11 +1,11 @@
-"""The templates that an imported EditReward checkpoint is asked with: the user's own, or the paper's (appendix C)."""
+"""The templates that an imported checkpoint is asked with: the user's own, or those that travel in the package."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from .editreward_heads import HEADS
 from .files import read_json
 from .manifest import INSTRUCTION
 
@@ -14,35 +14,35 @@ REWARD_TOKEN = "<|Reward|>"  # noqa: S105 - a vocabulary entry
 _THEIR_PLACEHOLDER = "{text_prompt}"
 
 
-def default_prompts() -> dict[str, str]:
-    """Dimension -> the paper's C.1 or C.2 up to the line of the instruction, then a line that asks for the rating.
-
-    The paper's words; typesetting undone: straight quotes, two asterisks for bold.
-    """
+def template_file(dimension: str) -> str:
+    """The template of a dimension that travels in the package."""
     folder = resources.files("jrm_service.model") / "templates"
-    return {name: (folder / f"{name}.txt").read_text(encoding="utf-8") for name in HEADS}
+    return (folder / f"{dimension}.txt").read_text(encoding="utf-8")
 
 
-def read_prompts(file: Path, problems: list[str], notes: list[str]) -> dict[str, str] | None:
-    """A JSON object, dimension -> template with one ``{instruction}`` and, after it, one ``<|Reward|>``; None if wrong.
+def read_prompts(
+    file: Path, model: str, dimensions: Sequence[str], problems: list[str], notes: list[str]
+) -> dict[str, str] | None:
+    """The templates of a published ``model``, from a JSON object, dimension -> template; None if wrong.
 
-    A template is plain text: every brace but the placeholder's is itself.
+    Each has one ``{instruction}`` and, after it, one ``<|Reward|>``. It is plain text: every brace but the
+    placeholder's is itself.
     """
     raw = read_json(file, problems)
     if raw is None:
         return None
-    found = [f"{file.name}: {name}: missing" for name in HEADS if name not in raw]
-    known = ", ".join(HEADS)
-    found += [f"{file.name}: {name}: not a dimension of EditReward ({known})" for name in raw if name not in HEADS]
-    for name in HEADS:
+    found = [f"{file.name}: {name}: missing" for name in dimensions if name not in raw]
+    known = ", ".join(dimensions)
+    found += [f"{file.name}: {name}: not a dimension of {model} ({known})" for name in raw if name not in dimensions]
+    for name in dimensions:
         if name in raw:
             found += [f"{file.name}: {name}: {problem}" for problem in _template_problems(raw[name])]
     problems += found
     if found:
         return None
     # Left over from a template for str.format: allowed, for braces may be meant, but the model would see both.
-    notes += [f"{file.name}: {name}: holds '{{{{', which stays two braces" for name in HEADS if "{{" in raw[name]]
-    return {name: raw[name] for name in HEADS}
+    notes += [f"{file.name}: {name}: holds '{{{{', which stays two braces" for name in dimensions if "{{" in raw[name]]
+    return {name: raw[name] for name in dimensions}
 
 
 def _template_problems(template: object) -> list[str]:
@@ -54,7 +54,7 @@ def _template_problems(template: object) -> list[str]:
     if (count := template.count(INSTRUCTION)) != 1:
         problems.append(f"holds {INSTRUCTION} {count} times, must be exactly once")
     if _THEIR_PLACEHOLDER in template:
-        problems.append(f"holds {_THEIR_PLACEHOLDER}, EditReward's placeholder; ours is {INSTRUCTION}")
+        problems.append(f"holds {_THEIR_PLACEHOLDER}, the placeholder of its own code; ours is {INSTRUCTION}")
     if not problems and template.index(INSTRUCTION) > template.index(REWARD_TOKEN):
         problems.append(f"{INSTRUCTION} stands after {REWARD_TOKEN}, which cannot see it")
     return problems

@@ -1,65 +1,76 @@
-"""EditReward's reward heads, read from its state dict and renamed to ours."""
+"""The reward heads of a published model, read from its state dict and renamed to ours."""
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Mapping
 
 import torch
-from transformers import Qwen3VLConfig
 
+from .families import Config
 from .statedict import DTYPE_BYTES, StateDict
+from .weights import shortened
 
-HEADS = {"instruction_following": "head_0", "visual_quality": "head_1"}  # what each head of EditReward means
 OUTPUTS = ["mean", "log_std"]
+ANY_HEAD = "rm_head"
+"""What the names of all heads begin with, in the code of EditReward and of HPSv3."""
 
-_PREFIX = "rm_heads."
-_KEY = re.compile(r"rm_heads\.(\w+)\.(\d+)\.(?:weight|bias)")
+_LAYER = re.compile(r"(.+)\.(\d+)\.(?:weight|bias)")
 
 
 def read_heads(
-    source: StateDict, config: Qwen3VLConfig | None, problems: list[str], notes: list[str]
+    source: StateDict,
+    state_names: Mapping[str, str],
+    config: Config | None,
+    problems: list[str],
+    notes: list[str],
 ) -> tuple[dict[str, list[int]], dict[str, torch.Tensor]]:
     """Return (hidden widths per head, tensors of ``reward/heads.safetensors``), float32.
 
-    EditReward's heads are Linear, ReLU, Dropout, Linear, ReLU, (Dropout,) Linear in a Sequential, so the keys are
-    ``rm_heads.head_0.{0,3,5}`` or ``{0,3,6}``. A last layer without bias, as its ``rm_head_kwargs`` make it, gets a
-    bias of 0, which is noted.
+    ``state_names`` are head -> its module's name in the state dict. That is Linear, ReLU, Dropout, Linear, ReLU,
+    (Dropout,) Linear in a Sequential, so the keys end in ``{0,3,5}`` or ``{0,3,6}``. A last layer without bias, as
+    EditReward's ``rm_head_kwargs`` make it, gets a bias of 0, which is noted.
     """
-    hidden: dict[str, list[int]] = {head: [] for head in HEADS.values()}
+    hidden: dict[str, list[int]] = {head: [] for head in state_names}
     tensors: dict[str, torch.Tensor] = {}
     if not source.headers:  # nothing could be read, which is said already
         return hidden, tensors
-    if any(name.startswith("rm_head.") for name in source.headers):
-        problems.append("rm_head.*: a single head; what is imported has two, rm_heads.head_0 and rm_heads.head_1")
-    layers: dict[str, set[int]] = {head: set() for head in hidden}
+    layers: dict[str, set[int]] = {module: set() for module in state_names.values()}
+    strange = []
     for name in source.headers:
-        key = _KEY.fullmatch(name)
+        key = _LAYER.fullmatch(name)
         if key is not None and key[1] in layers:
             layers[key[1]].add(int(key[2]))
-        elif name.startswith(_PREFIX):
-            problems.append(f"{name}: not a tensor of {' or '.join(hidden)}")
-    for head, numbers in layers.items():
-        found = _head_problems(head, sorted(numbers), source, config)
+        elif name.startswith(ANY_HEAD):
+            strange.append(name)
+    if strange and all(name.startswith("rm_head.") for name in strange):
+        problems.append(f"rm_head.*: a single head; what is imported has {' and '.join(layers)}")
+    else:
+        told = [f"{name}: not a tensor of {' or '.join(layers)}" for name in strange]
+        problems += shortened(told, "belong to no head")
+    for head, module in state_names.items():
+        numbers = sorted(layers[module])
+        found = _head_problems(module, numbers, source, config)
         problems += found
         if not found:
-            hidden[head] = [source.headers[f"{_PREFIX}{head}.{n}.weight"].shape[0] for n in sorted(numbers)][:-1]
-            tensors |= _head_tensors(head, sorted(numbers), source, problems, notes)
+            hidden[head] = [source.headers[f"{module}.{n}.weight"].shape[0] for n in numbers][:-1]
+            tensors |= _head_tensors(head, module, numbers, source, problems, notes)
     return hidden, tensors
 
 
-def _head_problems(head: str, layers: list[int], source: StateDict, config: Qwen3VLConfig | None) -> list[str]:
+def _head_problems(module: str, layers: list[int], source: StateDict, config: Config | None) -> list[str]:
     if not layers:
-        return [f"{_PREFIX}{head}: missing"]
+        return [f"{module}: missing"]
     problems = []
     gaps = {after - before for before, after in itertools.pairwise(layers)}
     if layers[0] != 0 or not gaps <= {2, 3}:
-        problems.append(f"{_PREFIX}{head}: has layers at {layers}, must be Linear, ReLU, (Dropout,) Linear, …")
+        problems.append(f"{module}: has layers at {layers}, must be Linear, ReLU, (Dropout,) Linear, …")
     width = None if config is None else int(config.text_config.hidden_size)
     for layer in layers:
         last = layer == layers[-1]
         rows = len(OUTPUTS) if last else None
-        key = f"{_PREFIX}{head}.{layer}"
+        key = f"{module}.{layer}"
         found = _shape_problems(f"{key}.weight", (rows, width), source)
         width = None if found else source.headers[f"{key}.weight"].shape[0]
         if not last or f"{key}.bias" in source.headers:
@@ -83,12 +94,12 @@ def _shape_problems(name: str, wanted: tuple[int | None, ...], source: StateDict
 
 
 def _head_tensors(
-    head: str, layers: list[int], source: StateDict, problems: list[str], notes: list[str]
+    head: str, module: str, layers: list[int], source: StateDict, problems: list[str], notes: list[str]
 ) -> dict[str, torch.Tensor]:
     tensors = {}
     for number, layer in enumerate(layers):
         for kind in ("weight", "bias"):
-            name = f"{_PREFIX}{head}.{layer}.{kind}"
+            name = f"{module}.{layer}.{kind}"
             if name in source.headers:
                 tensor = source.read(name).float().contiguous()
             else:
