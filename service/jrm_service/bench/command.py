@@ -86,7 +86,7 @@ def _measure(
 ) -> dict[str, Any]:
     from .run import STEPS, measure
 
-    with _progress("measuring", STEPS + len(plan.sizes)) as advance:
+    with _progress("measuring", STEPS + plan.rounds) as advance:
         report = measure(checkpoint, device, precision, plan, step=advance, allow_pipeline_drift=allow_pipeline_drift)
     typer.echo(_titled(report))
     return report.to_json()

@@ -92,10 +92,11 @@ def measure_engine(source: CheckpointSource, backend: Backend[Any], plan: Plan, 
     one_ms = engine.latency_ms(1)
     step("one group")
     group_ms = engine.latency_ms(plan.edits)
-    sizes: dict[int, float] = {}
-    for size in plan.sizes:
-        step(f"groups of {size}")
-        sizes[size] = engine.rate(engine.swept_groups(size), size)
+    sweep = Rates()
+    for number in range(plan.rounds):
+        step(f"groups of {plan.sizes[0]} to {plan.sizes[-1]}, round {number + 1} of {plan.rounds}")
+        sweep.run({str(size): engine.turn(engine.swept_groups(size), size) for size in plan.sizes})
+    sizes = {size: sweep.rate(str(size)) for size in plan.sizes}
     return EngineFigures(
         batch_groups=groups,
         token_budget=budget,

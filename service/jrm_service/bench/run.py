@@ -20,7 +20,7 @@ from .server import measure_server
 from .tables import machine
 
 STEPS = 9
-"""How often ``measure`` tells of a step, beside once for each size of the sweep."""
+"""How often ``measure`` tells of a step, beside once for each round."""
 
 
 def measure(
