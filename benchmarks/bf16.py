@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from jrm_service.bench.tables import machine, table
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.golden import numbers
@@ -29,7 +30,6 @@ from jrm_training.world import World
 
 from .models import SIZES, cached_checkpoint
 from .pictures import Pictures
-from .tables import machine, table
 
 GROUP = 12
 GROUPS_OF_A_BATCH = 4
@@ -62,7 +62,7 @@ def photo_groups(preparer: CheckpointPreparer, groups: int, side: int) -> list[l
     prepared = []
     for _ in range(groups):
         group = pictures.group(GROUP)
-        source = preparer.image(group.source)
+        source = preparer.image(group.sources[0])
         edits = [preparer.image(edit) for edit in group.edits]
         prepared.append([preparer.candidate([source], edited, group.instruction) for edited in edits])
     return prepared

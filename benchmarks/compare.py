@@ -1,26 +1,28 @@
-"""`make bench`: five ways to score, compared in one run on this machine, and what their speed depends on.
+"""`make bench`: six ways to score, compared in one run on this machine, and what their speed depends on.
 
-Prints Markdown tables with medians and same-round ratios; ``--save`` keeps the numbers for ``benchmarks.plots``.
+Four of them take turns. The two that other people run, padded batches and vLLM's pooling runner where it is installed,
+have a process of their own each, before the others begin; their ratios are to the same round of the same run. Prints
+Markdown tables with medians and ratios; ``--save`` keeps the numbers for ``benchmarks.plots``.
 ``--quick`` runs everything on a tiny model in seconds, to show that it works: those numbers mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from jrm_service.bench.rounds import Rates
+from jrm_service.bench.tables import load, machine
 from jrm_service.model.checkpoint import open_checkpoint
 
-from . import sweeps
-from .contestants import ENGINE, PLAIN, Contestants, contestants
+from . import peers, sweeps
+from .contestants import ENGINE, PLAIN, Contestants, contestants, largest_difference
 from .models import LAYOUTS, Layout, cached_checkpoint
 from .results import Measured, save
-from .rounds import Rates
-from .tables import load, machine
 
 
 @dataclass(frozen=True)
@@ -69,32 +71,39 @@ QUICK = Plan(
 )
 
 
-def measure(layout: Layout, plan: Plan) -> Measured:
-    """Measure one layout, and print each table as soon as it is known."""
+def measure(layout: Layout, plan: Plan, named: Sequence[str]) -> Measured:
+    """Measure one layout beside the ``named`` peers, and print each table as soon as it is known."""
     checkpoint = cached_checkpoint(plan.model, layout)
+    job = peers.Job(
+        str(checkpoint), "cpu", "float32", plan.rounds, plan.groups[layout], plan.edits, plan.alone, plan.side
+    )
+    timed = [peers.measured(name, job) for name in named]
     sweep_rounds = max(1, plan.rounds - 1)
-    with contestants(checkpoint, edits=plan.edits, side=plan.side, callers=plan.callers) as five:
-        compared = _compare(five, layout, plan)
-        rows = sweeps.row_lengths(five, open_checkpoint(checkpoint), plan.row_lengths, sweep_rounds)
+    with contestants(checkpoint, edits=plan.edits, side=plan.side, callers=plan.callers) as four:
+        compared = _compare(four, timed, layout, plan)
+        rows = sweeps.row_lengths(four, open_checkpoint(checkpoint), plan.row_lengths, sweep_rounds)
         print(rows.table(f"{layout}: tokens of a row", sweeps.ALONE) + "\n", flush=True)
-        sizes = sweeps.group_sizes(five, plan.group_sizes, sweep_rounds)
+        sizes = sweeps.group_sizes(four, plan.group_sizes, sweep_rounds)
         print(sizes.table(f"{layout}: edits of a group", sweeps.ALONE) + "\n", flush=True)
-        loads = sweeps.loads(five, plan.loads, at_least=plan.edits)
+        loads = sweeps.loads(four, plan.loads, at_least=plan.edits)
         print(sweeps.load_table(layout, loads) + "\n", flush=True)
     return Measured(compared, rows, sizes, loads)
 
 
-def _compare(five: Contestants, layout: Layout, plan: Plan) -> Rates:
-    lengths = [sequence.tokens for sequence in five.prepare(five.fresh(1))[0].sequences]
-    five.choose_batch_size()
-    apart = five.check()
+def _compare(four: Contestants, timed: Sequence[peers.Peer], layout: Layout, plan: Plan) -> Rates:
+    lengths = [sequence.tokens for sequence in four.prepare(four.fresh(1))[0].sequences]
+    expected, apart = four.check(peers.known_pictures(plan.side).group(plan.edits))
+    apart = max([apart, *(largest_difference(peer.name, peer.rewards, expected) for peer in timed)])
     rates = Rates()
     for _ in range(plan.rounds):
-        rates.run(five.turns(plan.groups[layout], plan.alone))
+        rates.run(four.turns(plan.groups[layout], plan.alone))
+    for peer in timed:
+        rates.add(peer.name, peer.rates)
     print(
-        f"{layout}: sequences of {' and '.join(map(str, lengths))} tokens, groups of {plan.edits}, padded batches of "
-        f"{five.padded.batch_size} sequences, {plan.callers} callers; all scores agree to {apart:.0e}\n"
+        f"{layout}: sequences of {' and '.join(map(str, lengths))} tokens, groups of {plan.edits}, {plan.callers} "
+        f"callers; all scores agree to {apart:.0e}"
     )
+    print("".join(f"{peer.name}: {peer.how}\n" for peer in timed))
     print(rates.table(layout, PLAIN, ENGINE) + "\n", flush=True)
     return rates
 
@@ -105,10 +114,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model: shows that everything works, no more")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="repeatable; all when not given")
     parser.add_argument("--save", type=Path, metavar="FILE", help="JSON file for the numbers, as plots.py reads it")
+    parser.add_argument("--peer", choices=peers.PEERS, action="append", help="repeatable; all that are installed")
     arguments = parser.parse_args()
+    named = [peers.PEERS[name] for name in arguments.peer or peers.here()]
     print(f"{machine()}; torch {torch.__version__}, float32, {torch.get_num_threads()} threads\n", flush=True)
     for layout in arguments.layout or LAYOUTS:
-        measured = measure(layout, QUICK if arguments.quick else FULL)
+        measured = measure(layout, QUICK if arguments.quick else FULL, named)
         if arguments.save:
             save({layout: measured}, arguments.save)
         print(f"load average {load():.1f} afterwards (by itself the benchmark keeps it near 2)\n", flush=True)

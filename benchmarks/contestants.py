@@ -1,4 +1,4 @@
-"""The five ways to score that are compared, over one checkpoint: same weights, same images, same host."""
+"""Four ways to score that take turns, over one checkpoint: same weights, same images, same host."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from pathlib import Path
 
 import torch
 
-from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_client import JRMClient
+from jrm_service.bench.direct import score_alone, score_together
+from jrm_service.bench.pictures import Group, prepare
+from jrm_service.bench.rounds import Turn
+from jrm_service.bench.server import TIMEOUT_S, Callers, serving
+from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.scorer import PlainScorer
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate
 
-from . import service
-from .direct import score_alone, score_together
-from .padded import PaddedScorer
-from .pictures import Group, Pictures
-from .rounds import Rates, Turn
+from .pictures import Pictures
 
-PLAIN, PADDED, ENGINE = "(a) plain scorer", "(b) padded batches", "(c) engine"
+PLAIN, ENGINE = "(a) plain scorer", "(c) engine"
 ONE_CALLER, MANY_CALLERS = "(d) service, 1 caller", "(e) service, many callers"
 TOLERANCE = 1e-3
-BATCH_SIZES = (2, 4, 8)  # sequences of a padded batch that are tried
 
 
 @dataclass
 class Contestants:
-    """All five, ready, for one layout. ``fresh`` gives groups that none of them has seen.
+    """All four, ready, for one layout. ``fresh`` gives groups that none of them has seen.
 
     Decoding and resizing are part of what the service does for (d) and (e), and done beforehand for the others.
     """
 
     preparer: CheckpointPreparer
     plain: PlainScorer
-    padded: PaddedScorer
     engine: TrieScorer
     url: str
     edits: int
-    callers: service.Callers
+    callers: Callers
     pictures: Pictures
 
     def fresh(self, groups: int, edits: int | None = None) -> list[Group]:
@@ -50,62 +49,46 @@ class Contestants:
 
     def prepare(self, groups: Sequence[Group]) -> list[Candidate]:
         """What the service makes of the groups before it queues them."""
-        prepared = []
-        for one in groups:
-            source = self.preparer.image(one.source)
-            prepared += [
-                self.preparer.candidate([source], self.preparer.image(edit), one.instruction) for edit in one.edits
-            ]
-        return prepared
+        return prepare(self.preparer, groups)
 
-    def check(self) -> float:
-        """Largest difference from the plain scorer's rewards over one group. Raises RuntimeError above TOLERANCE."""
-        groups = self.fresh(1)
-        candidates = self.prepare(groups)
+    def check(self, group: Group) -> tuple[list[float], float]:
+        """The plain scorer's rewards of a group, and the largest difference from them; see ``largest_difference``."""
+        candidates = self.prepare([group])
         expected = score_alone(self.plain, candidates)
-        found = {
-            PADDED: score_together(self.padded, candidates),
+        others = {
             ENGINE: score_together(self.engine, candidates),
-            ONE_CALLER: service.one_caller(self.url, groups),
-            MANY_CALLERS: self.callers.score(groups).rewards,
+            ONE_CALLER: _one_caller(self.url, [group]),
+            MANY_CALLERS: self.callers.score(group.singles).rewards,
         }
-        worst = 0.0
-        for name, rewards in found.items():
-            apart = max(abs(ours - theirs) for ours, theirs in zip(rewards, expected, strict=True))
-            if apart > TOLERANCE:
-                raise RuntimeError(f"{name} differs from {PLAIN} by {apart:.2g}: its speed means nothing")
-            worst = max(worst, apart)
-        return worst
-
-    def choose_batch_size(self) -> Rates:
-        """Try every size of a padded batch, and keep the fastest."""
-        rates = Rates()
-        for _ in range(2):
-            candidates = self.prepare(self.fresh(1))[:4]
-            rates.run({str(size): self._padded_turn(size, candidates) for size in BATCH_SIZES})
-        self.padded.batch_size = max(BATCH_SIZES, key=lambda size: rates.rate(str(size)))
-        return rates
-
-    def _padded_turn(self, size: int, candidates: list[Candidate]) -> Turn:
-        def turn() -> list[float]:
-            self.padded.batch_size = size
-            return score_together(self.padded, candidates)
-
-        return turn
+        return expected, max(largest_difference(name, rewards, expected) for name, rewards in others.items())
 
     def turns(self, groups: int, alone: int) -> dict[str, Turn]:
-        """One round over fresh groups. (a) and (b), whose speed does not depend on how many there are, score ``alone``
+        """One round over fresh groups. (a), whose speed does not depend on how many there are, scores ``alone``
         candidates of them; (e) has groups of its own, or the server would know the sources from (d).
         """
         shared, own = self.fresh(groups), self.fresh(groups)
         candidates = self.prepare(shared)
+        singles = [single for group in own for single in group.singles]
         return {
             PLAIN: partial(score_alone, self.plain, candidates[:alone]),
-            PADDED: partial(score_together, self.padded, candidates[:alone]),
             ENGINE: partial(score_together, self.engine, candidates),
-            ONE_CALLER: partial(service.one_caller, self.url, shared),
-            MANY_CALLERS: lambda: self.callers.score(own).rewards,
+            ONE_CALLER: partial(_one_caller, self.url, shared),
+            MANY_CALLERS: lambda: self.callers.score(singles).rewards,
         }
+
+
+def largest_difference(name: str, rewards: Sequence[float], expected: Sequence[float]) -> float:
+    """How far the rewards are from the plain scorer's. Raises RuntimeError above TOLERANCE."""
+    apart = max(abs(ours - theirs) for ours, theirs in zip(rewards, expected, strict=True))
+    if not apart <= TOLERANCE:
+        raise RuntimeError(f"{name} differs from {PLAIN} by {apart:.2g}: its speed means nothing")
+    return apart
+
+
+def _one_caller(url: str, groups: Sequence[Group]) -> list[float]:
+    """Rewards of all groups, in order, from one ``score_batch`` call."""
+    with JRMClient(url, timeout=TIMEOUT_S) as client:
+        return [score.reward for score in client.score_batch([pair for group in groups for pair in group.pairs])]
 
 
 @contextmanager
@@ -113,12 +96,10 @@ def contestants(checkpoint: Path, *, edits: int, side: int, callers: int) -> Ite
     """Load one checkpoint into everything, the service in a process of its own. Images are ``side`` pixels square."""
     opened = open_checkpoint(checkpoint)
     plain = PlainScorer(opened, "cpu", torch.float32)
-    padded = PaddedScorer(plain.collate, *load_model(opened, "cpu", torch.float32), "cpu", BATCH_SIZES[0])
-    with service.server(checkpoint) as url, service.Callers(url, callers) as all_callers:
+    with serving(checkpoint, {"device": "cpu"}) as url, Callers(url, callers) as all_callers:
         yield Contestants(
             preparer=CheckpointPreparer(opened),
             plain=plain,
-            padded=padded,
             engine=TrieScorer(opened, "cpu", torch.float32),
             url=url,
             edits=edits,

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from jrm_service.bench.tables import machine, table
 from jrm_service.images.decode import decode
-
-from .tables import machine, table
 
 SIDES = (64, 256, 512, 1024, 2048)
 FORMATS: Mapping[str, tuple[str, dict[str, Any]]] = {

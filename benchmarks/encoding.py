@@ -22,10 +22,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from jrm_client.images import encode
+from jrm_service.bench.rounds import Rates
+from jrm_service.bench.tables import machine, table
 
 from .pictures import Pictures
-from .rounds import Rates
-from .tables import machine, table
 
 Floats = npt.NDArray[np.float32]
 Encode = Callable[[Floats], bytes]

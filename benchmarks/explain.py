@@ -19,6 +19,8 @@ import torch
 from transformers.utils import logging
 
 from jrm_client import AsyncJRMClient
+from jrm_service.bench.server import TIMEOUT_S, serving
+from jrm_service.bench.tables import load, machine, table
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.source import BUNDLED
 from jrm_training.bootstrap import Estimate
@@ -28,8 +30,6 @@ from jrm_training.world import World
 from .critiques import Written, figures, through_the_server, unconstrained
 from .interference import ALONE, EXPLAINING, Interference, measure
 from .pages import put
-from .service import TIMEOUT_S, server
-from .tables import load, machine, table
 
 MARK = "explain"
 EDITS = 4  # of a group
@@ -158,7 +158,7 @@ def main() -> None:
     logging.disable_progress_bar()  # of loading weights
     world = World(max(1, arguments.edits_total // EDITS), seed=6, split="test", edits=EDITS)
     plan = Plan(arguments.calls, arguments.rounds, arguments.background)
-    own = server(arguments.checkpoint, "--serve", "score,explain", "--cache-entries", "0")
+    own = serving(arguments.checkpoint, {"device": "cpu", "serve": "score,explain", "cache_entries": 0})
     with nullcontext(arguments.url) if arguments.url else own as url:
         measured = run(url, open_checkpoint(arguments.checkpoint), world[:], plan)
     print(f"{measured.report()}\n\nload average {load():.1f} afterwards")

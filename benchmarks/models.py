@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +21,15 @@ from transformers import Qwen3VLConfig
 from jrm_service.model.files import read_json, write_json
 from jrm_service.model.heads import head_shapes
 from jrm_service.model.manifest import Manifest
-from jrm_service.model.statedict import save_tensors
+from jrm_service.model.statedict import SHARD_BYTES, plan_shards, save_tensors
 from jrm_service.model.tiny import MANIFEST, write_tiny_checkpoint
 from jrm_service.model.weights import LM_HEAD, expected_tensors
 
+from .shapes import SHAPES
+
 Layout = Literal["paper", "short", "prompt first"]
 LAYOUTS: tuple[Layout, ...] = ("paper", "short", "prompt first")
-REVISION = 1  # raise when what is written changes, so that an old cached copy is not measured
+REVISION = 2  # raise when what is written changes, so that an old cached copy is not measured
 
 # Lengths of the paper's prompts C.1 and C.2 in tokens of Qwen's vocabulary, the line of the instruction included.
 PAPER_TOKENS = (385, 362)
@@ -67,8 +69,21 @@ SIZES = {
         },
         vision={"hidden_size": 128, "intermediate_size": 512, "out_hidden_size": 512, "num_heads": 4, "depth": 2},
     ),
-    # For a run that shows that everything works, in seconds; its ratios mean nothing.
-    "tiny": Size(side=64, heads=(64, 16), prompt_scale=0.1),
+    # Qwen3-VL-8B-Instruct, but for the language head, which is not used for scoring: it is tied.
+    "8b": Size(
+        side=448, heads=(1024, 16), text=SHAPES["8b"].config["text_config"], vision=SHAPES["8b"].config["vision_config"]
+    ),
+    # For a run that shows that everything works, in seconds; its ratios mean nothing. vLLM's attention on a CPU takes
+    # no smaller heads.
+    "tiny": Size(
+        side=64,
+        heads=(64, 16),
+        prompt_scale=0.1,
+        text={
+            "head_dim": 32,
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [6, 5, 5]},
+        },
+    ),
 }
 
 
@@ -95,7 +110,7 @@ def manifest(layout: Layout, size: Size) -> dict[str, Any]:
 
 
 def cached_checkpoint(name: str, layout: Layout) -> Path:
-    """The checkpoint of a size ("mid" or "tiny") and layout, written on first use under the user's cache directory."""
+    """The checkpoint of a size, such as "mid", and layout, written on first use under the user's cache directory."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jrm-serve"
     path = root / f"benchmark-{name}-{layout.replace(' ', '-')}-{REVISION}"
     if not path.exists():
@@ -109,31 +124,66 @@ def cached_checkpoint(name: str, layout: Layout) -> Path:
     return path
 
 
-def write_checkpoint(path: Path, layout: Layout, size: Size) -> Path:
+def write_checkpoint(
+    path: Path, layout: Layout, size: Size, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Path:
     """Write a whole checkpoint folder, equal on every run; returns ``path``.
 
-    Tokenizer, chat template and image rules are the tiny checkpoint's, its sizes and weights are replaced.
+    Tokenizer, chat template and image rules are the tiny checkpoint's, its sizes and weights are replaced. Weights are
+    made on ``device``, and are stored in ``dtype``.
     """
     written = manifest(layout, size)
     write_tiny_checkpoint(path, written)
     config = read_json(path / "config.json", [])
     assert config is not None
+    config["dtype"] = str(dtype).removeprefix("torch.")
     config["text_config"] |= size.text or {}
     config["vision_config"] |= size.vision or {}
     write_json(path / "config.json", config)
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator(device).manual_seed(0)
     shapes = expected_tensors(Qwen3VLConfig.from_dict(config))
     del shapes[LM_HEAD]  # tied, and not used for scoring
-    save_tensors({n: _initial(n, s, random) for n, s in shapes.items()}, path / "model.safetensors")
-    hidden_size = config["text_config"]["hidden_size"]
-    heads = head_shapes(Manifest.model_validate(written), hidden_size)
-    save_tensors({n: _initial(n, s, random) for n, s in heads.items()}, path / "reward" / "heads.safetensors")
+    (path / "model.safetensors").unlink()
+    sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
+    _write_shards(path, sizes, lambda name: _initial(name, shapes[name], random, dtype))
+    heads = head_shapes(Manifest.model_validate(written), config["text_config"]["hidden_size"])
+    save_tensors(
+        {n: _initial(n, s, random, torch.float32) for n, s in heads.items()}, path / "reward" / "heads.safetensors"
+    )
     return path
 
 
-def _initial(name: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+def write_layout(path: Path, layout: Layout, size: Size, weights: Path) -> Path:
+    """Another layout of a checkpoint that ``write_checkpoint`` has written: its files, and a manifest of its own."""
+    (path / "reward").mkdir(parents=True)
+    for file in weights.iterdir():
+        if file.is_file():
+            (path / file.name).symlink_to(file)
+    (path / "reward" / "heads.safetensors").symlink_to(weights / "reward" / "heads.safetensors")
+    write_json(path / "reward" / "manifest.json", manifest(layout, size))
+    return path
+
+
+def _write_shards(path: Path, sizes: Mapping[str, int], tensor: Callable[[str], torch.Tensor]) -> None:
+    """One file, or shards with an index: no more is ever in memory than one of them."""
+    shards = plan_shards(sizes, SHARD_BYTES)
+    if len(shards) == 1:
+        save_tensors({name: tensor(name) for name in shards[0]}, path / "model.safetensors")
+        return
+    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    for file, names in zip(files, shards, strict=True):
+        save_tensors({name: tensor(name) for name in names}, path / file)
+    weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+    write_json(
+        path / "model.safetensors.index.json",
+        {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map},
+    )
+
+
+def _initial(name: str, shape: tuple[int, ...], random: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
     """Norms are 1, matrices scaled by their fan-in: activations keep their size, and different images score apart."""
     if "norm" in name and name.endswith("weight"):
-        return torch.ones(shape)
+        return torch.ones(shape, dtype=dtype)
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else 64
-    return torch.randn(shape, generator=random) / math.sqrt(fan_in)
+    drawn = torch.randn(shape, generator=random, device=random.device) / math.sqrt(fan_in)
+    return drawn.to(dtype).cpu()

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jrm_service.bench.tables import load, machine, table
+
 from .known import KnownGroup
 from .rawload import RawCallers, Reply
 from .replicas import Replica
-from .tables import load, machine, table
 
 EDITS = 12
 BATCH_GROUPS = 2  # a group that needs more than one batch goes to the back of the line in between

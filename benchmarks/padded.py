@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Qwen3VLModel
 
-from jrm_service.model.heads import RewardHeads, to_score
-from jrm_service.model.scorer import SequenceInputs
+from jrm_service.model.checkpoint import Checkpoint
+from jrm_service.model.heads import to_score
+from jrm_service.model.scorer import PlainScorer, SequenceInputs
 from jrm_service.scoring.backend import Scored
-from jrm_service.scoring.types import Candidate
 
 
-class PaddedScorer:
-    """Scores candidates in batches of ``batch_size`` sequences; a ``Backend`` but for its constructor.
+class PaddedScorer(PlainScorer):
+    """The plain scorer, but for running ``batch_size`` sequences at a time.
 
     Sequences are sorted by length first, so that padding is as little as it can be. Every image of every sequence goes
     through the vision tower, all images of a batch in one call.
     """
 
-    def __init__(
-        self,
-        collate: Callable[[Sequence[Candidate]], list[list[SequenceInputs]]],
-        model: Qwen3VLModel,
-        heads: RewardHeads,
-        device: str,
-        batch_size: int,
-    ) -> None:
-        """``collate`` is the plain scorer's: both see the very same inputs."""
-        self.device = device
+    def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype, batch_size: int) -> None:
+        super().__init__(checkpoint, device, dtype)
         self.batch_size = batch_size
-        self.collate = collate
-        self._model = model
-        self._heads = heads
 
     @torch.inference_mode()
-    def score(self, batch: list[list[SequenceInputs]]) -> Scored:
-        """One score per candidate, in order."""
+    def _score(self, batch: list[list[SequenceInputs]]) -> Scored:
         places = [(c, p) for c, sequences in enumerate(batch) for p in range(len(sequences))]
         places.sort(key=lambda place: batch[place[0]][place[1]].input_ids.numel())
         hidden: dict[tuple[int, int], torch.Tensor] = {}
@@ -49,11 +35,10 @@ class PaddedScorer:
             states, computed = self._hidden_states([batch[c][p] for c, p in chosen])
             hidden |= dict(zip(chosen, states, strict=True))
             tokens += computed
-        manifest: Any = self._heads.manifest
         outcomes = []
         for c, sequences in enumerate(batch):
             outputs = self._heads([hidden[c, p] for p in range(len(sequences))])
-            outcomes.append(to_score(manifest, {name: value.tolist() for name, value in outputs.items()}))
+            outcomes.append(to_score(self._checkpoint.manifest, {name: v.tolist() for name, v in outputs.items()}))
         return Scored(list(outcomes), tokens_computed=tokens)
 
     def _hidden_states(self, sequences: Sequence[SequenceInputs]) -> tuple[torch.Tensor, int]:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from jrm_service.bench.pictures import INSTRUCTION, Group
+
 PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"
 Pixels = npt.NDArray[np.uint8]
-
-INSTRUCTION = "make the red cup blue"
-
-
-@dataclass(frozen=True)
-class Group:
-    """One (source, instruction) and its edits: RGB images of one size."""
-
-    source: Image.Image
-    instruction: str
-    edits: list[Image.Image]
-
-    @property
-    def pairs(self) -> list[tuple[Image.Image, Image.Image, str]]:
-        """(source, edited, instruction) of every edit."""
-        return [(self.source, edit, self.instruction) for edit in self.edits]
 
 
 class Pictures:
@@ -35,10 +20,10 @@ class Pictures:
     Images are ``side`` pixels square. An edit is its source with a tinted square somewhere and a little noise.
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, *, seed: int = 0) -> None:
         with Image.open(PHOTO) as file:
             self._photo = np.asarray(file.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng(seed)
 
     def group(self, edits: int) -> Group:
         """The next group: a shifted photograph with a little noise, and its edits."""

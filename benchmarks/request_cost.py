@@ -19,10 +19,11 @@ from PIL import Image
 
 from jrm_client import JRMClient
 from jrm_client.images import ImageInput
+from jrm_service.bench.pictures import Group
+from jrm_service.bench.tables import machine, table
 
-from .pictures import Group, Pictures
+from .pictures import Pictures
 from .replicas import Replica
-from .tables import machine, table
 
 
 def _file(image: Image.Image, kind: str, **options: int) -> bytes:
@@ -46,7 +47,7 @@ def measure(form: Callable[[Image.Image], ImageInput], groups: list[Group]) -> t
         client = JRMClient(server.url)
         candidates, whole, loop = 0, 0.0, 0.0
         for number, group in enumerate(groups):
-            source, edits = form(group.source), [form(edit) for edit in group.edits]
+            source, edits = form(group.sources[0]), [form(edit) for edit in group.edits]
             before = server.cpu_seconds
             client.score_group(source, group.instruction, edits)
             after = server.cpu_seconds
@@ -60,7 +61,7 @@ def measure(form: Callable[[Image.Image], ImageInput], groups: list[Group]) -> t
 
 def pillow_alone(form: Callable[[Image.Image], ImageInput], groups: list[Group]) -> float | None:
     """CPU milliseconds to open and decode a source or an edit; None for what is not a file."""
-    files = [form(image) for group in groups for image in (group.source, *group.edits)]
+    files = [form(image) for group in groups for image in (*group.sources, *group.edits)]
     began = time.process_time()
     for file in files:
         if not isinstance(file, bytes):

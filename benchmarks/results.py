@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .rounds import Rates
-from .service import Load
+from jrm_service.bench.rounds import Rates
+from jrm_service.bench.server import Load
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One layout: the five ways, the engine by tokens of a row and by edits of a group, the service by callers."""
+    """One layout: the ways to score, the engine by tokens of a row and by edits of a group, the service by callers."""
 
     compared: Rates
     rows: Rates

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jrm_client import AsyncJRMClient, JRMError
+from jrm_service.bench.tables import machine, table
 
 from .known import KnownGroup
 from .ledger import Ledger
 from .replicas import Replica
-from .tables import machine, table
 
 EDITS = 12
 GRACE_S = 30.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from transformers import Qwen3VLConfig
 
 from jrm_service.images import preprocess
 from jrm_service.images.preprocess import ImageSpec
@@ -31,6 +32,11 @@ class Shape:
 
     config: Mapping[str, Any]
     side: int
+
+    @property
+    def architecture(self) -> Qwen3VLConfig:
+        """The configuration as transformers has it."""
+        return Qwen3VLConfig.from_dict(dict(self.config))
 
     @property
     def spec(self) -> ImageSpec:

@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from jrm_service.bench.tables import machine, table
+
 from .chaos import Chaos, Client, beside, metric, valkey
 from .jobs import Jobs
 from .ledger import Ledger
 from .replicas import Replica
-from .tables import machine, table
 
 FLAT = 0.05
 LONG_ENOUGH_S = 600.0  # for a verdict about memory

@@ -9,14 +9,14 @@ from statistics import median
 
 import torch
 
+from jrm_service.bench.direct import score_alone, score_together
+from jrm_service.bench.rounds import Rates, Turn
+from jrm_service.bench.server import Load
+from jrm_service.bench.tables import table
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.engine import TrieScorer
 
-from . import service
 from .contestants import Contestants
-from .direct import score_alone, score_together
-from .rounds import Rates, Turn
-from .tables import table
 
 ALONE = "one by one"
 
@@ -47,16 +47,16 @@ def group_sizes(contestants: Contestants, sizes: Sequence[int], rounds: int) -> 
     return rates
 
 
-def loads(contestants: Contestants, callers: Sequence[int], at_least: int) -> list[service.Load]:
+def loads(contestants: Contestants, callers: Sequence[int], at_least: int) -> list[Load]:
     """The service under 1, 2, 4, … callers that send one candidate after the other, each level on fresh groups."""
     results = []
     for count in callers:
         groups = contestants.fresh(ceil(max(count, at_least) / contestants.edits))
-        results.append(contestants.callers.score(groups, count))
+        results.append(contestants.callers.score([single for group in groups for single in group.singles], count))
     return results
 
 
-def load_table(layout: str, results: Sequence[service.Load]) -> str:
+def load_table(layout: str, results: Sequence[Load]) -> str:
     """Throughput and latency by the number of callers."""
     rows = [
         [one.callers, f"{one.rate:.2f}", f"{median(one.latencies):.2f}", f"{one.percentile(95):.2f}"] for one in results

@@ -1,113 +1,52 @@
 """Counted work: what scoring a group costs in tokens, vision encodings and FLOPs, one by one and as a trie.
 
-``python -m benchmarks.work`` prints the table for the 8B shape. Nothing is timed and no weight exists: torch's FLOP
-counter watches the layers run on the meta device. Language model and vision tower are counted apart (the whole forward
-pass needs image sizes that a meta tensor does not have). Attention is counted as the counter does, every query against
-every key that its kernel is given, for both ways alike. Reward heads are left out: less than a part in 100,000.
+``python -m benchmarks.work`` prints the table for the 8B shape. Nothing is timed and no weight exists:
+``jrm_service.bench.flops`` counts what the engine does, and in the same way what transformers' language model does with
+one sequence.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from jrm_service.model.attention import ATTENTION, TrieAttention
-from jrm_service.model.rows import through_layers
-from jrm_service.model.trie import Trie, build_trie
+from jrm_service.bench.flops import Work, WorkCounter, counted
+from jrm_service.bench.tables import table
 from jrm_service.model.weights import empty_model
 from jrm_service.scoring.types import Candidate
 
 from .shapes import SHAPES, Layout, Shape, group
-from .tables import table
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a batch costs: language-model tokens, images through the vision tower, FLOPs of either."""
-
-    tokens: int
-    encodings: int
-    language_flops: int
-    vision_flops: int
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of both; a multiplication and an addition are two."""
-        return self.language_flops + self.vision_flops
 
 
 def one_by_one(shape: Shape, candidates: Sequence[Candidate]) -> Work:
     """Each sequence alone: every token of every sequence, and both images again in every pass."""
-    model = _meta_model(shape)
     sequences = [sequence for candidate in candidates for sequence in candidate.sequences]
     lengths = Counter(sequence.tokens for sequence in sequences)
     encodings = 2 * len(sequences)
+    encoded = as_trie(shape, candidates[:1])  # images do not see each other, so n of them cost n times one
     return Work(
         tokens=sum(length * count for length, count in lengths.items()),
         encodings=encodings,
-        language_flops=sum(_language_flops(model, length) * count for length, count in lengths.items()),
-        vision_flops=encodings * _vision_flops(model, shape.side),
+        language_flops=sum(_language_flops(shape, length) * count for length, count in lengths.items()),
+        vision_flops=encodings * encoded.vision_flops // encoded.encodings,
     )
 
 
 def as_trie(shape: Shape, candidates: Sequence[Candidate]) -> Work:
-    """All candidates in one packed row: every distinct path once, every distinct image once."""
-    model = _meta_model(shape)
-    trie = build_trie([sequence.segments for candidate in candidates for sequence in candidate.sequences])
-    encodings = len({image.key for candidate in candidates for image in candidate.images})
-    return Work(
-        tokens=trie.tokens,
-        encodings=encodings,
-        language_flops=_language_flops(model, trie.tokens, trie),
-        vision_flops=encodings * _vision_flops(model, shape.side),
-    )
+    """All candidates in one packed row, as the engine runs them."""
+    return WorkCounter(shape.architecture, shape.spec).packed(candidates)
 
 
-def _meta_model(shape: Shape) -> Qwen3VLModel:
-    return empty_model(Qwen3VLConfig.from_dict(dict(shape.config))).eval()
-
-
-def _language_flops(model: Qwen3VLModel, tokens: int, trie: Trie | None = None) -> int:
-    """FLOPs of the language model over one row: a plain sequence, or the packed row of a trie."""
-    language = model.language_model
-    language.config._attn_implementation = "sdpa" if trie is None else ATTENTION
-    inputs = torch.empty(tokens, language.config.hidden_size, device="meta")
+@torch.inference_mode()
+def _language_flops(shape: Shape, tokens: int) -> int:
+    """FLOPs of transformers' own forward pass over one sequence."""
+    language = empty_model(shape.architecture).eval().language_model
+    language.config._attn_implementation = "sdpa"
+    inputs = torch.empty(1, tokens, language.config.hidden_size, device="meta")
     position_ids = torch.empty(3, 1, tokens, dtype=torch.int64, device="meta")
-    if trie is None:
-        return _count(lambda: language(inputs_embeds=inputs[None], position_ids=position_ids, use_cache=False))
-    attention = TrieAttention.of(trie).to("meta")
-    nowhere = torch.empty(0, dtype=torch.int64, device="meta")
-    return _count(lambda: through_layers(language, inputs, position_ids, attention, nowhere, []))
-
-
-def _vision_flops(model: Qwen3VLModel, side: int) -> int:
-    """FLOPs of one square image, ``side`` pixels; images do not see each other, so n of them cost n times that."""
-    visual, config = model.visual, model.visual.config
-    patches = (side // config.patch_size) ** 2
-    pixels = torch.empty(patches, config.in_channels * config.temporal_patch_size * config.patch_size**2, device="meta")
-    angles = torch.empty(patches, config.hidden_size // config.num_heads, device="meta")
-    ends = torch.tensor([0, patches], dtype=torch.int32)  # on the host, where attention asks for its lengths
-
-    def forward() -> None:
-        hidden = visual.patch_embed(pixels).reshape(patches, -1)
-        for number, block in enumerate(visual.blocks):
-            hidden = block(hidden, cu_seqlens=ends, max_seqlen=patches, position_embeddings=(angles, angles))
-            if number in visual.deepstack_visual_indexes:
-                visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)](hidden)
-        visual.merger(hidden)
-
-    return _count(forward)
-
-
-def _count(forward: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        forward()
-    return int(counter.get_total_flops())
+    return counted(lambda: language(inputs_embeds=inputs, position_ids=position_ids, use_cache=False))[1]
 
 
 def report(shape: Shape = SHAPES["8b"], size: int = 12) -> str:

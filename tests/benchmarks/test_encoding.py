@@ -3,8 +3,9 @@ import io
 import numpy as np
 import pytest
 from benchmarks.encoding import WAYS, Wire, measure, report
-from benchmarks.rounds import Rates
 from PIL import Image
+
+from jrm_service.bench.rounds import Rates
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 

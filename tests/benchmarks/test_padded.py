@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from benchmarks.direct import score_alone, score_together
 from benchmarks.padded import PaddedScorer
 
-from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.bench.direct import score_alone, score_together
+from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.scorer import PlainScorer
 from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
@@ -19,5 +19,5 @@ def test_padding_changes_no_score(tmp_path, batch_size):
     images = [preparer.image(photo(*size, seed=n)) for n, size in enumerate([(96, 80), (40, 200), (210, 190)])]
     candidates = [preparer.candidate([images[0]], images[n % 3], "make it red " * (n + 1)) for n in range(4)]
     plain = PlainScorer(checkpoint, "cpu", torch.float32)
-    padded = PaddedScorer(plain.collate, *load_model(checkpoint, "cpu", torch.float32), "cpu", batch_size)
+    padded = PaddedScorer(checkpoint, "cpu", torch.float32, batch_size)
     assert score_together(padded, candidates) == pytest.approx(score_alone(plain, candidates), abs=1e-5)

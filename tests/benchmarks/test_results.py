@@ -1,8 +1,9 @@
 """Measurements survive the file, and a layout can be measured again without the others."""
 
 from benchmarks.results import Measured, read, save
-from benchmarks.rounds import Rates
-from benchmarks.service import Load
+
+from jrm_service.bench.rounds import Rates
+from jrm_service.bench.server import Load
 
 
 def measured(rate: float) -> Measured:

@@ -11,8 +11,9 @@ from jrm_service.model.attention import IMAGE_ATTENTION
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.families import FAMILIES
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
 from jrm_service.model.varlen import one_by_one
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 from support.cases import each
 from support.pictures import photo

@@ -1,7 +1,8 @@
 """Ratios are taken within a round."""
 
 import pytest
-from benchmarks.rounds import Rates
+
+from jrm_service.bench.rounds import Rates
 
 RATES = Rates([{"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 30.0}, {"a": 4.0, "b": 4.0}])
 
@@ -32,3 +33,12 @@ def test_what_is_counted_is_what_was_scored():
     rates.run({"one": lambda: [0.5], "none": list})
     assert rates.rate("one") > 0
     assert rates.rate("none") == pytest.approx(0)
+
+
+def test_who_ran_by_itself_is_added_round_by_round():
+    rates = Rates([{"a": 1.0, "c": 2.0}, {"a": 2.0, "c": 3.0}])
+    rates.add("b", [4.0, 2.0])
+    assert rates.names == ["a", "b", "c"]
+    assert rates.ratios("b", "a") == [4.0, 1.0]
+    with pytest.raises(ValueError, match="shorter"):
+        rates.add("d", [1.0])

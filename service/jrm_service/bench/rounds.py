@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -28,6 +28,12 @@ class Rates:
             scored = turns[name]()
             rates[name] = len(scored) / (time.perf_counter() - started)
         self.rounds.append({name: rates[name] for name in turns})
+
+    def add(self, name: str, rates: Sequence[float]) -> None:
+        """Add the rates by round of a contestant that ran by itself; all are in the order of their names then."""
+        for of_round, rate in zip(self.rounds, rates, strict=True):
+            of_round[name] = rate
+        self.rounds = [dict(sorted(of_round.items())) for of_round in self.rounds]
 
     @property
     def names(self) -> list[str]:
