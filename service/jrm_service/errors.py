@@ -5,6 +5,7 @@ JRMError
 │   ├── InvalidRequest           malformed, missing or unknown field, empty group or instruction
 │   ├── PayloadTooLarge          more candidates than could ever be admitted
 │   │   └── BodyTooLarge         the body is over the limit, and not all of it was read
+│   ├── UnknownModel             it names a model that is not served
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
 │   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
@@ -67,6 +68,12 @@ class PayloadTooLarge(RequestError):
 
 class BodyTooLarge(PayloadTooLarge):
     """The body is over the limit; the rest of it is still on its way."""
+
+
+class UnknownModel(RequestError):
+    """No model of this name is served here."""
+
+    code = "not_found"
 
 
 class UnsupportedMediaType(RequestError):

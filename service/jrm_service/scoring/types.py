@@ -96,12 +96,34 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """A manifest's ``reward.normalize``: where rewards lie, and how far they are apart. ``scale`` is above 0."""
+
+    center: float
+    scale: float
+
+    def normalized(self, reward: float) -> float:
+        """sigmoid((reward - center) / scale): from 0 to 1, and 0.5 at the center."""
+        steps = (reward - self.center) / self.scale
+        if steps >= 0:
+            return 1.0 / (1.0 + math.exp(-steps))
+        weight = math.exp(steps)  # of a positive number it could overflow
+        return weight / (1.0 + weight)
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """What is being served, for replies and ``/v1/info``."""
 
     name: str
     fingerprint: str
     description: Mapping[str, Any]
+
+    @property
+    def scale(self) -> Scale | None:
+        """What the checkpoint normalizes its rewards by; None where it does not."""
+        normalize = self.description.get("reward", {}).get("normalize")
+        return None if normalize is None else Scale(**normalize)
 
 
 def combine(
