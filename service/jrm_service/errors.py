@@ -31,6 +31,7 @@ JRMError
 ├── MissingExtra                 a setting asks for what is not installed
 ├── RedisURLError                a Redis URL that no client can be made from
 ├── TracesError                  OpenTelemetry refuses its own environment variables
+├── WireScaleError               a wire is to send normalized rewards, and the checkpoint has none
 └── ExplainSetupError            why critiques cannot be served here: what is missing, or what does not fit
 """
 
@@ -244,6 +245,12 @@ class TracesError(JRMError):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problems = [problem]
+
+
+class WireScaleError(JRMError):
+    """A wire is to send normalized rewards, and the checkpoint does not say how."""
+
+    code = "wire_scale"
 
 
 class ExplainSetupError(JRMError):

@@ -128,15 +128,16 @@ class Metrics:
             return Histogram(name, text, labels, registry=registry, buckets=tuple(buckets))
 
         self.http_requests = counter(
-            "jrm_http_requests_total",
-            "HTTP requests that were answered; wire: in which trainer's words, empty in our own.",
-            "method",
-            "route",
-            "status",
-            "wire",
+            "jrm_http_requests_total", "HTTP requests that were answered.", "method", "route", "status"
         )
         self.http_request_seconds = histogram(
             "jrm_http_request_duration_seconds", "From the request's head to the end of its reply.", "method", "route"
+        )
+        self.wire_requests = counter(
+            "jrm_wire_requests_total",
+            "Requests in another trainer's words, by how they ended: ok, partial or an error code.",
+            "wire",
+            "outcome",
         )
         self.ready = gauge(
             "jrm_ready", "1 while a part of the server, score or explain, takes requests, else 0.", "part"
@@ -353,10 +354,10 @@ class Metrics:
         std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
         self.group_reward_std.observe(0.0 if equal else std)  # the mean, rounded, may differ from equal rewards
 
-    def observe_http(self, method: str, route: str, status: int, seconds: float, *, wire: str = "") -> None:
+    def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered HTTP request. ``route`` is the path template, never the raw path: labels must be few."""
         method = known_method(method)
-        self.http_requests.labels(method, route, str(status), wire).inc()
+        self.http_requests.labels(method, route, str(status)).inc()
         self.http_request_seconds.labels(method, route).observe(seconds)
 
     def watch_line(self, *, depth: Callable[[], float], limit: int) -> None:

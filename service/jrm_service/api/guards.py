@@ -91,7 +91,9 @@ class RequestContext:
             route = self._route(scope)
             method = known_method(scope["method"])
             seconds = time.perf_counter() - record.started
-            self._metrics.observe_http(method, route, status, seconds, wire=record.wire)
+            self._metrics.observe_http(method, route, status, seconds)
+            if record.wire:
+                self._metrics.wire_requests.labels(record.wire, record.outcome).inc()
             if record.refused and record.error is not None:
                 self._metrics.rejections.labels(record.error).inc()
             level = logging.DEBUG if route in self._quiet else logging.INFO

@@ -38,6 +38,7 @@ class Sent:
     body: bytearray
     model: ServedModel
     max_candidates: int
+    max_image_pixels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +89,23 @@ class ScorePath:
         bodies: reads bodies within their limits.
         quota: counts the candidates of API keys.
         max_candidates: of one request.
+        max_image_pixels: of one image.
     """
 
     def __init__(
-        self, service: Callable[[], ScoreService], bodies: BodyReader, quota: CandidateQuota, *, max_candidates: int
+        self,
+        service: Callable[[], ScoreService],
+        bodies: BodyReader,
+        quota: CandidateQuota,
+        *,
+        max_candidates: int,
+        max_image_pixels: int,
     ) -> None:
         self._service = service
         self._bodies = bodies
         self._quota = quota
         self._max_candidates = max_candidates
+        self._max_image_pixels = max_image_pixels
 
     async def serve(self, request: Request, load: Callable[[Sent], Any], wires: Sequence[Wire]) -> Response:
         """Answer a request of one of ``wires``, whose bodies ``load`` decodes.
@@ -127,7 +136,14 @@ class ScorePath:
             async with self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s) as body:
                 unread = False
                 record.body_bytes = len(body)
-                sent = Sent(request.headers, request.path_params, body, scorer.model, self._max_candidates)
+                sent = Sent(
+                    request.headers,
+                    request.path_params,
+                    body,
+                    scorer.model,
+                    self._max_candidates,
+                    self._max_image_pixels,
+                )
                 asked = await run_in_threadpool(read, sent)
                 body.clear()
                 record.candidates = sum(len(group.edits) for group in asked.groups)

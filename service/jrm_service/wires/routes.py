@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,19 +13,31 @@ from starlette.responses import Response
 
 from jrm_service.api.parse import load_json_body
 from jrm_service.api.wire import ScorePath, Sent, Wire
-from jrm_service.errors import RequestError
+from jrm_service.errors import RequestError, WireScaleError
 from jrm_service.scoring.types import ServedModel
 
+from . import pickled
+from .deepgen import DeepgenWire
+from .edit_r1 import EditR1Wire
+from .editscore import EditScoreWire
 from .flow_factory import FlowFactoryWire
 from .kserve import KServeWire
 from .rerank import RerankWire
 from .rewards import Rewards, accepted_names
 from .unirl import UniRLWire
 
-WIRES: Mapping[str, Callable[[Rewards], Wire]] = {
-    wire.name: wire for wire in (UniRLWire, FlowFactoryWire, KServeWire, RerankWire)
-}
+logger = logging.getLogger(__name__)
 
+WIRES: Mapping[str, Callable[[Rewards], Wire]] = {
+    wire.name: wire
+    for wire in (UniRLWire, FlowFactoryWire, KServeWire, RerankWire, EditR1Wire, DeepgenWire, EditScoreWire)
+}
+_AT_ROOT = ("deepgen", "editscore")  # both at POST /, told apart by their keys
+_ASSUMED = {
+    "edit-r1": "Edit-R1 drops groups with a mean over 0.9 or a standard deviation under 0.05, FIRM-Reward divides by 5",
+    "editscore": "EditScore counts an edit as a success from 0.5 on",
+}
+"""What clients assume of rewards that lie between 0 and 1, for those that do."""
 V2_LIVE, V2_READY = "/v2/health/live", "/v2/health/ready"
 PROBES: Mapping[str, frozenset[str]] = {"kserve": frozenset({V2_LIVE, V2_READY})}
 """Routes of a wire that ask for no key, as ``/health`` does not."""
@@ -33,6 +46,31 @@ PROBES: Mapping[str, frozenset[str]] = {"kserve": frozenset({V2_LIVE, V2_READY})
 def wires_of(names: Sequence[str], *, normalized: Sequence[str], further_names: Sequence[str]) -> dict[str, Wire]:
     """The wires of these names; ``normalized`` are the names of those that send normalized rewards."""
     return {name: WIRES[name](Rewards(name in normalized, further_names)) for name in names}
+
+
+def warn_of_raw_rewards(names: Sequence[str], *, normalized: Sequence[str]) -> None:
+    """Say once what a client takes a raw reward for."""
+    for name in names:
+        if name in _ASSUMED and name not in normalized:
+            logger.warning(
+                "the wire %s sends raw rewards, and its client takes them for 0 to 1: %s. See --wire-scale",
+                name,
+                _ASSUMED[name],
+            )
+
+
+def check_scales(normalized: Sequence[str], model: ServedModel) -> None:
+    """Raises WireScaleError when a wire is to send normalized rewards of a checkpoint that has none."""
+    if normalized and model.scale is None:
+        raise WireScaleError(
+            f"wire_scale {normalized[0]}=normalized: the checkpoint '{model.name}' has no reward.normalize in its "
+            "manifest; `jrm calibrate` writes it"
+        )
+
+
+def uses_root(wires: Collection[str]) -> bool:
+    """Whether one of the wires has ``POST /``."""
+    return any(name in wires for name in _AT_ROOT)
 
 
 def wires_router(
@@ -58,6 +96,10 @@ def wires_router(
 
     if flow_factory := wires.get("flow-factory"):
         add("/compute", _json, flow_factory)
+    if edit_r1 := wires.get("edit-r1"):
+        add("/mode/{mode}", pickled.load, edit_r1)
+    if at_root := [wires[name] for name in _AT_ROOT if name in wires]:
+        add("/", pickled.load, *at_root)
     if rerank := wires.get("rerank"):
         for route in ("/rerank", "/v1/rerank", "/v2/rerank"):
             add(route, _json, rerank)
