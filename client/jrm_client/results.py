@@ -29,8 +29,11 @@ class Score:
     ``reward_std`` is None for a mean-only checkpoint. ``cached``: the server had this score already. ``fingerprint``
     names the weights and preprocessing that the numbers come from.
 
-    ``error`` is set only under ``on_error="nan"``: the candidate has no score then, ``reward``, ``reward_std`` and
-    every dimension are NaN, and ``model`` and ``fingerprint`` are empty.
+    ``normalized`` is the reward between 0 and 1, where the checkpoint says how (``reward.normalize`` in its manifest),
+    else None.
+
+    ``error`` is set only under ``on_error="nan"``: the candidate has no score then, ``reward``, ``reward_std``,
+    ``normalized`` and every dimension are NaN, and ``model`` and ``fingerprint`` are empty.
     """
 
     reward: float
@@ -40,6 +43,7 @@ class Score:
     model: str
     fingerprint: str
     error: CandidateError | None = None
+    normalized: float | None = None
 
 
 class FailedDimensions(dict[str, Dimension]):
@@ -52,7 +56,7 @@ class FailedDimensions(dict[str, Dimension]):
 def failed_score(error: CandidateError, dimensions: tuple[str, ...] = ()) -> Score:
     """Return the score of a candidate that has none: NaN everywhere, and the reason."""
     names = FailedDimensions({name: Dimension(math.nan, math.nan) for name in dimensions})
-    return Score(math.nan, math.nan, names, False, "", "", error)
+    return Score(math.nan, math.nan, names, False, "", "", error, math.nan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 A row of the input: ``{"source": path, "edited": path, "instruction": text}``, optionally with an ``"id"``; relative
 paths are taken from the folder of the file. A row of the output: ``line`` (counted from 1), the fields of the input,
-``status``, ``reward``, ``reward_std``, ``dimensions``, ``model``, ``fingerprint``. Only scores are written: what
-failed is reported, and tried again by the next run.
+``status``, ``reward``, ``reward_std``, ``normalized`` where the checkpoint normalizes, ``dimensions``, ``model``,
+``fingerprint``. Only scores are written: what failed is reported, and tried again by the next run.
 """
 
 from __future__ import annotations

@@ -230,13 +230,23 @@ def _score(candidate: protocol.CandidateScore, model: str, fingerprint: str, whe
         if not math.isfinite(value) or (name.endswith("std") and value < 0):
             raise APIResponseError(f"the reply has {where}.{name} = {value}", request_id=reply.request_id)
     dimensions = {name: Dimension(d.mean, d.std) for name, d in candidate.dimensions.items()}
-    return Score(candidate.reward, candidate.reward_std, dimensions, candidate.cached, model, fingerprint)
+    return Score(
+        candidate.reward,
+        candidate.reward_std,
+        dimensions,
+        candidate.cached,
+        model,
+        fingerprint,
+        normalized=candidate.normalized,
+    )
 
 
 def _numbers(candidate: protocol.CandidateScore) -> Iterator[tuple[str, float]]:
     yield "reward", candidate.reward
     if candidate.reward_std is not None:
         yield "reward_std", candidate.reward_std
+    if candidate.normalized is not None:
+        yield "normalized", candidate.normalized
     for name, dimension in candidate.dimensions.items():
         yield f"dimensions.{name}.mean", dimension.mean
         if dimension.std is not None:
