@@ -152,12 +152,13 @@ class CandidateErrorBody(_Reply):
 
 
 class CandidateScore(_Reply):
-    """A candidate that was scored."""
+    """A candidate that was scored. ``normalized`` is there where the checkpoint normalizes its rewards to 0..1."""
 
     index: int
     status: Literal["ok"] = "ok"
     reward: float
     reward_std: float | None
+    normalized: Annotated[float | None, Field(exclude_if=lambda normalized: normalized is None)] = None
     cached: bool = False
     dimensions: dict[str, DimensionScore]
 

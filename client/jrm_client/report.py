@@ -20,6 +20,7 @@ def to_json(score: Score) -> dict[str, Any]:
         "status": "ok",
         "reward": score.reward,
         "reward_std": score.reward_std,
+        **({} if score.normalized is None else {"normalized": score.normalized}),
         "dimensions": {name: {"mean": d.mean, "std": d.std} for name, d in score.dimensions.items()},
         "model": score.model,
         "fingerprint": score.fingerprint,
@@ -28,16 +29,18 @@ def to_json(score: Score) -> dict[str, Any]:
 
 
 def table(names: Sequence[str], scores: Sequence[Score]) -> Table:
-    """Return a table with a row for each candidate: its reward, then its dimensions, each as mean ± std."""
+    """Return a table with a row for each candidate: its reward, normalized too where it is, and its dimensions."""
     scored = [score for score in scores if score.error is None]
     dimensions = list(scored[0].dimensions) if scored else []
     caption = f"{scored[0].model} · {scored[0].fingerprint[:16]}" if scored else None
     grid = Table("edited", caption=caption, caption_justify="left")
-    for heading in ("reward", *dimensions):
+    scaled = any(score.normalized is not None for score in scored)
+    for heading in ("reward", *(["normalized"] if scaled else []), *dimensions):
         grid.add_column(heading, justify="right")
     for name, score in zip(names, scores, strict=True):
         if score.error is None:
             cells = [_number(score.reward, score.reward_std)]
+            cells += [] if score.normalized is None else [_number(score.normalized, None)]
             cells += [_number(score.dimensions[d].mean, score.dimensions[d].std) for d in dimensions]
             grid.add_row(Text(literal(name)), *cells)
         else:

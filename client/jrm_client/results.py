@@ -30,8 +30,11 @@ class Score:
     names the weights and preprocessing that the numbers come from, ``precision`` what they were computed in:
     ``float32``, ``bfloat16``, ``float16`` or ``fp8``, or empty where the server does not say so.
 
-    ``error`` is set only under ``on_error="nan"``: the candidate has no score then, ``reward``, ``reward_std`` and
-    every dimension are NaN, and ``model``, ``fingerprint`` and ``precision`` are empty.
+    ``normalized`` is the reward between 0 and 1, where the checkpoint says how (``reward.normalize`` in its manifest),
+    else None.
+
+    ``error`` is set only under ``on_error="nan"``: the candidate has no score then, ``reward``, ``reward_std``,
+    ``normalized`` and every dimension are NaN, and ``model``, ``fingerprint`` and ``precision`` are empty.
     """
 
     reward: float
@@ -42,6 +45,7 @@ class Score:
     fingerprint: str
     error: CandidateError | None = None
     precision: str = ""
+    normalized: float | None = None
 
 
 class FailedDimensions(dict[str, Dimension]):
@@ -54,7 +58,7 @@ class FailedDimensions(dict[str, Dimension]):
 def failed_score(error: CandidateError, dimensions: tuple[str, ...] = ()) -> Score:
     """Return the score of a candidate that has none: NaN everywhere, and the reason."""
     names = FailedDimensions({name: Dimension(math.nan, math.nan) for name in dimensions})
-    return Score(math.nan, math.nan, names, False, "", "", error)
+    return Score(math.nan, math.nan, names, False, "", "", error, normalized=math.nan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A row of the input: ``{"source": path, "edited": path, "instruction": text}``, optionally with an ``"id"``; ``source``
 may be a list of paths, or absent for a checkpoint that takes no source. Relative paths are taken from the folder of the
 file. A row of the output: ``line`` (counted from 1), the fields of the input, ``status``, ``reward``, ``reward_std``,
-``dimensions``, ``model``, ``fingerprint``. Only scores are written: what failed is reported, and tried again by the
-next run.
+``normalized`` where the checkpoint normalizes, ``dimensions``, ``model``, ``fingerprint``. Only scores are written:
+what failed is reported, and tried again by the next run.
 """
 
 from __future__ import annotations

@@ -253,6 +253,7 @@ def _score(candidate: protocol.CandidateScore, origin: _Origin, where: str, repl
         origin.model,
         origin.fingerprint,
         precision=origin.precision,
+        normalized=candidate.normalized,
     )
 
 
@@ -260,6 +261,8 @@ def _numbers(candidate: protocol.CandidateScore) -> Iterator[tuple[str, float]]:
     yield "reward", candidate.reward
     if candidate.reward_std is not None:
         yield "reward_std", candidate.reward_std
+    if candidate.normalized is not None:
+        yield "normalized", candidate.normalized
     for name, dimension in candidate.dimensions.items():
         yield f"dimensions.{name}.mean", dimension.mean
         if dimension.std is not None:

@@ -26,9 +26,18 @@ from .api.limits import RequestSlots
 from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.score import score_router
+from .api.wire import ScorePath
 from .device.channel import Load
 from .device.process import ProcessWorker, load_all
-from .errors import CheckpointError, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, TracesError
+from .errors import (
+    CheckpointError,
+    ExplainDisabled,
+    ExplainSetupError,
+    JRMError,
+    MissingExtra,
+    TracesError,
+    WireScaleError,
+)
 from .explain.messages import Open
 from .explain.runtime import ExplainRuntime
 from .explain.service import ExplainLimits
@@ -47,6 +56,9 @@ from .scoring.types import ServedModel
 from .settings import Settings
 from .threads import in_daemon_thread
 from .versions import installed
+from .wires.rewards import accepted_names
+from .wires.routes import PROBES as WIRE_PROBES
+from .wires.routes import check_scales, uses_root, warn_of_raw_rewards, wires_of, wires_router
 
 if TYPE_CHECKING:
     from .api.tracing import RequestTraces
@@ -100,10 +112,11 @@ def create_app(
     metrics = Metrics(_registry())
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
     traces = _request_traces(settings, metrics)
+    wires = wires_of(settings.wire_names, normalized=settings.normalized_wires, further_names=settings.reward_name_list)
+    warn_of_raw_rewards(settings.wire_names, normalized=settings.normalized_wires)
     line = WaitingLine(max_body_bytes=settings.max_bodies_bytes, max_queue=settings.max_queue)
-    scoring = (
-        ScoreRuntime(settings, _loader(settings, load), line, metrics, on_failed) if settings.serves_score else None
-    )
+    loader = partial(_checked, _loader(settings, load), settings.normalized_wires)
+    scoring = ScoreRuntime(settings, loader, line, metrics, on_failed) if settings.serves_score else None
     explaining = _explaining(settings, explain_module, metrics, on_failed) if settings.serves_explain else None
     parts: dict[str, Served] = {
         name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
@@ -166,29 +179,44 @@ def create_app(
         "max_queue": settings.max_queue,
     }
     if scoring is not None:
-        limit = settings.max_candidates
-        app.include_router(score_router(scoring.service, bodies, scoring.quota(), max_candidates=limit))
+        score_path = ScorePath(
+            scoring.service,
+            bodies,
+            scoring.quota(),
+            max_candidates=settings.max_candidates,
+            max_image_pixels=settings.max_image_pixels,
+        )
+        app.include_router(score_router(score_path, [wire for name, wire in wires.items() if name == "unirl"]))
+        app.include_router(wires_router(score_path, wires, scoring.served, settings.reward_name_list))
     app.include_router(
         explain_router(explaining.service if explaining else _disabled, bodies, enabled=explaining is not None)
     )
     states = lambda: {name: part.state() for name, part in parts.items()}  # noqa: E731
     in_force = lambda: limits | ({"max_batch_tokens": scoring.batch_tokens} if scoring is not None else {})  # noqa: E731
     app.include_router(
-        ops_router(started=started.is_set, states=states, model=main.model, limits=in_force, metrics=metrics)
+        ops_router(
+            started=started.is_set,
+            states=states,
+            model=main.model,
+            reward_names=lambda: accepted_names(main.model(), settings.reward_name_list) if scoring else [],
+            limits=in_force,
+            metrics=metrics,
+        )
     )
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     openapi.install(app, guarded=keys is not None)
-    pages.install(app)
+    pages.install(app, greets=scoring is not None and uses_root(wires))
     documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else [])}
+    probes = PROBES.union(*(wire_probes for name, wire_probes in WIRE_PROBES.items() if name in wires and scoring))
     gate = Gate(
-        Methods(app, probes=PROBES),
+        Methods(app, probes=probes),
         find=keys.find if keys else None,
         slots=RequestSlots(settings.max_requests),
-        open_paths=PROBES | documentation,
+        open_paths=probes | documentation,
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
-    outermost = RequestContext(gate, metrics, routes=routes, quiet=PROBES, observer=traces)
+    outermost = RequestContext(gate, metrics, routes=routes, quiet=probes, observer=traces)
     return Application(outermost, list(parts.values()))
 
 
@@ -220,6 +248,17 @@ def _loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[]
     if load is None and settings.backend != "fake":
         return partial(_in_processes, settings)
     return partial(_in_threads, load or partial(_fakes, settings))
+
+
+async def _checked(load: Callable[[], Awaitable[Started]], normalized: Sequence[str]) -> Started:
+    """What was loaded. Raises WireScaleError when a wire is to send what the checkpoint does not have."""
+    started = await load()
+    try:
+        check_scales(normalized, started.model)
+    except WireScaleError:
+        await asyncio.gather(*(worker.end() for worker in started.workers))
+        raise
+    return started
 
 
 def _fakes(settings: Settings) -> Parts:

@@ -5,6 +5,7 @@ JRMError
 │   ├── InvalidRequest           malformed, missing or unknown field, empty group or instruction
 │   ├── PayloadTooLarge          more candidates than could ever be admitted
 │   │   └── BodyTooLarge         the body is over the limit, and not all of it was read
+│   ├── UnknownModel             it names a model that is not served
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
 │   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
@@ -30,6 +31,7 @@ JRMError
 ├── MissingExtra                 a setting asks for what is not installed
 ├── RedisURLError                a Redis URL that no client can be made from
 ├── TracesError                  OpenTelemetry refuses its own environment variables
+├── WireScaleError               a wire is to send normalized rewards, and the checkpoint has none
 └── ExplainSetupError            why critiques cannot be served here: what is missing, or what does not fit
 """
 
@@ -67,6 +69,12 @@ class PayloadTooLarge(RequestError):
 
 class BodyTooLarge(PayloadTooLarge):
     """The body is over the limit; the rest of it is still on its way."""
+
+
+class UnknownModel(RequestError):
+    """No model of this name is served here."""
+
+    code = "not_found"
 
 
 class UnsupportedMediaType(RequestError):
@@ -237,6 +245,12 @@ class TracesError(JRMError):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problems = [problem]
+
+
+class WireScaleError(JRMError):
+    """A wire is to send normalized rewards, and the checkpoint does not say how."""
+
+    code = "wire_scale"
 
 
 class ExplainSetupError(JRMError):

@@ -133,6 +133,12 @@ class Metrics:
         self.http_request_seconds = histogram(
             "jrm_http_request_duration_seconds", "From the request's head to the end of its reply.", "method", "route"
         )
+        self.wire_requests = counter(
+            "jrm_wire_requests_total",
+            "Requests in another trainer's words, by how they ended: ok, partial or an error code.",
+            "wire",
+            "outcome",
+        )
         self.ready = gauge(
             "jrm_ready", "1 while a part of the server, score or explain, takes requests, else 0.", "part"
         )

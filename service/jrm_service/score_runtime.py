@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .api.limits import CandidateQuota, LocalQuota
-from .api.ops import PartState
+from .api.ops import SERVING, PartState
 from .errors import Draining, NotReady
 from .metrics import Metrics
 from .scoring.backend import Backend, Preparer, Worker
@@ -191,6 +191,14 @@ class ScoreRuntime:
         if self._service is None:
             raise NotReady(f"not ready: {self._reason}", retry_after=5)
         return self._service.model
+
+    def served(self) -> ServedModel:
+        """What is served, while requests are taken. Raises NotReady or Draining."""
+        state, reason = self.state()
+        if state not in SERVING:
+            self.service()
+            raise NotReady(f"not ready to score: {reason}", retry_after=5)
+        return self.model()
 
     def state(self) -> tuple[PartState, str]:
         """State of scoring and, when it is not ready, why."""

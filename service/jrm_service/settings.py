@@ -29,6 +29,8 @@ _CLIENT_VARIABLES = {
 
 MiB = 2**20
 _MAX_THREADS = 256
+WIRES = ("unirl", "flow-factory", "kserve", "rerank", "edit-r1", "deepgen", "editscore")
+"""Whose requests can be understood beside our own; see the package ``wires``."""
 _Count = Annotated[int, Field(ge=1)]
 _Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]  # a year: clocks overflow far beyond
 
@@ -74,6 +76,15 @@ class Settings(BaseSettings):
     serve: Annotated[Literal["score", "explain", "score,explain"], Field(description="what this process serves")] = (
         "score"
     )
+    wires: Annotated[
+        str, Field(description=f"whose requests are understood beside our own: none, or of {', '.join(WIRES)}")
+    ] = "unirl,flow-factory,kserve,rerank"
+    wire_scale: Annotated[
+        str, Field(description="NAME=normalized,…: wires that send normalized rewards; the others send raw ones")
+    ] = ""
+    reward_names: Annotated[
+        str, Field(description="further names of the reward in the requests of trainers: editreward,…")
+    ] = ""
     api_keys_file: Annotated[
         Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
     ] = None
@@ -169,6 +180,23 @@ class Settings(BaseSettings):
             raise ValueError("must be http://HOST:PORT or https://…; credentials go into OTEL_EXPORTER_OTLP_HEADERS")
         return url
 
+    @field_validator("wires")
+    @classmethod
+    def _wires_are_known(cls, wires: str) -> str:
+        names = _names(wires) if wires != "none" else []
+        unknown = [name for name in names if name not in WIRES]
+        if unknown:
+            raise ValueError(f"no wire is called '{unknown[0][:64]}'; there are {', '.join(WIRES)}, or none")
+        return wires
+
+    @field_validator("reward_names")
+    @classmethod
+    def _reward_names_are_names(cls, names: str) -> str:
+        for name in _names(names):
+            if not re.fullmatch(r"[\w.:-]{1,64}", name, re.ASCII):
+                raise ValueError(f"'{name[:64]}' is no name: letters, digits, dots, colons, hyphens and underscores")
+        return names
+
     @field_serializer("redis_url")
     def _redact(self, url: SecretStr | None) -> str | None:
         """The URL without what is secret in it: user and password, and the options."""
@@ -186,6 +214,31 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scaled_wires_are_on(self) -> Self:
+        for pair in _names(self.wire_scale):
+            name, _, scale = pair.partition("=")
+            if scale not in ("raw", "normalized"):
+                raise ValueError(f"wire_scale: '{pair[:64]}' is neither NAME=normalized nor NAME=raw")
+            if name not in self.wire_names:
+                raise ValueError(f"wire_scale: the wire '{name[:64]}' is not on; wires is {self.wires}")
+        return self
+
+    @property
+    def wire_names(self) -> list[str]:
+        """The wires that are on."""
+        return [] if self.wires == "none" else _names(self.wires)
+
+    @property
+    def normalized_wires(self) -> list[str]:
+        """The wires that send normalized rewards."""
+        return [name for name in self.wire_names if f"{name}=normalized" in _names(self.wire_scale)]
+
+    @property
+    def reward_name_list(self) -> list[str]:
+        """Names of the reward beside ``jrm`` and the checkpoint's own."""
+        return _names(self.reward_names)
+
     @property
     def serves_score(self) -> bool:
         """Whether this process scores."""
@@ -200,6 +253,11 @@ class Settings(BaseSettings):
     def devices(self) -> list[str]:
         """Device names as given, one worker each."""
         return self.device.split(",")
+
+
+def _names(text: str) -> list[str]:
+    """The names in a list with commas, each once."""
+    return list(dict.fromkeys(name for piece in text.split(",") if (name := piece.strip())))
 
 
 def _is_http_url(url: str) -> bool:

@@ -9,9 +9,10 @@ from fuzz.effort import effort
 from fuzz.forms import whole_forms
 from fuzz.requests import WHOLE, Posted, edits_of, posts
 from fuzz.verdicts import peak_growth, short_message
-from jrm_service.api.parse import Parsed, parse_explain_request, parse_score_request
+from jrm_service.api.parse import Parsed, parse_explain_request
 from jrm_service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from jrm_service.explain.service import Question
+from support.parsing import parse_score_request
 
 MAX_CANDIDATES = 64
 _ROOM = 24 * 2**20

@@ -73,6 +73,24 @@ class ErrorReply(JSONResponse):
         await super().__call__(scope, receive, send)
 
 
+def status_of(error: JRMError) -> int:
+    """The status of a request that failed as a whole."""
+    return STATUS.get(error.code, 500)
+
+
+def reason_of(error: JRMError) -> str:
+    """What a caller may read of an error: nothing of what is our own affair."""
+    return str(error) if isinstance(error, RequestError | CandidateError) else "internal error"
+
+
+def retry_headers(error: JRMError) -> dict[str, str]:
+    """When to come back, for 429 and 503."""
+    if status_of(error) not in (429, 503):
+        return {}
+    retry_after = error.retry_after if isinstance(error, RequestError) else None
+    return {"retry-after": str(max(1, math.ceil(retry_after or _DEFAULT_RETRY_AFTER)))}
+
+
 def error_reply(
     code: str,
     message: str,
@@ -101,12 +119,13 @@ class UnreadBodyReply(Response):
     would see a broken pipe in place of the reason.
     """
 
-    def __init__(self, reply: ErrorReply) -> None:
+    def __init__(self, reply: Response) -> None:
         super().__init__(reply.body, reply.status_code, dict(reply.headers) | {"connection": "close"})
-        self._note = reply.note
+        self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
-        self._note(scope)
+        if isinstance(self._reply, ErrorReply):
+            self._reply.note(scope)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with suppress(TimeoutError):
@@ -124,7 +143,7 @@ def domain_error_reply(error: JRMError) -> ErrorReply:
     """Reply to a request that failed as a whole."""
     if isinstance(error, RequestError):
         return error_reply(error.code, str(error), param=error.param, retry_after=error.retry_after)
-    return error_reply(error.code, str(error) if isinstance(error, CandidateError) else "internal error")
+    return error_reply(error.code, reason_of(error))
 
 
 def install(app: FastAPI) -> None:

@@ -90,10 +90,12 @@ class RequestContext:
             if status == 0:
                 await error_reply("internal", "internal error")(scope, receive, send_with_id)
         finally:
-            route = scope["path"] if scope["path"] in self._routes else "unmatched"
+            route = self._route(scope)
             method = known_method(scope["method"])
             seconds = time.perf_counter() - record.started
             self._metrics.observe_http(method, route, status, seconds)
+            if record.wire:
+                self._metrics.wire_requests.labels(record.wire, record.outcome).inc()
             if record.refused and record.error is not None:
                 self._metrics.rejections.labels(record.error).inc()
             level = logging.DEBUG if route in self._quiet else logging.INFO
@@ -101,6 +103,13 @@ class RequestContext:
             if self._observer is not None and route not in self._quiet:
                 known = None if route == "unmatched" else route
                 self._observer.observe(record, headers, method=method, route=known, status=status)
+
+    def _route(self, scope: Scope) -> str:
+        """The path of the API that was asked for, with its parameters unnamed (``/mode/{mode}``)."""
+        if scope["path"] in self._routes:
+            return str(scope["path"])
+        template = getattr(scope.get("route"), "path", None)
+        return template if template in self._routes else "unmatched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +188,11 @@ def _joined(pieces: list[bytes | bytearray]) -> bytearray:
     return body
 
 
-def patience_ms(headers: Headers) -> int:
+def patience_ms(headers: Headers, default: int = DEFAULT_TIMEOUT_MS) -> int:
     """How long the request may wait for its turn: what its head says, for nobody knows its ``timeout_ms`` yet."""
     said = headers.get(TIMEOUT_HEADER, "")
     known = said.isascii() and said.isdigit() and len(said) < 10
-    return min(max(1, int(said)), MAX_TIMEOUT_MS) if known else DEFAULT_TIMEOUT_MS
+    return min(max(1, int(said)), MAX_TIMEOUT_MS) if known else default
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -25,7 +25,7 @@ SERVING: frozenset[PartState] = frozenset({"ready", "degraded"})
 """The states in which a part takes requests."""
 
 _PACKAGES = ("jrm-serve", "torch", "transformers", "tokenizers", "pillow", "numpy", "fastapi")
-PROBES = frozenset({"/health/startup", "/health/live", "/health/ready", "/metrics"})
+PROBES = frozenset({"/health", "/health/startup", "/health/live", "/health/ready", "/metrics"})
 """What machines call all day, with or without an API key."""
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
@@ -51,17 +51,26 @@ class Ready(BaseModel):
     parts: dict[str, PartState]
 
 
+class Health(BaseModel):
+    """Whether scores can be asked for, and under which names: what the clients of other reward servers ask."""
+
+    status: Literal["ok", "unavailable"] = "ok"
+    rewards: dict[str, list[Literal["ready"]]]
+
+
 def ops_router(
     *,
     started: Callable[[], bool],
     states: Callable[[], Mapping[str, tuple[PartState, str]]],
     model: Callable[[], ServedModel],
+    reward_names: Callable[[], Sequence[str]],
     limits: Callable[[], Mapping[str, Any]],
     metrics: Metrics,
 ) -> APIRouter:
     """``states`` gives each part that this process serves, with a reason; ``model`` what is served, or NotReady.
 
-    ``started`` is whether every part was ready at some time. ``limits`` are those in force.
+    ``started`` is whether every part was ready at some time. ``reward_names`` are those that requests of trainers may
+    name the reward by. ``limits`` are those in force.
     """
     router = APIRouter(tags=["operations"])
     created = int(time.time())
@@ -86,6 +95,14 @@ def ops_router(
         if all(state in SERVING for state in parts.values()):
             return Ready(parts=parts)
         return error_reply("draining" if "draining" in parts.values() else "not_ready", reasons())
+
+    @router.get("/health", response_model=Health, responses={503: {"model": Health}})
+    async def health() -> Health | JSONResponse:
+        """As ``/health/ready``, in the words that trainers expect of a reward server."""
+        if all(state in SERVING for state, _ in states().values()):
+            return Health(rewards={name: ["ready"] for name in reward_names()})
+        body = Health(status="unavailable", rewards={}).model_dump()
+        return JSONResponse(body, 503, {"retry-after": "1"})
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:

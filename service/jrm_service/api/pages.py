@@ -5,20 +5,33 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from .errors import error_reply
 
 DOCS = "/docs"
 _STYLE = "body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em}code{font-weight:bold}"
 
 
-def install(app: FastAPI) -> None:
-    """Serve the page. FastAPI's own pages load their scripts from the web, where many servers cannot go."""
+def install(app: FastAPI, *, greets: bool) -> None:
+    """Serve the page. FastAPI's own pages load their scripts from the web, where many servers cannot go.
+
+    ``greets``: ``GET /`` answers programs too, the clients of other reward servers among them, and not only browsers.
+    """
 
     @app.get(DOCS, include_in_schema=False)
     async def docs() -> HTMLResponse:
         headers = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return HTMLResponse(_page(app.openapi()), headers=headers)
+
+    @app.get("/", include_in_schema=False)
+    async def root(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return await docs()
+        if greets:
+            return JSONResponse({"status": "ok", "service": "jrm"})
+        return error_reply("not_found", "Not Found")
 
 
 def _page(schema: dict[str, Any]) -> str:

@@ -47,29 +47,40 @@ class Parsed:
     timeout_ms: int
 
 
-def parse_score_request(
-    content_type: str, body: bytes | bytearray, *, content_encoding: str, max_candidates: int
-) -> Parsed:
-    """Parse any of the three forms of ``POST /v1/score``.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A ``multipart/form-data`` body, cut into its parts."""
 
-    An image that is not base64 becomes its candidate's InvalidImage; everything else that is wrong is the request's
-    own error. A bytearray is emptied on the way, so that what was sent is held twice at most. Raises
-    UnsupportedMediaType, InvalidRequest, PayloadTooLarge.
+    parts: list[multipart.Part]
+
+
+def load_score_request(content_type: str, body: bytes | bytearray, *, content_encoding: str) -> Form | Any:
+    """The JSON document or the form of ``POST /v1/score``, whatever it says.
+
+    A bytearray is emptied on the way, so that what was sent is held twice at most. Raises UnsupportedMediaType,
+    InvalidRequest, PayloadTooLarge.
     """
-    if content_encoding.strip().lower() != "identity":
-        raise UnsupportedMediaType("send the body without a content-encoding")
-    header = Message()
-    header["content-type"] = content_type
-    kind = header.get_content_type() if content_type else ""
+    kind = _media_type(content_type, content_encoding)
     if kind == "application/json":
-        return _from_json(body, _read_base64, max_candidates)
+        return load_json(body)
     if kind == "multipart/form-data":
         parts = multipart.split(content_type, body)
         _empty(body)
-        if any(part.name == "request" for part in parts):
-            return _from_request_part(parts, max_candidates)
-        return _from_form(parts, max_candidates)
+        return Form(parts)
     raise UnsupportedMediaType("send application/json or multipart/form-data")
+
+
+def read_score_request(content: Form | Any, *, max_candidates: int) -> Parsed:
+    """What ``load_score_request`` gave, in any of the three forms, as groups.
+
+    An image that is not base64 becomes its candidate's InvalidImage; everything else that is wrong is the request's
+    own error. Raises InvalidRequest, PayloadTooLarge.
+    """
+    if not isinstance(content, Form):
+        return _from_json(content, read_base64, max_candidates)
+    if any(part.name == "request" for part in content.parts):
+        return _from_request_part(content.parts, max_candidates)
+    return _from_form(content.parts, max_candidates)
 
 
 def parse_explain_request(
@@ -80,20 +91,14 @@ def parse_explain_request(
     A bytearray is emptied on the way. Raises UnsupportedMediaType, InvalidRequest, PayloadTooLarge; an image that is
     not base64 is found when it is used.
     """
-    if content_encoding.strip().lower() != "identity":
-        raise UnsupportedMediaType("send the body without a content-encoding")
-    header = Message()
-    header["content-type"] = content_type
-    if not content_type or header.get_content_type() != "application/json":
-        raise UnsupportedMediaType("send application/json")
-    document = _json(body)
+    document = load_json_body(content_type, body, content_encoding=content_encoding)
     try:
         request = ExplainRequest.model_validate(document)
     except ValidationError as error:
-        raise _invalid(error, own=0) from None
+        raise invalid(error, own=0) from None
     question = Question(
-        sources=_sources(request.source, _read_base64),
-        edited=_read_base64("edited", request.edited),
+        sources=_sources(request.source, read_base64),
+        edited=read_base64("edited", request.edited),
         instruction=request.instruction,
         dimensions=request.dimensions,
         max_tokens=request.max_tokens,
@@ -102,21 +107,39 @@ def parse_explain_request(
     return question, request.stream
 
 
-def _from_json(body: bytes | bytearray, read: _Read, max_candidates: int) -> Parsed:
-    document = _json(body)
+def _media_type(content_type: str, content_encoding: str) -> str:
+    """Empty where there is none. Raises UnsupportedMediaType for a body that is encoded."""
+    if content_encoding.strip().lower() != "identity":
+        raise UnsupportedMediaType("send the body without a content-encoding")
+    header = Message()
+    header["content-type"] = content_type
+    return header.get_content_type() if content_type else ""
+
+
+def _from_json(document: Any, read: _Read, max_candidates: int) -> Parsed:
     try:
         request = score_request_adapter.validate_python(document)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
     if isinstance(request, PairRequest):
         edited, sources = read("edited", request.edited), _sources(request.source, read)
         return Parsed([GroupInput(sources, request.instruction, [edited])], request.timeout_ms)
-    _check_count(sum(len(group.edits) for group in request.groups), max_candidates)
+    check_count(sum(len(group.edits) for group in request.groups), max_candidates)
     return Parsed([_group(n, group, read) for n, group in enumerate(request.groups)], request.timeout_ms)
 
 
-def _json(body: bytes | bytearray) -> Any:
-    """The document in a body, which is emptied: as bytes, text and values it would be there three times."""
+def load_json_body(content_type: str, body: bytes | bytearray, *, content_encoding: str) -> Any:
+    """The document in the body of a route that takes nothing else. Raises as ``load_score_request`` does."""
+    if _media_type(content_type, content_encoding) != "application/json":
+        raise UnsupportedMediaType("send application/json")
+    return load_json(body)
+
+
+def load_json(body: bytes | bytearray) -> Any:
+    """The document in a body, which is emptied: as bytes, text and values it would be there three times.
+
+    Raises InvalidRequest, and PayloadTooLarge for more values than any request has.
+    """
     _check_values(body)
     try:
         text = body.decode("utf-8")
@@ -151,7 +174,8 @@ def _names(field: str, count: int) -> list[str]:
     return [field] if count == 1 else [f"{field}[{number}]" for number in range(count)]
 
 
-def _read_base64(name: str, text: str) -> ImageInput:
+def read_base64(name: str, text: str) -> ImageInput:
+    """The image in a field; in one that is not base64, the InvalidImage of its candidates."""
     try:
         return ImageInput.of(name, _decode_base64(text))
     except InvalidImage as error:
@@ -179,12 +203,13 @@ def _check_values(body: bytes | bytearray) -> None:
         raise PayloadTooLarge(f"more than {_MAX_JSON_VALUES} values in the JSON document")
 
 
-def _check_count(count: int, max_candidates: int) -> None:
+def check_count(count: int, max_candidates: int) -> None:
+    """Raises PayloadTooLarge."""
     if count > max_candidates:
         raise PayloadTooLarge(f"{count} candidates in one request, the limit is {max_candidates}")
 
 
-def _invalid(error: ValidationError, *, own: int = 1) -> InvalidRequest:
+def invalid(error: ValidationError, *, own: int = 1) -> InvalidRequest:
     """The first problem, with its field, and never the input itself. ``own``: leading names that are no fields."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     # A score request's first element is our own name of its form, not a field of it; so is what a source was taken for.
@@ -210,14 +235,14 @@ def _from_request_part(parts: list[multipart.Part], max_candidates: int) -> Pars
 
     def read(name: str, text: str) -> ImageInput:
         if not text.startswith(PART_PREFIX):
-            return _read_base64(name, text)
+            return read_base64(name, text)
         part = text.removeprefix(PART_PREFIX)
         if part not in files:
             raise InvalidRequest(f"part '{part[:64]}' is missing", param=part[:64])
         unused.discard(part)
         return replace(files[part], name=name)  # hashed once, however often it is named
 
-    parsed = _from_json(document, read, max_candidates)
+    parsed = _from_json(load_json(document), read, max_candidates)
     if unused:
         name = sorted(unused)[0]
         raise InvalidRequest(f"part '{name[:64]}' is not used by the request", param=name[:64])
@@ -240,7 +265,7 @@ def _from_form(parts: list[multipart.Part], max_candidates: int) -> Parsed:
     for name, there in (("instruction", "instruction" in single), ("edited", files["edited"])):
         if not there:
             raise InvalidRequest(f"field '{name}' is missing", param=name)
-    _check_count(len(files["edited"]), max_candidates)
+    check_count(len(files["edited"]), max_candidates)
     try:
         instruction = _INSTRUCTION.validate_python(single["instruction"].decode("utf-8"))
     except UnicodeDecodeError:

@@ -22,12 +22,13 @@ class RequestRecord:
     """Counts, times in milliseconds, and names of our own: nothing here was written by the caller but ``request_id``.
 
     ``error`` is the code of the reply's error, or DISCONNECTED; ``refused`` whether it ended the request as a whole,
-    rather than each of its candidates. ``started``, and when its candidates were handed over and had their outcomes,
-    are seconds of ``time.perf_counter``.
+    rather than each of its candidates. ``wire`` names whose words the request used, empty for ours. ``started``, and
+    when its candidates were handed over and had their outcomes, are seconds of ``time.perf_counter``.
     """
 
     request_id: str
     key: Key | None = None
+    wire: str = ""
     error: str | None = None
     refused: bool = False
     body_bytes: int | None = None
@@ -64,6 +65,7 @@ class RequestRecord:
             "status": status,
             "outcome": self.outcome,
             "key": self.key.name if self.key else None,
+            "wire": self.wire or None,
             "body_bytes": self.body_bytes,
             "candidates": self.candidates,
             "failed": self.failed,

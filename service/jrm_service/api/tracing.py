@@ -109,6 +109,7 @@ def _attributes(record: RequestRecord, method: str, route: str | None, status: i
         "jrm.request_id": record.request_id,
         "jrm.outcome": record.outcome,
         "jrm.key": record.key.name if record.key else None,
+        "jrm.wire": record.wire or None,
         "jrm.candidates": record.candidates,
         "jrm.failed": record.failed,
         "jrm.cached": record.cached,

@@ -92,11 +92,20 @@ class Head(_Strict):
         return outputs
 
 
+class Normalize(_Strict):
+    """Beside a reward, replies carry sigmoid((reward - center) / scale). ``jrm calibrate`` fits both."""
+
+    center: Annotated[float, Field(allow_inf_nan=False)]
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Reward(_Strict):
     """How dimensions pool into one reward. No weights means 1.0 for each; a dimension of weight 0 is left out."""
 
     combine: Literal["mean", "min"] = "mean"
     weights: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    # Left out where there is none: checkpoints that were made before there was this key keep their fingerprints.
+    normalize: Annotated[Normalize | None, Field(exclude_if=lambda normalize: normalize is None)] = None
 
 
 class Explain(_Strict):

@@ -214,7 +214,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "dimensions": manifest.dimensions,
         "passes": [{"parts": one.parts, "read": one.read, "characters": len(one.text)} for one in manifest.passes],
         "heads": {name: head.model_dump() for name, head in manifest.heads.items()},
-        "reward": {"combine": manifest.reward.combine, "weights": manifest.pooled_weights},
+        "reward": manifest.reward.model_dump(include={"combine", "normalize"}) | {"weights": manifest.pooled_weights},
         "reward_token": manifest.reward_token,
         "image": {
             "min_pixels": spec.min_pixels,

@@ -109,6 +109,22 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """A manifest's ``reward.normalize``: where rewards lie, and how far they are apart. ``scale`` is above 0."""
+
+    center: float
+    scale: float
+
+    def normalized(self, reward: float) -> float:
+        """sigmoid((reward - center) / scale): from 0 to 1, and 0.5 at the center."""
+        steps = (reward - self.center) / self.scale
+        if steps >= 0:
+            return 1.0 / (1.0 + math.exp(-steps))
+        weight = math.exp(steps)  # of a positive number it could overflow
+        return weight / (1.0 + weight)
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """What is being served, for replies and ``/v1/info``."""
 
@@ -120,6 +136,12 @@ class ServedModel:
     def precision(self) -> str:
         """What the scores are computed in: float32, bfloat16, float16 or fp8; empty where nothing is scored."""
         return str(self.description.get("precision", ""))
+
+    @property
+    def scale(self) -> Scale | None:
+        """What the checkpoint normalizes its rewards by; None where it does not."""
+        normalize = self.description.get("reward", {}).get("normalize")
+        return None if normalize is None else Scale(**normalize)
 
 
 def combine(

@@ -7,8 +7,9 @@ import tracemalloc
 
 import pytest
 
-from jrm_service.api.parse import parse_explain_request, parse_score_request
+from jrm_service.api.parse import parse_explain_request
 from jrm_service.errors import InvalidRequest
+from support.parsing import parse_score_request
 
 BOUNDARY = "frontier"
 MB = 10**6

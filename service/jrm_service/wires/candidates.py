@@ -1,0 +1,73 @@
+"""Between a wire's list of candidates and groups: who has equal sources and instruction is one group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from jrm_service.api.parse import check_count
+from jrm_service.api.wire import Answered, Asked
+from jrm_service.errors import CandidateError, InvalidRequest
+from jrm_service.images.reader import ImageInput
+from jrm_service.scoring.service import GroupInput
+from jrm_service.scoring.types import Score
+
+Outcome = Score | CandidateError
+
+
+@dataclass(frozen=True, slots=True)
+class WireCandidate:
+    """One edit as trainers list them, each with its own copy of the sources. ``name`` is its place, for messages."""
+
+    name: str
+    sources: Sequence[ImageInput]
+    instruction: str
+    edited: ImageInput
+
+
+def ask(
+    candidates: Sequence[WireCandidate],
+    answer: Callable[[list[Outcome], Answered], Response],
+    *,
+    timeout_ms: int,
+    max_candidates: int,
+) -> Asked:
+    """Ask for the candidates' scores; ``answer`` gets their outcomes in this order.
+
+    Raises InvalidRequest for no candidate and for an instruction that is blank, PayloadTooLarge.
+    """
+    if not candidates:
+        raise InvalidRequest("there is nothing to score")
+    check_count(len(candidates), max_candidates)
+    members: dict[tuple[bytes | str, ...], list[int]] = {}
+    for number, candidate in enumerate(candidates):
+        if not candidate.instruction.strip():
+            raise InvalidRequest(f"{candidate.name}: the instruction is empty", param=candidate.name)
+        key: tuple[bytes | str, ...] = (candidate.instruction, *(source.key for source in candidate.sources))
+        members.setdefault(key, []).append(number)
+    groups = [_group([candidates[number] for number in numbers]) for numbers in members.values()]
+
+    def answer_in_order(answered: Answered) -> Response:
+        by_number = {
+            number: outcome
+            for numbers, outcomes in zip(members.values(), answered.result.groups, strict=True)
+            for number, outcome in zip(numbers, outcomes, strict=True)
+        }
+        return answer([by_number[number] for number in range(len(candidates))], answered)
+
+    return Asked(groups, timeout_ms, answer_in_order)
+
+
+def scores(outcomes: Sequence[Outcome]) -> list[Score]:
+    """The scores, for a client that can be told of scores alone. Raises the first candidate's error."""
+    for outcome in outcomes:
+        if isinstance(outcome, CandidateError):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, Score)]
+
+
+def _group(candidates: Sequence[WireCandidate]) -> GroupInput:
+    first = candidates[0]
+    return GroupInput(first.sources, first.instruction, [candidate.edited for candidate in candidates], first.name)

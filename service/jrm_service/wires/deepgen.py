@@ -1,0 +1,58 @@
+"""deepgen_rl, and UniRL-Zero (G-U-N/UniRL): ``POST /`` with a pickle, one list of sources and one of edits.
+
+Their clients send nothing a second time, and turn any status but 200 into an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import JRMError
+from jrm_service.images.reader import ImageInput
+
+from . import pickled
+from .candidates import Outcome, WireCandidate, ask, scores
+from .rewards import Rewards
+
+_EDITS = {"edited": bytes, "prompts": str}
+
+
+class DeepgenWire:
+    """Implements Wire. Its clients give up after 600 s."""
+
+    name = "deepgen"
+    timeout_ms = 590_000
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It shares its route with EditScore."""
+        return isinstance(content, dict) and isinstance(content.get("images"), dict) and "prompts" in content
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every edited image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
+        edits, prompts = pickled.columns(content["images"] | {"prompts": content["prompts"]}, _EDITS)
+        sources: list[list[ImageInput]] = [[] for _ in edits]
+        if "source" in content["images"]:
+            (images,) = pickled.columns(content["images"], {"source": bytes})
+            pickled.require_equal_lengths({"edited": edits, "source": images})
+            sources = [[ImageInput.of(f"source[{n}]", data)] for n, data in enumerate(images)]
+        candidates = [
+            WireCandidate(f"edited[{n}]", sources[n], prompts[n], ImageInput.of(f"edited[{n}]", data))
+            for n, data in enumerate(edits)
+        ]
+        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        return ask(candidates, self._answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+
+    def refuse(self, error: JRMError) -> Response:
+        """A pickle with the reason, as its own server sends one."""
+        return pickled.refusal(error)
+
+    def _answer(self, outcomes: Sequence[Outcome], answered: Answered) -> Response:
+        return pickled.reply({"scores": [self._rewards.number(score, answered.model) for score in scores(outcomes)]})

@@ -1,0 +1,78 @@
+"""Edit-R1 and UniWorld-V2, and FIRM-Reward: ``POST /mode/{mode}`` with a pickle.
+
+``logits_non_cot`` is the reward, FIRM's ``score_execution`` the dimension ``instruction_following``. Its
+``score_consistency`` is nothing that a JRM checkpoint has, and is refused. Their clients load whatever comes back, and
+stop at a reply without scores; a 500 they send up to a thousand times, and a 429 or 503 after its ``retry-after``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import InvalidRequest, JRMError
+from jrm_service.images.reader import ImageInput
+from jrm_service.scoring.types import Score, ServedModel
+
+from . import pickled
+from .candidates import Outcome, WireCandidate, ask, scores
+from .rewards import Rewards
+
+_EXECUTION = "instruction_following"
+
+
+class EditR1Wire:
+    """Implements Wire. Its clients give up after 360 s."""
+
+    name = "edit-r1"
+    timeout_ms = 350_000
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It has a route of its own."""
+        return True
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
+        number = self._number(sent.path["mode"], sent.model)
+        if not isinstance(content, dict):
+            raise InvalidRequest("the pickle must be a dict")
+        images, prompts = pickled.columns(content, {"images": bytes, "prompts": str})
+        if content.get("ref_images") is None:
+            sources: list[list[ImageInput]] = [[] for _ in images]
+        else:
+            (references,) = pickled.columns(content, {"ref_images": bytes})
+            pickled.require_equal_lengths({"images": images, "ref_images": references})
+            sources = [[ImageInput.of(f"ref_images[{n}]", data)] for n, data in enumerate(references)]
+        candidates = [
+            WireCandidate(f"images[{n}]", sources[n], prompts[n], ImageInput.of(f"images[{n}]", data))
+            for n, data in enumerate(images)
+        ]
+
+        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
+            return pickled.reply({"scores": [number(score, answered.model) for score in scores(outcomes)]})
+
+        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+
+    def refuse(self, error: JRMError) -> Response:
+        """A pickle without scores, and never a 500."""
+        return pickled.refusal(error)
+
+    def _number(self, mode: str, model: ServedModel) -> Callable[[Score, ServedModel], float]:
+        """What a mode asks for. Raises InvalidRequest for one that means nothing here."""
+        if mode == "logits_non_cot":
+            return self._rewards.number
+        if mode != "score_execution":
+            raise InvalidRequest(f"unknown mode: {mode[:64]}; there are logits_non_cot and score_execution")
+        if self._rewards.normalized:
+            raise InvalidRequest("score_execution is a dimension, and only the reward can be normalized")
+        if _EXECUTION not in model.description.get("dimensions", [_EXECUTION]):
+            raise InvalidRequest(f"score_execution: the checkpoint '{model.name}' has no dimension {_EXECUTION}")
+        return lambda score, _model: score.dimensions[_EXECUTION].mean

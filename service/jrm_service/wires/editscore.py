@@ -1,0 +1,91 @@
+"""EditScore (OmniGen2-RL): ``POST /`` with a pickle of PIL images, one list of sources for each edit.
+
+Its client tries once; any status but 200 ends the run. All lists of the reply are as long as ``output_image``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from jrm_client import strict_json
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import InvalidRequest, JRMError
+
+from . import pickled
+from .candidates import Outcome, WireCandidate, ask, scores
+from .pickle_values import PILState, require_shallow
+from .pictures import image_input
+from .rewards import Rewards
+
+_PASSES = 0.5  # a reward from which on its client counts an edit as a success
+
+
+class EditScoreWire:
+    """Implements Wire. Its client gives up after 600 s."""
+
+    name = "editscore"
+    timeout_ms = 590_000
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It shares its route with deepgen_rl."""
+        return isinstance(content, dict) and "output_image" in content and "meta_datas" in content
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every output image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
+        edits, documents = pickled.columns(content, {"output_image": PILState, "meta_datas": str})
+        metas = [_meta(number, document) for number, document in enumerate(documents)]
+        (inputs,) = pickled.columns(content, {"input_images": list})
+        pickled.require_equal_lengths({"output_image": edits, "input_images": inputs})
+
+        def image(name: str, picture: Any) -> Any:
+            if not isinstance(picture, PILState):
+                raise InvalidRequest(f"{name}: must be a PIL image", param=name)
+            return image_input(name, picture, max_pixels=sent.max_image_pixels)
+
+        candidates = [
+            WireCandidate(
+                f"output_image[{number}]",
+                [image(f"input_images[{number}][{n}]", picture) for n, picture in enumerate(inputs[number])],
+                metas[number]["instruction"],
+                image(f"output_image[{number}]", edit),
+            )
+            for number, edit in enumerate(edits)
+        ]
+
+        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
+            rewards = [self._rewards.number(score, answered.model) for score in scores(outcomes)]
+            return pickled.reply(
+                {
+                    "scores": [1.0 if reward >= _PASSES else 0.0 for reward in rewards],
+                    "rewards": rewards,
+                    "reasoning": [""] * len(rewards),
+                    "strict_rewards": rewards,
+                    "meta_data": [meta | {"original_index": number} for number, meta in enumerate(metas)],
+                }
+            )
+
+        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+
+    def refuse(self, error: JRMError) -> Response:
+        """Any status but 200."""
+        return pickled.refusal(error)
+
+
+def _meta(number: int, document: str) -> dict[str, Any]:
+    name = f"meta_datas[{number}]"
+    try:
+        meta = strict_json.loads(document)
+        require_shallow(meta)  # it is sent back
+    except ValueError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("instruction"), str):
+        raise InvalidRequest(f"{name}: must be a JSON object with an instruction", param=name)
+    return meta

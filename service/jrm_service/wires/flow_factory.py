@@ -1,0 +1,79 @@
+"""Flow-Factory: ``POST /compute``.
+
+Lists as long as each other, an edit and its condition images at each place. Its client sends whatever is not 200 again
+at once, three times, and then says "Failed to connect"; ``{"error": …}`` in a 200 it shows to its user, and stops. So
+every refusal is one: it knows no reply for a single candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.responses import Response
+
+from jrm_service.api.errors import reason_of
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import InvalidRequest, JRMError
+
+from .candidates import Outcome, WireCandidate, ask, scores
+from .rewards import Rewards
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompt: list[str]
+    image: list[str] | None = None
+    condition_images: list[list[str]] | None = None
+    video: None = None
+    condition_videos: None = None
+
+
+class FlowFactoryWire:
+    """Implements Wire. Its client gives up after 60 s."""
+
+    name = "flow-factory"
+    timeout_ms = 55_000
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It has a route of its own."""
+        return True
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
+        try:
+            document = _Document.model_validate(content)
+        except ValidationError as error:
+            raise invalid(error, own=0) from None
+        images, sources = document.image or [], document.condition_images
+        if sources is None:
+            sources = [[] for _ in images]
+        lengths = {"prompt": len(document.prompt), "image": len(images), "condition_images": len(sources)}
+        if len(set(lengths.values())) > 1:
+            raise InvalidRequest(f"lists of unequal length: {', '.join(f'{n} has {k}' for n, k in lengths.items())}")
+        candidates = [
+            WireCandidate(
+                f"condition_images[{number}]",
+                [read_base64(f"condition_images[{number}][{n}]", text) for n, text in enumerate(sources[number])],
+                document.prompt[number],
+                read_base64(f"image[{number}]", image),
+            )
+            for number, image in enumerate(images)
+        ]
+        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        return ask(candidates, self._answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+
+    def refuse(self, error: JRMError) -> Response:
+        """In a 200: the one reply that its client does not send again, and shows."""
+        return JSONResponse({"error": f"{error.code}: {reason_of(error)}"})
+
+    def _answer(self, outcomes: Sequence[Outcome], answered: Answered) -> Response:
+        return JSONResponse({"rewards": [self._rewards.number(score, answered.model) for score in scores(outcomes)]})

@@ -1,0 +1,189 @@
+"""KServe V2, the Open Inference Protocol: ``POST /v2/models/{model}/infer``, with health and metadata beside it.
+
+Tensors are BYTES in JSON: ``source`` and ``edited`` hold base64, ``instruction`` text. A source or an instruction that
+is there once is that of every edit. The protocol knows no error of one element: the first one is the request's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from jrm_client.protocol import DEFAULT_TIMEOUT_MS
+from jrm_service.api.errors import reason_of, retry_headers, status_of
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
+from jrm_service.scoring.types import Score, ServedModel
+
+from .candidates import Outcome, WireCandidate, ask, scores
+from .rewards import Rewards
+
+_INPUTS = ("source", "edited", "instruction")
+_BINARY = "inference-header-content-length"
+
+
+class _Tensor(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Literal["source", "edited", "instruction"]
+    shape: list[Annotated[int, Field(ge=0)]]
+    datatype: Literal["BYTES"]
+    data: list[Any]
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str | None = None
+    inputs: list[_Tensor]
+    outputs: list[_Output] | None = None
+
+
+class KServeWire:
+    """Implements Wire."""
+
+    name = "kserve"
+    timeout_ms = DEFAULT_TIMEOUT_MS
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It has a route of its own."""
+        return True
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every element of ``edited`` is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
+        self.require(sent.path["model"], sent.model)
+        if _BINARY in sent.headers:
+            raise InvalidRequest(f"{_BINARY}: binary tensor data is not understood; send the tensors as JSON")
+        try:
+            document = _Document.model_validate(content)
+        except ValidationError as error:
+            raise invalid(error, own=0) from None
+        wanted = None if document.outputs is None else [output.name for output in document.outputs]
+
+        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
+            return self._answer(document.id, wanted, scores(outcomes), answered.model)
+
+        return ask(
+            _candidates(document.inputs),
+            answer,
+            timeout_ms=patience_ms(sent.headers, self.timeout_ms),
+            max_candidates=sent.max_candidates,
+        )
+
+    def refuse(self, error: JRMError) -> Response:
+        """The protocol's own shape."""
+        return JSONResponse({"error": reason_of(error)}, status_of(error), retry_headers(error))
+
+    def require(self, name: str, model: ServedModel) -> None:
+        """Raises UnknownModel."""
+        if name not in self._rewards.names(model):
+            raise UnknownModel(f"no model is called '{name[:64]}'", param="model")
+
+    def metadata(self, name: str, model: ServedModel) -> dict[str, Any]:
+        """What ``GET /v2/models/{model}`` tells; the version is the fingerprint."""
+        numbers = ["reward", "reward_std"]
+        numbers += [f"{dim}_{kind}" for dim in model.description.get("dimensions") or () for kind in ("mean", "std")]
+        return {
+            "name": name,
+            "versions": [model.fingerprint],
+            "platform": "jrm-serve",
+            "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in _INPUTS],
+            "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in numbers],
+        }
+
+    def _answer(
+        self, request_id: str | None, wanted: Sequence[str] | None, found: Sequence[Score], model: ServedModel
+    ) -> Response:
+        columns: dict[str, list[float | None]] = {"reward": [self._rewards.number(score, model) for score in found]}
+        if not self._rewards.normalized:
+            columns["reward_std"] = [score.reward_std for score in found]
+        for name in found[0].dimensions:
+            columns[f"{name}_mean"] = [score.dimensions[name].mean for score in found]
+            columns[f"{name}_std"] = [score.dimensions[name].std for score in found]
+        columns = {name: column for name, column in columns.items() if None not in column}
+        for name in wanted or ():
+            if name not in columns:
+                raise InvalidRequest(f"outputs: no tensor is called '{name[:64]}'; there are {', '.join(columns)}")
+        body = {"model_name": model.name, "model_version": model.fingerprint}
+        outputs = [
+            {"name": name, "shape": [len(found)], "datatype": "FP32", "data": column}
+            for name, column in columns.items()
+            if not wanted or name in wanted
+        ]
+        return JSONResponse(body | ({"id": request_id} if request_id is not None else {}) | {"outputs": outputs})
+
+
+def _candidates(tensors: Sequence[_Tensor]) -> list[WireCandidate]:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    if len(by_name) < len(tensors):
+        raise InvalidRequest("inputs: a tensor is there twice")
+    for name in ("edited", "instruction"):
+        if name not in by_name:
+            raise InvalidRequest(f"inputs: the tensor '{name}' is missing", param=name)
+    edits = _column("edited", _strings(by_name["edited"]))
+    instructions = _each(by_name["instruction"], len(edits))
+    if "source" in by_name:
+        sources = [_column(f"source[{number}]", row) for number, row in enumerate(_rows(by_name["source"], len(edits)))]
+    else:
+        sources = [[] for _ in edits]
+    return [
+        WireCandidate(f"edited[{number}]", sources[number], instructions[number], edit)
+        for number, edit in enumerate(edits)
+    ]
+
+
+def _column(name: str, texts: Sequence[str]) -> list[Any]:
+    return [read_base64(f"{name}[{number}]", text) for number, text in enumerate(texts)]
+
+
+def _rows(tensor: _Tensor, count: int) -> list[list[str]]:
+    """One list for each candidate: [1] or [count] elements of one, [1, k] or [count, k] elements of k."""
+    texts = _strings(tensor)
+    if len(tensor.shape) == 2 and tensor.shape[0] in (1, count):
+        width = tensor.shape[1]
+        rows = [texts[row * width : (row + 1) * width] for row in range(tensor.shape[0])]
+        return rows if len(rows) == count else rows * count
+    return [[text] for text in _each(tensor, count)]
+
+
+def _each(tensor: _Tensor, count: int) -> list[str]:
+    texts = _strings(tensor)
+    if len(texts) not in (1, count):
+        raise InvalidRequest(f"inputs: '{tensor.name}' has {len(texts)} elements, 'edited' has {count}")
+    return texts if len(texts) == count else texts * count
+
+
+def _strings(tensor: _Tensor) -> list[str]:
+    """The elements, which the protocol allows to be nested as their shape is."""
+    texts = list(_flat(tensor.data, len(tensor.shape)))
+    if len(texts) != math.prod(tensor.shape):
+        raise InvalidRequest(
+            f"inputs: '{tensor.name}' has {len(texts)} elements, which is not its shape {tensor.shape}"
+        )
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest(f"inputs: '{tensor.name}' has an element that is no string")
+    return texts
+
+
+def _flat(data: Sequence[Any], depth: int) -> Iterable[Any]:
+    for value in data:
+        if isinstance(value, list) and depth > 1:
+            yield from _flat(value, depth - 1)
+        else:
+            yield value

@@ -1,0 +1,142 @@
+"""``POST /v1/rerank`` in the shape of vLLM, Jina and Cohere: edits, ranked for their source and instruction.
+
+The query's content holds the source images and the instruction, each document's content one edited image.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from jrm_client.protocol import DEFAULT_TIMEOUT_MS
+from jrm_service.api.errors import domain_error_reply
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
+from jrm_service.images.reader import ImageInput
+
+from .candidates import Outcome, WireCandidate, ask, scores
+from .rewards import Rewards
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _URL(_Sent):
+    url: str
+
+
+class _Text(_Sent):
+    type: Literal["text"]
+    text: str
+
+
+class _Image(_Sent):
+    type: Literal["image_url"]
+    image_url: _URL
+
+
+class _Content(_Sent):
+    content: list[Annotated[_Text | _Image, Field(discriminator="type")]]
+
+    def images(self, name: str) -> list[ImageInput]:
+        """The images, called after their places."""
+        return [
+            _read(f"{name}.content[{place}].image_url.url", part.image_url.url)
+            for place, part in enumerate(self.content)
+            if isinstance(part, _Image)
+        ]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.content if isinstance(part, _Text))
+
+
+class _Document(_Sent):
+    query: _Content
+    documents: list[_Content] | _Content
+    model: str | None = None
+    top_n: Annotated[int, Field(ge=0)] | None = None
+    return_documents: bool = False
+
+
+class RerankWire:
+    """Implements Wire."""
+
+    name = "rerank"
+    timeout_ms = DEFAULT_TIMEOUT_MS
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It has routes of its own."""
+        return True
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every document is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
+        try:
+            asked = _Document.model_validate(content)
+        except ValidationError as error:
+            raise invalid(error, own=0) from None
+        if asked.model is not None and asked.model not in self._rewards.names(sent.model):
+            raise UnknownModel(f"no model is called '{asked.model[:64]}'", param="model")
+        documents = asked.documents if isinstance(asked.documents, list) else [asked.documents]
+        sources = asked.query.images("query")
+        candidates = [
+            WireCandidate(f"documents[{number}]", sources, asked.query.text, _edited(number, document))
+            for number, document in enumerate(documents)
+        ]
+
+        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
+            return self._answer(asked, documents, outcomes, answered)
+
+        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+
+    def refuse(self, error: JRMError) -> Response:
+        """OpenAI's shape, as vLLM's own."""
+        return domain_error_reply(error)
+
+    def _answer(
+        self, asked: _Document, documents: Sequence[_Content], outcomes: Sequence[Outcome], answered: Answered
+    ) -> Response:
+        numbers = [self._rewards.number(score, answered.model) for score in scores(outcomes)]
+        ranked = sorted(range(len(numbers)), key=lambda number: numbers[number], reverse=True)
+        results: list[dict[str, Any]] = [
+            {"index": number, "document": _echo(documents[number], asked), "relevance_score": numbers[number]}
+            for number in ranked[: asked.top_n or len(ranked)]
+        ]
+        tokens = answered.result.tokens
+        body = {
+            "id": f"rerank-{uuid.uuid4().hex}",
+            "model": answered.model.name,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "results": results,
+        }
+        return JSONResponse(body)
+
+
+def _edited(number: int, document: _Content) -> ImageInput:
+    images = document.images(f"documents[{number}]")
+    if len(images) != 1:
+        raise InvalidRequest(f"documents[{number}]: {len(images)} images, must be the edited one")
+    return images[0]
+
+
+def _read(name: str, url: str) -> ImageInput:
+    if url[:5].lower() != "data:":
+        raise InvalidRequest(f"{name}: not a data URL, and others are not fetched", param=name)
+    return read_base64(name, url)
+
+
+def _echo(document: _Content, asked: _Document) -> dict[str, Any]:
+    """vLLM sends each document back; an image is sent back only where that was asked for."""
+    return {"text": None, "multi_modal": document.model_dump()["content"] if asked.return_documents else None}

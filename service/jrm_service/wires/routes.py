@@ -1,0 +1,156 @@
+"""Which wires are on, and the routes that they add."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from jrm_service.api.parse import load_json_body
+from jrm_service.api.wire import ScorePath, Sent, Wire
+from jrm_service.errors import RequestError, WireScaleError
+from jrm_service.scoring.types import ServedModel
+
+from . import pickled
+from .deepgen import DeepgenWire
+from .edit_r1 import EditR1Wire
+from .editscore import EditScoreWire
+from .flow_factory import FlowFactoryWire
+from .kserve import KServeWire
+from .rerank import RerankWire
+from .rewards import Rewards, accepted_names
+from .unirl import UniRLWire
+
+logger = logging.getLogger(__name__)
+
+WIRES: Mapping[str, Callable[[Rewards], Wire]] = {
+    wire.name: wire
+    for wire in (UniRLWire, FlowFactoryWire, KServeWire, RerankWire, EditR1Wire, DeepgenWire, EditScoreWire)
+}
+_AT_ROOT = ("deepgen", "editscore")  # both at POST /, told apart by their keys
+_ASSUMED = {
+    "edit-r1": "Edit-R1 drops groups with a mean over 0.9 or a standard deviation under 0.05, FIRM-Reward divides by 5",
+    "editscore": "EditScore counts an edit as a success from 0.5 on",
+}
+"""What clients assume of rewards that lie between 0 and 1, for those that do."""
+V2_LIVE, V2_READY = "/v2/health/live", "/v2/health/ready"
+PROBES: Mapping[str, frozenset[str]] = {"kserve": frozenset({V2_LIVE, V2_READY})}
+"""Routes of a wire that ask for no key, as ``/health`` does not."""
+
+
+def wires_of(names: Sequence[str], *, normalized: Sequence[str], further_names: Sequence[str]) -> dict[str, Wire]:
+    """The wires of these names; ``normalized`` are the names of those that send normalized rewards."""
+    return {name: WIRES[name](Rewards(name in normalized, further_names)) for name in names}
+
+
+def warn_of_raw_rewards(names: Sequence[str], *, normalized: Sequence[str]) -> None:
+    """Say once what a client takes a raw reward for."""
+    for name in names:
+        if name in _ASSUMED and name not in normalized:
+            logger.warning(
+                "the wire %s sends raw rewards, and its client takes them for 0 to 1: %s. See --wire-scale",
+                name,
+                _ASSUMED[name],
+            )
+
+
+def check_scales(normalized: Sequence[str], model: ServedModel) -> None:
+    """Raises WireScaleError when a wire is to send normalized rewards of a checkpoint that has none."""
+    if normalized and model.scale is None:
+        raise WireScaleError(
+            f"wire_scale {normalized[0]}=normalized: the checkpoint '{model.name}' has no reward.normalize in its "
+            "manifest; `jrm calibrate` writes it"
+        )
+
+
+def uses_root(wires: Collection[str]) -> bool:
+    """Whether one of the wires has ``POST /``."""
+    return any(name in wires for name in _AT_ROOT)
+
+
+def wires_router(
+    path: ScorePath, wires: Mapping[str, Wire], served: Callable[[], ServedModel], further_names: Sequence[str]
+) -> APIRouter:
+    """The routes of ``wires``, but for those of ours that they share. The schema is that of our API, without them.
+
+    ``served`` gives what is served, and raises NotReady or Draining unless requests are taken.
+    """
+    router = APIRouter(include_in_schema=False)
+
+    def add(route: str, load: Callable[[Sent], Any], *asked: Wire) -> None:
+        async def endpoint(request: Request) -> Response:
+            return await path.serve(request, load, asked)
+
+        router.add_api_route(route, endpoint, methods=["POST"])
+
+    if "unirl" in wires:
+
+        @router.get("/rewards")
+        async def rewards() -> dict[str, list[str]]:
+            return {"rewards": accepted_names(served(), further_names)}
+
+    if flow_factory := wires.get("flow-factory"):
+        add("/compute", _json, flow_factory)
+    if edit_r1 := wires.get("edit-r1"):
+        add("/mode/{mode}", pickled.load, edit_r1)
+    if at_root := [wires[name] for name in _AT_ROOT if name in wires]:
+        add("/", pickled.load, *at_root)
+    if rerank := wires.get("rerank"):
+        for route in ("/rerank", "/v1/rerank", "/v2/rerank"):
+            add(route, _json, rerank)
+    kserve = wires.get("kserve")
+    if isinstance(kserve, KServeWire):
+        add("/v2/models/{model}/infer", _json_or_unsaid, kserve)
+        _add_metadata(router, kserve, served)
+    return router
+
+
+def _add_metadata(router: APIRouter, kserve: KServeWire, served: Callable[[], ServedModel]) -> None:
+    def told(tell: Callable[[ServedModel], dict[str, Any]], name: str | None = None) -> Response:
+        """What is told of the model; refused while it takes no requests, and where it is called otherwise."""
+        try:
+            model = served()
+            if name is not None:
+                kserve.require(name, model)
+        except RequestError as error:
+            return kserve.refuse(error)
+        return JSONResponse(tell(model))
+
+    @router.get("/v2")
+    async def server() -> dict[str, Any]:
+        return {"name": "jrm-serve", "version": version("jrm-serve"), "extensions": []}
+
+    @router.get(V2_LIVE)
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @router.get(V2_READY)
+    async def ready() -> Response:
+        return told(lambda _model: {"ready": True})
+
+    @router.get("/v2/models/{name}/ready")
+    async def model_ready(name: str) -> Response:
+        return told(lambda _model: {"name": name, "ready": True}, name)
+
+    @router.get("/v2/models/{name}")
+    async def metadata(name: str) -> Response:
+        return told(lambda model: kserve.metadata(name, model), name)
+
+
+def _json(sent: Sent) -> Any:
+    return _json_of(sent, sent.headers.get("content-type", ""))
+
+
+def _json_or_unsaid(sent: Sent) -> Any:
+    """Some clients of KServe leave the type out."""
+    return _json_of(sent, sent.headers.get("content-type", "application/json"))
+
+
+def _json_of(sent: Sent, content_type: str) -> Any:
+    encoding = sent.headers.get("content-encoding", "identity")
+    return load_json_body(content_type, sent.body, content_encoding=encoding)

@@ -1,0 +1,146 @@
+"""UniRL (Tencent-Hunyuan): ``POST /score`` with ``requests``, ``GET /rewards``.
+
+A candidate is a history of turns with a text and an image each; the last image is the edited one, those before it are
+sources. A candidate without a score is missing in ``results`` and has its reason in ``errors``: the reply is 200 even
+when that is all of them. Any other status fails the whole batch: its client sends 429 and 5xx again, twice at most, one
+second apart, and gives up on 4xx at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from jrm_service.api.errors import reason_of, retry_headers, status_of
+from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.errors import InvalidRequest, JRMError
+from jrm_service.scoring.types import Score, ServedModel
+
+from .candidates import Outcome, WireCandidate, ask
+from .rewards import Rewards
+
+_IDENTITY = ("request_id", "sample_id", "group_id", "source_rank", "policy_version", "idempotency_key")
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # newer clients say more
+
+
+class _Turn(_Sent):
+    text: str | None = None
+    image_b64: str | None = None
+    video_b64: None = None
+
+
+class _Entry(_Sent):
+    history: Annotated[list[_Turn], Field(min_length=1)]
+    required_rewards: Annotated[list[str], Field(min_length=1)]
+    request_id: Any = None
+    sample_id: Any = None
+    group_id: Any = None
+    source_rank: Any = None
+    policy_version: Any = None
+    idempotency_key: Any = None
+
+
+class _Document(_Sent):
+    requests: list[_Entry]
+    protocol_version: Literal["1"] | None = None
+    grad_mode: Literal[False] | None = None
+
+
+class UniRLWire:
+    """Implements Wire. Its client gives up after 300 s, and its own server after 120."""
+
+    name = "unirl"
+    timeout_ms = 120_000
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def takes(self, content: Any) -> bool:
+        """It shares its route with our own requests, which have no such key."""
+        return isinstance(content, dict) and "requests" in content
+
+    def read(self, content: Any, sent: Sent) -> Asked:
+        """Every entry of ``requests`` is a candidate. Raises InvalidRequest, PayloadTooLarge."""
+        try:
+            document = _Document.model_validate(content)
+        except ValidationError as error:
+            raise invalid(error, own=0) from None
+        known = self._rewards.names(sent.model)
+        for entry in document.requests:
+            for name in entry.required_rewards:
+                if name not in known:
+                    raise InvalidRequest(f"unknown reward: {name[:64]}", param="required_rewards")
+
+        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
+            return self._answer(document.requests, outcomes, answered.model)
+
+        return ask(
+            [_candidate(number, entry) for number, entry in enumerate(document.requests)],
+            answer,
+            timeout_ms=patience_ms(sent.headers, self.timeout_ms),
+            max_candidates=sent.max_candidates,
+        )
+
+    def refuse(self, error: JRMError) -> Response:
+        """FastAPI's shape, which its own server has."""
+        return JSONResponse({"detail": reason_of(error)}, status_of(error), retry_headers(error))
+
+    def _answer(self, entries: Sequence[_Entry], outcomes: Sequence[Outcome], model: ServedModel) -> Response:
+        body: dict[str, Any] = {
+            "protocol_version": "1",
+            "results": [
+                dict.fromkeys(entry.required_rewards, self._metrics(outcome, model))
+                if isinstance(outcome, Score)
+                else {}
+                for entry, outcome in zip(entries, outcomes, strict=True)
+            ],
+            "errors": [
+                {} if isinstance(outcome, Score) else dict.fromkeys(entry.required_rewards, str(outcome))
+                for entry, outcome in zip(entries, outcomes, strict=True)
+            ],
+        }
+        if any(entry.request_id is not None for entry in entries):
+            body["identities"] = [
+                {name: getattr(entry, name) for name in _IDENTITY} | {"scorer_version": model.fingerprint}
+                for entry in entries
+            ]
+        return JSONResponse(body)
+
+    def _metrics(self, score: Score, model: ServedModel) -> dict[str, float]:
+        """The reward first, which is what its client takes unless it is told to average all numbers.
+
+        So the dimensions are beside it only where their average is the reward: then either way means the same.
+        """
+        reward = {"reward": self._rewards.number(score, model)}
+        if self._rewards.normalized or not _is_plain_mean(model):
+            return reward
+        return reward | {name: dimension.mean for name, dimension in score.dimensions.items()}
+
+
+def _candidate(number: int, entry: _Entry) -> WireCandidate:
+    name = f"requests[{number}]"
+    if entry.history[-1].image_b64 is None:
+        raise InvalidRequest(f"{name}: the last turn has no image", param=name)
+    *sources, edited = (
+        read_base64(f"{name}.history[{place}].image_b64", turn.image_b64)
+        for place, turn in enumerate(entry.history)
+        if turn.image_b64 is not None
+    )
+    instruction = next((turn.text for turn in reversed(entry.history) if turn.text), "")
+    return WireCandidate(name, sources, instruction, edited)
+
+
+def _is_plain_mean(model: ServedModel) -> bool:
+    reward = model.description.get("reward", {})
+    weights = reward.get("weights", {})
+    everything = set(weights) == set(model.description.get("dimensions") or ())
+    return bool(weights) and everything and reward.get("combine") == "mean" and len(set(weights.values())) == 1
