@@ -21,8 +21,7 @@ from .orientation import PREFIX, read_orientation
 MAX_SEGMENTS = 2_000  # a 64 MiB file that is all full-length segments has 1,025
 MAX_SCANS = 128  # every scan costs a walk over the whole image, however few bytes it has; progressive files have ~10
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
-_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}
+_SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2
 _RESTART, _END_OF_IMAGE, _START_OF_SCAN, _INTERVAL, _APP1 = 0xD0, 0xD9, 0xDA, 0xDD, 0xE1
 _MODES = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}  # components -> pillow's modes
 _END = b"\xff\xd9"
@@ -47,6 +46,9 @@ def read_header(data: bytes) -> tuple[int, int, int]:
     """
     for marker, start, end in _segments(data):
         if marker in _START_OF_FRAME:
+            if marker not in _SEQUENTIAL and marker != _PROGRESSIVE:
+                # Lossless and hierarchical files are for nobody to read; in arithmetic coding a cut cannot be told.
+                raise InvalidImage("unsupported JPEG: neither baseline nor progressive with Huffman codes")
             width, height = _size(data[start:end])
             if end - start < 6 or not width or not height:
                 break
@@ -61,8 +63,8 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
 
     Raises InvalidImage for a damaged or truncated file, also for one that was cut and then closed again, with whatever
     markers, unless little is missing: bytes of the last block of a sequential file, or of the last few blocks of a scan
-    of a progressive one. With arithmetic coding, whose encoders drop trailing zeros, nothing is seen. JPEG has no
-    checksums: other damage inside the scan data decodes to whatever libjpeg makes of it, as in every other program.
+    of a progressive one. JPEG has no checksums: other damage inside the scan data decodes to whatever libjpeg makes of
+    it, as in every other program.
     """
     exif: list[bytes] = []
     xmp = None
@@ -93,10 +95,9 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
                 if data.find(_END, stop) < 0:
                     raise InvalidImage("truncated JPEG")
                 break
-    if len(begun) < frame[5]:
-        raise InvalidImage("truncated JPEG: image data is missing")
-    if kind in _ARITHMETIC:  # libjpeg cannot wait in the middle of these
-        pieces = [(memoryview(b"".join(piece for piece, _ in pieces)), _END)]
+    else:
+        if len(begun) < frame[5]:
+            raise InvalidImage("truncated JPEG: image data is missing")
     orientation = read_orientation(b"".join(exif), xmp)
     return _decode(frame, pieces), orientation
 

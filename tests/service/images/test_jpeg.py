@@ -140,7 +140,7 @@ def test_a_cut_scan_that_was_closed_again_is_truncated() -> None:
 
 
 def test_a_large_file_that_was_cut_and_closed_lacks_its_last_block_at_most() -> None:
-    """A large file of one scan is decoded once: what libjpeg looks ahead at may stand in for the end of that block."""
+    """What libjpeg looks ahead at may stand in for the end of that block."""
     for kind, options in KINDS.items():
         for mode in ("RGB", "L"):
             file = encode(photo(300, 260).convert(mode), "JPEG", **options)
@@ -154,16 +154,28 @@ def test_a_large_file_that_was_cut_and_closed_lacks_its_last_block_at_most() -> 
 
 
 def test_data_missing_in_any_scan_of_a_progressive_file_is_seen() -> None:
-    for options in ({}, {"restart_marker_blocks": 2}):
-        file = encode(photo(), "JPEG", progressive=True, **options)
-        whole = pixels(decode(file))
-        for scan in re.finditer(rb"\xff\xda", file):
-            start = scan.end() + int.from_bytes(file[scan.end() : scan.end() + 2])
-            end = re.compile(rb"\xff[^\x00\xd0-\xd7]").search(file, start).start()
-            for length in range(start, end):
-                cut = accepted(file[:length].removesuffix(b"\xff") + file[end:])
-                case = f"{options}, scan at {scan.start()}, {length} of {end}"
-                assert cut is None or length >= end - 2 or np.array_equal(cut, whole), case
+    """But for its end: what libjpeg looks ahead at may stand in for the last few blocks, or for a run of empty ones."""
+    for size, most_unseen, step in (((37, 23), 10, 1), ((300, 260), 32, 499)):
+        for options in ({}, {"restart_marker_blocks": 2}):
+            file = encode(photo(*size), "JPEG", progressive=True, **options)
+            whole = pixels(decode(file))
+            for scan in re.finditer(rb"\xff\xda", file):
+                start = scan.end() + int.from_bytes(file[scan.end() : scan.end() + 2])
+                end = re.compile(rb"\xff[^\x00\xd0-\xd7]").search(file, start).start()
+                for length in {*range(start, end, step), *range(max(start, end - 50), end)}:
+                    cut = accepted(file[:length].removesuffix(b"\xff") + file[end:])
+                    case = f"{size}, {options}, scan at {scan.start()}, {length} of {end}"
+                    assert cut is None or length >= end - most_unseen or np.array_equal(cut, whole), case
+
+
+def test_a_large_file_that_ends_early_is_truncated() -> None:
+    """Of any kind, wherever it was cut, between two scans too."""
+    for kind, options in KINDS.items():
+        file = encode(photo(300, 260), "JPEG", **options)
+        scans = [found.start() for found in re.finditer(rb"\xff\xda", file)]
+        for length in [*range(3, len(file) - 1, len(file) // 99), *scans]:
+            with pytest.raises(InvalidImage, match=r"^truncated JPEG"):
+                pytest.fail(f"{kind}, {length} of {len(file)}: {decode(file[:length]).size}")
 
 
 def test_restarts_have_to_be_in_order_and_complete() -> None:
@@ -267,6 +279,24 @@ def test_twelve_bit_samples_are_refused() -> None:
     start = FILE.index(b"\xff\xc0") + 4
     with pytest.raises(InvalidImage, match=r"^damaged JPEG$"):
         decode(FILE[:start] + b"\x0c" + FILE[start + 1 :])
+
+
+def test_components_may_share_a_number() -> None:
+    """Against the standard, but such files exist, and libjpeg reads them."""
+    frame, scan = FILE.index(b"\xff\xc0") + 10, FILE.index(b"\xff\xda") + 5
+    file = bytearray(FILE)
+    for number in range(3):
+        file[frame + 3 * number] = file[scan + 2 * number] = 1
+    np.testing.assert_array_equal(pixels(decode(bytes(file))), pixels(Image.open(io.BytesIO(file))))
+
+
+def test_codings_in_which_a_cut_cannot_be_told_are_refused() -> None:
+    """Arithmetic coding, for one, whose encoders drop trailing zeros."""
+    for marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
+        with pytest.raises(
+            InvalidImage, match=r"^unsupported JPEG: neither baseline nor progressive with Huffman codes$"
+        ):
+            size_of(FILE.replace(b"\xff\xc0", bytes([0xFF, marker])))
 
 
 def test_endless_segments_are_refused() -> None:
