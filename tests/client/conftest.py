@@ -1,3 +1,4 @@
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +13,8 @@ FAST = Backoff(first=0.001, most=0.002, uniform=random.uniform)
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("JRM_API_KEY", "JRM_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("JRM_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

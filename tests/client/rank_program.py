@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from jrm_client.flow_grpo import jrm_reward, jrm_score
+from jrm_client.trainers.trl import jrm_reward as trl_reward
 
 RANK, (RENDEZVOUS, GOOD, REFUSING, UPDATED) = int(sys.argv[1]), sys.argv[2:]
 
@@ -38,6 +39,13 @@ def with_function(make: Callable[..., Any], url: str, *call: Any, **options: Any
         return outcome(lambda: function(*call)[0])
     finally:
         function.close()
+
+
+def in_trl(url: str, *edits: bytes, **options: Any) -> Any:
+    reward = trl_reward(url, edited=str.encode, max_retries=0, **options)
+    texts = [edit.decode() for edit in edits]
+    columns = {"source": [b"S"] * len(texts), "instruction": ["red"] * len(texts)}
+    return outcome(lambda: reward(prompts=texts, completions=texts, **columns))
 
 
 def goes_on_after_a_failure() -> list[Any]:
@@ -113,6 +121,9 @@ def main() -> None:
         "threads": from_threads(),
         "group": of_a_group(),
         "world group": with_function(jrm_score, REFUSING if RANK == 1 else GOOD, *EDITS, distributed=dist.group.WORLD),
+        "trl": in_trl(GOOD, *EDITS[0]),
+        "trl, no score": in_trl(GOOD, *(EDITS[0] if RANK == 0 else [b"A", b"BAD"])),
+        "trl, refused": in_trl(REFUSING if RANK == 1 else GOOD, *EDITS[0]),
         "fork": in_a_fork(),
         "death": when_a_rank_dies(),
     }

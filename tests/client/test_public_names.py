@@ -31,6 +31,9 @@ def test_public_names() -> None:
 
 def test_the_client_needs_only_its_own_dependencies() -> None:
     heavy = ("torch", "fastapi", "transformers", "starlette", "vllm")
-    code = f"import sys, jrm_client.cli, jrm_client.flow_grpo; print([m for m in {heavy} if m in sys.modules])"
+    adapters = ", ".join(f"jrm_client.trainers.{name}" for name in ("trl", "verl", "openrlhf"))
+    code = (
+        f"import sys, jrm_client.cli, jrm_client.flow_grpo, {adapters}; print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

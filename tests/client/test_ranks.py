@@ -56,7 +56,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_success_changes_nothing(ranks: list[dict[str, Any]]) -> None:
     for rank, found in enumerate(ranks):
-        assert found["score"] == found["early"] == EXPECTED[rank]
+        assert found["score"] == found["early"] == found["trl"] == EXPECTED[rank]
         assert found["reward"]["avg"] == EXPECTED[rank]
         assert list(found["reward"]) == ["avg", "instruction_following", "visual_quality"]
 
@@ -65,6 +65,10 @@ def test_a_rank_without_images_takes_part_and_learns_its_keys(ranks: list[dict[s
     assert ranks[0]["no images"]["avg"] == EXPECTED[0]
     assert ranks[1]["no images"] == {"avg": [], "instruction_following": [], "visual_quality": []}
     assert ranks[0]["no images anywhere"] == ranks[1]["no images anywhere"] == {"avg": []}
+
+
+def test_a_candidate_that_trl_can_leave_out_is_no_failure_of_its_rank(ranks: list[dict[str, Any]]) -> None:
+    assert [found["trl, no score"] for found in ranks] == [EXPECTED[0], [reward_of(b"A"), None]]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,7 @@ def test_a_rank_without_images_takes_part_and_learns_its_keys(ranks: list[dict[s
         ("an edit without a score", "ScoreError", "rank 1: 1 of 2 candidates have no score"),
         ("both", "ValueError", "rank 0 (and 1): prompts: 0 for 1 images"),
         ("two checkpoints", "FingerprintMismatch", "rank 1 has its scores from the checkpoint beef, rank 0 from f00d"),
+        ("trl, refused", "APIStatusError", "rank 1: HTTP 401 (unauthorized)"),
         ("world group", "APIStatusError", "rank 1: HTTP 401 (unauthorized)"),
     ],
 )

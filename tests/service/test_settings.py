@@ -41,6 +41,7 @@ def test_variables_of_a_service_called_jrm_are_not_ours(monkeypatch):
 def test_the_clients_variables_are_not_the_servers(monkeypatch):
     monkeypatch.setenv("JRM_URL", "http://localhost:8000")
     monkeypatch.setenv("JRM_API_KEY", "secret")
+    monkeypatch.setenv("JRM_EDITED", "drawing:draw")
     assert "secret" not in repr(Settings())
 
 

@@ -77,5 +77,5 @@ def test_a_failed_candidate_ends_the_run(server, tokenizer):
 
 def test_no_server_ends_the_run(tokenizer):
     settings = {"edited": f"{__name__}:picture", "source_root": str(SOURCE.parent), "timeout": 3}
-    with pytest.raises(APIConnectionError, match="127.0.0.1:9"):
+    with pytest.raises(APIConnectionError, match=r"127\.0\.0\.1:9"):
         rewards(tokenizer, ["0"], server_url="http://127.0.0.1:9", **settings)

@@ -34,7 +34,8 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
 @functools.cache
 def _scorer() -> Scorer:
-    return Scorer(environment.url(), **environment.options())
+    # OpenRLHF calls for one sample at a time, wherever it was completed: no call of one process is also one of another.
+    return Scorer(environment.url(), distributed=False, **environment.options())
 
 
 def _row(label: Any, index: int) -> Mapping[str, Any]:

@@ -87,7 +87,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _log(scores: Sequence[Score | None], columns: Mapping[str, Any]) -> None:
     """Log the mean of each dimension, the share of completions without a reward, and in the table the reasons."""
-    if log_metric := columns.get("log_metric"):
+    if scores and (log_metric := columns.get("log_metric")):
         scored = [score for score in scores if score is not None and score.error is None]
         log_metric("jrm/without_reward", 1 - len(scored) / len(scores))
         for name in scored[0].dimensions if scored else ():
