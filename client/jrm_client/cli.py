@@ -15,10 +15,11 @@ from .client import JRMClient
 from .commands import Commands
 from .errors import JRMError
 from .explain_command import explain
-from .options import DEFAULT_URL, ApiKey, Url
+from .options import DEFAULT_URL, ApiKey, Images, NoSource, Source, Url, split_images
 from .report import table, to_json
 from .score_file import JSONLError, Summary, score_file
 from .terminal import print_json, print_table
+from .wire import bare
 
 app = typer.Typer(
     name="jrm",
@@ -45,11 +46,12 @@ def _options(
 
 @app.command()
 def score(
-    source: Annotated[Path | None, typer.Argument(help="The source image.", show_default=False)] = None,
-    edited: Annotated[list[Path] | None, typer.Argument(help="One or more edits of it.", show_default=False)] = None,
+    images: Images = None,
     instruction: Annotated[
         str | None, typer.Option("--instruction", "-i", help="The edit that was asked for.", show_default=False)
     ] = None,
+    source: Source = None,
+    no_source: NoSource = False,
     jsonl: Annotated[
         Path | None,
         typer.Option(help="Score the rows of this file: source, edited, instruction, optional id.", show_default=False),
@@ -78,6 +80,10 @@ def score(
 
     jrm score source.png edit-0.png edit-1.png -i "make the car red"
 
+    jrm score --source car.png --source garage.png edit.png -i "put the car into the garage"
+
+    jrm score --no-source image.png -i "a red car"
+
     jrm score --jsonl pairs.jsonl --output scores.jsonl
 
     A JSONL run can be interrupted and started again: it goes on where it stopped.
@@ -87,13 +93,14 @@ def score(
     try:
         with JRMClient(url or DEFAULT_URL, api_key=api_key, timeout=timeout) as client:
             if jsonl is not None:
-                if source is not None or instruction is not None or output is None:
-                    raise typer.BadParameter("--jsonl goes with --output, and without SOURCE, EDITED and --instruction")
+                if images or source or no_source or instruction is not None or output is None:
+                    raise typer.BadParameter("--jsonl goes with --output, and without images and --instruction")
                 complete = _score_jsonl(client, jsonl, output, root, as_json)
             else:
-                if source is None or not edited or instruction is None or output is not None or root is not None:
+                sources, edits = split_images(images, source, no_source)
+                if not edits or instruction is None or output is not None or root is not None:
                     raise typer.BadParameter("expected SOURCE EDITED... --instruction TEXT, or --jsonl IN --output OUT")
-                complete = _score_group(client, source, edited, instruction, as_json)
+                complete = _score_group(client, sources, edits, instruction, as_json)
     except BrokenPipeError:
         raise  # of the output
     except (JRMError, JSONLError, OSError, ValueError) as error:
@@ -103,12 +110,12 @@ def score(
         raise typer.Exit(1)
 
 
-def _score_group(client: JRMClient, source: Path, edited: list[Path], instruction: str, as_json: bool) -> bool:
-    scores = client.score_group(source, instruction, edited, on_error="nan").scores
-    names = [str(path) for path in edited]
+def _score_group(client: JRMClient, sources: list[Path], edits: list[Path], instruction: str, as_json: bool) -> bool:
+    scores = client.score_group(sources or None, instruction, edits, on_error="nan").scores
+    names = [str(path) for path in edits]
     if as_json:
         rows = [{"edited": name, **to_json(one)} for name, one in zip(names, scores, strict=True)]
-        print_json({"source": str(source), "instruction": instruction, "scores": rows})
+        print_json({"source": bare([str(path) for path in sources]), "instruction": instruction, "scores": rows})
     else:
         print_table(table(names, scores))
     return all(one.error is None for one in scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +15,19 @@ from .aio import DEFAULT_TIMEOUT
 from .client import JRMClient
 from .errors import JRMError
 from .explain_report import Critiques, critique
-from .options import DEFAULT_URL, ApiKey, Url
+from .options import DEFAULT_URL, ApiKey, Images, NoSource, Source, Url, split_images
 from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
 from .terminal import console, print_json
+from .wire import bare
 
 
 def explain(
-    source: Annotated[Path, typer.Argument(help="The source image.", show_default=False)],
-    edited: Annotated[Path, typer.Argument(help="The edit of it.", show_default=False)],
+    images: Images,
     instruction: Annotated[
         str, typer.Option("--instruction", "-i", help="The edit that was asked for.", show_default=False)
     ],
+    source: Source = None,
+    no_source: NoSource = False,
     dimension: Annotated[
         list[str] | None,
         typer.Option(help="What to explain; may be repeated.", show_default="all dimensions of the checkpoint"),
@@ -50,32 +52,36 @@ def explain(
 
     Exit status: 0 if everything was explained, 1 if not, 2 for wrong usage.
     """
+    sources, edits = split_images(images, source, no_source)
+    if len(edits) != 1:
+        raise typer.BadParameter("expected SOURCE EDITED --instruction TEXT")
+    [edited] = edits
     if not edited.name:
         raise typer.BadParameter(f"{edited}: not a file")
     overlay = out or edited.with_name(f"{edited.stem}.explained.png")
-    _check_output(overlay, (source, edited))
+    _check_output(overlay, [*sources, edited])
     try:
         with JRMClient(url or DEFAULT_URL, api_key=api_key, timeout=timeout) as client:
             if stream and not as_json:
                 explanations = _show_stream(
                     client.explain_stream(
-                        source, edited, instruction, dimensions=dimension or None, max_tokens=max_tokens
+                        sources or None, edited, instruction, dimensions=dimension or None, max_tokens=max_tokens
                     )
                 )
             else:
                 explanations = client.explain(
-                    source, edited, instruction, dimensions=dimension or None, max_tokens=max_tokens
+                    sources or None, edited, instruction, dimensions=dimension or None, max_tokens=max_tokens
                 )
                 if not as_json:
                     console().print(*[critique(name, one) for name, one in explanations.items()], sep="")
-        overlays = _write_overlays(explanations, source, edited, overlay, always=out is not None)
+        overlays = _write_overlays(explanations, sources, edited, overlay, always=out is not None)
     except BrokenPipeError:
         raise  # of the output
     except (JRMError, OSError, ValueError) as error:
         typer.echo(f"jrm explain: {error}", err=True)
         raise typer.Exit(1) from None
     if as_json:
-        _print_json(source, edited, instruction, explanations, overlays)
+        _print_json(sources, edited, instruction, explanations, overlays)
     else:
         for path in overlays.values():
             typer.echo(f"overlay: {path}")
@@ -83,7 +89,7 @@ def explain(
         raise typer.Exit(1)
 
 
-def _check_output(overlay: Path, inputs: tuple[Path, Path]) -> None:
+def _check_output(overlay: Path, inputs: Sequence[Path]) -> None:
     """Before anything is asked for: a critique takes its time."""
     if not overlay.parent.is_dir():
         raise typer.BadParameter(f"--out {overlay}: there is no such folder")
@@ -106,7 +112,7 @@ def _show_stream(events: Generator[ExplainEvent, None, None]) -> dict[str, Expla
 
 
 def _write_overlays(
-    explanations: Mapping[str, Explanation], source: Path, edited: Path, path: Path, *, always: bool
+    explanations: Mapping[str, Explanation], sources: Sequence[Path], edited: Path, path: Path, *, always: bool
 ) -> dict[str, Path]:
     """Return what was written, by dimension."""
     drawn = [name for name, one in explanations.items() if one.edit_regions]
@@ -114,20 +120,20 @@ def _write_overlays(
         drawn = [name for name, one in explanations.items() if one.status != "error"][:1]
     written = {name: path if len(drawn) == 1 else path.with_stem(f"{path.stem}.{name}") for name in drawn}
     for name, target in written.items():
-        _check_output(target, (source, edited))
+        _check_output(target, [*sources, edited])
         explanations[name].overlay(edited).save(target, "PNG")
     return written
 
 
 def _print_json(
-    source: Path,
+    sources: Sequence[Path],
     edited: Path,
     instruction: str,
     explanations: Mapping[str, Explanation],
     overlays: Mapping[str, Path],
 ) -> None:
     document = {
-        "source": str(source),
+        "source": bare([str(path) for path in sources]),
         "edited": str(edited),
         "instruction": instruction,
         "explanations": {name: one.model_dump(mode="json", exclude_none=True) for name, one in explanations.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -12,6 +13,27 @@ Url: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(help="The server; several with commas, or repeated.", envvar="JRM_URL", show_default=DEFAULT_URL),
 ]
+Images: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Argument(help="The source image, then what was made of it.", show_default=False),
+]
+Source: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(help="A source image; repeated for several. Every argument is then an edit.", show_default=False),
+]
+NoSource: TypeAlias = Annotated[
+    bool, typer.Option("--no-source", help="There is no source: for a text-to-image checkpoint.")
+]
 ApiKey: TypeAlias = Annotated[
     str | None, typer.Option(help="Sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)
 ]
+
+
+def split_images(
+    images: list[Path] | None, source: list[Path] | None, no_source: bool
+) -> tuple[list[Path], list[Path]]:
+    """The sources and the edits of a command line. Raises typer.BadParameter for options that contradict each other."""
+    if source and no_source:
+        raise typer.BadParameter("--source and --no-source contradict each other")
+    given = images or []
+    return (source or [], given) if source or no_source else (given[:1], given[1:])

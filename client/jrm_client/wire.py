@@ -85,7 +85,7 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
 
 
 def bare(sources: list[str]) -> str | list[str] | None:
-    """One source as servers from before there were several take it too."""
+    """What a request has as its source: one by itself, as every server takes it, several as a list, None for none."""
     return sources[0] if len(sources) == 1 else sources or None
 
 

@@ -51,6 +51,23 @@ def test_json_for_programs(serve: Serve, folder: Path) -> None:
     assert row["dimensions"]["visual_quality"] == {"mean": reward_of(b"A") - 1, "std": 0.5}
 
 
+def test_no_source_and_several(serve: Serve, folder: Path) -> None:
+    server = serve()
+    sent = []
+    for options in (["--no-source"], ["--source", folder / "S"], ["--source", folder / "S", "--source", folder / "B"]):
+        done = jrm("score", *options, folder / "A", folder / "B", "-i", "red", "--url", server.url, "--json")
+        assert done.exit_code == 0, done.output
+        printed = json.loads(done.stdout)
+        assert [Path(row["edited"]).name for row in printed["scores"]] == ["A", "B"]
+        [group] = server.requests[-1].json["groups"]
+        sent.append((printed["source"], group.get("source")))
+    assert sent == [
+        (None, None),
+        (str(folder / "S"), "part:image-0"),
+        ([str(folder / "S"), str(folder / "B")], ["part:image-0", "part:image-1"]),
+    ]
+
+
 def test_a_failed_edit_is_shown_beside_the_others(serve: Serve, folder: Path) -> None:
     done = jrm("score", folder / "S", folder / "A", folder / "BAD", "-i", "red", "--url", serve().url)
     assert done.exit_code == 1
@@ -104,6 +121,9 @@ def test_a_missing_file(serve: Serve, folder: Path) -> None:
         ["--jsonl", "rows"],
         ["--jsonl", "rows", "--output", "o", "-i", "red"],
         ["S", "--jsonl", "rows", "--output", "o"],
+        ["--no-source", "--jsonl", "rows", "--output", "o"],
+        ["--source", "S", "-i", "red"],
+        ["--source", "S", "--no-source", "A", "-i", "red"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
@@ -154,6 +174,20 @@ def test_rows_are_scored_in_order(job: Job) -> None:
     first, second = job.written().values()
     assert (first["line"], first["id"], first["edited"], first["reward"]) == (1, "x-1", "A", reward_of(b"A"))
     assert (second["line"], second["reward"], second["fingerprint"]) == (2, reward_of(b"B"), "f00d")
+
+
+def test_rows_have_a_path_a_list_of_paths_or_no_source(job: Job) -> None:
+    job.write(pair("A", source=["S", "B"]), pair("A", source=None), {"edited": "B", "instruction": "red"}, pair("B"))
+    job.write(
+        *job.input.read_text().splitlines(), pair("A", source=[]), pair("A", source=["S", None]), pair("A", source=5)
+    )
+    done = job.run()
+    assert [failure["line"] for failure in json.loads(done.stdout)["failed"]] == [5, 6, 7]
+    assert all("source" in failure["reason"] for failure in json.loads(done.stdout)["failed"])
+    assert [row.get("source", "absent") for row in job.written().values()] == [["S", "B"], None, "absent", "S"]
+    sources = [group.get("source") for group in job.server.requests[0].json["groups"]]
+    assert sources == [["part:image-0", "part:image-1"], None, "part:image-0"]
+    assert json.loads(job.run().stdout)["skipped"] == 4  # and they are found again
 
 
 def test_many_rows_go_in_several_requests(job: Job) -> None:

@@ -60,6 +60,51 @@ def test_score_batch_keeps_order_whatever_is_shared(serve: Serve, connect: Conne
     assert [(g["instruction"], len(g["edits"])) for g in groups] == [("red", 3), ("red", 1), ("blue", 1)]
 
 
+def test_no_source_and_several(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    client = connect(server)
+    assert client.score(edited=b"A", instruction="a red car").reward == reward_of(b"A")
+    assert len(client.score_group(instruction="a red car", edits=[b"A", b"B"])) == 2
+    client.score_group(None, "red", [b"A"])
+    client.score([b"S", b"T"], b"A", "red")
+    client.score((b"S",), b"A", "red")
+    client.score_batch(
+        [(None, b"A", "red"), ([b"S", b"T", b"S"], b"B", "red"), (b"S", b"C", "red"), ([b"S"], b"D", "red")]
+    )
+    sent = [
+        [[request.images[name] for name in _listed(group.get("source", []))] for group in request.json["groups"]]
+        for request in server.requests
+    ]
+    assert sent == [[[]], [[]], [[]], [[b"S", b"T"]], [[b"S"]], [[], [b"S", b"T", b"S"], [b"S"]]]
+    assert len(server.requests[-1].images) == 6  # each distinct one was uploaded once
+
+
+def _listed(source: str | list[str]) -> list[str]:
+    return [source] if isinstance(source, str) else source
+
+
+def test_an_array_is_one_source_and_a_list_of_arrays_is_several(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    client = connect(server)
+    client.score(picture(1), b"A", "red")
+    client.score([picture(1), torch.rand(3, 8, 8)], b"A", "red")
+    counts = [len(_listed(request.json["groups"][0]["source"])) for request in server.requests]
+    assert counts == [1, 2]
+    with pytest.raises(ValueError, match=r"source: .*this is a batch, pass its images one by one"):
+        client.score(np.stack([picture(1), picture(2)]), b"A", "red")
+
+
+def test_a_source_at_fault_is_named_by_its_place(serve: Serve, connect: Connect) -> None:
+    client = connect(serve(scores([[error_entry(0, field="source[1]")]])))
+    with pytest.raises(ScoreError, match=r"pairs\[0\]\.source\[1\]: not an image"):
+        client.score_batch([([b"S", b"T"], b"A", "red")])
+    for given, message in (([b"S", None], r"source\[1\]: NoneType"), ([[b"S"], b"T"], r"source\[0\]: list")):
+        with pytest.raises(TypeError, match=message):
+            client.score(given, b"A", "red")
+    with pytest.raises(ValueError, match="source: an empty list"):
+        client.score([], b"A", "red")
+
+
 def test_every_kind_of_image_at_once(serve: Serve, connect: Connect, tmp_path: Path) -> None:
     pixels = picture(1)
     path = tmp_path / "edit.png"

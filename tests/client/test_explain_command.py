@@ -79,6 +79,23 @@ def test_what_is_asked_for(serve: Serve, folder: Path) -> None:
     assert request.headers["authorization"] == "Bearer sk-1"
 
 
+def test_no_source_and_several(serve: Serve, folder: Path) -> None:
+    server = serve(then=whole(quality=PLAIN))
+    sent = []
+    for options in (
+        ["--no-source"],
+        ["--source", folder / "S.png"],
+        ["--source", folder / "S.png", "--source", folder / "A.png"],
+    ):
+        arguments = ["explain", *options, folder / "A.png", "-i", "red", "--url", server.url, "--json"]
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        source = json.loads(server.requests[-1].body).get("source")
+        sent.append(len(source) if isinstance(source, list) else type(source))
+    assert sent == [type(None), str, 2]
+    assert CliRunner().invoke(app, ["explain", str(folder / "A.png"), "-i", "red"]).exit_code == 2
+
+
 # --- the overlay ------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from jrm_client.batching import Batch, Group
 from jrm_client.protocol import GroupsRequest
 from jrm_client.wire import Names, Reply, multipart, read_object, read_scores, status_error
 
-BATCH = Batch((Group("S", "red", ("A", "B"), (4, 0)), Group("S", "blau", ("A",), (2,))))
+BATCH = Batch((Group(("S",), "red", ("A", "B"), (4, 0)), Group(("S",), "blau", ("A",), (2,))))
 NAMES = [Names(f"pairs[{k}].source", f"pairs[{k}].edited", f"pairs[{k}].instruction") for k in range(5)]
 GOOD = [[score_entry(0, b"A"), score_entry(1, b"B")], [score_entry(0, b"A")]]
 
@@ -48,6 +48,17 @@ def test_every_distinct_image_is_one_part_and_the_request_follows_the_contract()
         ("part:image-0", "red", ["part:image-1", "part:image-2"]),
         ("part:image-0", "blau", ["part:image-1"]),
     ]
+
+
+def test_no_source_is_not_mentioned_one_is_bare_and_several_are_a_list() -> None:
+    groups = (
+        Group((), "red", ("A",), (0,)),
+        Group(("S",), "red", ("A",), (1,)),
+        Group(("S", "B"), "red", ("A",), (2,)),
+    )
+    (_, (_, body, _)), *_ = multipart(Batch(groups), {"S": b"s", "A": b"a", "B": b"b"}, 1)
+    sources = [group.get("source", "absent") for group in json.loads(body)["groups"]]
+    assert sources == ["absent", "part:image-1", ["part:image-1", "part:image-2"]]
 
 
 def test_scores_go_to_the_callers_positions() -> None:
@@ -103,6 +114,11 @@ def test_messages_name_what_the_caller_passed() -> None:
         2: "pairs[2].source: not an image",
     }
     assert {(outcome.code, outcome.request_id) for outcome in outcomes.values()} == {("invalid_image", "req-7")}
+    several = read(
+        scores([[error_entry(0, field="source[1]"), score_entry(1, b"B")], [error_entry(0, group=1, field="edits[0]")]])
+    )
+    assert several[4].message == "pairs[4].source[1]: not an image"
+    assert several[2].message == "pairs[2].edited: not an image"
     for message in ("too late", "groups[0].edits[0]: too late"):
         outcome = read(scores([[error_entry(0, message=message), score_entry(1, b"B")], [score_entry(0, b"A")]]))[4]
         assert outcome.message == "pairs[4].edited: too late"

@@ -68,11 +68,11 @@ BAD: dict[str, list[Any]] = {
     "image_format": NO_ENUM,
     "pin_fingerprint": [None, 5, [], object(), "", " "],
     "on_error": NO_ENUM,
-    "source": NO_IMAGE,
+    "source": [*NO_IMAGE, [], (), [None], [IMAGE, None], [[IMAGE]], [IMAGE, [IMAGE]], (5,)],
     "edited": NO_IMAGE,
     "instruction": [*NO_TEXT, "", " ", "\ud800"],
     "edits": [*NO_LIST, [None], [5], np.zeros((3, 8, 8))],
-    "pairs": [*NO_LIST, [5], ["red"], [(IMAGE, IMAGE)], [(IMAGE, IMAGE, 5)], [(None, IMAGE, "x")], [{}]],
+    "pairs": [*NO_LIST, [5], ["red"], [(IMAGE, IMAGE)], [(IMAGE, IMAGE, 5)], [(IMAGE, None, "x")], [{}]],
     "dimensions": [5, True, "quality", b"quality", {}, {"quality"}, [5], [None], [], object(), ["\ud800"]],
     "max_tokens": [*NO_WHOLE, 0, -1],
     "source_key": [5, True, b"key", ["key"], object()],
@@ -98,6 +98,7 @@ BAD: dict[str, list[Any]] = {
     "uniform": [None, 5, "random"],
 }
 BAD["url"] = BAD["base_url"]
+REQUIRED = {"edited", "instruction", "edits", "ref_images"}  # whatever their default
 NOT_CHECKED = {"self", "only_strict", "metadata"}  # has no effect; used only with source_key, see test_flow_grpo
 CALLED = {"url": "base_url"}  # what messages call it
 
@@ -147,13 +148,12 @@ def test_every_argument_of_every_function_is_named_when_it_is_wrong() -> None:
         required = {
             name: GOOD[name]
             for name, parameter in parameters.items()
-            if parameter.default is inspect.Parameter.empty or name == "ref_images"
+            if parameter.default is inspect.Parameter.empty or name in REQUIRED
         }
         for name, parameter in parameters.items():
             for value in BAD[name]:
-                if (value is None and parameter.default is None) or (
-                    what == "draw" and name == "edited" and value == {}
-                ):
+                optional = parameter.default is None and name not in REQUIRED - {"ref_images"}
+                if (value is None and optional) or (what == "draw" and name == "edited" and value == {}):
                     continue
                 named = "dimension" if what == "GroupScores.dimension" else CALLED.get(name, name)
                 tried += 1

@@ -47,6 +47,33 @@ def without_source(source: dict[str, Any]) -> dict[str, Any]:
     return source | {"passes": passes}
 
 
+def no_source() -> dict[str, Any]:
+    """A text-to-image checkpoint: its one pass shows the image and the prompt."""
+    one = {"parts": ["edited", "prompt"], "prompt": IMAGES_FIRST, "read": TWO_DIMENSIONS}
+    return manifest(passes=[one], name="jrm-tiny-text-to-image")
+
+
+def several_sources(most: int = 3) -> dict[str, Any]:
+    """Up to so many source images, in two passes of which the second shows the edited image first."""
+    return manifest(
+        name="jrm-tiny-sources",
+        image=MANIFEST["image"] | {"max_sources": most},
+        passes=[
+            {
+                "parts": ["source", "edited", "prompt"],
+                "prompt": IMAGES_FIRST,
+                "read": {"instruction_following": "head_0"},
+            },
+            {
+                "parts": ["edited", "prompt", "source", "ending"],
+                "prompt": "Look at {instruction} now.",
+                "ending": "And?<|Reward|>",
+                "read": {"visual_quality": "head_1"},
+            },
+        ],
+    )
+
+
 def mean_only(source: dict[str, Any]) -> dict[str, Any]:
     return source | {"heads": {name: {"hidden": [32], "outputs": ["mean"]} for name in ("head_0", "head_1")}}
 

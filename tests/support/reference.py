@@ -29,8 +29,10 @@ class Reference:
         names = ("size", "resample", "patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
         self.processor = Qwen2VLImageProcessorPil(**{name: rules[name] for name in names})
 
-    def score(self, source: Image.Image, edited: Image.Image, instruction: str) -> dict[str, object]:
-        """{"reward", "reward_std", "dimensions": {name: (mean, std or None)}}."""
+    def score(
+        self, source: Image.Image | list[Image.Image], edited: Image.Image, instruction: str
+    ) -> dict[str, object]:
+        """{"reward", "reward_std", "dimensions": {name: (mean, std or None)}}. Without a source: an empty list."""
         dimensions = {}
         for one in self.manifest["passes"]:
             h = self.hidden_state(one, {"source": source, "edited": edited}, instruction)
@@ -45,9 +47,11 @@ class Reference:
 
     def forward(self, one, images, instruction, answer=()):
         """(hidden state [H] of the reward token, logits of the ids in ``answer``) of a pass, with gradients."""
-        chosen = [images[part] for part in one["parts"] if part in images]
+        images = {part: image if isinstance(image, list) else [image] for part, image in images.items()}
+        chosen = [image for part in one["parts"] for image in images.get(part, [])]
         encoded = self.processor([to_rgb(image) for image in chosen], return_tensors="pt")
-        ids = self._token_ids(one, instruction, [int(grid.prod()) // 4 for grid in encoded["image_grid_thw"]])
+        counts = [int(grid.prod()) // 4 for grid in encoded["image_grid_thw"]]
+        ids = self._token_ids(one, instruction, counts, len(images["source"]))
         image_id, reward_id = self.tokenizer.convert_tokens_to_ids([IMAGE, self.manifest["reward_token"]])
         (position,) = [n for n, i in enumerate(ids) if i == reward_id]
         whole = [*ids, *answer]
@@ -63,11 +67,12 @@ class Reference:
         )
         return output.hidden_states[-1][0, position], output.logits[0, len(ids) - 1 : len(whole) - 1]
 
-    def _token_ids(self, one, instruction, image_tokens):
+    def _token_ids(self, one, instruction, image_tokens, sources):
         """Every piece of text between control tokens is encoded with special tokens switched off."""
         content = [
             {"type": "text", "text": one[part]} if part in ("prompt", "ending") else {"type": "image"}
             for part in one["parts"]
+            for _ in range(sources if part == "source" else 1)
         ]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from client.scripted_server import ScriptedServer, refusal, reward_of
+from client.scripted_server import Reply, ScriptedServer, refusal, reward_of
 from jrm_client import APIStatusError, ScoreError
 from jrm_client.flow_grpo import JRMReward, JRMScore, jrm_reward, jrm_score
 from jrm_client.images import encode
@@ -120,6 +120,43 @@ def test_source_key_wins_over_ref_images(serve: Serve, keep: Callable[[Any], Any
     assert b"REFERENCE" not in server.requests[0].images.values()
 
 
+def test_a_text_to_image_trainer_passes_no_source(serve: Serve, keep: Callable[[Any], Any]) -> None:
+    server = serve()
+    s = step(4)
+    rewards, _ = keep(jrm_reward(server.url))(s["images"], s["prompts"], s["metadata"], only_strict=False)
+    assert rewards["avg"] == expected(s["images"])
+    assert [("source" in group, len(group["edits"])) for group in server.requests[0].json["groups"]] == [(False, N)]
+
+
+def test_a_checkpoint_that_wants_sources_names_the_remedy(serve: Serve, keep: Callable[[Any], Any]) -> None:
+    error = {
+        "message": "groups[0].source: the checkpoint 'jrm' takes one source image, got none",
+        "code": "invalid_request",
+    }
+    refused = Reply(400, {"error": error | {"type": "invalid_request_error", "param": "groups[0].source"}})
+    with pytest.raises(
+        ValueError, match=r"no source images: pass ref_images, or name .* source_key: .*checkpoint 'jrm'"
+    ):
+        keep(jrm_reward(serve(refused).url, on_error="nan"))([b"A"], ["red"], [{}])
+    with pytest.raises(APIStatusError):  # it was given sources, so that is not the remedy
+        keep(jrm_reward(serve(refused).url))([b"A"], ["red"], [{}], [b"S"])
+
+
+def test_an_edit_may_have_several_sources(serve: Serve, keep: Callable[[Any], Any], tmp_path: Path) -> None:
+    server = serve()
+    for name in ("s.png", "t.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    keep(jrm_score(server.url))([b"A", b"B"], ["red"] * 2, None, [[b"S", b"T"], (b"S",)])
+    from_metadata = keep(jrm_score(server.url, source_key="src", source_root=tmp_path))
+    from_metadata([b"A"], ["red"], [{"src": ["s.png", "t.png"]}])
+    sent = [
+        [request.images[name] for name in ([source] if isinstance(source, str) else source)]
+        for request in server.requests
+        for source in (group["source"] for group in request.json["groups"])
+    ]
+    assert sent == [[b"S", b"T"], [b"S"], [b"s.png", b"t.png"]]
+
+
 def test_an_empty_batch(serve: Serve, keep: Callable[[Any], Any]) -> None:
     reward = keep(jrm_reward(serve().url, dimensions=["visual_quality"]))
     assert reward(torch.zeros(0, 3, 8, 8), [], [], []) == ({"avg": [], "visual_quality": []}, {})
@@ -130,7 +167,6 @@ WRONG: dict[str, tuple[tuple[Any, ...], type[Exception], str]] = {
     "one prompt": (([b"A", b"B", b"C"], "red", None, [b"S"]), TypeError, "prompts: a single str"),
     "metadata": (([b"A"], ["red"], [{}, {}], [b"S"]), ValueError, "metadata: 2 for 1 images"),
     "ref_images": (([b"A"], ["red"], [{}], [b"S", b"T"]), ValueError, "ref_images: 2 for 1 images"),
-    "no source": (([b"A"], ["red"], [{}], None), ValueError, "no source images: pass ref_images, or name"),
     "one image": ((torch.zeros(3, 8, 8), ["red"], [{}], [b"S"]), ValueError, r"images: shape \(3, 8, 8\)"),
     "NHWC floats": ((torch.zeros(1, 8, 8, 3), ["red"], [{}], [b"S"]), ValueError, "HWC"),
     "one source": (([b"A"], ["red"], [{}], Image.new("RGB", (8, 8))), TypeError, "ref_images: Image"),

@@ -81,6 +81,79 @@ def test_what_is_no_object_is_told_without_our_class_names():
             score_json(body)
 
 
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_source_one_and_several():
+    for given, names in (
+        (b"", []),
+        (b'"source": null,', []),
+        (b'"source": "AAAA",', ["source"]),
+        (b'"source": ["AAAA"],', ["source"]),
+        (b'"source": ["AAAA", "data:image/png;base64,BBBB", "AAAA"],', ["source[0]", "source[1]", "source[2]"]),
+    ):
+        for parse, body in (
+            (score_json, b'{%b "edited": "CCCC", "instruction": "x"}' % given),
+            (score_json, b'{"groups": [{%b "edits": ["CCCC"], "instruction": "x"}]}' % given),
+            (score_part, b'{"groups": [{%b "edits": ["CCCC"], "instruction": "x"}]}' % given),
+        ):
+            (group,) = parse(body).groups
+            assert [source.name for source in group.sources] == names, body
+        question, _ = explain_json(b'{%b "edited": "CCCC", "instruction": "x"}' % given)
+        assert [source.name for source in question.sources] == names, given
+    assert len({source.key for source in question.sources}) == 2
+
+
+def test_a_source_of_another_kind_is_named():
+    for given, param, message in (
+        (b"[]", "source", "at least 1 item"),
+        (b"5", "source", "must be an image or a list of images"),
+        (b"{}", "source", "must be an image or a list of images"),
+        (b'""', "source", "at least 1 character"),
+        (b'["AAAA", null]', "source.1", "valid string"),
+        (b'[["AAAA"], "AAAA"]', "source.0", "valid string"),
+        (b'["AAAA", ""]', "source.1", "at least 1 character"),
+        (b"[" + b'"AAAA", ' * 10_000 + b"5]", "source.10000", "valid string"),
+    ):
+        for parse, body, prefix in (
+            (score_json, b'{"source": %b, "edited": "CCCC", "instruction": "x"}', ""),
+            (explain_json, b'{"source": %b, "edited": "CCCC", "instruction": "x"}', ""),
+            (score_part, b'{"groups": [{"source": %b, "edits": ["CCCC"], "instruction": "x"}]}', "groups.0."),
+        ):
+            with pytest.raises(InvalidRequest, match=message) as error:
+                parse(body % given)
+            assert error.value.param == prefix + param, (given, body)
+
+
+def test_the_parts_of_a_list_are_each_there():
+    document = b'{"source": ["part:a", "part:b", "part:a"], "edited": "part:b", "instruction": "x"}'
+    whole = form(request=document, a=b"aa", b=b"bb")
+    (group,) = parse_score_request(_MULTIPART, whole, content_encoding="identity", max_candidates=9).groups
+    assert [(source.name, source.data) for source in group.sources] == [
+        ("source[0]", b"aa"),
+        ("source[1]", b"bb"),
+        ("source[2]", b"aa"),
+    ]
+    with pytest.raises(InvalidRequest, match="part 'b' is missing"):
+        parse_score_request(_MULTIPART, form(request=document, a=b"aa"), content_encoding="identity", max_candidates=9)
+
+
+def test_the_field_source_of_a_form_repeats_in_order():
+    parts = [("source", b"s"), ("edited", b"e"), ("source", b"t"), ("instruction", b"x"), ("source", b"s")]
+    body = b"".join(form(**{name: data}).removesuffix(f"--{BOUNDARY}--\r\n".encode()) for name, data in parts)
+    whole = body + f"--{BOUNDARY}--\r\n".encode()
+    (group,) = parse_score_request(_MULTIPART, whole, content_encoding="identity", max_candidates=9).groups
+    assert [(source.name, source.data) for source in group.sources] == [
+        ("source[0]", b"s"),
+        ("source[1]", b"t"),
+        ("source[2]", b"s"),
+    ]
+    (without,) = parse_score_request(
+        _MULTIPART, form(edited=b"e", instruction=b"x"), content_encoding="identity", max_candidates=9
+    ).groups
+    assert without.sources == []
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 FILES = {name: os.urandom(3 * MB) for name in ("source", "a", "b", "c")}

@@ -16,6 +16,7 @@ from jrm_service.scoring.backend import OutOfMemory
 from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 from support.pictures import photo
+from support.reference import Reference
 
 PLAIN = 1e-4
 COMPANY = 1e-5
@@ -69,6 +70,46 @@ def test_any_batch_scores_as_the_plain_scorer_does(scorers, picks):
     preparer, plain, trie, images = scorers
     candidates = [preparer.candidate([images[s]], images[e], INSTRUCTIONS[i]) for s, e, i in picks]
     assert_close(score(trie, candidates), score(plain, candidates), PLAIN)
+
+
+@pytest.fixture(scope="module", params=["no source", "three sources"])
+def sourced(request, tmp_path_factory):
+    """The same over a checkpoint that takes no source, or up to three; and the number of sources of each candidate."""
+    made = {"no source": checkpoints.no_source, "three sources": checkpoints.several_sources}[request.param]()
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path_factory.mktemp("sourced"), made))
+    preparer = CheckpointPreparer(checkpoint)
+    plain, trie = (kind(checkpoint, "cpu", torch.float32) for kind in (PlainScorer, TrieScorer))
+    sources = {0: [[]], 3: [[0], [0, 1], [1, 0], [0, 0], [2, 0, 1], [0, 1, 0], [1]]}[preparer.max_sources]
+    return checkpoint, preparer, plain, trie, [preparer.image(picture) for picture in PICTURES], sources
+
+
+def test_any_number_of_sources_scores_as_the_plain_scorer_and_the_reference_do(sourced):
+    checkpoint, preparer, plain, trie, images, sources = sourced
+    picks = [(given, e, i) for i, given in enumerate(sources * 3) for e in (3 + i % 3, 6)]
+    candidates = [
+        preparer.candidate([images[s] for s in given], images[e], INSTRUCTIONS[i % 5]) for given, e, i in picks
+    ]
+    together = score(trie, candidates)
+    assert_close(together, score(plain, candidates), PLAIN)
+    alone = [score(trie, [candidate])[0] for candidate in candidates]
+    assert_close(together, alone, COMPANY)
+    reference = Reference(checkpoint.path)
+    for (places, e, i), ours in zip(picks[:: len(picks) // 6], together[:: len(picks) // 6], strict=True):
+        expected = reference.score([PICTURES[s] for s in places], PICTURES[e], INSTRUCTIONS[i % 5])
+        assert ours.reward == pytest.approx(expected["reward"], abs=PLAIN), places
+    assert len({round(one.reward, 6) for one in together}) == len(picks)  # order and number matter
+
+
+def test_sources_are_shared_and_kept(sourced):
+    _, preparer, _, trie, images, sources = sourced
+    trie.features.clear()
+    given = [images[s] for s in sources[-2 if len(sources) > 1 else 0]]
+    group = [preparer.candidate(given, images[n % 3 + 3], f"make it {n}") for n in range(6)]
+    scored = trie.score(trie.collate(group))
+    distinct = {image.key for candidate in group for image in candidate.images}
+    assert scored.images_encoded == len(distinct)
+    assert scored.tokens_computed < 0.8 * sum(candidate.tokens for candidate in group) or not given
+    assert trie.score(trie.collate(group)).images_encoded == 3  # the edits: all the sources were kept
 
 
 def test_several_rows_of_one_batch_score_as_the_plain_scorer_does(scorers):

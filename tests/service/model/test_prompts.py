@@ -43,6 +43,48 @@ def test_segments_alternate_text_and_images(opened):
     assert tokenizer.decode(sequence.tail) == "\n<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_every_source_is_an_image_of_its_own_in_order(tmp_path):
+    preparer = CheckpointPreparer(open_checkpoint(checkpoints.write(tmp_path, checkpoints.several_sources(3))))
+    assert preparer.max_sources == 3
+    images = [preparer.image(photo(seed=seed)) for seed in range(4)]
+    for count in (1, 2, 3):
+        first, second = preparer.candidate(images[:count], images[3], "x").sequences
+        assert [segment for segment in first.segments if isinstance(segment, Image)] == [*images[:count], images[3]]
+        assert [segment for segment in second.segments if isinstance(segment, Image)] == [images[3], *images[:count]]
+        between = {segment.ids for segment in first.segments[2:-1] if isinstance(segment, Text)}
+        assert len(between) == 1  # the end of an image and the start of the next, as the chat template has them
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"takes 1 to 3 source images, got {count or 'none'}"):
+            preparer.candidate([images[0]] * count, images[3], "x")
+
+
+def test_a_checkpoint_without_a_source_takes_none(tmp_path):
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.no_source()))
+    preparer = CheckpointPreparer(checkpoint)
+    edited = preparer.image(photo(seed=1))
+    (sequence,) = preparer.candidate([], edited, "x").sequences
+    assert [segment for segment in sequence.segments if isinstance(segment, Image)] == [edited]
+    assert checkpoint.builder.question("visual_quality", [], edited, "x") == sequence
+    with pytest.raises(ValueError, match="takes no source image, got 1"):
+        preparer.candidate([edited], edited, "x")
+
+
+def test_a_template_may_number_its_images(tmp_path):
+    """So every number of sources is rendered by itself, and not made up from the rendering of one."""
+    path = checkpoints.write(tmp_path, checkpoints.several_sources(2))
+    template = (path / "chat_template.jinja").read_text()
+    numbered = "{% set ns = namespace(n=0) %}" + template.replace(
+        "{{ '<|vision_start|>", "{% set ns.n = ns.n + 1 %}{{ 'Picture ' ~ ns.n ~ ': <|vision_start|>"
+    )
+    assert numbered.count("Picture") == 1
+    (path / "chat_template.jinja").write_text(numbered)
+    preparer, tokenizer = CheckpointPreparer(open_checkpoint(path)), AutoTokenizer.from_pretrained(path)
+    images = [preparer.image(photo(seed=seed)) for seed in range(3)]
+    first, second = preparer.candidate(images[:2], images[2], "x").sequences
+    for sequence in (first, second):
+        assert [n for n in range(5) if f"Picture {n}: " in tokenizer.decode(ids_of(sequence))] == [1, 2, 3]
+
+
 def test_an_instruction_cannot_bring_control_tokens(opened):
     _, preparer, tokenizer = opened
     control = set(tokenizer.all_special_ids)
