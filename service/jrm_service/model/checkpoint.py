@@ -22,6 +22,7 @@ from jrm_service.images.preprocess import ImageSpec
 from jrm_service.scoring.preparing import SequenceBuilder
 
 from .architecture import read_architecture
+from .devices import use_full_float32
 from .files import (
     TOKENIZER_FILES,
     image_size_problems,
@@ -148,6 +149,7 @@ def load_model(
     Raises CheckpointError when a tensor holds NaN or infinity.
     """
     device = torch.device(device)
+    use_full_float32()
     model, problems = load_backbone(checkpoint.config, checkpoint.weights, device, dtype)
     heads = RewardHeads(checkpoint.manifest, checkpoint.hidden_size).to(device)
     heads.load(dict(read_tensors(checkpoint.heads, device, torch.float32, problems)))

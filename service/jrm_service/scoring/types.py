@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +107,11 @@ class ServedModel:
     def precision(self) -> str:
         """What the scores are computed in: float32, bfloat16, float16 or fp8; empty where nothing is scored."""
         return str(self.description.get("precision", ""))
+
+
+def joined_kernels(of_devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What runs for each part of a backbone; where devices differ, all that does, with commas."""
+    return {part: ",".join(dict.fromkeys(one[part] for one in of_devices)) for part in of_devices[0]}
 
 
 def combine(
