@@ -52,7 +52,7 @@ from .scoring.fakes import FakeBackend, FakePreparer
 from .scoring.line import WaitingLine
 from .scoring.local import LocalWorker
 from .scoring.preparing import CheckpointPreparer
-from .scoring.types import ServedModel
+from .scoring.types import ServedModel, joined_kernels
 from .settings import Settings
 from .threads import in_daemon_thread
 from .versions import installed
@@ -307,6 +307,7 @@ async def _in_processes(settings: Settings) -> Started:
     facts = {
         "device": ",".join(one.model.description["device"] for one in loaded),
         "self_test": None if None in tests else max(tests, key=lambda test: test["max_deviation"]),
+        "kernels": joined_kernels([one.model.description["kernels"] for one in loaded]),
     }
     return Started(
         replace(first.model, description={**first.model.description, **facts}),

@@ -292,6 +292,12 @@ class Metrics:
             "dtype",
             "engine",
         )
+        self.kernel_info = gauge(
+            "jrm_kernel_info",
+            "1 for what runs each part of the model: plain layers, or what has shown at the start that it is right.",
+            "part",
+            "kernel",
+        )
 
     def observe_batch(self, *, candidates: int, tokens: int, waited: Iterable[float]) -> None:
         """Count a batch that goes to a device, and the seconds that each of its candidates has waited for it."""
@@ -328,9 +334,12 @@ class Metrics:
         self.build_info.labels(version, platform.python_version(), torch or "none", transformers or "none").set(1)
 
     def show_model(self, *, model: str, fingerprint: str, facts: Mapping[str, object]) -> None:
-        """Name what is served; of the facts, ``device``, ``dtype`` and ``engine`` are shown."""
+        """Name what is served; of the facts, ``device``, ``dtype``, ``engine`` and ``kernels`` are shown."""
         shown = (str(facts.get(name) or "none") for name in ("device", "dtype", "engine"))
         self.model_info.labels(model, fingerprint, *shown).set(1)
+        kernels = facts.get("kernels")
+        for part, kernel in kernels.items() if isinstance(kernels, Mapping) else ():
+            self.kernel_info.labels(part, kernel).set(1)
 
     def expect_rewards(self, dimensions: Iterable[str]) -> None:
         """Begin the counts of rewards of each dimension, and of the reward itself."""

@@ -64,6 +64,7 @@ def test_the_names_are_pinned() -> None:
         "jrm_trace_spans": "counter",
         "jrm_build_info": "gauge",
         "jrm_model_info": "gauge",
+        "jrm_kernel_info": "gauge",
         "jrm_explanations": "counter",
         "jrm_explain_duration_seconds": "histogram",
         "jrm_explain_tokens": "counter",

@@ -22,6 +22,7 @@ from jrm_service.images.preprocess import ImageSpec
 from jrm_service.scoring.preparing import SequenceBuilder
 
 from .architecture import read_architecture
+from .devices import use_full_float32
 from .families import Config, Family, family_of
 from .files import (
     TOKENIZER_FILES,
@@ -154,6 +155,7 @@ def load_model(
     Raises CheckpointError when a tensor holds NaN or infinity.
     """
     device = torch.device(device)
+    use_full_float32()
     model, problems = load_backbone(checkpoint.config, checkpoint.weights, device, dtype)
     heads = RewardHeads(checkpoint.manifest, checkpoint.hidden_size).to(device)
     heads.load(dict(read_tensors(checkpoint.heads, device, torch.float32, problems)))

@@ -19,6 +19,7 @@ from .devices import on_device, release_memory
 from .families import text_head_dim
 from .features import FeatureCache, Features
 from .heads import to_score
+from .kernels import IN_DTYPE, Arithmetic, Way, fuse, ways_on
 from .rows import PackedModel, Row, pack
 from .trie import split_rows
 from .varlen import Shape, find_kernel
@@ -53,8 +54,13 @@ class TrieScorer:
         *,
         row_tokens: int | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+        arithmetic: Arithmetic = IN_DTYPE,
+        ways: Sequence[Way] | None = None,
     ) -> None:
-        """Loads the weights; ``row_tokens`` is about what a row costs, see ``split_rows``. Raises CheckpointError."""
+        """Loads the weights; ``row_tokens`` is about what a row costs, see ``split_rows``. Raises CheckpointError.
+
+        ``arithmetic`` is that of the language model, ``ways`` are those to run fused layers in, see ``fuse``.
+        """
         self.device = device
         self.features = FeatureCache(feature_cache_bytes)
         self._row_tokens = row_tokens or (CPU_ROW_TOKENS if device == "cpu" else 2**62)
@@ -62,6 +68,14 @@ class TrieScorer:
         kernel = find_kernel(device, dtype, _shapes(checkpoint))
         self._model, self._heads = load_model(checkpoint, device, dtype)
         self.packed = PackedModel(self._model, checkpoint.image_spec, kernel)
+        self.kernels = fuse(
+            self._model,
+            device=device,
+            dtype=dtype,
+            kernel=kernel,
+            ways=ways_on(device) if ways is None else ways,
+            arithmetic=arithmetic,
+        )
 
     # --- host ---------------------------------------------------------------------------------------------------------
 

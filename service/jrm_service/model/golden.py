@@ -59,12 +59,15 @@ class _Strict(BaseModel):
 
 
 class Tolerance(_Strict):
-    """How far a number may be off, by precision; ``deviation`` says in which unit."""
+    """How far a number may be off, by precision; ``deviation`` says in which unit.
+
+    Where nothing else is said of fp8, it is five times what bfloat16 may be off: about what its rounding moves more.
+    """
 
     float32: Allowed = 1e-3
     float16: Allowed = 1e-2
     bfloat16: Allowed = 5e-2
-    fp8: Allowed = 0.25
+    fp8: Allowed = Field(default_factory=lambda given: 5 * given.get("bfloat16", 5e-2))
 
 
 class GoldenInput(_Strict):

@@ -68,6 +68,7 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
     from jrm_service.device.channel import Loaded
 
     from .devices import resolve_device
+    from .kernels import compile_no_more
     from .source import open_source
 
     devices = [resolve_device(device) for device in load.devices]
@@ -91,6 +92,7 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
     tokens = 0
     if load.measured:
         tokens = source.batch_tokens([backend], spared=load.spared, sharing=devices.count(device))
+    compile_no_more()
     channel.send(Loaded(model, source.checkpoint.image_spec, source.checkpoint.builder, tokens))
     return backend
 

@@ -19,10 +19,12 @@ from jrm_client import jsonl
 from jrm_client.pairs import image_file, pair_fields, source_paths
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.images.decode import decode
+from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Score
 
 from .checkpoint import Checkpoint
+from .engine import TrieScorer
 from .files import write_json
 from .golden import (
     FILE,
@@ -37,6 +39,7 @@ from .golden import (
     numbers,
     outcomes,
 )
+from .kernels import EAGER, IN_SIMULATED_FP8
 from .scorer import PlainScorer
 
 _MARGIN = 4  # times the rounding that was measured: another kernel rounds differently, but not that much worse
@@ -55,9 +58,10 @@ class Example:
 def record(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str = "cpu") -> Golden:
     """Score the examples with the plain scorer in float32, write ``reward/golden.json``, return what it holds.
 
-    The tolerances for lower precision are four times what a bfloat16 backbone is off by on the same device, and at
-    least the defaults. The weights are loaded twice, one copy after the other. Raises CheckpointError when an
-    example has no finite score, and ValueError without examples or with more than ``MAX_CASES``.
+    The tolerances for lower precision are four times what a bfloat16 backbone, and one with simulated fp8 products, are
+    off by on the same device, and at least the defaults. The weights are loaded three times, one copy after the other.
+    Raises CheckpointError when an example has no finite score, and ValueError without examples or with more than
+    ``MAX_CASES``.
     """
     if not 1 <= len(examples) <= MAX_CASES:
         raise ValueError(f"golden scores are recorded of 1 to {MAX_CASES} examples, got {len(examples)}")
@@ -67,20 +71,24 @@ def record(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str =
         )
         for one in examples
     ]
-    exact = _scores(checkpoint, inputs, device, torch.float32)
+    exact = _scores(checkpoint, inputs, PlainScorer(checkpoint, device, torch.float32))
     cases = [_case(*recorded, index) for index, recorded in enumerate(zip(inputs, exact, strict=True))]
-    rounded = _scores(checkpoint, inputs, device, torch.bfloat16)
+    bfloat16 = _off(cases, _scores(checkpoint, inputs, PlainScorer(checkpoint, device, torch.bfloat16)))
+    simulated = TrieScorer(checkpoint, device, torch.bfloat16, arithmetic=IN_SIMULATED_FP8, ways=[EAGER])
     golden = Golden(
-        format=FORMAT, fingerprint=checkpoint.fingerprint, tolerance=_tolerance(cases, rounded), cases=cases
+        format=FORMAT,
+        fingerprint=checkpoint.fingerprint,
+        tolerance=_tolerance(bfloat16, _off(cases, _scores(checkpoint, inputs, simulated))),
+        cases=cases,
     )
     write_json(checkpoint.path / FILE, golden.model_dump())
     return golden
 
 
 def _scores(
-    checkpoint: Checkpoint, inputs: Sequence[GoldenInput], device: str, dtype: torch.dtype
+    checkpoint: Checkpoint, inputs: Sequence[GoldenInput], backend: Backend[Any]
 ) -> list[Score | CandidateError]:
-    return list(outcomes(inputs, CheckpointPreparer(checkpoint), PlainScorer(checkpoint, device, dtype)))
+    return list(outcomes(inputs, CheckpointPreparer(checkpoint), backend))
 
 
 def _case(one: GoldenInput, outcome: Score | CandidateError, index: int) -> GoldenCase:
@@ -90,19 +98,24 @@ def _case(one: GoldenInput, outcome: Score | CandidateError, index: int) -> Gold
     return GoldenCase(**one.model_dump(), dimensions=dimensions, reward=outcome.reward, reward_std=outcome.reward_std)
 
 
-def _tolerance(exact: Sequence[GoldenCase], rounded: Sequence[Score | CandidateError]) -> Tolerance:
-    """Defaults, or what this checkpoint's own rounding asks for. Scores that overflowed in bfloat16 allow nothing."""
+def _off(exact: Sequence[GoldenCase], rounded: Sequence[Score | CandidateError]) -> float:
+    """The largest deviation. Scores that overflowed do not count."""
     off = [
         deviation(name, got, expected)
         for case, score in zip(exact, rounded, strict=True)
         if isinstance(score, Score)
         for (name, expected), got in zip(numbers(case).items(), numbers(score).values(), strict=True)
     ]
-    needed = _MARGIN * max((value for value in off if math.isfinite(value)), default=0.0)
+    return max((value for value in off if math.isfinite(value)), default=0.0)
+
+
+def _tolerance(bfloat16: float, fp8: float) -> Tolerance:
+    """Defaults, or what this checkpoint's own rounding, as measured, asks for."""
     least = Tolerance()
     return Tolerance(
-        bfloat16=float(f"{max(least.bfloat16, needed):.2g}"),
-        float16=float(f"{max(least.float16, needed / _FINER):.2g}"),
+        bfloat16=float(f"{max(least.bfloat16, _MARGIN * bfloat16):.2g}"),
+        float16=float(f"{max(least.float16, _MARGIN * bfloat16 / _FINER):.2g}"),
+        fp8=float(f"{max(least.fp8, _MARGIN * fp8):.2g}"),
     )
 
 

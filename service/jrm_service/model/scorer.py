@@ -21,6 +21,7 @@ from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 from .checkpoint import Checkpoint, load_model
 from .devices import on_device
 from .heads import RewardHeads, to_score
+from .kernels import PLAIN
 from .vision import use_patch_product
 
 
@@ -48,6 +49,7 @@ class PlainScorer:
     def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
         """Loads the weights. Raises CheckpointError."""
         self.device = device
+        self.kernels = PLAIN
         self._checkpoint = checkpoint
         self._model: PreTrainedModel
         self._heads: RewardHeads

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.fitting import DEFAULT_TOKENS, fitting_tokens
 from jrm_service.scoring.planner import BatchCost
 from jrm_service.scoring.preparing import CheckpointPreparer
-from jrm_service.scoring.types import Candidate, Score, ServedModel
+from jrm_service.scoring.types import Candidate, Score, ServedModel, joined_kernels
 
 from . import golden
 from .checkpoint import Checkpoint, open_checkpoint
 from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
+from .kernels import EAGER, IN_FP8, IN_SIMULATED_FP8
 from .pipeline import PIPELINE_VERSION, drift, require_pinned
+from .products import require_fp8
 from .scorer import PlainScorer
 from .trie import BATCH_COSTS
 
@@ -33,7 +36,7 @@ logger = logging.getLogger(__name__)
 BUNDLED = Path(__file__).parent / "bundled" / "jrm-tiny"
 """The checkpoint that travels inside the package, and is served when none is given. It is only ever read."""
 
-_SCORERS: dict[str, Callable[..., Backend[Any]]] = {"trie": TrieScorer, "plain": PlainScorer}
+_SCORERS: dict[str, Callable[..., TrieScorer | PlainScorer]] = {"trie": TrieScorer, "plain": PlainScorer}
 _SAMPLE_GROUP = 12  # edits: G of the paper
 _BLANK_SIDE = 64  # pixels
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,8 +60,9 @@ class CheckpointSource:
         self.devices = [resolve_device(device) for device in devices]
         on_gpu = all(device.startswith("cuda") for device in self.devices)
         self.dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-        if quantize != "none":
-            raise CheckpointError([f"quantize: {quantize} cannot be computed yet"])
+        if quantize == "fp8":
+            for device in self.devices:
+                require_fp8(device, dtype, engine)
         self.quantize = quantize
         self.preparer = CheckpointPreparer(checkpoint)
 
@@ -72,7 +76,7 @@ class CheckpointSource:
         """What a batch costs against the token budget."""
         return BATCH_COSTS[self.engine]
 
-    def load(self, *, hashed: bool = True) -> tuple[ServedModel, list[Backend[Any]]]:
+    def load(self, *, hashed: bool = True) -> tuple[ServedModel, Sequence[Backend[Any]]]:
         """What is served, and one backend per device: warm, and with the golden scores that were recorded.
 
         Reads every weight once more than there are devices, for the fingerprint; without ``hashed`` it is left empty,
@@ -82,6 +86,8 @@ class CheckpointSource:
         if self.tests is not None and hashed:
             golden.require_fingerprint(self.tests, self.checkpoint)
         scorer = _SCORERS[self.engine]
+        if self.quantize == "fp8":
+            scorer = partial(scorer, arithmetic=IN_FP8)
         backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
         for backend in backends:
             self._warm(backend)
@@ -91,6 +97,7 @@ class CheckpointSource:
             precision=self.precision,
             self_test=self._self_test(backends),
             engine=self.engine,
+            kernels=joined_kernels([backend.kernels for backend in backends]),
         )
         return model, backends
 
@@ -192,6 +199,22 @@ def open_source(
     if tests is None:
         logger.info("no self-test: %s", f"{golden.FILE} is not there" if self_test else "it is switched off")
     return CheckpointSource(checkpoint, devices, dtype, engine, tests, quantize)
+
+
+def scorer_in(precision: str, checkpoint: Checkpoint, device: str = "cpu") -> TrieScorer:
+    """The engine in float32, bfloat16, float16 or fp8, to compare what it gives: neither warm nor tested.
+
+    On a CPU, fp8 is simulated: the numbers of the language model's linear layers are rounded to fp8 and multiplied in
+    float32. Raises CheckpointError for a GPU that has no fp8, and ValueError for another precision.
+    """
+    if precision != "fp8":
+        if precision not in _DTYPES:
+            raise ValueError(f"precision '{precision}': must be one of {', '.join([*_DTYPES, 'fp8'])}")
+        return TrieScorer(checkpoint, device, _DTYPES[precision])
+    if device == "cpu":
+        return TrieScorer(checkpoint, device, torch.float32, arithmetic=IN_SIMULATED_FP8, ways=[EAGER])
+    require_fp8(device, "bfloat16", "trie")
+    return TrieScorer(checkpoint, device, torch.bfloat16, arithmetic=IN_FP8)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -142,6 +142,11 @@ class ServedModel:
         """What the checkpoint normalizes its rewards by; None where it does not."""
         normalize = self.description.get("reward", {}).get("normalize")
         return None if normalize is None else Scale(**normalize)
+
+
+def joined_kernels(of_devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What runs for each part of a backbone; where devices differ, all that does, with commas."""
+    return {part: ",".join(dict.fromkeys(one[part] for one in of_devices)) for part in of_devices[0]}
 
 
 def combine(

@@ -11,7 +11,9 @@ from jrm_service.errors import CheckpointError
 from jrm_service.model import golden, recording
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.engine import TrieScorer
+from jrm_service.model.kernels import EAGER, IN_FP8
 from jrm_service.model.scorer import PlainScorer
+from jrm_service.model.source import scorer_in
 from jrm_service.scoring.fakes import FakeBackend
 from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
@@ -87,6 +89,24 @@ def test_lower_precision_passes_within_its_tolerance(tmp_path, dtype, seed):
     recording.record(checkpoint, recording.drawn_examples())
     result = check(read(checkpoint), checkpoint, dtype=dtype)
     assert 1e-4 < result.max_deviation <= result.tolerance
+
+
+def test_fp8_passes_within_a_tolerance_of_its_own(tmp_path):
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass()))
+    recording.record(checkpoint, recording.drawn_examples())
+    tests, preparer = read(checkpoint), CheckpointPreparer(checkpoint)
+    simulated = golden.check(tests, preparer, scorer_in("fp8", checkpoint), "fp8")
+    real = golden.check(
+        tests, preparer, TrieScorer(checkpoint, "cpu", torch.bfloat16, ways=[EAGER], arithmetic=IN_FP8), "fp8"
+    )
+    for result in (simulated, real):
+        assert 1e-4 < result.max_deviation <= result.tolerance == tests.tolerance.fp8
+
+
+def test_a_file_that_says_nothing_of_fp8_allows_five_times_what_bfloat16_may_be_off():
+    assert golden.Tolerance(bfloat16=0.2).fp8 == pytest.approx(1.0)
+    assert golden.Tolerance().fp8 == pytest.approx(0.25)
+    assert golden.Tolerance(fp8=0.5).fp8 == 0.5
 
 
 def test_more_cases_than_one_batch_are_all_compared(checkpoint):

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from jrm_service.errors import CheckpointError
 from jrm_service.model import golden, recording
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED, open_source
+from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.model.source import BUNDLED, open_source, scorer_in
 from support import checkpoints
 
 
@@ -67,6 +68,30 @@ def test_a_malformed_file_is_told_before_anything_is_loaded(recorded):
     (recorded / golden.FILE).write_text("{}")
     with pytest.raises(CheckpointError, match=r"golden\.json: cases: Field required"):
         open_source(recorded, ["cpu"], "auto", "trie")
+
+
+def test_what_runs_and_in_which_precision_is_described(recorded):
+    model, _ = open_source(recorded, ["cpu"], "bfloat16", "trie").load()
+    assert model.precision == model.description["precision"] == "bfloat16"
+    assert model.description["kernels"]["linear"] == "plain"
+    assert open_source(recorded, ["cpu"], "auto", "plain").load()[0].description["kernels"]["attention"] == "plain"
+
+
+def test_fp8_is_refused_on_a_cpu(recorded):
+    with pytest.raises(CheckpointError, match=r"fp8 needs a GPU, the device is cpu; use --quantize none"):
+        open_source(recorded, ["cpu"], "auto", "trie", quantize="fp8")
+
+
+def test_a_scorer_in_each_precision_for_a_comparison(recorded):
+    checkpoint = open_checkpoint(recorded)
+    tests, preparer = golden.read(checkpoint), CheckpointPreparer(checkpoint)
+    off = {
+        precision: golden.check(tests, preparer, scorer_in(precision, checkpoint), precision).max_deviation
+        for precision in ("float32", "float16", "bfloat16", "fp8")
+    }
+    assert sorted(off, key=off.get) == list(off)
+    with pytest.raises(ValueError, match="precision 'int8': must be one of float32, bfloat16, float16, fp8"):
+        scorer_in("int8", checkpoint)
 
 
 def test_the_self_test_can_be_switched_off(recorded, caplog):
