@@ -34,12 +34,18 @@ def main() -> int:
     deadline = time.monotonic() + 60 * arguments.minutes
     results = arguments.results.resolve()
     results.mkdir(parents=True, exist_ok=True)
+    stages = arguments.stage or STAGES
+    for old in [
+        results / "summary.txt",
+        *(results / f"{stage}.{kind}" for stage in stages for kind in ("json", "txt")),
+    ]:
+        old.unlink(missing_ok=True)  # what is found is of this run
     with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
         environment = _installed(Path(scratch) / "packages")
         options = ["--results", str(results), "--scratch", scratch, "--device", arguments.device]
         options += ["--tiny"] * arguments.tiny
         statuses: dict[str, dict[str, object]] = {}
-        for stage in arguments.stage or STAGES:
+        for stage in stages:
             started = time.monotonic()
             status = _run(stage, options, environment, results, deadline)
             statuses[stage] = {"status": status, "seconds": round(time.monotonic() - started, 1)}
@@ -48,6 +54,8 @@ def main() -> int:
             print(f"== {stage}: {status}, {statuses[stage]['seconds']} s\n", flush=True)
             if text.exists():
                 print(text.read_text(), flush=True)
+    if (results / "summary.txt").exists():
+        print((results / "summary.txt").read_text(), flush=True)
     return int(any(found["status"] != "done" for found in statuses.values()))
 
 

@@ -29,13 +29,14 @@ from jrm_service.bench.rounds import Rates
 from jrm_service.bench.run import where
 from jrm_service.bench.server import measure_server
 from jrm_service.bench.tables import table
-from jrm_service.model.devices import resolve_device
+from jrm_service.model.devices import release_memory, resolve_device
 from jrm_service.model.source import CheckpointSource, open_source
 from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.types import Candidate
 
 from .parity import parity
 from .profile import profile
+from .summary import summary
 
 GROUPS_OF_A_PROFILE = 4
 Found = tuple[dict[str, Any], str]
@@ -170,6 +171,7 @@ def compared(run: Run) -> Found:
     if not run.tiny and "vllm" in peers.here():
         plan = run.plan
         job = peers.Job(str(run.paper), run.device, run.precision, plan.rounds, 4, plan.edits, plan.edits, plan.side)
+        release_memory(run.device)
         found[peers.POOLING] = peers.measured(peers.POOLING, job).rates[-1]
     rows = [[name, f"{rate:.2f}", f"{known['rate'] / rate:.2f}"] for name, rate in found.items()]
     apart = max(abs(ours - theirs) for ours, theirs in zip(rewards, known["rewards"], strict=True))
@@ -224,6 +226,7 @@ def main() -> None:
     figures, text = STAGES[arguments.stage](run)
     (run.results / f"{arguments.stage}.json").write_text(json.dumps(figures, indent=1) + "\n")
     (run.results / f"{arguments.stage}.txt").write_text(text + "\n")
+    (run.results / "summary.txt").write_text(summary(run.results) + "\n")
     sys.exit(1 if figures.get("wrong") else 0)
 
 

@@ -32,8 +32,8 @@ def bench(
     compare_precision: Annotated[
         Path | None,
         typer.Option(
-            help="Instead: score the groups of this preference file (docs/training-data.md) in every precision, and "
-            "count the pairs that change their order.",
+            help="Instead: score the groups of this JSONL file in every precision, and count the pairs that change "
+            "their order. Rows are those of jrm score --jsonl, or preference data.",
             show_default=False,
         ),
     ] = None,
@@ -102,26 +102,20 @@ def _compare(checkpoint: Path | None, device: str, data: Path, allow_pipeline_dr
     from jrm_service.model.checkpoint import open_checkpoint
     from jrm_service.model.devices import resolve_device
     from jrm_service.model.source import BUNDLED
-    from jrm_training.data import read_groups
 
-    from .pictures import Group
+    from .data import read_data
     from .precision import COMPARED, compare_all, report
     from .run import where
 
     opened = open_checkpoint(checkpoint or BUNDLED)
     device = resolve_device(device)
-    rows = read_groups(data, opened.manifest.dimensions)
-
-    def groups() -> Iterator[Group]:
-        for row in rows:
-            yield Group(row.source, row.instruction, [edit.image for edit in row.edits])
-
-    with _progress("scoring groups", len(rows) * (1 + len(COMPARED))) as advance:
-        comparisons = compare_all(checkpoint, device, groups, advance, allow_pipeline_drift=allow_pipeline_drift)
+    groups = read_data(data, opened.manifest.dimensions)
+    with _progress("scoring groups", groups.number * (1 + len(COMPARED))) as advance:
+        comparisons = compare_all(checkpoint, device, groups.read, advance, allow_pipeline_drift=allow_pipeline_drift)
     typer.echo(
-        f"{opened.manifest.name}, {len(rows)} groups of {data.name}, on {where(device)}\n\n{report(comparisons)}"
+        f"{opened.manifest.name}, {groups.number} groups of {data.name}, on {where(device)}\n\n{report(comparisons)}"
     )
-    return {"model": opened.manifest.name, "groups": len(rows), "comparisons": [asdict(one) for one in comparisons]}
+    return {"model": opened.manifest.name, "groups": groups.number, "comparisons": [asdict(one) for one in comparisons]}
 
 
 @contextmanager
