@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jrm_service.api.keys import Key, digest
-from jrm_service.explain import runtime
-from jrm_service.explain.engine import EngineSettings, VLLMWriter
-from jrm_service.explain.writer import EngineState, Prompt
-from jrm_service.metrics import Metrics
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend, SlowBackend
 from jrm_service.settings import Settings
 from support import collector, redis_servers, servers
@@ -27,6 +24,7 @@ from support.prometheus import Target
 
 from .queries import NAMESPACE
 
+TESTS = str(Path(__file__).parents[1])
 SECRET = "jrm_trainer-secret"
 
 
@@ -107,23 +105,6 @@ def samples(url: str) -> list[tuple[str, dict[str, str]]]:
     return [(sample.name, sample.labels) for family in families for sample in family.samples]
 
 
-class IdleWriter(VLLMWriter):
-    """Is ready at once, for a server whose engine nobody asks: it takes no minute to start, and cannot answer."""
-
-    def __init__(self, settings: EngineSettings, metrics: Metrics, warm_up: Prompt) -> None:
-        super().__init__(settings, metrics, warm_up)
-        metrics.explain_engine_up.set_function(lambda: 1.0)
-
-    def start(self) -> None:
-        pass
-
-    async def ready(self) -> None:
-        pass
-
-    def state(self) -> tuple[EngineState, str]:
-        return "ready", ""
-
-
 @contextlib.contextmanager
 def running(folder: Path, explainer: str) -> Iterator[Fleet]:
     """All of them, ready; ``explainer`` runs already."""
@@ -142,6 +123,7 @@ def running(folder: Path, explainer: str) -> Iterator[Fleet]:
         small = Settings(backend="fake", max_queue=1, max_candidates=1)
         fragile = stack.enter_context(servers.serving(small, load=lambda: servers.fake_parts(backend)))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runtime, "VLLMWriter", IdleWriter)
-            critic = stack.enter_context(servers.serving(Settings(device="cpu", serve="explain")))
+            patch.setenv("PYTHONPATH", os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]))
+            explaining = Settings(device="cpu", serve="explain")
+            critic = stack.enter_context(servers.serving(explaining, explain_module="support.scripted_explainer"))
         yield Fleet(scorer, fragile, explainer, critic, gate)

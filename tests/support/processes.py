@@ -52,7 +52,8 @@ def children(parent: int, name: str) -> list[int]:
 
 @contextlib.contextmanager
 def serving(*flags: str, **environment: str) -> Iterator[Served]:
-    """A server on a free port, not necessarily ready. It is ended by SIGTERM and must exit with 0."""
+    """A server on a free port, not necessarily ready. It is ended by SIGTERM and must exit with 0, unless the test has
+    waited for its end."""
     command = [sys.executable, "-c", "from jrm_client.cli import main; main()", "serve", "--port", "0", *flags]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
@@ -75,8 +76,9 @@ def serving(*flags: str, **environment: str) -> Iterator[Served]:
         assert known.wait(60), "".join(served.log)
         assert served.url, "".join(served.log)
         yield served
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, "".join(served.log)
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, "".join(served.log)
     finally:
         process.kill()
         process.wait()

@@ -77,7 +77,7 @@ def release_memory(device: str) -> None:
 
 
 class GPUMemory:
-    """Implements ``DeviceMemory`` for a GPU; ``spared`` is the share of its memory that others on it may come to take.
+    """Implements ``DeviceMemory`` for a GPU; ``spared`` is the share of its memory that another process takes later.
 
     One at a time on a device: the height is counted by torch, for the whole process.
     """
@@ -87,10 +87,10 @@ class GPUMemory:
         self._spared = spared
 
     def free(self) -> int:
-        """Bytes that the driver has left, or that are not spared for others, whichever is less."""
+        """Bytes that the driver has left, beyond what is spared."""
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
-        return min(free, int(total * (1 - self._spared)) - torch.cuda.memory_reserved(self._device))
+        return free - int(total * self._spared)
 
     def peak(self, run: Callable[[], object]) -> int:
         """Bytes that torch's tensors take at the height of ``run``, beyond those that are there now."""

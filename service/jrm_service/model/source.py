@@ -109,7 +109,7 @@ class CheckpointSource:
     def batch_tokens(self, backends: Sequence[Backend[Any]], *, spared: float = 0.0, sharing: int = 1) -> int:
         """The token budget of a batch: what fits on every GPU, from what a batch of full size takes of it.
 
-        ``backends`` are warm; ``spared`` is the share of a GPU's memory that is left to others, ``sharing`` how many
+        ``backends`` are warm; ``spared`` is the share of a GPU's memory that vLLM takes later, ``sharing`` how many
         workers of other processes share the rest, this one included. Elsewhere, and for the
         engine ``plain``, which runs one sequence at a time whatever the batch, it is DEFAULT_TOKENS.
         """

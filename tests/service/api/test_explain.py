@@ -8,6 +8,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -192,6 +193,14 @@ def test_ready_names_both_parts_and_the_schema_shows_the_route(explaining):
     assert ready.json() == {"status": "ready", "parts": {"score": "ready", "explain": "ready"}}
     paths = httpx.get(f"{explaining.url}/openapi.json").json()["paths"]
     assert "/v1/explain" in paths
+
+
+def test_the_server_process_holds_no_torch(explaining):
+    """The memory maps of it and of its workers, which do."""
+    assert "libtorch" not in Path(f"/proc/{explaining.process.pid}/maps").read_text()
+    for worker in ("jrm_service.model.main", "jrm_service.model.explain_main"):
+        [pid] = explaining.children(worker)
+        assert "libtorch" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_an_engine_that_is_killed_comes_back_and_scoring_goes_on(explaining, groups):
