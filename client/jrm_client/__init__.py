@@ -5,7 +5,7 @@
     client = JRMClient("http://localhost:8000")
     client.score_group("source.png", "make the car red", ["edit-0.png", "edit-1.png"]).rewards
 
-``jrm_client.flow_grpo`` has the reward functions that a Flow-GRPO trainer plugs in.
+``jrm_client.trainers`` has the reward functions that trainers plug in.
 """
 
 from .aio import AsyncJRMClient

@@ -16,7 +16,7 @@ from .service_links import service_links
 
 PREFIX = "JRM_"
 # The client reads these from the same environment; they are not the server's.
-_CLIENT_VARIABLES = {
+CLIENT_VARIABLES = {
     "JRM_URL",
     "JRM_API_KEY",
     "JRM_EDITED",
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
-        known = {PREFIX + name.upper() for name in cls.model_fields} | _CLIENT_VARIABLES
+        known = {PREFIX + name.upper() for name in cls.model_fields} | CLIENT_VARIABLES
         links = service_links(os.environ)
         names = (name for name in os.environ if name.upper().startswith(PREFIX) and name not in links)
         unknown = sorted(name for name in names if name.upper() not in known)

@@ -1,8 +1,10 @@
 """The programs in the documentation, run as they stand against a server with a fake backend."""
 
+import json
 import re
 
 import pytest
+import yaml
 
 from docs import pages
 from jrm_client import FingerprintMismatch, aio, retry
@@ -89,3 +91,61 @@ def test_the_numbers_of_a_fleet():
     assert [f"{seconds} s" for seconds in (retry.RESOLVE_EVERY, retry.RESOLVE_FAILING, retry.RESOLVE_TIMEOUT)] == (
         re.findall(r"[\d.]+ s\b", rows["names are looked up"])
     )
+
+
+def first_block(page):
+    """The lines to copy that a page begins with."""
+    return pages.blocks(page, "python")[0]
+
+
+def test_the_lines_that_flow_grpo_users_copy(url):
+    page = pages.DOCS / "trainers" / "flow_grpo.md"
+    assert len([line for line in first_block(page).splitlines() if line]) <= 3
+    names = program(page, "eval_reward_fn", url)
+    photo = pages.ROOT / "examples" / "photo.jpg"
+    rewards, _ = names["reward_fn"]([photo], ["red"], [{}], [photo], only_strict=True)
+    assert len(rewards["avg"]) == 1
+    names["reward_fn"].close()
+    factory = program(page, "score_functions[", url)["score_functions"]["jrm"]
+    assert "device" not in factory.__code__.co_varnames
+
+
+def test_the_lines_that_trl_users_copy(url, monkeypatch, tmp_path):
+    page = pages.DOCS / "trainers" / "trl.md"
+    assert len([line for line in first_block(page).splitlines() if line]) <= 3
+    photo = (pages.ROOT / "examples" / "photo.jpg").read_bytes()
+    (tmp_path / "edits").mkdir()
+    (tmp_path / "edits" / "cat.png").write_bytes(photo)
+    monkeypatch.chdir(tmp_path)
+    columns = {"completions": [" cat\n"], "instruction": ["red"], "completion_ids": [[1]]}
+    for word in ("edits/", "def edit("):
+        reward = program(page, word, url)["reward"]
+        [value] = reward(prompts=["draw"], source=[photo], **columns)
+        assert isinstance(value, float)
+
+
+def test_the_lines_that_flow_factory_users_copy():
+    [block] = pages.blocks(pages.DOCS / "trainers" / "flow-factory.md", "yaml")
+    assert yaml.safe_load(block) == {
+        "rewards": {
+            "name": "jrm",
+            "reward_model": "flow_factory.rewards.my_reward_remote.RemotePointwiseRewardModel",
+            "server_url": LOCAL,
+        }
+    }
+
+
+def test_the_row_of_an_openrlhf_data_set(url, monkeypatch):
+    monkeypatch.setenv("JRM_URL", url)
+    monkeypatch.setenv("JRM_EDITED", f"{__name__}:source_of_the_scene")
+    monkeypatch.chdir(pages.ROOT)
+    page = pages.DOCS / "trainers" / "openrlhf.md"
+    [row] = map(json.loads, pages.blocks(page, "json"))
+    reward_func = program(page, "def reward_func")["reward_func"]
+    query = f"<|im_start|>user\n{row['input']}<|im_end|>\n<|im_start|>assistant\ncat"
+    assert reward_func([query], ["another"], [row["label"]])["rewards"].shape == (1,)
+
+
+def source_of_the_scene(completion):
+    assert completion == "cat"
+    return pages.ROOT / "examples" / "scene" / "source.png"

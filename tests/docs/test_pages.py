@@ -9,13 +9,12 @@ from prometheus_client import CollectorRegistry
 
 from docs import pages
 from jrm_service.metrics import Metrics
-from jrm_service.settings import Settings
+from jrm_service.settings import CLIENT_VARIABLES, Settings
 from support.cases import each
 
 every_page = each("page", pages.PAGES, ids=pages.name)
 
 PYTHON_NAMES = {"jrm_client", "jrm_service", "jrm_training", "jrm_score", "jrm_reward"}
-CLIENT_VARIABLES = {"JRM_URL", "JRM_API_KEY"}
 
 
 @every_page

@@ -1,6 +1,8 @@
 """TRL's own GRPOTrainer takes steps on rewards of a running server."""
 
 import math
+import re
+from pathlib import Path
 
 import datasets
 import pandas
@@ -11,6 +13,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from jrm_client import APIConnectionError, JRMClient
 from jrm_client.trainers.trl import async_jrm_reward, jrm_reward
+
+ROOT = Path(__file__).parents[2]
 
 
 class Draw:
@@ -124,6 +128,24 @@ def test_beside_another_reward_none_is_left_out_of_the_sum(server, policy, expec
     run.train()
     mean = (sum(expected[:3]) + 40) / 4  # the fourth is 10: as if its reward were 0
     assert run.state.log_history[0]["reward"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_complete_run_of_the_documentation(server, policy, tmp_path, monkeypatch):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "trainers" / "trl.md").read_text(), re.M | re.S)
+    [program] = [block for block in blocks if "trainer.train()" in block]
+    for written, meant in {
+        "http://127.0.0.1:8000": server.url,
+        "Qwen/Qwen3-0.6B": policy,
+        "out/trl": str(tmp_path),
+    }.items():
+        assert program.count(written) == 1
+        program = program.replace(written, meant)
+    monkeypatch.chdir(ROOT)
+    names = {"__name__": "__main__"}
+    exec(compile(program, "trl.md", "exec"), names)
+    for step in names["trainer"].state.log_history[:2]:
+        assert step["jrm/without_reward"] == 0
+        assert math.isfinite(step["rewards/jrm/mean"])
 
 
 def test_on_error_raise_ends_the_run(server, policy, tmp_path):

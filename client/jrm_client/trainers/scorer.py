@@ -41,6 +41,8 @@ class Scorer:
     """
 
     def __init__(self, url: str | Sequence[str], **options: Unpack[Options]) -> None:
+        if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+            raise TypeError(f"no option is called {unknown[0]!r}; there are {', '.join(Options.__annotations__)}")
         self._columns = Columns.of(options)
         self._client = JRMClient(
             url,

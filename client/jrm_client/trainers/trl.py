@@ -33,8 +33,9 @@ def jrm_reward(
     ``on_error="none"``: the reward is None where the candidate has no score, or its completion no picture; ``"raise"``
     ends the run there. The function can be pickled if ``edited`` can.
 
-    Raises RuntimeError for ``"none"`` beside a TRL before 1.6, for which None is 0. The function raises ValueError for
-    an ``edited`` that was not given and a column that is missing, and whatever ``JRMClient`` raises.
+    Raises TypeError for an option of another name or type, and RuntimeError for ``"none"`` beside a TRL before 1.6, for
+    which None is 0. The function raises ValueError for an ``edited`` that was not given and for a column that is
+    missing, and whatever ``JRMClient`` raises.
     """
     return functools.partial(jrm, _scorer(url, on_error, options), on_error)
 

@@ -100,6 +100,12 @@ def test_edited_is_asked_for_at_the_first_call(serve: Serve, make: Any) -> None:
     assert server.requests == []
 
 
+@both
+def test_a_misspelt_option_is_named(make: Any) -> None:
+    with pytest.raises(TypeError, match="no option is called 'sources'; there are edited, source, instruction"):
+        make("http://localhost:8000", edited=str.encode, sources="image")
+
+
 def test_conversations_reach_the_function_as_they_are(serve: Serve) -> None:
     function = jrm_reward(serve().url, edited=lambda messages: messages[0]["content"].encode())
     assert call(function, [{"role": "assistant", "content": "A"}]) == [reward_of(b"A")]
