@@ -13,7 +13,7 @@ from jrm_service.images import preprocess
 from jrm_service.images.preprocess import ImageSpec
 from jrm_service.scoring.types import Candidate, Image, Text, TokenSequence
 
-Layout = Literal["paper", "prompt first"]
+Layout = Literal["paper", "prompt first", "one image"]
 
 # Text tokens of the paper's layout, per pass: the turn's opening, what stands between the images, the prompt. With
 # square images of 196 tokens these are segments of 201, 198 and 400.
@@ -31,11 +31,13 @@ class Shape:
 
     config: Mapping[str, Any]
     side: int
+    layouts: tuple[Layout, ...] = ("paper", "prompt first")
 
     @property
     def spec(self) -> ImageSpec:
         """Images of exactly ``side`` squared pixels."""
-        return ImageSpec(min_pixels=self.side**2, max_pixels=self.side**2)
+        patch_size = self.config["vision_config"]["patch_size"]
+        return ImageSpec(min_pixels=self.side**2, max_pixels=self.side**2, patch_size=patch_size)
 
 
 SHAPES = {
@@ -116,11 +118,13 @@ def group(shape: Shape, layout: Layout, size: int, *, seed: int = 0) -> list[Can
     """``size`` edits of one source: random pixels and random words in sequences of the paper's lengths.
 
     Two passes. ``paper``: opening, source, between, edited, prompt. ``prompt first``: the prompt moves to the front,
-    all but its last ``ENDING`` tokens. The ids of a pass are the same for every candidate and seed.
+    all but its last ``ENDING`` tokens. ``one image``, as HPSv3 has it: one pass, opening, edited, prompt. The ids of a
+    pass are the same for every candidate and seed.
     """
     source, *edits = (_image(shape, [seed, number]) for number in range(size + 1))
+    passes = 1 if layout == "one image" else PASSES
     return [
-        Candidate(source, edited, "", tuple(_sequence(layout, number, source, edited) for number in range(PASSES)))
+        Candidate(source, edited, "", tuple(_sequence(layout, number, source, edited) for number in range(passes)))
         for edited in edits
     ]
 
@@ -135,6 +139,8 @@ def _image(shape: Shape, seed: list[int]) -> Image:
 
 def _sequence(layout: Layout, number: int, source: Image, edited: Image) -> TokenSequence:
     opening, between, prompt = _words(OPENING, "opening"), _words(BETWEEN, "between"), _words(PROMPT, number)
+    if layout == "one image":
+        return TokenSequence((Text(opening), edited, Text(prompt)), tail=())
     if layout == "paper":
         return TokenSequence((Text(opening), source, Text(between), edited, Text(prompt)), tail=())
     front, ending = opening + prompt[:-ENDING], prompt[-ENDING:]

@@ -1,28 +1,36 @@
 """Counted work: what scoring a group costs in tokens, vision encodings and FLOPs, one by one and as a trie.
 
-``python -m benchmarks.work`` prints the table for the 8B shape. Nothing is timed and no weight exists: torch's FLOP
-counter watches the layers run on the meta device. Language model and vision tower are counted apart (the whole forward
-pass needs image sizes that a meta tensor does not have). Attention is counted as the counter does, every query against
-every key that its kernel is given, for both ways alike. Reward heads are left out: less than a part in 100,000.
+``python -m benchmarks.work`` prints the table for the 8B shape, ``--shape qwen2.5-vl-7b``, ``mimo-vl-7b`` and
+``qwen2-vl-7b`` those of the published EditReward and HPSv3, and what the weights take. Nothing is timed and no weight
+exists: torch's FLOP counter watches the layers run on the meta device. Language model and vision tower are counted
+apart (the whole forward pass needs image sizes that a meta tensor does not have). Attention is counted as the counter
+does, every query against every key that its kernel is given, for both ways alike. Reward heads are left out: less than
+a part in 100,000.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from jrm_service.model.attention import ATTENTION, TrieAttention
+from jrm_service.model.families import FAMILIES, Config, family_of
 from jrm_service.model.rows import through_layers
 from jrm_service.model.trie import Trie, build_trie
-from jrm_service.model.weights import empty_model
-from jrm_service.scoring.types import Candidate
+from jrm_service.model.vision import VisionTower
+from jrm_service.model.weights import TensorHeader, empty_model, expected_tensors, weight_bytes
+from jrm_service.scoring.types import Candidate, Image
 
-from .shapes import SHAPES, Layout, Shape, group
+from .published_shapes import PUBLISHED
+from .shapes import SHAPES, Shape, group
 from .tables import table
 
 
@@ -46,12 +54,12 @@ def one_by_one(shape: Shape, candidates: Sequence[Candidate]) -> Work:
     model = _meta_model(shape)
     sequences = [sequence for candidate in candidates for sequence in candidate.sequences]
     lengths = Counter(sequence.tokens for sequence in sequences)
-    encodings = 2 * len(sequences)
+    encodings = len(_images(candidates))
     return Work(
         tokens=sum(length * count for length, count in lengths.items()),
         encodings=encodings,
         language_flops=sum(_language_flops(model, length) * count for length, count in lengths.items()),
-        vision_flops=encodings * _vision_flops(model, shape.side),
+        vision_flops=encodings * _vision_flops(model, shape),
     )
 
 
@@ -59,20 +67,30 @@ def as_trie(shape: Shape, candidates: Sequence[Candidate]) -> Work:
     """All candidates in one packed row: every distinct path once, every distinct image once."""
     model = _meta_model(shape)
     trie = build_trie([sequence.segments for candidate in candidates for sequence in candidate.sequences])
-    encodings = len({image.key for candidate in candidates for image in (candidate.source, candidate.edited)})
+    encodings = len({image.key for image in _images(candidates)})
     return Work(
         tokens=trie.tokens,
         encodings=encodings,
         language_flops=_language_flops(model, trie.tokens, trie),
-        vision_flops=encodings * _vision_flops(model, shape.side),
+        vision_flops=encodings * _vision_flops(model, shape),
     )
 
 
-def _meta_model(shape: Shape) -> Qwen3VLModel:
-    return empty_model(Qwen3VLConfig.from_dict(dict(shape.config))).eval()
+def _images(candidates: Sequence[Candidate]) -> list[Image]:
+    """Every image that a sequence shows, as often as one does."""
+    sequences = (sequence for candidate in candidates for sequence in candidate.sequences)
+    return [segment for sequence in sequences for segment in sequence.segments if isinstance(segment, Image)]
 
 
-def _language_flops(model: Qwen3VLModel, tokens: int, trie: Trie | None = None) -> int:
+def _config(shape: Shape) -> Config:
+    return FAMILIES[shape.config["model_type"]].config_class.from_dict(copy.deepcopy(dict(shape.config)))
+
+
+def _meta_model(shape: Shape) -> Any:
+    return empty_model(_config(shape)).eval()
+
+
+def _language_flops(model: Any, tokens: int, trie: Trie | None = None) -> int:
     """FLOPs of the language model over one row: a plain sequence, or the packed row of a trie."""
     language = model.language_model
     language.config._attn_implementation = "sdpa" if trie is None else ATTENTION
@@ -85,23 +103,11 @@ def _language_flops(model: Qwen3VLModel, tokens: int, trie: Trie | None = None) 
     return _count(lambda: through_layers(language, inputs, position_ids, attention, nowhere, []))
 
 
-def _vision_flops(model: Qwen3VLModel, side: int) -> int:
-    """FLOPs of one square image, ``side`` pixels; images do not see each other, so n of them cost n times that."""
-    visual, config = model.visual, model.visual.config
-    patches = (side // config.patch_size) ** 2
-    pixels = torch.empty(patches, config.in_channels * config.temporal_patch_size * config.patch_size**2, device="meta")
-    angles = torch.empty(patches, config.hidden_size // config.num_heads, device="meta")
-    ends = torch.tensor([0, patches], dtype=torch.int32)  # on the host, where attention asks for its lengths
-
-    def forward() -> None:
-        hidden = visual.patch_embed(pixels).reshape(patches, -1)
-        for number, block in enumerate(visual.blocks):
-            hidden = block(hidden, cu_seqlens=ends, max_seqlen=patches, position_embeddings=(angles, angles))
-            if number in visual.deepstack_visual_indexes:
-                visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)](hidden)
-        visual.merger(hidden)
-
-    return _count(forward)
+def _vision_flops(model: Any, shape: Shape) -> int:
+    """FLOPs of one square image; images do not see each other, so n of them cost n times that."""
+    tower = VisionTower(model.visual, family_of(model.config), shape.spec)
+    pixels = torch.zeros(shape.side, shape.side, 3, dtype=torch.uint8)
+    return _count(lambda: tower.encode([pixels]))
 
 
 def _count(forward: Callable[[], object]) -> int:
@@ -111,10 +117,9 @@ def _count(forward: Callable[[], object]) -> int:
 
 
 def report(shape: Shape = SHAPES["8b"], size: int = 12) -> str:
-    """The table of the documentation: one group of ``size``, both layouts, with ratios."""
+    """The table of the documentation: one group of ``size``, every layout, with ratios."""
     rows = []
-    layouts: tuple[Layout, ...] = ("paper", "prompt first")
-    for layout in layouts:
+    for layout in shape.layouts:
         candidates = group(shape, layout, size)
         alone, shared = one_by_one(shape, candidates), as_trie(shape, candidates)
         for what, one, other, unit in (
@@ -129,5 +134,17 @@ def report(shape: Shape = SHAPES["8b"], size: int = 12) -> str:
     return table(["layout", f"a group of {size} costs", "one by one", "as a trie", "ratio"], rows)
 
 
+def memory(shape: Shape) -> str:
+    """What the backbone's weights take on a device."""
+    tensors = expected_tensors(_config(shape))
+    taken = weight_bytes({name: TensorHeader(Path(), sizes, "BF16") for name, sizes in tensors.items()}, {})
+    return "weights: " + ", ".join(f"{taken[name] / 2**30:.1f} GiB in {name}" for name in ("bfloat16", "fp8"))
+
+
 if __name__ == "__main__":
-    print(report())
+    every = SHAPES | PUBLISHED
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.work")
+    arguments.add_argument("--shape", choices=every, default="8b")
+    chosen = every[arguments.parse_args().shape]
+    print(report(chosen))
+    print(memory(chosen))
