@@ -29,7 +29,7 @@ def prompts(path: Path) -> list[Prompt]:
 
 
 async def answers(path: Path, tokens: int) -> list[str]:
-    engine = start_vllm(EngineSettings(path, "cpu", "float32", 1024, 2, 0.5, 0.5))
+    engine = start_vllm(EngineSettings(path, "cpu", "float32", 1024, 2, 0.5, 1))
     try:
         return [
             "".join([piece.text async for piece in engine.answer(prompt, max_tokens=tokens, schema=None)])
