@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from transformers import Qwen3VLConfig
 
 from jrm_service.images import preprocess
 from jrm_service.images.preprocess import ImageSpec
+from jrm_service.model.families import FAMILIES, Config
 from jrm_service.scoring.types import Candidate, Image, Text, TokenSequence
 
-Layout = Literal["paper", "prompt first"]
+Layout = Literal["paper", "prompt first", "one image"]
 
 # Text tokens of the paper's layout, per pass: the turn's opening, what stands between the images, the prompt. With
 # square images of 196 tokens these are segments of 201, 198 and 400.
@@ -32,16 +33,18 @@ class Shape:
 
     config: Mapping[str, Any]
     side: int
+    layouts: tuple[Layout, ...] = ("paper", "prompt first")
 
     @property
-    def architecture(self) -> Qwen3VLConfig:
+    def architecture(self) -> Config:
         """The configuration as transformers has it."""
-        return Qwen3VLConfig.from_dict(dict(self.config))
+        return FAMILIES[self.config["model_type"]].config_class.from_dict(copy.deepcopy(dict(self.config)))
 
     @property
     def spec(self) -> ImageSpec:
         """Images of exactly ``side`` squared pixels."""
-        return ImageSpec(min_pixels=self.side**2, max_pixels=self.side**2)
+        patch_size = self.config["vision_config"]["patch_size"]
+        return ImageSpec(min_pixels=self.side**2, max_pixels=self.side**2, patch_size=patch_size)
 
 
 SHAPES = {
@@ -122,11 +125,13 @@ def group(shape: Shape, layout: Layout, size: int, *, seed: int = 0) -> list[Can
     """``size`` edits of one source: random pixels and random words in sequences of the paper's lengths.
 
     Two passes. ``paper``: opening, source, between, edited, prompt. ``prompt first``: the prompt moves to the front,
-    all but its last ``ENDING`` tokens. The ids of a pass are the same for every candidate and seed.
+    all but its last ``ENDING`` tokens. ``one image``, as HPSv3 has it: one pass, opening, edited, prompt. The ids of a
+    pass are the same for every candidate and seed.
     """
     source, *edits = (_image(shape, [seed, number]) for number in range(size + 1))
+    passes = 1 if layout == "one image" else PASSES
     return [
-        Candidate((source,), edited, "", tuple(_sequence(layout, number, source, edited) for number in range(PASSES)))
+        Candidate((source,), edited, "", tuple(_sequence(layout, number, source, edited) for number in range(passes)))
         for edited in edits
     ]
 
@@ -141,6 +146,8 @@ def _image(shape: Shape, seed: list[int]) -> Image:
 
 def _sequence(layout: Layout, number: int, source: Image, edited: Image) -> TokenSequence:
     opening, between, prompt = _words(OPENING, "opening"), _words(BETWEEN, "between"), _words(PROMPT, number)
+    if layout == "one image":
+        return TokenSequence((Text(opening), edited, Text(prompt)), tail=())
     if layout == "paper":
         return TokenSequence((Text(opening), source, Text(between), edited, Text(prompt)), tail=())
     front, ending = opening + prompt[:-ENDING], prompt[-ENDING:]

@@ -1,30 +1,34 @@
 """Counted work: what scoring a group costs in tokens, vision encodings and FLOPs, one by one and as a trie.
 
-``python -m benchmarks.work`` prints the table for the 8B shape. Nothing is timed and no weight exists:
-``jrm_service.bench.flops`` counts what the engine does, and in the same way what transformers' language model does with
-one sequence.
+``python -m benchmarks.work`` prints the table for the 8B shape, ``--shape qwen2.5-vl-7b``, ``mimo-vl-7b`` and
+``qwen2-vl-7b`` those of the published EditReward and HPSv3, and what the weights take. Nothing is timed and no weight
+exists: ``jrm_service.bench.flops`` counts what the engine does, and in the same way what transformers' language model
+does with one sequence.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from jrm_service.bench.flops import Work, WorkCounter, counted
 from jrm_service.bench.tables import table
-from jrm_service.model.weights import empty_model
-from jrm_service.scoring.types import Candidate
+from jrm_service.model.weights import TensorHeader, empty_model, expected_tensors, weight_bytes
+from jrm_service.scoring.types import Candidate, Image
 
-from .shapes import SHAPES, Layout, Shape, group
+from .published_shapes import PUBLISHED
+from .shapes import SHAPES, Shape, group
 
 
 def one_by_one(shape: Shape, candidates: Sequence[Candidate]) -> Work:
-    """Each sequence alone: every token of every sequence, and both images again in every pass."""
+    """Each sequence alone: every token of every sequence, and its images again in every pass."""
     sequences = [sequence for candidate in candidates for sequence in candidate.sequences]
     lengths = Counter(sequence.tokens for sequence in sequences)
-    encodings = 2 * len(sequences)
+    encodings = sum(isinstance(segment, Image) for sequence in sequences for segment in sequence.segments)
     encoded = as_trie(shape, candidates[:1])  # images do not see each other, so n of them cost n times one
     return Work(
         tokens=sum(length * count for length, count in lengths.items()),
@@ -50,10 +54,9 @@ def _language_flops(shape: Shape, tokens: int) -> int:
 
 
 def report(shape: Shape = SHAPES["8b"], size: int = 12) -> str:
-    """The table of the documentation: one group of ``size``, both layouts, with ratios."""
+    """The table of the documentation: one group of ``size``, every layout, with ratios."""
     rows = []
-    layouts: tuple[Layout, ...] = ("paper", "prompt first")
-    for layout in layouts:
+    for layout in shape.layouts:
         candidates = group(shape, layout, size)
         alone, shared = one_by_one(shape, candidates), as_trie(shape, candidates)
         for what, one, other, unit in (
@@ -68,5 +71,17 @@ def report(shape: Shape = SHAPES["8b"], size: int = 12) -> str:
     return table(["layout", f"a group of {size} costs", "one by one", "as a trie", "ratio"], rows)
 
 
+def memory(shape: Shape) -> str:
+    """What the backbone's weights take on a device."""
+    tensors = expected_tensors(shape.architecture)
+    taken = weight_bytes({name: TensorHeader(Path(), sizes, "BF16") for name, sizes in tensors.items()}, {})
+    return "weights: " + ", ".join(f"{taken[name] / 2**30:.1f} GiB in {name}" for name in ("bfloat16", "fp8"))
+
+
 if __name__ == "__main__":
-    print(report())
+    every = SHAPES | PUBLISHED
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.work")
+    arguments.add_argument("--shape", choices=every, default="8b")
+    chosen = every[arguments.parse_args().shape]
+    print(report(chosen))
+    print(memory(chosen))

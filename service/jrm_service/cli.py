@@ -1,4 +1,4 @@
-"""``jrm serve | settings | inspect | golden``. Heavy imports happen inside the commands."""
+"""``jrm serve | settings | inspect | golden``, and the two imports. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from pydantic import ValidationError
 from jrm_client.terminal import print_json, print_table
 
 from .errors import CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError, TracesError
+from .import_commands import import_editreward as import_editreward
+from .import_commands import import_hpsv3 as import_hpsv3
 from .options import AllowPipelineDrift
 from .service_links import service_links
 from .settings import PREFIX, Settings

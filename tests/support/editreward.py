@@ -31,17 +31,28 @@ PADDED_VOCABULARY = 384
 EMBEDDING = "model.language_model.embed_tokens.weight"
 
 
-def write_base(path: Path, *, tied: bool = True) -> Path:
-    """What a hub folder of the base model holds, less its weights: a padded vocabulary and no reward token."""
-    tiny = write_tiny_checkpoint(path.with_name(f"{path.name}-tiny"), tied=tied)
+def write_base(path: Path, *, tied: bool = True, family: str = "qwen3_vl") -> Path:
+    """What a hub folder of the base model holds, less its weights: a padded vocabulary and no reward token.
+
+    Those of older families have the text keys at the top, pixel limits of their own, and no file for videos.
+    """
+    tiny = write_tiny_checkpoint(path.with_name(f"{path.name}-tiny"), tied=tied, family=family)
     path.mkdir()
     config = read(tiny / "config.json")
     config["text_config"]["vocab_size"] = PADDED_VOCABULARY
-    write(path / "config.json", config)
     preprocessor = read(tiny / "preprocessor_config.json")
     del preprocessor["resample"]
+    if family == "qwen3_vl":
+        shutil.copy(tiny / "video_preprocessor_config.json", path)
+    else:
+        text = config.pop("text_config")
+        del text["model_type"]
+        config |= text
+        config["rope_scaling"] = {"type": "mrope", "mrope_section": config["rope_scaling"]["mrope_section"]}
+        del preprocessor["size"]
+        preprocessor |= {"min_pixels": 3136, "max_pixels": 12845056, "image_processor_type": "Qwen2VLImageProcessor"}
+    write(path / "config.json", config)
     write(path / "preprocessor_config.json", preprocessor)
-    shutil.copy(tiny / "video_preprocessor_config.json", path)
     write(path / "generation_config.json", {"do_sample": True, "temperature": 0.7})
     write(path / "chat_template.json", {"chat_template": (tiny / "chat_template.jinja").read_text()})
     _write_tokenizer(tiny, path)

@@ -30,6 +30,7 @@ from .pipeline import PIPELINE_VERSION, drift, require_pinned
 from .products import require_fp8
 from .scorer import PlainScorer
 from .trie import BATCH_COSTS
+from .weights import weight_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -234,6 +235,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             "tied_embeddings": config.tie_word_embeddings,
             "stored_as": sorted({header.dtype for header in checkpoint.weights.values()}),
         },
+        "weight_bytes": weight_bytes(checkpoint.weights, checkpoint.heads),
+        "positions": manifest.positions,
         "dimensions": manifest.dimensions,
         "passes": [{"parts": one.parts, "read": one.read, "characters": len(one.text)} for one in manifest.passes],
         "heads": {name: head.model_dump() for name, head in manifest.heads.items()},

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ LM_HEAD = "lm_head.weight"
 WRAPPERS = ("module", "_orig_mod")
 """What DataParallel and its kin, and torch.compile, put into the names of the weights that they wrap."""
 
+_LINEAR = re.compile(r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 _SHOWN = 8  # problems of one kind
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -50,6 +53,30 @@ def empty_model(config: Config) -> PreTrainedModel:
     with torch.device("meta"):
         # A model may change its configuration, another must not see it.
         return family_of(config).backbone_class(copy.deepcopy(config))
+
+
+def weight_bytes(backbone: Mapping[str, TensorHeader], heads: Mapping[str, TensorHeader]) -> dict[str, int]:
+    """Bytes that the weights take on a device, by precision: the language head stays on disk, heads are in float32.
+
+    In fp8, the linear layers of the language model have a byte a weight and a float32 scale a row; the rest is in
+    bfloat16.
+    """
+    small = rows = rest = 0
+    for name, header in backbone.items():
+        if name == LM_HEAD:
+            continue
+        numbers = math.prod(header.shape)
+        if _LINEAR.fullmatch(name):
+            small += numbers
+            rows += header.shape[0]
+        else:
+            rest += numbers
+    always = 4 * sum(math.prod(header.shape) for header in heads.values())
+    return {
+        "float32": 4 * (small + rest) + always,
+        "bfloat16": 2 * (small + rest) + always,
+        "fp8": small + 4 * rows + 2 * rest + always,
+    }
 
 
 def read_headers(file: Path, root: Path, problems: list[str]) -> dict[str, TensorHeader]:

@@ -11,7 +11,7 @@ import pytest
 import typer
 from PIL import Image, ImageFilter
 
-from jrm_service import cli, import_commands
+from jrm_service import cli
 from jrm_service.app import create_app
 from jrm_service.errors import PipelineDrift
 from jrm_service.images import preprocess
@@ -177,7 +177,7 @@ def test_commands_that_show_or_record_a_fingerprint_refuse_too(drifted, capsys, 
     commands = {
         "inspect": lambda: cli.inspect(BUNDLED),
         "golden": lambda: cli.record_golden(BUNDLED),
-        "import-editreward": lambda: import_commands.import_editreward(tmp_path, tmp_path, tmp_path / "out"),
+        "import-editreward": lambda: cli.import_editreward(tmp_path, tmp_path, tmp_path / "out"),
     }
     for name, command in commands.items():
         with pytest.raises(typer.Exit) as caught:
