@@ -295,6 +295,7 @@ def _explaining(settings: Settings, source: CheckpointSource | None, metrics: Me
             concurrency=settings.explain_concurrency,
             gpu_share=settings.explain_gpu_share,
             cache_gib=settings.explain_cache_gib,
+            images=checkpoint.manifest.max_sources + 1,
         ),
         ExplainLimits(
             max_pixels=settings.max_image_pixels,
