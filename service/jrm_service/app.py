@@ -27,7 +27,7 @@ from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.score import score_router
 from .device.channel import Load
 from .device.process import ProcessWorker, load_all
-from .errors import CheckpointError, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, TracesError
+from .errors import CheckpointError, ExplainDisabled, ExplainSetupError, JRMError, MissingExtra, NotReady, TracesError
 from .explain.service import ExplainLimits
 from .metrics import Metrics
 from .model.trie import BATCH_COSTS
@@ -173,7 +173,7 @@ def create_app(
     )
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
-    openapi.install(app, guarded=keys is not None)
+    openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
     pages.install(app)
     documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else [])}
     gate = Gate(
@@ -190,6 +190,15 @@ def create_app(
 def _takes_requests(part: Served) -> float:
     state, _ = part.state()
     return float(state in SERVING)
+
+
+def _max_sources(part: Served) -> int | None:
+    """How many source images what is served takes at most; None while it loads, and where nobody says."""
+    try:
+        most: int | None = part.model().description.get("image", {}).get("max_sources")
+    except NotReady:
+        return None
+    return most
 
 
 def _source(settings: Settings) -> CheckpointSource:
@@ -215,8 +224,15 @@ def _loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[]
 def _fakes(settings: Settings) -> Parts:
     """Made-up scores from this process."""
     devices = ["cpu" if device == "auto" else device for device in settings.devices]
-    model = ServedModel("jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "backend": "fake"})
-    return Parts(model, FakePreparer(), [FakeBackend(device=device) for device in devices])
+    preparer = FakePreparer()
+    facts = {
+        "device": ",".join(devices),
+        "dtype": None,
+        "backend": "fake",
+        "image": {"max_sources": preparer.max_sources},
+    }
+    model = ServedModel("jrm-fake", "fake", facts)
+    return Parts(model, preparer, [FakeBackend(device=device) for device in devices])
 
 
 async def _in_threads(load: Callable[[], Parts]) -> Started:
