@@ -13,10 +13,10 @@ FIELDS = ("source", "edited", "instruction")
 
 def pair_fields(row: dict[str, Any]) -> dict[str, Any]:
     """Return ``id``, if there is one, and the fields of a pair. Raises ValueError, which names the field at fault."""
+    source_paths(row)
     for name in ("edited", "instruction"):
         if not isinstance(row.get(name), str) or not row[name]:
             raise ValueError(f"{name}: missing, empty or not a string")
-    source_paths(row)
     arguments.instruction(row["instruction"], "instruction")
     fields = {name: row[name] for name in ("id", *FIELDS) if name in row}
     to_line(fields)  # now, not when it has been scored

@@ -35,6 +35,7 @@ from .errors import (
     ExplainSetupError,
     JRMError,
     MissingExtra,
+    NotReady,
     TracesError,
     WireScaleError,
 )
@@ -205,7 +206,7 @@ def create_app(
     )
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
-    openapi.install(app, guarded=keys is not None)
+    openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
     pages.install(app, greets=scoring is not None and uses_root(wires))
     documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else [])}
     probes = PROBES.union(*(wire_probes for name, wire_probes in WIRE_PROBES.items() if name in wires and scoring))
@@ -223,6 +224,15 @@ def create_app(
 def _takes_requests(part: Served) -> float:
     state, _ = part.state()
     return float(state in SERVING)
+
+
+def _max_sources(part: Served) -> int | None:
+    """How many source images what is served takes at most; None while it loads, and where nobody says."""
+    try:
+        most: int | None = part.model().description.get("image", {}).get("max_sources")
+    except NotReady:
+        return None
+    return most
 
 
 async def _start(scoring: ScoreRuntime | None, explaining: ExplainRuntime | None) -> None:
@@ -264,10 +274,16 @@ async def _checked(load: Callable[[], Awaitable[Started]], normalized: Sequence[
 def _fakes(settings: Settings) -> Parts:
     """Made-up scores from this process."""
     devices = ["cpu" if device == "auto" else device for device in settings.devices]
-    model = ServedModel(
-        "jrm-fake", "fake", {"device": ",".join(devices), "dtype": None, "precision": "float32", "backend": "fake"}
-    )
-    return Parts(model, FakePreparer(), [FakeBackend(device=device) for device in devices])
+    preparer = FakePreparer()
+    facts = {
+        "device": ",".join(devices),
+        "dtype": None,
+        "precision": "float32",
+        "backend": "fake",
+        "image": {"max_sources": preparer.max_sources},
+    }
+    model = ServedModel("jrm-fake", "fake", facts)
+    return Parts(model, preparer, [FakeBackend(device=device) for device in devices])
 
 
 async def _in_threads(load: Callable[[], Parts]) -> Started:

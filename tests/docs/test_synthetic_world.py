@@ -51,11 +51,13 @@ def test_the_critiques_on_the_page_are_those_of_the_picture():
 
 
 def test_the_program_prints_a_group(capsys):
-    [block] = pages.blocks(PAGE, "python")
-    exec(compile(block, pages.name(PAGE), "exec"), {})
+    one, two = pages.blocks(PAGE, "python")
+    exec(compile(one, pages.name(PAGE), "exec"), {})
     told, *edits = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r".+ \(\d+, \d+\)", told)
     assert len(edits) == 4
+    exec(compile(two, pages.name(PAGE), "exec"), {})
+    assert re.fullmatch(r".+ \[\(\d+, \d+\), \(\d+, \d+\)\]\n", capsys.readouterr().out)
 
 
 def test_the_command_writes_what_the_page_says(tmp_path):

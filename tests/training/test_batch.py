@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from jrm_service.errors import CheckpointError
 from jrm_service.images import preprocess
 from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.model.rows import pack
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Image as Picture
 from jrm_training.batch import Collator
@@ -237,10 +238,32 @@ def test_a_chat_template_that_ends_with_the_reward_token(tmp_path):
     (folder / "chat_template.jinja").write_text(template)
     checkpoint = open_checkpoint(folder)
     edits = tuple(Edit(photo(48, 40, seed=n), critiques={"x": "ok"}) for n in (1, 2))
-    row = Collator(checkpoint).row([Group(photo(48, 40), "it", edits)])
+    row = Collator(checkpoint).row([Group(None, "it", edits)])
     found = [before.tolist() for before, _ in critiques(row, tokenizer_of(checkpoint).eos_token_id)]
     assert [slots[0] for slots in found] == row.reads.flatten().tolist()
     assert all(seen(row, slots[-1])[-len(slots) :] == slots for slots in found)
+
+
+def test_any_number_of_sources(tmp_path):
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path / "c", checkpoints.several_sources(3)))
+    collator, preparer = Collator(checkpoint), CheckpointPreparer(checkpoint)
+    sources = tuple(photo(48, 40, seed=seed) for seed in (7, 8))
+    group = Group(sources, "put it there", (edit(1, 3, 4), edit(2, 2, 1)))
+    row = collator.row([group])
+    expected = [
+        sequence.segments
+        for one in group.edits
+        for sequence in preparer.candidate(
+            [preparer.image(source) for source in sources], preparer.image(one.image), group.instruction
+        ).sequences
+    ]
+    alone = pack(expected, factor=checkpoint.image_spec.factor, image_token_id=checkpoint.config.image_token_id)
+    assert row.reads.flatten().tolist() == alone.reads.tolist()
+    assert row.packed.ids.tolist() == alone.ids.tolist()
+    assert len(row.packed.distinct_images) == 4
+    for wrong in (None, (*sources, *sources)):
+        with pytest.raises(ValueError, match="'put it there': the checkpoint takes 1 to 3 source images, got"):
+            collator.row([Group(wrong, group.instruction, group.edits)])
 
 
 def test_a_sequence_over_the_limit_names_its_instruction(two_passes):

@@ -76,6 +76,18 @@ def test_checkpoint_and_server_give_the_same_figures(checkpoint, data, tmp_path)
     assert 0 < ours["reward", "pairwise_accuracy"][0] < 1
 
 
+def test_groups_of_two_sources_are_evaluated(tmp_path):
+    checkpoint = checkpoints.write(tmp_path / "two", checkpoints.several_sources(2))
+    world = ("--world", "test", "--count", 3, "--edits", 2, "--two-sources", 1, "--device", "cpu")
+    done = run(*world, "--checkpoint", checkpoint, "--out", tmp_path / "o", "--json", tmp_path / "j")
+    assert done.exit_code == 0, done.output
+    assert figures(tmp_path / "j")["reward", "pairwise_accuracy"][3] > 0
+    one = checkpoints.write(tmp_path / "one", checkpoints.one_pass())
+    done = run(*world, "--checkpoint", one, "--out", tmp_path / "p")
+    assert done.exit_code == 1
+    assert "takes one source image, got 2" in (tmp_path / "p").read_text() + done.output
+
+
 def test_the_table_names_every_output_and_the_checkpoint(checkpoint, data, tmp_path):
     done = run("--data", data, "--checkpoint", checkpoint, "--device", "cpu", "--out", tmp_path / "o")
     words = ("instruction_following", "visual_quality", "reward", "pairwise accuracy", "6 groups, 24 edits")

@@ -63,6 +63,24 @@ def test_images_are_those_that_the_server_would_see(folder):
     assert [group.source, *(edit.image for edit in group.edits)] == [decode(content) for content in files.values()]
 
 
+def test_a_row_has_a_path_a_list_of_paths_or_no_source(folder):
+    for given, paths in (
+        (None, []),
+        ("s.png", ["s.png"]),
+        (["s.png"], ["s.png"]),
+        (["b.png", "s.png"], ["b.png", "s.png"]),
+    ):
+        [group] = read_groups(written(folder, row(source=given)), DIMENSIONS)
+        assert group.sources == tuple(decode((folder / path).read_bytes()) for path in paths)
+    absent = json.dumps({name: value for name, value in json.loads(row()).items() if name != "source"})
+    assert read_groups(written(folder, absent), DIMENSIONS)[0].source is None
+    bad = [[], 5, ["s.png", None], ["s.png", ["b.png"]], ["s.png", ""], "", ["s.png", "nothing.png"]]
+    found = problems_of(written(folder, *(row(source=given) for given in bad)))
+    assert [line for line, _ in found] == list(range(1, len(bad) + 1))
+    assert all("source" in reason for _, reason in found)
+    assert "source[1]" in found[-1][1]
+
+
 def test_blank_lines_and_windows_line_ends_are_harmless(folder):
     groups = read_groups(written(folder, "", row("one") + "\r", "  \t\r", row("two"), ""), DIMENSIONS)
     assert [group.instruction for group in groups] == ["one", "two"]

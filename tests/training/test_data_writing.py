@@ -36,7 +36,8 @@ def any_groups(draw: st.DrawFn) -> Group:
     labels = st.fixed_dictionaries({name: st.floats(allow_nan=False, allow_infinity=False) for name in known})
     edits = draw(st.lists(st.builds(Edit, images, labels, critiques), min_size=2, max_size=4))
     verdicts = st.dictionaries(st.sampled_from(DIMENSIONS), st.sampled_from(["first", "second", "tie"]))
-    return Group(draw(images), draw(texts), tuple(edits), draw(verdicts) if len(edits) == 2 else {})
+    sources = st.none() | images | st.lists(images, min_size=2, max_size=3).map(tuple)
+    return Group(draw(sources), draw(texts), tuple(edits), draw(verdicts) if len(edits) == 2 else {})
 
 
 @given(st.lists(any_groups(), max_size=3))

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.source import BUNDLED
+from jrm_training.batch import Collator
 from jrm_training.data import read_groups, write_groups
+from jrm_training.tiny import write_start
 from jrm_training.train_commands import init, train, world
 from jrm_training.trainer import read_log
 from jrm_training.world import World
@@ -130,6 +132,19 @@ def test_init_tells_what_is_wrong(tmp_path):
     result = run("init", "--base", tmp_path / "none", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert result.output.strip() == f"error: {tmp_path}/none: not a folder"
+
+
+def test_world_writes_groups_of_two_sources_and_a_tiny_model_for_them_takes_two(tmp_path):
+    out = tmp_path / "world.jsonl"
+    result = run("world", "--out", out, "--count", 2, "--edits", 2, "--two-sources", 1)
+    assert result.exit_code == 0, result.output
+    groups = read_groups(out, ("instruction_following", "visual_quality"))
+    assert list(groups) == list(World(2, split="test", edits=2, two_sources=1.0))
+    assert [len(group.sources) for group in groups] == [2, 2]
+    start = write_start(tmp_path / "start", max_sources=2)
+    assert start.manifest.max_sources == 2
+    assert write_start(tmp_path / "plain").manifest.max_sources == 1
+    assert len(Collator(start).row([groups[0]]).packed.distinct_images) == 4
 
 
 def test_world_writes_preference_data(tmp_path):

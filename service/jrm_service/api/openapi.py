@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -42,7 +44,7 @@ _SCORE_FORM = {
     "required": ["instruction", "edited"],
     "additionalProperties": False,
     "properties": {
-        "source": {"type": "array", "items": _FILE, "description": "in order; none for a checkpoint without sources"},
+        "source": {"type": "array", "items": _FILE, "description": "in order; a checkpoint may take none"},
         "instruction": {"type": "string", "minLength": 1, "pattern": r"\S"},
         "edited": {"type": "array", "items": _FILE, "minItems": 1},
         "timeout_ms": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
@@ -50,21 +52,25 @@ _SCORE_FORM = {
 }
 
 
-def install(app: FastAPI, *, guarded: bool) -> None:
+def install(app: FastAPI, *, guarded: bool, max_sources: Callable[[], int | None]) -> None:
     """Serve a complete schema: FastAPI's own, plus the request models of the routes that read their body by hand.
 
-    ``guarded`` says that the operations which can answer 401 do ask for an API key.
+    ``guarded`` says that the operations which can answer 401 do ask for an API key; ``max_sources`` how many source
+    images what is served takes at most, None as long as it is not known.
     """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            most = max_sources()
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             request = score_request_adapter.json_schema(ref_template=_REF)
             models = request.pop("$defs") | {
                 "ScoreRequest": request | {"title": "ScoreRequest"},
-                "ScoreForm": _SCORE_FORM,
+                "ScoreForm": deepcopy(_SCORE_FORM),
                 "ExplainRequest": ExplainRequest.model_json_schema(ref_template=_REF),
             }
+            if most is not None:
+                _take_sources(models, most)
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {}).update(models)
             if guarded:
@@ -72,7 +78,26 @@ def install(app: FastAPI, *, guarded: bool) -> None:
                 for operation in (one for methods in schema["paths"].values() for one in methods.values()):
                     if "401" in operation["responses"]:
                         operation["security"] = [{"key": []}]
+            if most is None:
+                return schema
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _take_sources(models: dict[str, Any], most: int) -> None:
+    """Say of every request how many sources it has: none, or from one to so many."""
+    for name in ("Group", "PairRequest", "ExplainRequest"):
+        model = models[name]
+        one_or_several, null = model["properties"]["source"]["anyOf"]
+        one_or_several["oneOf"][1]["maxItems"] = most
+        model["properties"]["source"] = one_or_several if most else null
+        if most:
+            model["required"] = ["source", *model["required"]]
+    form = models["ScoreForm"]
+    if most:
+        form["properties"]["source"] |= {"minItems": 1, "maxItems": most}
+        form["required"] = ["source", *form["required"]]
+    else:
+        del form["properties"]["source"]

@@ -102,6 +102,7 @@ def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
         concurrency=opening.concurrency,
         gpu_share=opening.gpu_share,
         cache_gib=opening.cache_gib,
+        images=checkpoint.manifest.max_sources + 1,
     )
     return settings, first
 

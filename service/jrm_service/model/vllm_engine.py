@@ -30,7 +30,8 @@ class EngineSettings:
     """How the stock half of a checkpoint is run.
 
     ``gpu_share`` is the part of the GPU's memory that vLLM may use, ``cache_gib`` the size of its cache on a CPU in
-    GiB; ``context`` the longest sequence, answer included, and ``concurrency`` how many are written at once.
+    GiB; ``context`` the longest sequence, answer included, ``images`` the most that a prompt has, and ``concurrency``
+    how many are written at once.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class EngineSettings:
     concurrency: int
     gpu_share: float
     cache_gib: float
+    images: int = 2
 
 
 class VLLMEngine:
@@ -109,7 +111,7 @@ def start_vllm(settings: EngineSettings) -> VLLMEngine:
             max_num_seqs=settings.concurrency,
             gpu_memory_utilization=settings.gpu_share,
             enforce_eager=not on_gpu,
-            limit_mm_per_prompt={"image": 2, "video": 0},
+            limit_mm_per_prompt={"image": settings.images, "video": 0},
             # Images come at the scorer's size, and resizing is not idempotent: between equal limits 64x48 grows.
             mm_processor_kwargs={"do_resize": False},
             generation_config="vllm",  # greedy, whatever the folder's says

@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from prometheus_client import CollectorRegistry
 
 from jrm_service.device.channel import Load, Loaded
-from jrm_service.device.process import ProcessWorker, load_all
+from jrm_service.device.process import ProcessWorker, _each_image_once, load_all
 from jrm_service.errors import CheckpointError, DeviceLost, InternalError, NoMemory
 from jrm_service.metrics import Metrics
 from jrm_service.model.scorer import PlainScorer
@@ -29,7 +29,7 @@ from jrm_service.scoring.backend import StartFailed, WorkerLost
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.request import Request
-from jrm_service.scoring.types import Candidate, Score
+from jrm_service.scoring.types import Candidate, Image, Score, Text, TokenSequence
 
 START_S = 240.0
 TESTS = str(Path(__file__).parents[2])
@@ -78,6 +78,25 @@ def candidates(preparer: CheckpointPreparer, instructions: list[str]) -> list[Ca
     return [
         preparer.candidate([source], image, instruction)
         for image, instruction in zip(edited, instructions, strict=True)
+    ]
+
+
+def test_what_a_message_names_twice_travels_once() -> None:
+    def image(key: bytes) -> Image:
+        return Image(key, np.zeros((32, 32, 3), np.uint8), 1)
+
+    def candidate(*keys: bytes) -> Candidate:
+        *sources, edited = map(image, keys)
+        return Candidate(tuple(sources), edited, "x", (TokenSequence((*sources, Text((1,)), edited), ()),))
+
+    sent = _each_image_once([candidate(b"a", b"b", b"a", b"e"), candidate(b"e"), candidate(b"b", b"e")])
+    objects = {
+        id(image) for one in sent for image in (*one.images, *one.sequences[0].segments) if isinstance(image, Image)
+    }
+    assert len(objects) == 3
+    assert [[image.key for image in one.images] for one in sent] == [[b"a", b"b", b"a", b"e"], [b"e"], [b"b", b"e"]]
+    assert [[s.key for s in one.sequences[0].segments if isinstance(s, Image)] for one in sent] == [
+        [image.key for image in one.images] for one in sent
     ]
 
 

@@ -154,7 +154,26 @@ def test_images_in_the_wrong_order_are_found(checkpoint):
     """Such a fault keeps every shape and every score plausible."""
     tests = read(checkpoint)
     one = tests.cases[0]
-    assert problems(check, changed(tests, source=one.edited, edited=one.source), checkpoint)
+    assert problems(check, changed(tests, source=one.edited, edited=one.source[0]), checkpoint)
+
+
+def test_any_number_of_sources(tmp_path):
+    for name, layout, counts in (
+        ("none", checkpoints.no_source(), {0}),
+        ("several", checkpoints.several_sources(3), {1, 2}),
+    ):
+        checkpoint = open_checkpoint(checkpoints.write(tmp_path / name, layout))
+        examples = recording.drawn_examples(checkpoint.manifest.max_sources)
+        assert {len(example.sources) for example in examples} == counts
+        recording.record(checkpoint, examples)
+        tests = golden.read(checkpoint)
+        assert check(tests, checkpoint).cases == len(examples)
+    swapped = tests.model_copy(
+        update={"cases": [case.model_copy(update={"source": case.source[::-1]}) for case in tests.cases]}
+    )
+    assert problems(check, swapped, checkpoint)
+    bare = tests.model_copy(update={"cases": [case.model_copy(update={"source": []}) for case in tests.cases]})
+    assert "takes 1 to 3 source images, got none" in problems(check, bare, checkpoint)[1]
 
 
 def test_a_score_that_is_not_a_number_never_passes(checkpoint):

@@ -28,9 +28,9 @@ def write_pairs(folder, *rows):
 
 
 def test_what_is_recorded_is_what_the_reference_gives(checkpoint):
-    example = recording.Example(photo(90, 70, seed=1), photo(90, 70, seed=2), "make it blue")
+    example = recording.Example((photo(90, 70, seed=1),), photo(90, 70, seed=2), "make it blue")
     (case,) = recording.record(checkpoint, [example]).cases
-    expected = Reference(checkpoint.path).score(example.source, example.edited, example.instruction)
+    expected = Reference(checkpoint.path).score(list(example.sources), example.edited, example.instruction)
     assert (case.reward, case.reward_std) == pytest.approx((expected["reward"], expected["reward_std"]), abs=1e-4)
     for name, (mean, std) in expected["dimensions"].items():
         assert (case.dimensions[name].mean, case.dimensions[name].std) == pytest.approx((mean, std), abs=1e-4)
@@ -79,7 +79,7 @@ def test_the_number_of_examples_is_bounded(checkpoint, count):
 
 
 def test_an_example_without_a_score_is_not_recorded(checkpoint):
-    thin = recording.Example(Image.new("RGB", (1000, 2)), photo(), "make it blue")
+    thin = recording.Example((Image.new("RGB", (1000, 2)),), photo(), "make it blue")
     with pytest.raises(CheckpointError, match=r"cases\.0: nothing to record, the outcome is source: 1000 x 2"):
         recording.record(checkpoint, [thin])
     assert not (checkpoint.path / golden.FILE).exists()
@@ -94,9 +94,21 @@ def test_pairs_are_read_beside_their_file(tmp_path):
     (example,) = recording.read_examples(
         write_pairs(tmp_path, {"source": "a.png", "edited": "b.jpg", "instruction": "x"})
     )
-    assert example.source.tobytes() == photo(seed=1).tobytes()
+    assert [source.tobytes() for source in example.sources] == [photo(seed=1).tobytes()]
     assert example.edited.size == photo().size
     assert example.instruction == "x"
+
+
+def test_a_pair_has_any_number_of_sources(tmp_path):
+    for name in "ab":
+        photo(seed=ord(name)).save(tmp_path / f"{name}.png")
+    rows = [
+        {"edited": "b.png", "instruction": "x"},
+        {"source": ["a.png", "b.png"], "edited": "b.png", "instruction": "x"},
+    ]
+    none, two = recording.read_examples(write_pairs(tmp_path, *rows))
+    assert none.sources == ()
+    assert [source.tobytes() for source in two.sources] == [photo(seed=ord(name)).tobytes() for name in "ab"]
 
 
 def test_every_bad_line_is_told(tmp_path):
@@ -128,7 +140,7 @@ def test_pairs_are_read_as_jrm_score_reads_them(tmp_path):
         row.replace("{", '{"id": 1e999, '): "the number 1e999 is too large",
         row.replace("{", '{"source": "b.png", '): "the key 'source' is there twice",
         row.replace("a.png", "/dev/zero"): "not a regular file",
-        row.replace("a.png", ""): "source: missing, empty or not a string",
+        row.replace("a.png", ""): "source: neither a path nor a list of paths",
     }.items():
         file.write_text(f"{row}\n{bad}\n")
         with pytest.raises(ValueError, match=r"pairs\.jsonl:2: ") as caught:

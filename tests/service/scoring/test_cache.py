@@ -52,6 +52,18 @@ def test_a_score_that_is_kept_is_the_one_that_was_computed() -> None:
     assert counts("jrm_cache_entries") == 1
 
 
+def test_the_sources_and_their_order_are_part_of_the_key() -> None:
+    made, _ = cache()
+
+    def key(*sources: bytes, edited: bytes = b"e") -> bytes:
+        images = tuple(Image(source, PIXELS, 1) for source in sources)
+        return made.key(Candidate(images, Image(edited, PIXELS, 1), "x", ()))
+
+    keys = [key(), key(b"s"), key(b"t"), key(b"s", b"t"), key(b"t", b"s"), key(b"s", b"s"), key(b"s", edited=b"s")]
+    assert len(set(keys)) == len(keys)
+    assert key(b"s") == made.key(of(b"s", b"e", "x"))
+
+
 def test_the_least_recently_used_goes_first() -> None:
     made, counts = cache(max_entries=2)
     first, second, third = candidate(), candidate(), candidate()

@@ -20,7 +20,7 @@ from jrm_service.scoring.fakes import (
     SlowBackend,
     fake_score,
 )
-from jrm_service.scoring.types import Candidate, Score
+from jrm_service.scoring.types import Candidate, Image, Score
 from service.scoring.support import candidate
 
 
@@ -66,6 +66,20 @@ def test_a_candidate_has_two_passes_of_plausible_length() -> None:
     assert one.sequences[0] != one.sequences[1]
     with pytest.raises(InstructionTooLong, match="at most 500"):
         FakePreparer(max_tokens=500).candidate(one.sources, one.edited, "word " * 200)
+
+
+def test_any_number_of_sources() -> None:
+    images = [FakePreparer().image(rgb(colour)) for colour in ("red", "green", "blue")]
+    scores = []
+    for most, count in ((0, 0), (1, 1), (3, 1), (3, 3)):
+        one = FakePreparer(max_sources=most).candidate(images[:count], images[0], "x")
+        assert one.sources == tuple(images[:count])
+        assert [s for s in one.sequences[0].segments if isinstance(s, Image)] == [*images[:count], images[0]]
+        scores.append(fake_score(one).reward)
+    assert len(set(scores)) == 3
+    for most, count in ((0, 1), (1, 0), (1, 2), (3, 0), (3, 4)):
+        with pytest.raises(ValueError, match="source image"):
+            FakePreparer(max_sources=most).candidate([images[0]] * count, images[0], "x")
 
 
 def test_scores_follow_from_the_content_alone() -> None:

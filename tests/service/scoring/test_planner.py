@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -225,6 +225,14 @@ def test_mates_follow_the_lead_before_anything_else(entries: list[Entry], budget
     assert all(mates) or not left
 
 
+def test_candidates_without_sources_share_none() -> None:
+    """Otherwise the first request's turn would take the candidates of all the others along."""
+    planner = Planner[Entry](100)
+    none = [Entry(request=n % 2, candidate=replace(candidate(30), sources=())) for n in range(8)]
+    fill(planner, none)
+    assert [[entry.request for entry in batch] for batch in drain(planner)] == [[0, 0, 0], [0, 1, 1], [1, 1]]
+
+
 @given(waiting, st.integers(1, 60))
 def test_candidates_of_one_request_and_source_go_by_age(entries: list[Entry], budget: int) -> None:
     planner = Planner[Entry](budget)
@@ -232,7 +240,7 @@ def test_candidates_of_one_request_and_source_go_by_age(entries: list[Entry], bu
     served = [one for batch in drain(planner) for one in batch]
     for request in range(5):
         for source in (b"a", b"b", b"c"):
-            chosen = [one for one in entries if one.request == request and one.candidate.source_keys == source]
+            chosen = [one for one in entries if one.request == request and one.candidate.source_keys == (source,)]
             assert [one for one in served if one in set(chosen)] == chosen
 
 

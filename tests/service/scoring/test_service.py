@@ -11,7 +11,14 @@ import pytest
 from PIL import Image as PILImage
 from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import CandidateTooLarge, DeadlineExceeded, InternalError, InvalidImage, NotReady
+from jrm_service.errors import (
+    CandidateTooLarge,
+    DeadlineExceeded,
+    InternalError,
+    InvalidImage,
+    InvalidRequest,
+    NotReady,
+)
 from jrm_service.images.reader import ImageInput
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.cache import ScoreCache, ScoreStore
@@ -332,6 +339,87 @@ def test_memory_that_others_hold_is_a_reason_to_send_the_request_again() -> None
         async with service(OutOfMemoryBackend(FakeBackend(), tokens=1), budget=1) as made:
             result = await ask(made, GROUP)
             assert [type(score) for score in result.groups[0]] == [CandidateTooLarge] * 8
+
+    run(main())
+
+
+def source(seed: int, name: str = "source") -> ImageInput:
+    return ImageInput.of(name, encode(photo(32, 32, seed=seed)))
+
+
+def test_every_number_of_sources_has_scores_of_its_own_and_a_list_of_one_is_the_bare_image() -> None:
+    async def main() -> None:
+        backend = RecordingBackend(FakeBackend())
+        several = [[source(1)], [source(1), source(2)], [source(2), source(1)], [source(1), source(1)], [source(1)]]
+        async with service(backend, preparer=FakePreparer(max_sources=3)) as made:
+            result = await ask(made, *[GroupInput(sources, "x", EDITS[4:6]) for sources in several])
+            again = await ask(made, *[GroupInput(sources, "x", EDITS[4:6]) for sources in several])
+        assert {len(candidate.sources) for candidate in backend.seen} == {1, 2}
+        assert len(backend.seen) == 8
+        assert result.images == 4
+        assert cached(again) == [True] * 10
+        assert [repr(group) for group in again.groups] == [repr(group) for group in result.groups]
+        assert len({repr(group) for group in result.groups}) == 4
+        assert repr(result.groups[0]) == repr(result.groups[4])
+
+    run(main())
+
+
+def test_without_a_source() -> None:
+    async def main() -> None:
+        backend = RecordingBackend(FakeBackend())
+        async with service(backend, preparer=FakePreparer(max_sources=0)) as made:
+            result = await ask(made, GroupInput([], "a red car", EDITS[:3]), GroupInput([], "a blue car", EDITS[:3]))
+        assert [type(score) for group in result.groups for score in group] == [Score] * 6
+        assert all(candidate.sources == () for candidate in backend.seen)
+        assert result.images == 3
+
+    run(main())
+
+
+def test_a_number_of_sources_that_is_not_taken_is_refused_before_anything_is_read() -> None:
+    async def main() -> None:
+        bad = ImageInput.of("source", b"no image")
+        for most, sources, wanted in (
+            (0, [bad], "takes no source image, got 1"),
+            (1, [], "takes one source image, got none"),
+            (1, [bad, bad], "takes one source image, got 2"),
+            (3, [], "takes 1 to 3 source images, got none"),
+            (3, [bad] * 10_000, "takes 1 to 3 source images, got 10000"),
+        ):
+            async with service(FakeBackend(), preparer=FakePreparer(max_sources=most)) as made:
+                fine = GroupInput([SOURCE] * min(most, 1), "x", EDITS[:1], "groups[0]")
+                for groups, param in (
+                    ([fine, GroupInput(sources, "x", EDITS[:2], "groups[1]")], "groups[1].source"),
+                    ([GroupInput(sources, "x", EDITS[:1])], "source"),
+                ):
+                    with pytest.raises(InvalidRequest) as refused:
+                        await ask(made, *groups)
+                    assert str(refused.value) == f"{param}: the checkpoint 'fake' {wanted}"
+                    assert refused.value.param == param
+
+    run(main())
+
+
+def test_a_bad_source_among_several_fails_its_group_by_name() -> None:
+    async def main() -> None:
+        bad = ImageInput.of("source[1]", b"no image")
+        async with service(FakeBackend(), preparer=FakePreparer(max_sources=3)) as made:
+            sources = [source(1, "source[0]"), bad, source(2, "source[2]")]
+            result = await ask(made, GroupInput(sources, "x", EDITS[:2]), GroupInput(sources[:1], "x", EDITS[:2]))
+        failed, fine = result.groups
+        assert [(type(error), error.param) for error in failed] == [(InvalidImage, "source[1]")] * 2
+        assert str(failed[0]).startswith("source[1]: ")
+        assert [type(score) for score in fine] == [Score] * 2
+
+    run(main())
+
+
+def test_with_memory_for_one_image_candidates_of_many_are_scored_all_the_same() -> None:
+    async def main() -> None:
+        async with service(FakeBackend(), max_prepared_bytes=1, preparer=FakePreparer(max_sources=3)) as made:
+            result = await ask(made, GroupInput([source(1), source(2), source(3)], "x", EDITS))
+        assert [type(score) for score in result.groups[0]] == [Score] * 8
 
     run(main())
 

@@ -10,7 +10,7 @@ from .scene import LARGEST, SMALLEST, Scene, Shape, empty_scene, place
 from .tasks import Palette, Task, new_shape, styled
 
 MOST_IN_SECOND = 3
-NEAR, FAR = 0.12, 0.25  # the widest gap between shapes that are beside each other, the smallest of those that are not
+FAR = 0.3  # the smallest gap between shapes that nobody would call beside each other: those that are have 0.2 at most
 _SENTENCES = (
     "put the {object} of the second image beside the {anchor} of the first",
     "put the {object} from the second image next to the {anchor} of the first image",
@@ -84,7 +84,7 @@ def _beside(scene: Scene, shape: Shape, anchor: Shape, random: Random) -> Shape 
             x, y = anchor.x + side * reach, anchor.y + random.uniform(-0.04, 0.04)
             placed = replace(shape, x=x, y=y, size=size)
             nearest = min(scene.shapes, key=lambda other: gap(placed, other))
-            if scene.has_room(x, y, size) and nearest is anchor and gap(placed, anchor) <= reach:
+            if scene.has_room(x, y, size) and nearest is anchor:
                 return placed
     return None
 
