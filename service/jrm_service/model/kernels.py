@@ -21,6 +21,7 @@ from jrm_service.errors import CheckpointError
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
+from .files import one_line
 from .fused import Functions, FusedLayer, GatedMLP, Norm, Products, as_it_is
 from .products import Merged, Operand, ScaledFP8, SimulatedFP8, require_right_product, rounded
 from .trie import build_trie, positions
@@ -133,8 +134,8 @@ def _agreed(
 ) -> Functions | None:
     """The functions of layers that give what the plain ones give; None where they do not, or cannot be run."""
     plain = language.layers[0]
-    exact = copy.deepcopy(plain).float()
     try:
+        exact = copy.deepcopy(plain).float()
         eps = float(plain.input_layernorm.variance_epsilon)
         functions = Functions(eps, way.wrap, arithmetic.operand)
         fused = FusedLayer(plain, functions, arithmetic.products)
@@ -154,7 +155,7 @@ def _agreed(
     except CheckpointError:
         raise
     except Exception as error:  # another kind of layer; whatever is said where there is no compiler, or no room for it
-        logger.info("%s layers on %s: %s: %s", way.name, device, type(error).__name__, str(error).partition("\n")[0])
+        logger.info("%s layers on %s: %s", way.name, device, one_line(error))
         return None
     return functions
 

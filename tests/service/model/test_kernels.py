@@ -273,6 +273,7 @@ def test_once_ready_a_call_that_nothing_was_compiled_for_runs_as_it_is_written()
 
 
 @pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, inside its compiler
 @pytest.mark.parametrize("arithmetic", [IN_DTYPE, IN_SIMULATED_FP8], ids=["float32", "fp8"])
 def test_compiled_layers_score_as_plain_ones(checkpoint, arithmetic):
     """With the compiler for a CPU, which fuses the same functions as that for a GPU."""
