@@ -77,7 +77,7 @@ IN_DTYPE = Arithmetic()
 IN_FP8 = Arithmetic(ScaledFP8, rounded)
 IN_SIMULATED_FP8 = Arithmetic(SimulatedFP8, rounded)
 
-PLAIN = dict.fromkeys(("norm", "rotary", "mlp", "linear", "attention"), "plain")
+PLAIN = dict.fromkeys(("norm", "rotary", "mlp", "linear", "attention"), "plain") | {"graphs": "none"}
 """What runs where nothing is replaced, by part."""
 
 
@@ -123,6 +123,7 @@ def fuse(
         "mlp": elementwise,
         "linear": "merged" if arithmetic is IN_DTYPE else "fp8",
         "attention": attention,
+        "graphs": "none",
     }
     logger.info("layers on %s: %s", device, ", ".join(f"{part} {kernel}" for part, kernel in runs.items()))
     return runs
