@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from jrm_service.errors import CheckpointError
+from jrm_service.errors import CheckpointError, one_line
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
 from .devices import answers
-from .files import one_line
 from .rows import through_layers
 from .trie import build_trie, positions
 from .varlen import Kernel, Lengths

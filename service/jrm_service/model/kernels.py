@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from jrm_service.errors import CheckpointError
+from jrm_service.errors import CheckpointError, one_line
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
-from .files import one_line
 from .fused import Functions, FusedLayer, GatedMLP, Norm, Products, as_it_is
 from .products import Merged, Operand, ScaledFP8, SimulatedFP8, require_right_product, rounded
 from .trie import build_trie, positions
