@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from jrm_service.model.attention import TrieAttention
 from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.model.engine import TrieScorer
 from jrm_service.model.graphs import Buffers, Graphs, Inputs, find_graphs
 from jrm_service.model.rows import PackedModel, through_layers
+from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
 from jrm_service.model.trie import build_trie, positions
 from jrm_service.model.varlen import Lengths, one_by_one
 from jrm_service.scoring.types import Text
 from support import checkpoints
 from support.cases import each
+from support.pictures import photo
 
 DEEPSTACK = 2
 
@@ -32,8 +35,12 @@ def as_recorded(run):
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory):
-    checkpoint = open_checkpoint(checkpoints.write(tmp_path_factory.mktemp("graphs"), checkpoints.two_passes()))
+def checkpoint(tmp_path_factory):
+    return open_checkpoint(checkpoints.write(tmp_path_factory.mktemp("graphs"), checkpoints.two_passes()))
+
+
+@pytest.fixture(scope="module")
+def language(checkpoint):
     model, _ = load_model(checkpoint, "cpu", torch.float32)
     PackedModel(model, checkpoint.image_spec, by_ends)
     return model.language_model
@@ -112,6 +119,22 @@ def test_a_row_without_room_goes_through_the_layers_one_by_one(language, lengths
     with torch.inference_mode():
         given_out = Graphs(language, [buffers], lambda _run: pytest.fail)(*arguments(inputs))
         torch.testing.assert_close(given_out, through_layers(language, *arguments(inputs)), atol=0, rtol=0)
+
+
+def test_scores_from_longer_buffers_are_those_of_the_plain_scorer(checkpoint):
+    preparer = CheckpointPreparer(checkpoint)
+    source, *edits = (preparer.image(photo(60 + 9 * n, 50, seed=n)) for n in range(4))
+    candidates = [preparer.candidate(source, edited, "make it red") for edited in edits]
+    plain, trie = PlainScorer(checkpoint, "cpu", torch.float32), TrieScorer(checkpoint, "cpu", torch.float32)
+    trie.packed.kernel = by_ends
+    used = []
+    language = trie._model.language_model
+    buffers = Buffers(language, by_ends, 640, DEEPSTACK)
+    trie.packed.layers = Graphs(language, [buffers], lambda run: lambda: used.append(run) or run())
+    for batch in (candidates, candidates[:1], candidates[1:]):
+        got, expected = (scorer.score(scorer.collate(batch)).outcomes for scorer in (trie, plain))
+        assert [one.reward for one in got] == pytest.approx([one.reward for one in expected], abs=1e-5)
+    assert len(used) == 3
 
 
 def frozen(run):

@@ -283,3 +283,15 @@ def test_compiled_layers_score_as_plain_ones(checkpoint, arithmetic):
     plain = TrieScorer(checkpoint, "cpu", torch.float32, ways=[EAGER], arithmetic=arithmetic)
     tolerance = 1e-5 if arithmetic is IN_DTYPE else 0.05
     assert rewards(scorer, checkpoint) == pytest.approx(rewards(plain, checkpoint), abs=tolerance)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_without_a_folder_to_write_to_layers_run_uncompiled(checkpoint, monkeypatch):
+    torch.compiler.reset()
+    with monkeypatch.context() as changed:
+        changed.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/nowhere")
+        scorer = TrieScorer(checkpoint, "cpu", torch.float32, ways=[COMPILED, EAGER])
+    assert (scorer.kernels["norm"], scorer.kernels["rotary"]) == ("fused", "plain")
+    expected = rewards(PlainScorer(checkpoint, "cpu", torch.float32), checkpoint)
+    assert rewards(scorer, checkpoint) == pytest.approx(expected, abs=1e-5)
