@@ -305,6 +305,7 @@ async def _in_processes(settings: Settings) -> Started:
                 dtype=settings.dtype,
                 engine=settings.engine,
                 quantize=settings.quantize,
+                cuda_graphs=settings.cuda_graphs,
                 self_test=settings.self_test,
                 allow_pipeline_drift=settings.allow_pipeline_drift,
                 # Every weight is read for it: once is enough.

@@ -261,3 +261,8 @@ class ExplainSetupError(JRMError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in at most about 200 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

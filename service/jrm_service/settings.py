@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         Literal["none", "fp8"],
         Field(description="'fp8' computes the language model's linear layers in 8 bits, on a GPU that can"),
     ] = "none"
+    cuda_graphs: Annotated[
+        bool, Field(description="record the kernels of short rows as CUDA graphs, where they prove right at the start")
+    ] = True
     engine: Annotated[
         Literal["trie", "plain"],
         Field(description="'trie' computes what candidates share once; 'plain', the reference, shares nothing"),

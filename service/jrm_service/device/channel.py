@@ -46,6 +46,7 @@ class Load:
     spared: float
     fingerprint: str | None = None
     quantize: str = "none"
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .checkpoint import Checkpoint, load_model
 from .devices import on_device, release_memory
 from .families import text_head_dim
 from .features import FeatureCache, Features
+from .graphs import find_graphs
 from .heads import to_score
 from .kernels import IN_DTYPE, Arithmetic, Way, fuse, ways_on
 from .rows import PackedModel, Row, pack
@@ -25,6 +26,7 @@ from .trie import split_rows
 from .varlen import Shape, find_kernel
 
 FEATURE_CACHE_BYTES = 2**30
+_DEEPSTACK = "deepstack_visual_indexes"  # of a vision tower whose layers join the language model's
 CPU_ROW_TOKENS = 2048  # longer packed rows fall out of a CPU's cache: docs/performance.md has the sweep
 
 
@@ -56,10 +58,12 @@ class TrieScorer:
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
         arithmetic: Arithmetic = IN_DTYPE,
         ways: Sequence[Way] | None = None,
+        graphs: bool = True,
     ) -> None:
         """Loads the weights; ``row_tokens`` is about what a row costs, see ``split_rows``. Raises CheckpointError.
 
-        ``arithmetic`` is that of the language model, ``ways`` are those to run fused layers in, see ``fuse``.
+        ``arithmetic`` is that of the language model, ``ways`` are those to run fused layers in, see ``fuse``, and
+        ``graphs`` is whether to look for those of short rows, see ``find_graphs``.
         """
         self.device = device
         self.features = FeatureCache(feature_cache_bytes)
@@ -76,6 +80,11 @@ class TrieScorer:
             ways=ways_on(device) if ways is None else ways,
             arithmetic=arithmetic,
         )
+        language_model, deepstack = self._model.language_model, len(getattr(self._model.visual, _DEEPSTACK, ()))
+        recorded = find_graphs(language_model, kernel, device, deepstack) if graphs else None
+        if recorded is not None:
+            self.packed.layers = recorded
+            self.kernels = self.kernels | {"graphs": "recorded"}
 
     # --- host ---------------------------------------------------------------------------------------------------------
 

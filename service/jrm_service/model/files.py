@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from jrm_client import strict_json
+from jrm_service.errors import one_line as one_line
 
 RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's resampling numbers, as ``preprocessor_config.json`` has them, and the manifest's names."""
@@ -115,8 +116,3 @@ def write_json(file: Path, value: object) -> None:
     """Indented UTF-8 JSON; makes the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in at most about 200 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

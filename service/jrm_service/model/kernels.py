@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jrm_service.errors import CheckpointError
+from jrm_service.errors import CheckpointError, one_line
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
@@ -76,7 +76,7 @@ IN_DTYPE = Arithmetic()
 IN_FP8 = Arithmetic(ScaledFP8, rounded)
 IN_SIMULATED_FP8 = Arithmetic(SimulatedFP8, rounded)
 
-PLAIN = dict.fromkeys(("norm", "rotary", "mlp", "linear", "attention"), "plain")
+PLAIN = dict.fromkeys(("norm", "rotary", "mlp", "linear", "attention"), "plain") | {"graphs": "none"}
 """What runs where nothing is replaced, by part."""
 
 
@@ -122,6 +122,7 @@ def fuse(
         "mlp": elementwise,
         "linear": "merged" if arithmetic is IN_DTYPE else "fp8",
         "attention": attention,
+        "graphs": "none",
     }
     logger.info("layers on %s: %s", device, ", ".join(f"{part} {kernel}" for part, kernel in runs.items()))
     return runs
@@ -133,8 +134,8 @@ def _agreed(
 ) -> Functions | None:
     """The functions of layers that give what the plain ones give; None where they do not, or cannot be run."""
     plain = language.layers[0]
-    exact = copy.deepcopy(plain).float()
     try:
+        exact = copy.deepcopy(plain).float()
         eps = float(plain.input_layernorm.variance_epsilon)
         functions = Functions(eps, way.wrap, arithmetic.operand)
         fused = FusedLayer(plain, functions, arithmetic.products)
@@ -154,7 +155,7 @@ def _agreed(
     except CheckpointError:
         raise
     except Exception as error:  # another kind of layer; whatever is said where there is no compiler, or no room for it
-        logger.info("%s layers on %s: %s: %s", way.name, device, type(error).__name__, str(error).partition("\n")[0])
+        logger.info("%s layers on %s: %s", way.name, device, one_line(error))
         return None
     return functions
 
@@ -172,21 +173,28 @@ def _trial_row(
 
 
 def _replace(root: nn.Module, fused: Callable[[Any], nn.Module], has: str, device: str, dtype: torch.dtype) -> None:
-    """Replace every module that has an attribute by its fused form, unless the first of them gives something else."""
-    found = {name: module for name, module in root.named_modules() if hasattr(module, has)}
-    for number, (name, plain) in enumerate(found.items()):
-        made = fused(plain)
-        if number == 0 and not _module_is_as_right(plain, made, device, dtype):
-            logger.info("%s on %s: plain, a fused one gives something else", type(plain).__name__, device)
-            return
-        root.set_submodule(name, made)
+    """Replace modules that have an attribute by their fused form, unless the first of a class gives something else."""
+    right: dict[type[nn.Module], bool] = {}
+    for name, plain in [(name, module) for name, module in root.named_modules() if hasattr(module, has)]:
+        kind = type(plain)
+        if kind not in right:
+            right[kind] = _fused_is_as_right(plain, fused, device, dtype)
+        if right[kind]:
+            root.set_submodule(name, fused(plain))
 
 
 @torch.inference_mode()
-def _module_is_as_right(plain: nn.Module, made: nn.Module, device: str, dtype: torch.dtype) -> bool:
-    exact, width = copy.deepcopy(plain).float(), next(plain.parameters()).shape[-1]
-    tokens = [_random(count, width, device=device, dtype=dtype) for count in (17, 190)]
-    return all(_is_as_right(exact(x.float()), plain(x), made(x)) for x in tokens)
+def _fused_is_as_right(plain: nn.Module, fused: Callable[[Any], nn.Module], device: str, dtype: torch.dtype) -> bool:
+    try:
+        exact, made, width = copy.deepcopy(plain).float(), fused(plain), next(plain.parameters()).shape[-1]
+        tokens = [_random(count, width, device=device, dtype=dtype) for count in (17, 190)]
+        right = all(_is_as_right(exact(x.float()), plain(x), made(x)) for x in tokens)
+    except Exception as error:  # as in _agreed
+        logger.info("%s on %s stays plain: %s", type(plain).__name__, device, one_line(error))
+        return False
+    if not right:
+        logger.info("%s on %s stays plain: a fused one gives something else", type(plain).__name__, device)
+    return right
 
 
 def _is_as_right(exact: torch.Tensor, plain: torch.Tensor, got: torch.Tensor) -> bool:

@@ -84,6 +84,7 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
         dtype,
         load.engine,
         quantize=load.quantize,
+        cuda_graphs=load.cuda_graphs,
         self_test=load.self_test,
         allow_pipeline_drift=load.allow_pipeline_drift,
     )

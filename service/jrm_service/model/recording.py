@@ -74,7 +74,7 @@ def record(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str =
     exact = _scores(checkpoint, inputs, PlainScorer(checkpoint, device, torch.float32))
     cases = [_case(*recorded, index) for index, recorded in enumerate(zip(inputs, exact, strict=True))]
     bfloat16 = _off(cases, _scores(checkpoint, inputs, PlainScorer(checkpoint, device, torch.bfloat16)))
-    simulated = TrieScorer(checkpoint, device, torch.bfloat16, arithmetic=IN_SIMULATED_FP8, ways=[EAGER])
+    simulated = TrieScorer(checkpoint, device, torch.bfloat16, arithmetic=IN_SIMULATED_FP8, ways=[EAGER], graphs=False)
     golden = Golden(
         format=FORMAT,
         fingerprint=checkpoint.fingerprint,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,8 @@ class PackedModel:
         self.vision = VisionTower(backbone.visual, family_of(backbone.config), spec, kernel)
         self._language = backbone.language_model
         self._language.config._attn_implementation = ATTENTION
+        self.layers: Callable[..., torch.Tensor] = partial(through_layers, self._language)
+        """The layers of the language model, as ``through_layers`` runs them one by one, or as graphs."""
 
     def hidden_states(self, row: Row, features: Mapping[bytes, Features]) -> torch.Tensor:
         """[T, H] of every slot of a row, after the last norm.
@@ -115,8 +118,7 @@ class PackedModel:
         embeds = self._language.get_input_embeddings()(row.ids)
         images = torch.cat([image.embeds for image in in_order]).to(embeds.dtype)
         layers = zip(*(image.deepstack for image in in_order), strict=True)
-        return through_layers(
-            self._language,
+        return self.layers(
             embeds.index_copy(0, row.image_slots, images),
             row.position_ids,
             row.attention,

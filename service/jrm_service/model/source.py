@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from . import golden
 from .checkpoint import Checkpoint, open_checkpoint
 from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
-from .kernels import EAGER, IN_FP8, IN_SIMULATED_FP8
+from .kernels import EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8
 from .pipeline import PIPELINE_VERSION, drift, require_pinned
 from .products import require_fp8
 from .scorer import PlainScorer
@@ -54,6 +53,8 @@ class CheckpointSource:
         engine: str,
         tests: golden.Golden | None,
         quantize: str = "none",
+        *,
+        cuda_graphs: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
         self.tests = tests
@@ -65,6 +66,7 @@ class CheckpointSource:
             for device in self.devices:
                 require_fp8(device, dtype, engine)
         self.quantize = quantize
+        self._cuda_graphs = cuda_graphs
         self.preparer = CheckpointPreparer(checkpoint)
 
     @property
@@ -86,10 +88,7 @@ class CheckpointSource:
         """
         if self.tests is not None and hashed:
             golden.require_fingerprint(self.tests, self.checkpoint)
-        scorer = _SCORERS[self.engine]
-        if self.quantize == "fp8":
-            scorer = partial(scorer, arithmetic=IN_FP8)
-        backends = [scorer(self.checkpoint, device, _DTYPES[self.dtype]) for device in self.devices]
+        backends = [self._scorer(device) for device in self.devices]
         for backend in backends:
             self._warm(backend)
         model = self.described(
@@ -101,6 +100,12 @@ class CheckpointSource:
             kernels=joined_kernels([backend.kernels for backend in backends]),
         )
         return model, backends
+
+    def _scorer(self, device: str) -> TrieScorer | PlainScorer:
+        options: dict[str, Any] = {}
+        if self.engine == "trie":
+            options = {"arithmetic": IN_FP8 if self.quantize == "fp8" else IN_DTYPE, "graphs": self._cuda_graphs}
+        return _SCORERS[self.engine](self.checkpoint, device, _DTYPES[self.dtype], **options)
 
     def described(self, *, hashed: bool = True, **facts: Any) -> ServedModel:
         """What is served; ``facts`` go into its description. Reads every weight once, for the fingerprint."""
@@ -186,6 +191,7 @@ def open_source(
     engine: str,
     *,
     quantize: str = "none",
+    cuda_graphs: bool = True,
     self_test: bool = True,
     allow_pipeline_drift: bool = False,
 ) -> CheckpointSource:
@@ -199,7 +205,7 @@ def open_source(
     tests = golden.read(checkpoint) if self_test else None
     if tests is None:
         logger.info("no self-test: %s", f"{golden.FILE} is not there" if self_test else "it is switched off")
-    return CheckpointSource(checkpoint, devices, dtype, engine, tests, quantize)
+    return CheckpointSource(checkpoint, devices, dtype, engine, tests, quantize, cuda_graphs=cuda_graphs)
 
 
 def scorer_in(precision: str, checkpoint: Checkpoint, device: str = "cpu") -> TrieScorer:

@@ -230,6 +230,28 @@ def test_a_way_that_fails_or_gives_something_else_is_passed_over(wrong, caplog):
         assert fused(model, [Way(wrong, WRONG[wrong]), EAGER])["norm"] == "fused"
 
 
+class OtherNorm(torch.nn.Module):
+    """As some models have it: the weight is what is added to 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.variance_epsilon = 1e-6
+        self.weight = torch.nn.Parameter(torch.randn(32), requires_grad=False)
+
+    def forward(self, x):
+        return torch.nn.functional.rms_norm(x, (32,), 1 + self.weight, 1e-6)
+
+
+@each("other", [OtherNorm(), torch.nn.Sequential(torch.nn.Linear(32, 32))])
+def test_other_modules_of_a_tower_stay_as_they_are_and_the_rest_is_fused(other):
+    other.variance_epsilon = 1e-6  # or something that has the attribute and is no norm at all
+    model = backbone("Qwen2.5-VL")
+    model.visual.blocks[1].norm2 = other
+    fused(model)
+    assert model.visual.blocks[1].norm2 is other
+    assert isinstance(model.visual.blocks[0].norm2, Norm)
+
+
 def test_layers_of_another_structure_stay_as_they_are():
     model = backbone("Qwen3-VL")
     del model.language_model.layers[0].mlp.gate_proj
@@ -273,6 +295,7 @@ def test_once_ready_a_call_that_nothing_was_compiled_for_runs_as_it_is_written()
 
 
 @pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, inside its compiler
 @pytest.mark.parametrize("arithmetic", [IN_DTYPE, IN_SIMULATED_FP8], ids=["float32", "fp8"])
 def test_compiled_layers_score_as_plain_ones(checkpoint, arithmetic):
     """With the compiler for a CPU, which fuses the same functions as that for a GPU."""
@@ -282,3 +305,15 @@ def test_compiled_layers_score_as_plain_ones(checkpoint, arithmetic):
     plain = TrieScorer(checkpoint, "cpu", torch.float32, ways=[EAGER], arithmetic=arithmetic)
     tolerance = 1e-5 if arithmetic is IN_DTYPE else 0.05
     assert rewards(scorer, checkpoint) == pytest.approx(rewards(plain, checkpoint), abs=tolerance)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_without_a_folder_to_write_to_layers_run_uncompiled(checkpoint, monkeypatch):
+    torch.compiler.reset()
+    with monkeypatch.context() as changed:
+        changed.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/nowhere")
+        scorer = TrieScorer(checkpoint, "cpu", torch.float32, ways=[COMPILED, EAGER])
+    assert (scorer.kernels["norm"], scorer.kernels["rotary"]) == ("fused", "plain")
+    expected = rewards(PlainScorer(checkpoint, "cpu", torch.float32), checkpoint)
+    assert rewards(scorer, checkpoint) == pytest.approx(expected, abs=1e-5)

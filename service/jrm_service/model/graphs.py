@@ -1,0 +1,220 @@
+"""Short rows in one launch: the layers of the language model recorded as CUDA graphs, for a handful of lengths.
+
+A row of one candidate is computed in less time than the host takes to launch its kernels one by one. A graph has fixed
+shapes, so a row is copied into the buffers of the shortest length that is longer, and the slots that are left over
+become a sequence of their own: no real token sees them, and nobody reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jrm_service.errors import CheckpointError, one_line
+from jrm_service.scoring.types import Text
+
+from .attention import TrieAttention
+from .devices import answers
+from .rows import through_layers
+from .trie import build_trie, positions
+from .varlen import Kernel, Lengths
+
+logger = logging.getLogger(__name__)
+
+LENGTHS = (512, 768, 1024, 1280, 1536, 2048, 2560)  # tokens; one candidate with the paper's prompts has about 1,200
+_KEYS = 3  # room for each token: what several nodes see counts for each of them
+_NODES = 64
+_TOLERANCE = 2**-7  # of the length of a hidden state: the same kernels on the same numbers
+
+Run = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What ``through_layers`` takes of a row, on its device."""
+
+    embeds: torch.Tensor
+    position_ids: torch.Tensor
+    attention: TrieAttention
+    image_slots: torch.Tensor
+    deepstack: Sequence[torch.Tensor]
+
+    def through(self, language_model: Any) -> torch.Tensor:
+        """Hidden states [T, H]."""
+        return through_layers(
+            language_model, self.embeds, self.position_ids, self.attention, self.image_slots, self.deepstack
+        )
+
+
+class Buffers:
+    """The inputs of a row of ``tokens`` slots, into which shorter rows are copied."""
+
+    def __init__(self, language_model: Any, kernel: Kernel, tokens: int, deepstack: int) -> None:
+        """``deepstack``: how many layers of the vision tower are added."""
+        weight = language_model.get_input_embeddings().weight
+        self.tokens, self.keys = tokens, _KEYS * tokens
+        self._language_model = language_model
+        self._slots = torch.arange(tokens, device=weight.device)
+        self._ends = Lengths(
+            queries=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
+            keys=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
+            sequences=(),  # not known on the host
+            longest=(tokens, self.keys),
+        )
+        self._row = Inputs(
+            embeds=weight.new_zeros(tokens, weight.shape[1]),
+            position_ids=self._slots.new_zeros(3, 1, tokens),
+            attention=TrieAttention(
+                queries=self._slots.clone(),
+                restore=self._slots.clone(),
+                keys=self._slots.new_zeros(self.keys),
+                shapes=[],
+                masks=[],
+                kernel=kernel,
+                lengths=self._ends,
+            ),
+            image_slots=self._slots,  # zeros are added where there is no image
+            deepstack=[weight.new_zeros(tokens, weight.shape[1]) for _ in range(deepstack)],
+        )
+
+    def fit(self, row: Inputs) -> bool:
+        """Whether there is room for a row and for a sequence of the rest, which needs a key for each of its tokens."""
+        rest, lengths = self.tokens - len(row.embeds), row.attention.lengths
+        return (
+            rest > 0
+            and len(row.attention.keys) + rest <= self.keys
+            and lengths is not None
+            and len(lengths.queries) <= _NODES
+            and len(row.deepstack) == len(self._row.deepstack)
+        )
+
+    def fill(self, row: Inputs) -> None:
+        """Copy a row that fits; nothing of the one before is left."""
+        ours, tokens = self._row, len(row.embeds)
+        assert row.attention.lengths is not None
+        ours.embeds.zero_()[:tokens].copy_(row.embeds)
+        ours.position_ids.zero_()[..., :tokens].copy_(row.position_ids)
+        for order, copied in (
+            (ours.attention.queries, row.attention.queries),
+            (ours.attention.restore, row.attention.restore),
+        ):
+            order.copy_(self._slots)[:tokens].copy_(copied)
+        # All keys of the rest are the last slot, which is always one of them.
+        ours.attention.keys.fill_(self.tokens - 1)[: len(row.attention.keys)].copy_(row.attention.keys)
+        for ends, copied, last in (
+            (self._ends.queries, row.attention.lengths.queries, self.tokens),
+            (self._ends.keys, row.attention.lengths.keys, self.keys),
+        ):
+            ends.fill_(last)[: len(copied)].copy_(copied)  # after the rest, sequences of nothing
+        for added, layer in zip(ours.deepstack, row.deepstack, strict=True):
+            added.zero_().index_copy_(0, row.image_slots, layer.to(added.dtype))
+
+    def run(self) -> torch.Tensor:
+        """Hidden states [tokens, H] of every slot."""
+        return self._row.through(self._language_model)
+
+
+class Graphs:
+    """Takes and gives what ``through_layers`` does; rows that fit no buffers go through the layers one by one."""
+
+    def __init__(self, language_model: Any, buffers: Sequence[Buffers], capture: Callable[[Run], Run]) -> None:
+        """``capture`` records what a function does and returns what does it again. ``buffers``: shortest first."""
+        self._language_model = language_model
+        # The longest first: the shorter ones find room in the memory that it leaves.
+        self._graphs = [(one, capture(one.run)) for one in reversed(buffers)][::-1]
+
+    def __call__(
+        self,
+        embeds: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention: TrieAttention,
+        image_slots: torch.Tensor,
+        deepstack: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Hidden states [T, H]; they are overwritten by the next call."""
+        row = Inputs(embeds, position_ids, attention, image_slots, deepstack)
+        for buffers, replay in self._graphs:
+            if buffers.fit(row):
+                buffers.fill(row)
+                return replay()[: len(embeds)]
+        return row.through(self._language_model)
+
+    def are_right(self, kernel: Kernel, deepstack: int) -> bool:
+        """Whether each graph gives what its kernels give one by one, for one row and then for another."""
+        for buffers, replay in self._graphs:
+            third = buffers.tokens // 3
+            for lengths in ([[third, third], [third, third // 2]], [[third // 2, 3], [third]]):
+                row = _trial(self._language_model, kernel, lengths, deepstack)
+                buffers.fill(row)
+                got, expected = (hidden[: len(row.embeds)].float() for hidden in (replay().clone(), buffers.run()))
+                off = (got - expected).norm(dim=-1) / expected.norm(dim=-1)
+                if not bool((off <= _TOLERANCE).all()):  # False for NaN as well
+                    return False
+        return True
+
+
+def _trial(language_model: Any, kernel: Kernel, lengths: Sequence[Sequence[int]], deepstack: int) -> Inputs:
+    """A row of text, with features for its first tokens."""
+    weight = language_model.get_input_embeddings().weight
+    trie = build_trie([[Text((tokens,) * tokens) for tokens in sequence] for sequence in lengths])
+    random = torch.randn(trie.tokens, weight.shape[1], generator=torch.Generator().manual_seed(trie.tokens))
+    features = (weight.std() * random).to(weight)
+    return Inputs(
+        embeds=features,
+        position_ids=torch.from_numpy(positions(trie, 1))[:, None].to(weight.device),
+        attention=TrieAttention.of(trie, kernel).to(weight.device),
+        image_slots=torch.arange(2, device=weight.device),
+        deepstack=[features[2:4]] * deepstack,
+    )
+
+
+def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepstack: int) -> Graphs | None:
+    """Graphs that have shown on a GPU that they are right; None elsewhere.
+
+    Raises CheckpointError where the device does not answer any more after what was tried.
+    """
+    if kernel is None or not device.startswith("cuda"):
+        return None
+    try:
+        with torch.inference_mode(), torch.cuda.device(device):
+            buffers = [Buffers(language_model, kernel, tokens, deepstack) for tokens in LENGTHS]
+            graphs = Graphs(language_model, buffers, _Capture(device))
+            if graphs.are_right(kernel, deepstack):
+                return graphs
+        logger.warning("graphs on %s: none, they give something else than their kernels one by one", device)
+    except Exception as error:  # whatever cannot be recorded
+        logger.warning("graphs on %s: none: %s", device, one_line(error))
+    if not answers(device):
+        raise CheckpointError([f"{device} does not answer after graphs were tried on it: use --cuda-graphs false"])
+    return None
+
+
+class _Capture:
+    """Records CUDA graphs that share their memory: no two of them run at the same time."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Run) -> Run:
+        # What is made in a first call, such as a library's workspace, must not be made while it is recorded.
+        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: what another thread does meanwhile, such as pinning memory, is no part of it.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            output = run()
+
+        def replay() -> torch.Tensor:
+            with torch.cuda.device(self._device):
+                graph.replay()
+            return output
+
+        return replay
