@@ -1,14 +1,17 @@
 """Which routes there are, what the reward is called, and what is said when the server starts."""
 
 import logging
+import math
 import threading
 
 import httpx
 import pytest
 from pydantic import ValidationError
 
+from jrm_client import JRMClient
+from jrm_client.report import to_json
 from jrm_service.api.keys import Key, digest
-from jrm_service.scoring.types import ServedModel
+from jrm_service.scoring.types import Scale, ServedModel
 from jrm_service.settings import WIRES as NAMES
 from jrm_service.settings import Settings
 from jrm_service.wires.routes import WIRES
@@ -140,8 +143,6 @@ def scaled_parts():
 
 @each("wire", wire_bodies.ALL.split(","))
 def test_a_wire_sends_normalized_rewards_where_it_was_told_to(wire):
-    from jrm_service.scoring.types import Scale
-
     settings = Settings(backend="fake", wires=wire_bodies.ALL, wire_scale=f"{wire}=normalized")
     with servers.serving(settings, load=scaled_parts) as url:
         raw = wire_bodies.rewards_of_score(url, [PAIR])
@@ -154,8 +155,23 @@ def test_our_own_route_has_both_numbers():
     with servers.serving(load=scaled_parts) as url:
         body = {"source": wire_bodies.b64(PAIR.source), "edited": wire_bodies.b64(PAIR.edited), "instruction": "x"}
         (score,) = httpx.post(f"{url}/v1/score", json=body).json()["groups"][0]["scores"]
-    assert 0 < score["normalized"] < 1
-    assert score["normalized"] != score["reward"]
+        with JRMClient(url) as client:
+            through_sdk = client.score(PAIR.source, PAIR.edited, "x")
+    assert score["normalized"] == Scale(0.5, 2.0).normalized(score["reward"])
+    assert (through_sdk.reward, through_sdk.normalized) == (score["reward"], score["normalized"])
+    assert to_json(through_sdk)["normalized"] == score["normalized"]
+
+
+def test_without_a_scale_there_is_no_second_number(fake_server):
+    body = {"source": wire_bodies.b64(PAIR.source), "edited": wire_bodies.b64(PAIR.edited), "instruction": "x"}
+    (score,) = httpx.post(f"{fake_server}/v1/score", json=body).json()["groups"][0]["scores"]
+    assert "normalized" not in score
+    with JRMClient(fake_server) as client:
+        alone = client.score(PAIR.source, PAIR.edited, "x")
+        (failed,) = client.score_group(PAIR.source, "x", [b"no image"], on_error="nan")
+    assert alone.normalized is None
+    assert "normalized" not in to_json(alone)
+    assert math.isnan(failed.normalized)
 
 
 def test_normalized_rewards_of_a_checkpoint_without_a_scale_end_the_start():
@@ -198,6 +214,7 @@ def test_a_raw_reward_for_a_client_that_assumes_0_to_1_is_said_once(wires, scale
         {"wires": "unirl,nobody"},
         {"wire_scale": "edit-r1=normalized"},
         {"wire_scale": "unirl"},
+        {"wire_scale": "unirl=raw,unirl=normalized"},
         {"wire_scale": "unirl=0..1"},
         {"reward_names": "a b"},
         {"reward_names": "x" * 65},
