@@ -58,6 +58,8 @@ def test_nested_data_and_chosen_outputs(fake_server):
         ([tensor("mask", ["x"]), *GOOD], {}, 400),
         ([tensor("source", [1]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x"], [2]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x"], [1, 1, 1]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x"], [-1]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x", "y"]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x"], datatype="FP32"), *GOOD[1:]], {}, 400),
         ([tensor("source", ["not base64!"]), *GOOD[1:]], {}, 422),
@@ -74,9 +76,10 @@ def test_what_is_wrong_is_told_in_the_protocols_shape(inputs, document, status, 
 
 
 def test_binary_tensor_data_is_refused(fake_server):
-    reply = infer(fake_server, GOOD, headers={"inference-header-content-length": "10"})
-    assert reply.status_code == 400
-    assert "binary" in reply.json()["error"]
+    for kind in ("application/json", "application/octet-stream"):
+        reply = infer(fake_server, GOOD, headers={"inference-header-content-length": "10", "content-type": kind})
+        assert reply.status_code == 400
+        assert "binary" in reply.json()["error"]
 
 
 def test_an_unknown_model_is_404(fake_server):
