@@ -219,8 +219,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _scaled_wires_are_on(self) -> Self:
+        scaled = [pair.partition("=")[0] for pair in _names(self.wire_scale)]
         for pair in _names(self.wire_scale):
             name, _, scale = pair.partition("=")
+            if scaled.count(name) > 1:
+                raise ValueError(f"wire_scale: '{name[:64]}' is there twice")
             if scale not in ("raw", "normalized"):
                 raise ValueError(f"wire_scale: '{pair[:64]}' is neither NAME=normalized nor NAME=raw")
             if name not in self.wire_names:

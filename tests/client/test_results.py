@@ -53,8 +53,14 @@ def test_a_failed_score_has_no_number_under_any_name() -> None:
     assert math.isnan(FAILED.reward)
     assert FAILED.reward_std is not None
     assert math.isnan(FAILED.reward_std)
+    assert FAILED.normalized is not None
+    assert math.isnan(FAILED.normalized)
     assert math.isnan(FAILED.dimensions["quality"].mean)
     assert math.isnan(FAILED.dimensions["never seen"].mean)
+
+
+def test_a_score_has_no_normalized_reward_unless_the_checkpoint_normalizes() -> None:
+    assert score(1.0).normalized is None
 
 
 def test_groups_behave_like_sequences_and_survive_pickling() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 IMAGES = sorted((CORPUS / "images").glob("*/*"))
+PICKLES = sorted((CORPUS / "pickles").glob("*/*"))
 REQUESTS = sorted((CORPUS / "requests").glob("*/*.http"))
 
 

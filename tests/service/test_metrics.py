@@ -24,6 +24,7 @@ def test_the_names_are_pinned() -> None:
     assert found == {
         "jrm_http_requests": "counter",
         "jrm_http_request_duration_seconds": "histogram",
+        "jrm_wire_requests": "counter",
         "jrm_ready": "gauge",
         "jrm_rejections": "counter",
         "jrm_keys": "gauge",

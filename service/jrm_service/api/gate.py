@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
@@ -59,11 +60,28 @@ class Gate:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if not given:
             raise Unauthorized("this server asks for an API key: send it as 'Authorization: Bearer KEY'")
-        scheme, _, secret = given[0].partition(b" ")
-        key = self._find(secret.strip()) if scheme.lower() == b"bearer" and len(given) == 1 else None
+        secret = _secret(given[0]) if len(given) == 1 else None
+        key = None if secret is None else self._find(secret)
         if key is None:
             raise Unauthorized("unknown API key, or not of the form 'Authorization: Bearer KEY'")
         return key
+
+
+def _secret(header: bytes) -> bytes | None:
+    """The key in an Authorization header: of Bearer, or the password of Basic.
+
+    Most clients of other reward servers take no headers from their users; to ``http://jrm:KEY@host`` they send Basic.
+    """
+    scheme, _, value = header.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.strip()
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        _, colon, password = binascii.a2b_base64(value.strip(), strict_mode=True).partition(b":")
+    except ValueError:
+        return None
+    return password if colon else None
 
 
 def _has_body(scope: Scope) -> bool:

@@ -25,11 +25,11 @@ def install(app: FastAPI, *, greets: bool) -> None:
         headers = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return HTMLResponse(_page(app.openapi()), headers=headers)
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "POST"], include_in_schema=False)  # POST: where no wire has taken it
     async def root(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
             return await docs()
-        if greets:
+        if request.method == "GET" and greets:
             return JSONResponse({"status": "ok", "service": "jrm"})
         return error_reply("not_found", "Not Found")
 

@@ -8,10 +8,10 @@ every refusal is one: it knows no reply for a single candidate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from jrm_service.api.errors import reason_of
@@ -27,9 +27,9 @@ from .rewards import Rewards
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    prompt: list[str]
-    image: list[str] | None = None
-    condition_images: list[list[str]] | None = None
+    prompt: Annotated[list[str], Field(fail_fast=True)]
+    image: Annotated[list[str], Field(fail_fast=True)] | None = None
+    condition_images: Annotated[list[Annotated[list[str], Field(fail_fast=True)]], Field(fail_fast=True)] | None = None
     video: None = None
     condition_videos: None = None
 

@@ -26,14 +26,15 @@ from .candidates import Outcome, WireCandidate, ask, scores
 from .rewards import Rewards
 
 _INPUTS = ("source", "edited", "instruction")
-_BINARY = "inference-header-content-length"
+BINARY = "inference-header-content-length"
+"""A header that says how much of a body is JSON: what follows are tensors of an extension that is not served."""
 
 
 class _Tensor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: Literal["source", "edited", "instruction"]
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
     datatype: Literal["BYTES"]
     data: list[Any]
 
@@ -48,8 +49,8 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str | None = None
-    inputs: list[_Tensor]
-    outputs: list[_Output] | None = None
+    inputs: Annotated[list[_Tensor], Field(fail_fast=True)]
+    outputs: Annotated[list[_Output], Field(fail_fast=True)] | None = None
 
 
 class KServeWire:
@@ -68,8 +69,6 @@ class KServeWire:
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every element of ``edited`` is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
         self.require(sent.path["model"], sent.model)
-        if _BINARY in sent.headers:
-            raise InvalidRequest(f"{_BINARY}: binary tensor data is not understood; send the tensors as JSON")
         try:
             document = _Document.model_validate(content)
         except ValidationError as error:

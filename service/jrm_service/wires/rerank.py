@@ -44,7 +44,7 @@ class _Image(_Sent):
 
 
 class _Content(_Sent):
-    content: list[Annotated[_Text | _Image, Field(discriminator="type")]]
+    content: Annotated[list[Annotated[_Text | _Image, Field(discriminator="type")]], Field(fail_fast=True)]
 
     def images(self, name: str) -> list[ImageInput]:
         """The images, called after their places."""
@@ -61,7 +61,7 @@ class _Content(_Sent):
 
 class _Document(_Sent):
     query: _Content
-    documents: list[_Content] | _Content
+    documents: Annotated[list[_Content], Field(fail_fast=True)] | _Content
     model: str | None = None
     top_n: Annotated[int, Field(ge=0)] | None = None
     return_documents: bool = False

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from jrm_service.api.parse import load_json_body
 from jrm_service.api.wire import ScorePath, Sent, Wire
-from jrm_service.errors import RequestError, WireScaleError
+from jrm_service.errors import InvalidRequest, RequestError, WireScaleError
 from jrm_service.scoring.types import ServedModel
 
 from . import pickled
@@ -21,7 +21,7 @@ from .deepgen import DeepgenWire
 from .edit_r1 import EditR1Wire
 from .editscore import EditScoreWire
 from .flow_factory import FlowFactoryWire
-from .kserve import KServeWire
+from .kserve import BINARY, KServeWire
 from .rerank import RerankWire
 from .rewards import Rewards, accepted_names
 from .unirl import UniRLWire
@@ -105,7 +105,7 @@ def wires_router(
             add(route, _json, rerank)
     kserve = wires.get("kserve")
     if isinstance(kserve, KServeWire):
-        add("/v2/models/{model}/infer", _json_or_unsaid, kserve)
+        add("/v2/models/{model}/infer", _tensors, kserve)
         _add_metadata(router, kserve, served)
     return router
 
@@ -146,8 +146,10 @@ def _json(sent: Sent) -> Any:
     return _json_of(sent, sent.headers.get("content-type", ""))
 
 
-def _json_or_unsaid(sent: Sent) -> Any:
-    """Some clients of KServe leave the type out."""
+def _tensors(sent: Sent) -> Any:
+    """JSON, also of the clients that leave its type out."""
+    if BINARY in sent.headers:
+        raise InvalidRequest(f"{BINARY}: binary tensor data is not understood; send the tensors as JSON")
     return _json_of(sent, sent.headers.get("content-type", "application/json"))
 
 

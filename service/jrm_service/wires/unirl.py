@@ -39,8 +39,8 @@ class _Turn(_Sent):
 
 
 class _Entry(_Sent):
-    history: Annotated[list[_Turn], Field(min_length=1)]
-    required_rewards: Annotated[list[str], Field(min_length=1)]
+    history: Annotated[list[_Turn], Field(min_length=1, fail_fast=True)]
+    required_rewards: Annotated[list[str], Field(min_length=1, fail_fast=True)]
     request_id: Any = None
     sample_id: Any = None
     group_id: Any = None
@@ -50,7 +50,7 @@ class _Entry(_Sent):
 
 
 class _Document(_Sent):
-    requests: list[_Entry]
+    requests: Annotated[list[_Entry], Field(fail_fast=True)]
     protocol_version: Literal["1"] | None = None
     grad_mode: Literal[False] | None = None
 

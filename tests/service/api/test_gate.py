@@ -278,3 +278,19 @@ def test_a_path_that_nobody_thought_of_is_guarded():
     assert [run(closed, path) for path in ("/open", "/open/", "//open", "/OPEN", "/open/../v2/new")] == [200] + [
         401
     ] * 4
+
+
+def test_a_key_may_be_the_password_of_basic(guarded):
+    """What HTTP clients make of http://jrm:KEY@host."""
+    for user in ("jrm", "", "anybody"):
+        assert httpx.get(f"{guarded}/v1/models", auth=(user, ALICE)).status_code == 200
+    wrong = [
+        base64.b64encode(f"{ALICE}:".encode()).decode(),
+        base64.b64encode(ALICE.encode()).decode(),
+        base64.b64encode(b"jrm:" + ALICE.encode() + b"x").decode(),
+        "not base64",
+        "====",
+    ]
+    for value in wrong:
+        reply = httpx.get(f"{guarded}/v1/models", headers={"authorization": f"Basic {value}"})
+        assert error_of(reply) == (401, "unauthorized"), value

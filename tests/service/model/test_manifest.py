@@ -28,6 +28,11 @@ BROKEN = {
     "unknown key": (checkpoints.manifest(rewards={}), "rewards: Extra inputs"),
     "unknown key inside": (one_pass_with(promt="x"), "passes.0.promt: Extra inputs"),
     "other format": (checkpoints.manifest(format="jrm-reward/2"), "format:"),
+    "scale of nothing": (
+        checkpoints.manifest(reward={"normalize": {"center": 0.0, "scale": 0.0}}),
+        "reward.normalize.scale:",
+    ),
+    "scale without center": (checkpoints.manifest(reward={"normalize": {"scale": 1.0}}), "reward.normalize.center:"),
     "no name": (checkpoints.manifest(name=""), "name:"),
     "no passes": (checkpoints.manifest(passes=[]), "passes:"),
     "no reward token": (one_pass_with(prompt="{instruction}"), "passes.0: the templates hold <|Reward|> 0 times"),
@@ -134,3 +139,10 @@ def test_spelling_does_not_change_the_canonical_form():
     shuffled = dict(reversed(document.items())) | {"explain": document["explain"]}
     forms = {Manifest.model_validate(one).canonical_json() for one in (document, shuffled)}
     assert len(forms) == 1
+
+
+def test_a_manifest_without_a_scale_is_hashed_as_it_was_before_there_were_any():
+    plain = Manifest.model_validate(checkpoints.manifest())
+    assert "normalize" not in plain.canonical_json()
+    scaled = Manifest.model_validate(checkpoints.manifest(reward={"normalize": {"center": 1.0, "scale": 2.0}}))
+    assert '"normalize":{"center":1.0,"scale":2.0}' in scaled.canonical_json()

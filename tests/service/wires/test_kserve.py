@@ -1,0 +1,109 @@
+"""The Open Inference Protocol: tensors in, tensors out."""
+
+import httpx
+import pytest
+
+from support import wire_bodies
+from support.cases import each
+from support.pictures import encode, photo
+
+SOURCE, *EDITS = (encode(photo(40, 40, seed=n)) for n in range(4))
+PAIRS = [wire_bodies.Pair(SOURCE, edited, "make it blue") for edited in EDITS]
+
+
+def tensor(name: str, data: list, shape: list[int] | None = None, **changes) -> dict:
+    return {"name": name, "shape": shape or [len(data)], "datatype": "BYTES", "data": data} | changes
+
+
+GOOD = [
+    tensor("source", [wire_bodies.b64(SOURCE)]),
+    tensor("edited", [wire_bodies.b64(edited) for edited in EDITS]),
+    tensor("instruction", ["make it blue"]),
+]
+
+
+def infer(url: str, inputs: list, model: str = "jrm", *, headers=None, **document) -> httpx.Response:
+    return httpx.post(f"{url}/v2/models/{model}/infer", json={"inputs": inputs} | document, headers=headers, timeout=60)
+
+
+def test_one_source_and_instruction_are_those_of_every_edit(fake_server):
+    reply = infer(fake_server, GOOD, id="a").json()
+    outputs = {output["name"]: output for output in reply["outputs"]}
+    assert (reply["model_name"], reply["id"]) == ("jrm-fake", "a")
+    assert list(outputs) == [
+        "reward",
+        "reward_std",
+        "instruction_following_mean",
+        "instruction_following_std",
+        "visual_quality_mean",
+        "visual_quality_std",
+    ]
+    assert all((output["shape"], output["datatype"]) == ([3], "FP32") for output in outputs.values())
+    assert outputs["reward"]["data"] == wire_bodies.rewards_of_score(fake_server, PAIRS)
+
+
+def test_nested_data_and_chosen_outputs(fake_server):
+    nested = [tensor("source", [[wire_bodies.b64(SOURCE)]], [1, 1]), *GOOD[1:]]
+    reply = infer(fake_server, nested, outputs=[{"name": "visual_quality_mean"}]).json()
+    assert [output["name"] for output in reply["outputs"]] == ["visual_quality_mean"]
+
+
+@each(
+    ("inputs", "document", "status"),
+    [
+        (GOOD[1:], {}, 400),  # no source
+        (GOOD[:2], {}, 400),
+        ([GOOD[0], GOOD[2]], {}, 400),
+        ([*GOOD, GOOD[0]], {}, 400),
+        ([tensor("mask", ["x"]), *GOOD], {}, 400),
+        ([tensor("source", [1]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x"], [2]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x"], [1, 1, 1]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x"], [-1]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x", "y"]), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["x"], datatype="FP32"), *GOOD[1:]], {}, 400),
+        ([tensor("source", ["not base64!"]), *GOOD[1:]], {}, 422),
+        (GOOD, {"outputs": [{"name": "nothing"}]}, 400),
+        ([*GOOD[:2], tensor("instruction", [" "])], {}, 400),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_wrong_is_told_in_the_protocols_shape(inputs, document, status, fake_server):
+    reply = infer(fake_server, inputs, **document)
+    assert reply.status_code == status, reply.text
+    assert set(reply.json()) == {"error"}
+    assert isinstance(reply.json()["error"], str)
+
+
+def test_binary_tensor_data_is_refused(fake_server):
+    for kind in ("application/json", "application/octet-stream"):
+        reply = infer(fake_server, GOOD, headers={"inference-header-content-length": "10", "content-type": kind})
+        assert reply.status_code == 400
+        assert "binary" in reply.json()["error"]
+
+
+def test_an_unknown_model_is_404(fake_server):
+    assert infer(fake_server, GOOD, model="nobody").status_code == 404
+    assert httpx.get(f"{fake_server}/v2/models/nobody").status_code == 404
+
+
+def test_a_body_without_a_type_is_json(fake_server):
+    request = httpx.Request("POST", f"{fake_server}/v2/models/jrm/infer", content=b'{"inputs": []}')
+    assert "content-type" not in request.headers
+    with httpx.Client() as client:
+        assert client.send(request).status_code == 400
+
+
+def test_metadata_and_health(fake_server):
+    assert httpx.get(f"{fake_server}/v2").json()["name"] == "jrm-serve"
+    assert httpx.get(f"{fake_server}/v2/health/live").json() == {"live": True}
+    assert httpx.get(f"{fake_server}/v2/health/ready").json() == {"ready": True}
+    assert httpx.get(f"{fake_server}/v2/models/jrm/ready").json() == {"name": "jrm", "ready": True}
+    metadata = httpx.get(f"{fake_server}/v2/models/jrm").json()
+    assert [one["name"] for one in metadata["inputs"]] == ["source", "edited", "instruction"]
+    assert metadata["outputs"][0] == {"name": "reward", "datatype": "FP32", "shape": [-1]}
+
+
+@pytest.mark.parametrize("wrong", [b"", b"[]", b"{", b'{"inputs": 1}'])
+def test_what_is_no_request_is_400(wrong, fake_server):
+    assert httpx.post(f"{fake_server}/v2/models/jrm/infer", content=wrong).status_code == 400
