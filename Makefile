@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints/cpu.txt
 TARGET ?= cpu
+EXPLAIN := $(if $(findstring gpu,$(CONSTRAINTS)),explain,explain-cpu)
 # Two workers for two cores. The tests of a file stay together, and long ones are begun with.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) --editable
@@ -45,7 +46,7 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 15 minutes)
+bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 20 minutes)
 	@$(BIN)/python -m benchmarks.work
 	@$(BIN)/python -m benchmarks.compare --save docs/performance.json $(FLAGS)
 	@$(BIN)/python -m benchmarks.plots docs/performance.json docs
@@ -86,8 +87,9 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@touch $(VENV)/.service $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
-	@echo "installing jrm-serve[bench] into $(VENV) (a few minutes, once)"
-	@$(INSTALL) '.[bench]'
+	@echo "installing jrm-serve[bench] and vLLM, a peer, into $(VENV) (a few minutes, once)"
+	@$(INSTALL) '.[bench,$(EXPLAIN)]'
+	@$(BIN)/python tools/repair_cpu_torch.py
 	@touch $(VENV)/.service $@
 
 $(VENV)/.train: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)

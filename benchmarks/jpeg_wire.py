@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from jrm_service.bench.tables import machine
 from jrm_service.images.decode import decode
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.model.source import BUNDLED
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate
 from jrm_training.world import World
 
 from .bf16 import GROUP, Comparison, report, scored
-from .tables import machine
 
 QUALITIES = (95, 75)
 

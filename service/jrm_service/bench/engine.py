@@ -15,6 +15,7 @@ import torch
 from jrm_service.errors import CandidateError
 from jrm_service.model.source import CheckpointSource
 from jrm_service.scoring.backend import Backend
+from jrm_service.scoring.local import score_batch
 from jrm_service.scoring.types import Candidate, Score
 
 from .device import linear_shapes, matrix_product_rate, wait_for
@@ -27,6 +28,8 @@ Step = Callable[[str], None]
 """Told of each piece of work as it begins."""
 
 _PRODUCT_TOKENS = {"cpu": 2048, "cuda": 8192}  # rows of the matrix product: what a packed row has
+_MOST_BATCHES = 10  # of a turn: what is prepared beforehand stays in memory
+_MOST_LATENCIES = 20
 _STEP_CANDIDATES = 288  # of a step in the paper
 
 
@@ -97,6 +100,8 @@ def measure_engine(source: CheckpointSource, backend: Backend[Any], plan: Plan, 
         step(f"groups of {plan.sizes[0]} to {plan.sizes[-1]}, round {number + 1} of {plan.rounds}")
         sweep.run({str(size): engine.turn(engine.swept_groups(size), size) for size in plan.sizes})
     sizes = {size: sweep.rate(str(size)) for size in plan.sizes}
+    step("matrix product once more")
+    peak = max(peak, engine.matrix_product())  # a machine that was busy at first would flatter every share
     return EngineFigures(
         batch_groups=groups,
         token_budget=budget,
@@ -162,26 +167,29 @@ class Measured:
         started = time.perf_counter()
         self.score([self.fresh(groups, edits)])
         once = time.perf_counter() - started
-        batches = [self.fresh(groups, edits) for _ in range(max(1, min(20, round(self._plan.seconds / once))))]
+        batches = [
+            self.fresh(groups, edits) for _ in range(max(1, min(_MOST_BATCHES, round(self._plan.seconds / once))))
+        ]
         return partial(self.score, batches)
 
     def score(self, batches: Sequence[Sequence[Candidate]]) -> list[Score]:
-        """All batches, in order; the next one is collated in a thread while one runs, as in a worker."""
+        """All batches, in order, as a worker scores them: the next one is collated in a thread while one runs, and one
+        that does not fit the memory is scored in halves."""
         outcomes: list[Score | CandidateError] = []
         with ThreadPoolExecutor(1) as ahead:
             collated = ahead.submit(self._backend.collate, batches[0])
-            for following in [*batches[1:], None]:
+            for candidates, following in zip(batches, [*batches[1:], None], strict=True):
                 batch = collated.result()
                 if following is not None:
                     collated = ahead.submit(self._backend.collate, following)
-                outcomes += self._backend.score(batch).outcomes
+                outcomes += score_batch(self._backend, candidates, batch).scored.outcomes
         wait_for(self._backend.device)
         return finite_scores(outcomes)
 
     def latency_ms(self, edits: int) -> float:
         """Median milliseconds of one group, collation included; each of a source not seen before."""
         seconds: list[float] = []
-        while not seconds or (len(seconds) < 20 and sum(seconds) < self._plan.seconds):
+        while not seconds or (len(seconds) < _MOST_LATENCIES and sum(seconds) < self._plan.seconds):
             candidates = self.fresh(1, edits)
             started = time.perf_counter()
             finite_scores(self._backend.score(self._backend.collate(candidates)).outcomes)

@@ -28,7 +28,10 @@ PRECISIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
 }
-"""The settings of a server that computes in each; ``auto`` is the server's own choice."""
+"""By name of a precision, the settings of a server that computes in it; ``auto`` is the server's own choice.
+
+They are flags of ``jrm serve`` and arguments of ``open_source`` alike, so another precision is another entry here.
+"""
 
 REFERENCE = "float32"
 COMPARED = tuple(name for name in PRECISIONS if name not in ("auto", REFERENCE))

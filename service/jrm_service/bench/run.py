@@ -19,7 +19,7 @@ from .report import Report
 from .server import measure_server
 from .tables import machine
 
-STEPS = 9
+STEPS = 10
 """How often ``measure`` tells of a step, beside once for each round."""
 
 

@@ -28,7 +28,7 @@ def test_every_figure_is_there(loaded):
     assert all(math.isfinite(rate) and rate > 0 for rate in rates)
     assert list(figures.sizes) == [1, 3]
     assert figures.batch_groups * 3 <= PLAN.step_candidates
-    assert len(steps) == 4 + PLAN.rounds
+    assert len(steps) == 5 + PLAN.rounds
 
 
 def test_batches_that_overlap_keep_their_order(loaded):
