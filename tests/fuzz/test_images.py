@@ -45,6 +45,8 @@ def pillows(file: bytes) -> np.ndarray | None:
             image = Image.open(io.BytesIO(file))
             if image.mode.startswith("I"):  # 16-bit gray, which load_image clips to white
                 return None
+            if image.info.get("progressive"):  # a scan may lack its last few bits, which either side makes up
+                return None
             if image.format == "PNG" and image.is_animated:  # of whose metadata pillow reads what precedes frame two
                 return None
             if image.info.get("exif") and not image.getexif():  # unreadable: pillow then may not look at XMP either
