@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SCENE = Path(__file__).parents[2] / "examples" / "scene"
+SCENE = Path(__file__).resolve().parents[2] / "examples" / "scene"
 SOURCE = SCENE / "source.png"
 INSTRUCTION = "make the red square blue"
 EDITS = [SCENE / f"{name}.png" for name in ("recoloured", "green-instead", "blurred", "unchanged")]
