@@ -34,7 +34,7 @@ def serving() -> Iterator[RewardServer]:
         try:
             lines = iter(process.stdout.readline, "")
             ready = next((match for line in lines if (match := re.match(r"ready: .* at (http://\S+),", line))), None)
-            assert ready, "the server did not become ready"
+            assert ready, f"the server ended with status {process.wait()} before it was ready"
             yield RewardServer(ready[1], process)
         finally:
             process.kill()
