@@ -1,7 +1,8 @@
 from collections.abc import Iterator
 
 import pytest
-from reward_server import RewardServer, serving
+
+from trainers.reward_server import RewardServer, serving
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import itertools
 
-from reward_server import BROKEN, EDITS
+from trainers.reward_server import BROKEN, EDITS
 
 _edits = itertools.cycle(EDITS)
 _with_a_broken_one = itertools.cycle([*EDITS[:3], BROKEN])

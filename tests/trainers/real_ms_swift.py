@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_policy
-from reward_server import EDITS, INSTRUCTION, SOURCE
 
 from jrm_client import JRMClient
+from trainers import tiny_policy
+from trainers.reward_server import EDITS, INSTRUCTION, SOURCE
 
-HERE = Path(__file__).parent
-PLUGIN = HERE.parents[1] / "client" / "jrm_client" / "trainers" / "ms_swift.py"
+TESTS = Path(__file__).parents[1]
+PLUGIN = TESTS.parent / "client" / "jrm_client" / "trainers" / "ms_swift.py"
 SWIFT = Path(sys.executable).with_name("swift")
 
 
@@ -37,7 +37,7 @@ def run(folder, out, **variables):
         "--max_steps 2 --logging_steps 1 --save_strategy no --log_completions true --report_to none --use_hf true"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JRM_")}
-    environment = clean | {"PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | variables
+    environment = clean | {"PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | variables
     done = subprocess.run(
         [SWIFT, *command.split()], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -45,7 +45,7 @@ def run(folder, out, **variables):
 
 
 def test_the_reward_is_that_of_each_picture(server, folder, tmp_path):
-    status, printed = run(folder, tmp_path, JRM_URL=server.url, JRM_EDITED="drawing:draw")
+    status, printed = run(folder, tmp_path, JRM_URL=server.url, JRM_EDITED="trainers.drawing:draw")
     assert status == 0, printed
     with JRMClient(server.url) as client:
         expected = client.score_group(SOURCE, INSTRUCTION, EDITS).rewards.tolist()
@@ -58,14 +58,14 @@ def test_the_reward_is_that_of_each_picture(server, folder, tmp_path):
 
 
 def test_a_failed_candidate_ends_the_run(server, folder, tmp_path):
-    status, printed = run(folder, tmp_path, JRM_URL=server.url, JRM_EDITED="drawing:draw_one_broken")
+    status, printed = run(folder, tmp_path, JRM_URL=server.url, JRM_EDITED="trainers.drawing:draw_one_broken")
     assert status != 0
     assert "ScoreError: 1 of 4 candidates have no score" in printed
     assert "invalid_image" in printed
 
 
 def test_a_completion_without_a_picture_ends_the_run(server, folder, tmp_path):
-    status, printed = run(folder, tmp_path, JRM_URL=server.url, JRM_EDITED="drawing:nothing")
+    status, printed = run(folder, tmp_path, JRM_URL=server.url, JRM_EDITED="trainers.drawing:nothing")
     assert status != 0
     assert "completions[0]: edited gave None" in printed
 
@@ -77,7 +77,9 @@ def test_edited_that_was_not_given_ends_the_first_step(server, folder, tmp_path)
 
 
 def test_no_server_ends_the_run(folder, tmp_path):
-    status, printed = run(folder, tmp_path, JRM_URL="http://127.0.0.1:9", JRM_EDITED="drawing:draw", JRM_TIMEOUT="3")
+    status, printed = run(
+        folder, tmp_path, JRM_URL="http://127.0.0.1:9", JRM_EDITED="trainers.drawing:draw", JRM_TIMEOUT="3"
+    )
     assert status != 0
     assert "http://127.0.0.1:9" in printed
     assert "APIConnectionError" in printed

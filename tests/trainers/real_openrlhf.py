@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny_policy
 from openrlhf.utils.agent import SingleTurnAgentExecutor
-from reward_server import EDITS, INSTRUCTION, SOURCE
 from transformers import AutoTokenizer
 
 from jrm_client import JRMClient
+from trainers import tiny_policy
+from trainers.reward_server import EDITS, INSTRUCTION, SOURCE
 
 PLUGIN = Path(__file__).parents[2] / "client" / "jrm_client" / "trainers" / "openrlhf.py"
 LABEL = json.dumps({"source": str(SOURCE), "instruction": INSTRUCTION})

@@ -7,12 +7,12 @@ from pathlib import Path
 import datasets
 import pandas
 import pytest
-import tiny_policy
-from reward_server import BROKEN, EDITS, INSTRUCTION, SOURCE, serving
 from trl import GRPOConfig, GRPOTrainer
 
 from jrm_client import APIConnectionError, JRMClient
 from jrm_client.trainers.trl import async_jrm_reward, jrm_reward
+from trainers import tiny_policy
+from trainers.reward_server import BROKEN, EDITS, INSTRUCTION, SOURCE, serving
 
 ROOT = Path(__file__).parents[2]
 

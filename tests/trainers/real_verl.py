@@ -4,16 +4,16 @@ import asyncio
 
 import numpy
 import pytest
-import tiny_policy
 import torch
 from omegaconf import OmegaConf
-from reward_server import BROKEN, EDITS, INSTRUCTION, SOURCE
 from transformers import AutoTokenizer
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from jrm_client import APIConnectionError, JRMClient, ScoreError
+from trainers import tiny_policy
+from trainers.reward_server import BROKEN, EDITS, INSTRUCTION, SOURCE
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SCENE = Path(__file__).parents[2] / "examples" / "scene"
+SCENE = Path(__file__).resolve().parents[2] / "examples" / "scene"
 SOURCE = SCENE / "source.png"
 INSTRUCTION = "make the red square blue"
 EDITS = [SCENE / f"{name}.png" for name in ("recoloured", "green-instead", "blurred", "unchanged")]
@@ -34,7 +34,7 @@ def serving() -> Iterator[RewardServer]:
         try:
             lines = iter(process.stdout.readline, "")
             ready = next((match for line in lines if (match := re.match(r"ready: .* at (http://\S+),", line))), None)
-            assert ready, "the server did not become ready"
+            assert ready, f"the server ended with status {process.wait()} before it was ready"
             yield RewardServer(ready[1], process)
         finally:
             process.kill()

@@ -73,20 +73,18 @@ class Columns:
         return [self._pair(index, *row) for index, row in enumerate(rows)]
 
     def _pair(self, index: int, source: Any, edited: Any, instruction: Any) -> Pair | None:
-        if edited is None:
+        picture = self._image(edited)
+        if picture is None:
             return None
         if self.source is not None:
             source = self._source(source, f"{self.source}[{index}]")
-        text = _last_user_text(instruction, f"{self.instruction}[{index}]")
-        return source, self._image(edited), text
+        return source, picture, _last_user_text(instruction, f"{self.instruction}[{index}]")
 
     def _source(self, cell: Any, name: str) -> Any:
-        if cell is None or (isinstance(cell, list | tuple) and not cell):
+        images = [self._image(image) for image in (cell if isinstance(cell, list | tuple) else [cell])]
+        if not images or any(image is None for image in images):
             raise ValueError(f"{name}: no source image; source=None is for text-to-image checkpoints")
-        if isinstance(cell, list | tuple):
-            images = [self._image(image) for image in cell]
-            return images if len(images) > 1 else images[0]
-        return self._image(cell)
+        return images if len(images) > 1 else images[0]
 
     def _image(self, cell: Any) -> Any:
         if isinstance(cell, Mapping):  # datasets.Image(decode=False), and what ms-swift makes of it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.metadata
+import re
 import statistics
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, Unpack
@@ -83,7 +84,7 @@ def _trl_version() -> str | None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _log(scores: Sequence[Score | None], columns: Mapping[str, Any]) -> None:

@@ -116,7 +116,10 @@ def test_a_function_can_be_pickled(serve: Serve) -> None:
     assert call(function, "A") == [reward_of(b"A")]
 
 
-@each("version, refused", [("0.24.0", True), ("1.5.1", True), ("1.6.0", False), ("1.10.0.dev0", False), ("2.0", False)])
+@each(
+    "version, refused",
+    [("0.24.0", True), ("1.5.1", True), ("1.6.0", False), ("1.10.0.dev0", False), ("1.6rc1", False), ("2.0", False)],
+)
 def test_a_trl_that_makes_zero_of_none_is_refused(tmp_path: Path, version: str, refused: bool) -> None:
     installed = tmp_path / version / f"trl-{version}.dist-info"
     installed.mkdir(parents=True)
