@@ -30,7 +30,11 @@ _VISION: dict[str, Any] = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
 }
-_SECTIONS = {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
+_WIDE_HEADS = {  # of 32: vLLM has no kernel for narrower ones on a CPU
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rope_scaling": {"rope_type": "default", "mrope_section": [4, 6, 6]},
+}
 
 TEXT: dict[str, dict[str, Any]] = {
     "qwen3_vl": _TEXT
@@ -40,8 +44,8 @@ TEXT: dict[str, dict[str, Any]] = {
         "attention_bias": False,
         "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2]},
     },
-    "qwen2_5_vl": _TEXT | _SECTIONS | {"model_type": "qwen2_5_vl_text"},
-    "qwen2_vl": _TEXT | _SECTIONS | {"model_type": "qwen2_vl_text"},
+    "qwen2_5_vl": _TEXT | _WIDE_HEADS | {"model_type": "qwen2_5_vl_text"},
+    "qwen2_vl": _TEXT | _WIDE_HEADS | {"model_type": "qwen2_vl_text"},
 }
 VISION: dict[str, dict[str, Any]] = {
     "qwen3_vl": _VISION

@@ -48,4 +48,7 @@ def test_vllm_writes_what_transformers_writes(tmp_path, family):
     program = [sys.executable, "-m", "support.answering", str(path), str(TOKENS)]
     run = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, cwd="tests")
     assert run.returncode == 0, run.stderr[-3000:]
-    assert json.loads(run.stdout.splitlines()[-1]) == list(written_by_transformers(path))
+    answers = json.loads(run.stdout.splitlines()[-1])
+    # A character whose last byte was not written yet: vLLM keeps it back, transformers shows a stand-in.
+    assert answers == [text.rstrip("\ufffd") for text in written_by_transformers(path)]
+    assert all(answers)

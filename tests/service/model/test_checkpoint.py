@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.model.families import FAMILIES
 from jrm_service.model.tiny import write_tiny_checkpoint
-from jrm_service.model.weights import expected_tensors
+from jrm_service.model.weights import expected_tensors, weight_bytes
 from support import checkpoints
 
 PUBLISHED_8B = {
@@ -429,3 +431,18 @@ def test_no_type_in_the_manifest_is_guessed(path):
     for key, changes in guesses.items():
         (path / "reward" / "manifest.json").write_text(json.dumps(checkpoints.manifest(**changes)))
         assert any(f"reward/manifest.json: {key}: " in problem for problem in problems(path)), key
+
+
+def test_what_the_weights_take_in_each_precision(tmp_path):
+    """Against a model in memory; in fp8 only linear layers of the language model have a byte a weight, and a scale a
+    row.
+    """
+    for family in FAMILIES:
+        path = checkpoints.write(tmp_path / family, checkpoints.one_pass(), family=family, tied=False)
+        checkpoint = open_checkpoint(path)
+        taken = weight_bytes(checkpoint.weights, checkpoint.heads)
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            model, heads = load_model(checkpoint, "cpu", dtype)
+            assert taken[name] == sum(p.nbytes for part in (model, heads) for p in part.parameters()), family
+        linear = [m.weight for m in model.language_model.layers.modules() if isinstance(m, nn.Linear)]
+        assert taken["bfloat16"] - taken["fp8"] == sum(w.numel() - 4 * len(w) for w in linear), family

@@ -1,12 +1,20 @@
 """EditReward on Qwen2.5-VL and HPSv3 on Qwen2-VL: imported, they score as their published code does."""
 
+import json
 import math
+import re
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
+from typer.testing import CliRunner
 
+from jrm_client.cli import app
 from jrm_service.errors import CheckpointError
 from jrm_service.model.editreward import import_editreward
 from jrm_service.model.engine import TrieScorer
@@ -156,3 +164,55 @@ def test_what_is_not_imported_is_named(case, tmp_path):
     with pytest.raises(CheckpointError, match=r"must be exactly once|missing"):
         case.import_(case.folder / "weights", prompts=tmp_path / "prompts.json")
     assert not (tmp_path / "out").exists()
+
+
+PAGES = {"qwen2_5_vl": ("editreward-qwen2.5-vl.md", "editreward-mimo-vl.md"), "qwen2_vl": ("hpsv3.md",)}
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def write_checkout(folder, prompts, *, hpsv3):
+    """The modules that the documented programs import prompts from, and the program where the page runs it."""
+    page = "hpsv3.md" if hpsv3 else "editreward.md"
+    program = re.search(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)[1]
+    root = folder if hpsv3 else folder / "EditReward"
+    dataset = root / ("hpsv3" if hpsv3 else "EditReward") / "dataset"
+    dataset.mkdir(parents=True)
+    end = "\nRate: <|Reward|>\n\nEND\n"
+    names = ("INSTRUCTION",) if hpsv3 else ("INSTRUCTION_EDIT_FOLLOWING", "INSTRUCTION_EDIT_QUALITY")
+    texts = {
+        name: template.removesuffix(end)
+        .replace("{", "{{")
+        .replace("}", "}}")
+        .replace("{{instruction}}", "{text_prompt}")
+        for name, template in zip(names, prompts.values(), strict=True)
+    }
+    constants = texts | {"prompt_with_special_token": end}
+    for module in ("prompts", "data_collator_qwen_edit", "data_collator_qwen"):
+        lines = [f"{name} = {text!r}" for name, text in constants.items()]
+        (dataset / f"{module}.py").write_text("\n".join(lines))
+    (root / "write_prompts.py").write_text(program)
+    return root
+
+
+def test_the_documented_way(case, tmp_path, monkeypatch):
+    """The program and the commands of each page, run as printed on a stand-in for the user's files."""
+    for page in PAGES[case.model.model.config.model_type]:
+        folder = tmp_path / page
+        folder.mkdir()
+        root = write_checkout(folder, case.model.prompts, hpsv3=case.hpsv3)
+        subprocess.run([sys.executable, "write_prompts.py"], cwd=root, check=True)
+        assert json.loads((root / "prompts.json").read_text()) == case.model.prompts
+        text = (DOCS / page).read_text().replace("\\\n", "")
+        importing, inspecting, serving = [
+            shlex.split(line)[1:] for line in text.splitlines() if line.startswith("jrm ")
+        ]
+        options = dict(zip(importing[1::2], importing[2::2], strict=True))
+        case.model.save(folder / options["--checkpoint"], "HPSv3.safetensors" if case.hpsv3 else "model.safetensors")
+        shutil.copytree(case.base, folder / options["--base"])
+        monkeypatch.chdir(folder)
+        imported = CliRunner().invoke(app, importing)
+        assert imported.exit_code == 0, imported.output
+        shown = CliRunner().invoke(app, inspecting).stdout
+        assert "sequential" in shown
+        assert "200,704" in shown
+        assert serving == ["serve", "--checkpoint", options["--out"]]

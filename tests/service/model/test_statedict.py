@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from jrm_service.model.statedict import copy_tensors, open_state_dict, plan_shards
+from jrm_service.model.statedict import copy_tensors, open_state_dict, plan_shards, with_stock_names
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -175,3 +175,19 @@ def test_shards_keep_the_order_and_the_limit(sizes, limit):
         assert len(shard) == 1 or sum(named[name] for name in shard) <= limit
     for left, right in itertools.pairwise(shards):
         assert sum(named[name] for name in left) + named[right[0]] > limit, "could have been one shard"
+
+
+def test_names_of_older_transformers_become_those_of_today(tmp_path):
+    today = ("model.visual.blocks.0.w", "model.language_model.norm.w", "lm_head.w", "rm_heads.head_0.0.w")
+    before = ("visual.blocks.0.w", "model.norm.w", "lm_head.w", "rm_heads.head_0.0.w")
+    for kind, names in (("today", today), ("before", before)):
+        tensors = {name: torch.full((1,), float(n)) for n, name in enumerate(names)}
+        (tmp_path / kind).mkdir()
+        save_file(tensors, tmp_path / kind / "model.safetensors")
+        source = with_stock_names(opened(tmp_path / kind)[0])
+        assert {name: source.read(name).item() for name in source.headers} == dict(zip(today, range(4), strict=True))
+
+
+def test_names_of_both_generations_in_one_file_are_left_as_they_are(tmp_path):
+    save_file({"visual.w": torch.ones(1), "model.visual.w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert set(with_stock_names(opened(tmp_path)[0]).headers) == {"visual.w", "model.visual.w"}

@@ -159,3 +159,12 @@ def test_cost_grows_and_never_exceeds_the_candidates_alone(batch, more):
     candidates = [Candidate((source,), source, "x", (TokenSequence(segments, ()),)) for segments in [*batch, more]]
     assert shared_tokens(candidates[:-1]) <= shared_tokens(candidates)
     assert shared_tokens(candidates) <= sum(shared_tokens([one]) for one in candidates)
+
+
+@given(batch=batches)
+def test_sequential_positions_count_images_like_text(batch):
+    trie = build_trie(batch)
+    counted = positions(trie, FACTOR, "sequential")
+    assert (counted == counted[0]).all()
+    for node in trie.nodes:
+        assert counted[0, node.slots].tolist() == list(range(node.context - node.tokens, node.context))
