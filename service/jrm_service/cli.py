@@ -29,6 +29,7 @@ from .settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from .score_runtime import Parts
+    from .scoring.types import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -128,16 +129,17 @@ def _exit(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _announce(url: str, model: Any) -> None:
-    typer.echo(
-        f"ready: {model.name} (fingerprint {model.fingerprint}) at {url}, API at {url}/docs. Try:\n\n{curl_line(url)}\n"
-    )
+def _announce(url: str, model: ServedModel) -> None:
+    typer.echo(f"ready: {model.name} (fingerprint {model.fingerprint}) at {url}, API at {url}/docs. Try:\n")
+    typer.echo(f"{curl_line(url, model)}\n")
     sys.stdout.flush()
 
 
-def curl_line(url: str) -> str:
+def curl_line(url: str, model: ServedModel) -> str:
     """A ``curl`` command that scores one made-up edit, self-contained so that it works from any folder."""
     request = {"source": _square("red"), "edited": _square("blue"), "instruction": "make the red square blue"}
+    if model.description.get("image", {}).get("max_sources") == 0:
+        request = {"edited": _square("blue"), "instruction": "a blue square"}
     return f"curl -s {url}/score -H 'content-type: application/json' -d {shlex.quote(json.dumps(request))}"
 
 

@@ -67,7 +67,7 @@ class Reference:
         )
         return output.hidden_states[-1][0, position], output.logits[0, len(ids) - 1 : len(whole) - 1]
 
-    def _token_ids(self, one, instruction, image_tokens, sources):
+    def _token_ids(self, one, instruction, image_tokens, sources=1):
         """Every piece of text between control tokens is encoded with special tokens switched off."""
         content = [
             {"type": "text", "text": one[part]} if part in ("prompt", "ending") else {"type": "image"}

@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core.core_schema import ValidationInfo
@@ -82,12 +81,18 @@ def _unicode(text: str) -> str:
     return text
 
 
+def _listed(source: Any) -> Any:
+    """A path, a list of paths or null, as a list."""
+    if source == []:
+        raise ValueError("an empty list; leave it out where there is no source")
+    if isinstance(source, str):
+        return [_not_blank(source)]
+    return [] if source is None else source
+
+
 _Dimension = Annotated[str, AfterValidator(_known)]
 _Text = Annotated[str, AfterValidator(_not_blank)]
-_Source = Annotated[
-    list[_Text],
-    BeforeValidator(lambda source: [] if source is None else source if isinstance(source, list) else [source]),
-]
+_Source = Annotated[list[_Text], BeforeValidator(_listed)]
 _Label = Annotated[float, Field(allow_inf_nan=False)]
 _Critique = Annotated[str, BeforeValidator(critique_text)]
 
@@ -114,13 +119,6 @@ class Row(_Strict):
     instruction: _Text
     edits: Annotated[list[EditRow], Field(min_length=2)]
     preferences: dict[_Dimension, Preference] = {}
-
-    @field_validator("source", mode="before")
-    @classmethod
-    def _some_source(cls, source: Any) -> Any:
-        if source == []:
-            raise ValueError("an empty list; leave it out where there is no source")
-        return source
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:

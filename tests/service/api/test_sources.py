@@ -1,6 +1,7 @@
 """No source image and several, over real servers: every form of a request, every way to get it wrong."""
 
 import json
+import shlex
 
 import httpx
 import pytest
@@ -9,12 +10,14 @@ from typer.testing import CliRunner
 from jrm_client import APIStatusError, JRMClient, ScoreError
 from jrm_client.cli import app
 from jrm_client.flow_grpo import jrm_reward, jrm_score
+from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.recording import drawn_examples, record
 from jrm_service.scoring.fakes import FakePreparer
 from jrm_service.settings import Settings
 from jrm_training.data import Edit, Group
 from jrm_training.evaluate_scorers import ServerScorer
 from service.api.test_score import b64, bomb, post, reward
-from support import checkpoints, servers
+from support import checkpoints, processes, servers
 from support.pictures import encode, photo
 from support.reference import Reference
 from support.servers import error_of
@@ -155,6 +158,22 @@ def test_a_jsonl_file(served, tmp_path):
     scored = [json.loads(line)["reward"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     alone = [reward(post(url, body(*((A, B, C)[n] for n in chosen)))) for chosen in takes]
     assert scored == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_server_process_scores_its_golden_cases_and_the_line_that_it_prints(kind, tmp_path):
+    path = checkpoints.write(tmp_path / kind, LAYOUTS[kind]())
+    checkpoint = open_checkpoint(path)
+    golden = record(checkpoint, drawn_examples(checkpoint.manifest.max_sources))
+    with processes.serving("--checkpoint", str(path), "--device", "cpu") as server:
+        server.wait_until_ready()
+        for case in golden.cases:
+            given = {"source": case.source} if case.source else {}
+            scored = post(server.url, given | {"edited": case.edited, "instruction": case.instruction})
+            assert reward(scored) == pytest.approx(case.reward, abs=1e-4)
+        (line,) = [line for line in server.log if line.startswith("curl ")]
+        assert reward(post(server.url, json.loads(shlex.split(line)[-1]))) != 0
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
