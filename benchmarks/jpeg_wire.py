@@ -46,9 +46,9 @@ def groups_of_world(preparer: CheckpointPreparer, groups: int, recode: Recode) -
     """The same groups every time, with every image recoded."""
     prepared = []
     for group in World(groups, split="test", edits=GROUP):
-        source = preparer.image(recode(group.source))
+        sources = [preparer.image(recode(source)) for source in group.sources]
         edits = [preparer.image(recode(edit.image)) for edit in group.edits]
-        prepared.append([preparer.candidate(source, edited, group.instruction) for edited in edits])
+        prepared.append([preparer.candidate(sources, edited, group.instruction) for edited in edits])
     return prepared
 
 
