@@ -1,4 +1,4 @@
-"""Architectures and token counts without files: what the counted work is made of, and the 8B checkpoint of a GPU run."""
+"""Architectures and token counts without files: for the counted work, and the 8B checkpoint of a GPU run."""
 
 from __future__ import annotations
 
