@@ -1,4 +1,4 @@
-"""Architectures and token counts without files: what the counted work and the GPU benchmark are made of."""
+"""Architectures and token counts without files: for the counted work, and the 8B checkpoint of a GPU run."""
 
 from __future__ import annotations
 
@@ -83,41 +83,6 @@ SHAPES = {
         },
         side=448,
     ),
-    # Nothing about its speed means anything: it runs every line of the GPU benchmark where there is no GPU.
-    "tiny": Shape(
-        {
-            "model_type": "qwen3_vl",
-            "tie_word_embeddings": True,
-            "image_token_id": 300,
-            "video_token_id": 301,
-            "vision_start_token_id": 302,
-            "vision_end_token_id": 303,
-            "text_config": {
-                "model_type": "qwen3_vl_text",
-                "vocab_size": 320,
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "max_position_embeddings": 8192,
-                "rope_theta": 10000,
-                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2]},
-            },
-            "vision_config": _VISION
-            | {
-                "depth": 3,
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_heads": 4,
-                "out_hidden_size": 64,
-                "num_position_embeddings": 256,
-                "deepstack_visual_indexes": [0, 1],
-            },
-        },
-        side=96,
-    ),
 }
 
 
@@ -155,5 +120,5 @@ def _sequence(layout: Layout, number: int, source: Image, edited: Image) -> Toke
 
 
 def _words(count: int, seed: str | int) -> tuple[int, ...]:
-    """Ids below every control token of every shape."""
+    """Ids below every control token."""
     return tuple(random.Random(seed).choices(range(256), k=count))
