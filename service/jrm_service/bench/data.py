@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from jrm_client import jsonl
-from jrm_client.pairs import image_file, pair_fields
+from jrm_client.pairs import image_file, pair_fields, source_paths
 from jrm_service.errors import CandidateError
 from jrm_service.images.decode import decode
 from jrm_training.data import read_groups
@@ -49,9 +49,9 @@ def _is_of_pairs(path: Path) -> bool:
         return False
 
 
-def _pairs(path: Path) -> list[tuple[str, str, list[str]]]:
-    """(source, instruction, edits) of each group, in the order in which they first appear."""
-    groups: dict[tuple[str, str], list[str]] = {}
+def _pairs(path: Path) -> list[tuple[tuple[str, ...], str, list[str]]]:
+    """(sources, instruction, edits) of each group, in the order in which they first appear."""
+    groups: dict[tuple[tuple[str, ...], str], list[str]] = {}
     problems: list[str] = []
     with path.open("rb") as file:
         for line in jsonl.lines(file):
@@ -60,14 +60,15 @@ def _pairs(path: Path) -> list[tuple[str, str, list[str]]]:
             except ValueError as error:
                 problems.append(f"{path.name}:{line.number}: {error}")
             else:
-                groups.setdefault((row["source"], row["instruction"]), []).append(row["edited"])
+                groups.setdefault((tuple(source_paths(row)), row["instruction"]), []).append(row["edited"])
     if problems:
         raise ValueError("\n".join(problems))
-    return [(source, instruction, edits) for (source, instruction), edits in groups.items()]
+    return [(sources, instruction, edits) for (sources, instruction), edits in groups.items()]
 
 
-def _group(folder: Path, source: str, instruction: str, edits: list[str]) -> Group:
-    return Group(_image(folder, source), instruction, [_image(folder, edit) for edit in edits])
+def _group(folder: Path, sources: tuple[str, ...], instruction: str, edits: list[str]) -> Group:
+    images = tuple(_image(folder, source) for source in sources)
+    return Group(images or None, instruction, [_image(folder, edit) for edit in edits])
 
 
 def _image(folder: Path, name: str) -> PILImage.Image:

@@ -123,7 +123,7 @@ class Measured:
         self._source = source
         self._backend = backend
         self._plan = plan
-        self._pictures = Pictures(plan.side)
+        self._pictures = Pictures(plan.side, source=source.preparer.max_sources > 0)
         checkpoint = source.checkpoint
         self._counter = WorkCounter(checkpoint.config, checkpoint.image_spec)
 

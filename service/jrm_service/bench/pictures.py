@@ -47,17 +47,18 @@ class Pictures:
     """Endless groups, the same on every run, of which no two share an image: nothing is ever served from a cache.
 
     Images are ``side`` pixels square: blocks of random colour under fine noise, for noise alone would make all images
-    look the same to a model.
+    look the same to a model. ``source``: whether groups have one, which not every checkpoint takes.
     """
 
-    def __init__(self, side: int, *, seed: int = 0) -> None:
+    def __init__(self, side: int, *, seed: int = 0, source: bool = True) -> None:
         self._side = side
+        self._source = source
         self._random = np.random.default_rng(seed)
 
     def group(self, edits: int) -> Group:
         """The next group."""
-        source, *edited = (self._image() for _ in range(edits + 1))
-        return Group(source, INSTRUCTION, edited)
+        source = self._image() if self._source else None
+        return Group(source, INSTRUCTION, [self._image() for _ in range(edits)])
 
     def groups(self, number: int, edits: int) -> list[Group]:
         """The next ``number`` groups."""

@@ -42,7 +42,7 @@ def measure(
     step("the checkpoint is loaded")
     source = open_source(checkpoint, [device], engine="trie", allow_pipeline_drift=allow_pipeline_drift, **settings)
     model, [backend] = source.load()
-    group = Pictures(plan.side, seed=2).group(plan.edits)
+    group = Pictures(plan.side, seed=2, source=source.preparer.max_sources > 0).group(plan.edits)
     rewards = score_together(backend, prepare(source.preparer, [group]))
     engine: EngineFigures = measure_engine(source, backend, plan, step)
     dtype = source.dtype

@@ -160,7 +160,7 @@ def measure_server(
     ``known`` is a group with the rewards that the engine gave it; ``engine_rate`` in candidates per second says how
     many groups a turn of the plan's seconds takes.
     """
-    pictures = Pictures(plan.side, seed=1)
+    pictures = Pictures(plan.side, seed=1, source=known[0].source is not None)
     groups = max(1, min(plan.step_groups, round(plan.seconds * engine_rate / plan.edits)))
     step("a server starts")
     started = time.perf_counter()

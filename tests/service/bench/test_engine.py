@@ -31,6 +31,14 @@ def test_every_figure_is_there(loaded):
     assert len(steps) == 5 + PLAN.rounds
 
 
+def test_a_checkpoint_without_a_source_is_measured_on_groups_without_one(tmp_path):
+    path = checkpoints.write(tmp_path, checkpoints.no_source())
+    source = open_source(path, ["cpu"], "float32", "trie")
+    backend = source.load()[1][0]
+    assert Measured(source, backend, PLAN).fresh(1, 2)[0].sources == ()
+    assert math.isfinite(measure_engine(source, backend, PLAN, lambda _step: None).rate)
+
+
 def test_batches_that_overlap_keep_their_order(loaded):
     source, backend = loaded
     batches = [prepare(source.preparer, Pictures(64, seed=seed).groups(2, 3)) for seed in range(3)]
