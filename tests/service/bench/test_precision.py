@@ -54,7 +54,7 @@ def test_every_precision_is_compared_with_float32(tmp_path):
     groups = pictures.groups(2, 3)
     comparisons = compare_all(path, "cpu", lambda: groups, steps.append)
     assert [comparison.precision for comparison in comparisons] == list(COMPARED)
-    assert all(comparison.pairs == 6 and 0 < comparison.largest_off < 0.1 for comparison in comparisons)
+    assert all(comparison.pairs == 6 and 0 < comparison.largest_off < 0.3 for comparison in comparisons)
     assert len(steps) == 2 * (1 + len(COMPARED))
     table = report(comparisons)
     assert all(f"{low:g} " in table for low in BINS)
