@@ -24,7 +24,7 @@ def prompts(path: Path) -> list[Prompt]:
     asked = []
     for number, sizes in enumerate(SIZES):
         source, edited = (questions.image(photo(*size, seed=2 * number + n)) for n, size in enumerate(sizes))
-        sequence = questions.question(dimension, source, edited, INSTRUCTION)
+        sequence = questions.question(dimension, [source], edited, INSTRUCTION)
         asked.append(as_prompt(sequence, checkpoint.config.image_token_id))
     return asked
 

@@ -58,7 +58,7 @@ def candidates(checkpoint):
     preparer = CheckpointPreparer(checkpoint)
     images = [preparer.image(picture) for picture in PICTURES]
     return [
-        preparer.candidate(images[n % 2], edited, instruction)
+        preparer.candidate([images[n % 2]][: preparer.max_sources], edited, instruction)
         for n, edited in enumerate(images)
         for instruction in ("make it red", "把它变成蓝色")
     ]
@@ -109,7 +109,9 @@ def test_positions_are_part_of_a_score(tmp_path, family):
         checkpoint = open_checkpoint(checkpoints.write(tmp_path / positions, manifest, family=family))
         preparer = CheckpointPreparer(checkpoint)
         images = [preparer.image(picture) for picture in PICTURES[:2]]
-        scores += score(PlainScorer(checkpoint, "cpu", torch.float32), [preparer.candidate(*images, "make it red")])
+        scores += score(
+            PlainScorer(checkpoint, "cpu", torch.float32), [preparer.candidate(images[:1], images[1], "make it red")]
+        )
     assert abs(scores[0].reward - scores[1].reward) > 100 * REFERENCE
 
 
@@ -121,7 +123,7 @@ def test_windows_are_part_of_a_score(tmp_path_factory, size):
     )
     trie = TrieScorer(checkpoint, "cpu", torch.float32)
     image = CheckpointPreparer(checkpoint).image(size)
-    candidate = CheckpointPreparer(checkpoint).candidate(image, image, "make it red")
+    candidate = CheckpointPreparer(checkpoint).candidate([image], image, "make it red")
     (right,) = score(trie, [candidate])
     blocks = trie._model.visual.blocks
     assert [block.attn.config._attn_implementation != IMAGE_ATTENTION for block in blocks] == [True, False, True]

@@ -19,7 +19,8 @@ from jrm_service.errors import CheckpointError
 from jrm_service.model.editreward import import_editreward
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.hpsv3 import import_hpsv3
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support.editreward import edit, read, write, write_base
 from support.pictures import photo
 from support.published import PublishedModel, config_of_transformers_4, prompts_file
@@ -53,7 +54,7 @@ class Case:
     def assert_scores(self, checkpoint, candidates=CANDIDATES):
         preparer = CheckpointPreparer(checkpoint)
         prepared = [
-            preparer.candidate(preparer.image(source), preparer.image(edited), instruction)
+            preparer.candidate([preparer.image(source)][: preparer.max_sources], preparer.image(edited), instruction)
             for source, edited, instruction in candidates
         ]
         wanted = [self.model.score(*candidate) for candidate in candidates]
@@ -91,7 +92,8 @@ def test_what_the_published_code_does_is_in_the_manifest(case, imported):
     assert all(pass_.parts == parts for pass_ in manifest.passes)
     assert manifest.dimensions == list(case.model.prompts)
     assert imported.notes == ()
-    rendered = imported.checkpoint.builder.prompts.passes[0]
+    turns = imported.checkpoint.builder.prompts.turns[0 if case.hpsv3 else 1]
+    rendered = turns.passes[0]
     system = imported.checkpoint.builder._encode("system\nYou are a helpful assistant.")
     assert system in rendered
 
