@@ -114,7 +114,8 @@ def create_app(
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
     traces = _request_traces(settings, metrics)
     wires = wires_of(settings.wire_names, normalized=settings.normalized_wires, further_names=settings.reward_name_list)
-    warn_of_raw_rewards(settings.wire_names, normalized=settings.normalized_wires)
+    if settings.serves_score:
+        warn_of_raw_rewards(settings.wire_names, normalized=settings.normalized_wires)
     line = WaitingLine(max_body_bytes=settings.max_bodies_bytes, max_queue=settings.max_queue)
     loader = partial(_checked, _loader(settings, load), settings.normalized_wires)
     scoring = ScoreRuntime(settings, loader, line, metrics, on_failed) if settings.serves_score else None

@@ -82,6 +82,7 @@ class ScoreRuntime:
 
     async def start(self) -> None:
         """Load in a thread, warm every device, open the queue. Raises what loading raises."""
+        parts: Started | None = None
         try:
             parts = await self._load()
             cache = self._score_cache(parts.model)
@@ -100,6 +101,8 @@ class ScoreRuntime:
             batcher.start()
         except BaseException as error:
             self._state, self._reason = "failed", type(error).__name__
+            if parts is not None:
+                await asyncio.gather(*(worker.end() for worker in parts.workers))
             raise
         self._service = ScoreService(
             parts.model,

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -35,6 +35,8 @@ class Child:
     started it ends, so that not even a stopped worker outlives a server that was killed. It has a session of its own,
     because a terminal's Ctrl-C is for the server, which drains before it ends its workers.
 
+    Raises StartFailed where the machine has no room for one more process.
+
     Args:
         module: what is run as the process; it is told its end of the channel and the id of this process.
         received: called in the event loop with each message, but for log lines and what ``ask`` waits for.
@@ -46,21 +48,16 @@ class Child:
         self._on_message, self._on_end = received, ended
         self._asked: asyncio.Future[Any] | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - a fixed command
-                [*_PYTHON, "-m", module, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
-        self._channel = Channel(ours)
         self._outbox: SimpleQueue[object] = SimpleQueue()
-        for target in (self._send, self._receive):
-            threading.Thread(target=target, name=f"jrm-worker-{self.pid}", daemon=True).start()
+        self._process, self._channel = _started(module)
+        self.pid = self._process.pid
+        try:
+            for target in (self._send, self._receive):
+                threading.Thread(target=target, name=f"jrm-worker-{self.pid}", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            self._outbox.put(None)
+            self._channel.close()
+            raise StartFailed(f"{error}: it {self._reap()}") from None
 
     def send(self, message: object) -> None:
         """Send a message after those before it. Returns at once; nobody reads it if the process is gone."""
@@ -102,11 +99,21 @@ class Child:
 
     def _receive(self) -> None:
         with suppress(RuntimeError):  # the event loop is closed: nobody waits
+            for message in self._messages():
+                self._loop.call_soon_threadsafe(self._received, message)
+            self._loop.call_soon_threadsafe(self._ended, self._reap())
+
+    def _messages(self) -> Iterator[Any]:
+        """What it sends until it ends. A message that cannot be read, for want of memory say, is the end as well."""
+        while True:
             try:
-                while True:
-                    self._loop.call_soon_threadsafe(self._received, self._channel.receive())
+                message = self._channel.receive()
             except EOFError:
-                self._loop.call_soon_threadsafe(self._ended, self._reap())
+                return
+            except Exception:
+                logger.exception("what worker process %d sent cannot be read", self.pid)
+                return
+            yield message
 
     def _reap(self) -> str:
         """Kill it if it still lives, and say how it ended. In the receiving thread, for it may take a moment."""
@@ -135,6 +142,26 @@ class Child:
             self._asked.exception()  # read: whoever asked may have gone
         self._channel.close()
         self._on_end(how)
+
+
+def _started(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
+    """A process, and our end of the channel to it. Raises StartFailed."""
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise StartFailed(f"no channel to it: {error.strerror}") from None
+    with theirs:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - a fixed command
+                [*_PYTHON, "-m", module, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise StartFailed(f"no process for it: {error.strerror}") from None
+    return process, Channel(ours)
 
 
 async def patiently(start: Callable[[], Awaitable[T]], who: str) -> T:

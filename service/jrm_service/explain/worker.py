@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jrm_service.device.child import Child
+from jrm_service.scoring.backend import StartFailed
 
 from .messages import Ask, Begin, Cancel, Ended, Open, Opened, Said
 from .writer import EngineFailed, Piece, Prompt
@@ -54,7 +55,12 @@ class ExplainWorker:
         if self._child is None or self._child.lost.done():
             await self.open()
         assert self._child is not None
-        self._folder = TemporaryDirectory(prefix="jrm-explain-", ignore_cleanup_errors=True)
+        if self._folder is not None:
+            self._folder.cleanup()
+        try:
+            self._folder = TemporaryDirectory(prefix="jrm-explain-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise StartFailed(f"no folder for its sockets: {error.strerror}") from None
         await self._child.ask(Begin(self._folder.name), timeout_s=self._start_timeout_s)
 
     @property

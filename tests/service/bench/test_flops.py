@@ -7,7 +7,7 @@ from jrm_service.bench.device import linear_shapes, matrix_product_rate
 from jrm_service.bench.flops import WorkCounter
 from jrm_service.bench.pictures import Pictures, prepare
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 
 

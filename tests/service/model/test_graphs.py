@@ -10,9 +10,10 @@ from jrm_service.model.checkpoint import load_model, open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.graphs import Buffers, Graphs, Inputs, find_graphs
 from jrm_service.model.rows import PackedModel, through_layers
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
 from jrm_service.model.trie import build_trie, positions
 from jrm_service.model.varlen import Lengths, one_by_one
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Text
 from support import checkpoints
 from support.cases import each
@@ -124,7 +125,7 @@ def test_a_row_without_room_goes_through_the_layers_one_by_one(language, lengths
 def test_scores_from_longer_buffers_are_those_of_the_plain_scorer(checkpoint):
     preparer = CheckpointPreparer(checkpoint)
     source, *edits = (preparer.image(photo(60 + 9 * n, 50, seed=n)) for n in range(4))
-    candidates = [preparer.candidate(source, edited, "make it red") for edited in edits]
+    candidates = [preparer.candidate([source], edited, "make it red") for edited in edits]
     plain, trie = PlainScorer(checkpoint, "cpu", torch.float32), TrieScorer(checkpoint, "cpu", torch.float32)
     trie.packed.kernel = by_ends
     used = []

@@ -17,8 +17,9 @@ from jrm_service.model.fused import Functions, FusedLayer, GatedMLP, Norm, as_it
 from jrm_service.model.kernels import COMPILED, EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8, PLAIN, Way, fuse
 from jrm_service.model.products import Merged, ScaledFP8, rounded
 from jrm_service.model.rows import through_layers
-from jrm_service.model.scorer import CheckpointPreparer, PlainScorer
+from jrm_service.model.scorer import PlainScorer
 from jrm_service.model.trie import build_trie, positions
+from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Text
 from support import checkpoints
 from support.cases import each
@@ -88,7 +89,7 @@ def checkpoint(tmp_path):
 def rewards(scorer, checkpoint, edits=7) -> list[float]:
     preparer = CheckpointPreparer(checkpoint)
     source, *edited = (preparer.image(photo(60 + 9 * n, 50 + 7 * n, seed=n)) for n in range(edits + 1))
-    candidates = [preparer.candidate(source, image, f"make it {n}") for n, image in enumerate(edited)]
+    candidates = [preparer.candidate([source], image, f"make it {n}") for n, image in enumerate(edited)]
     return [outcome.reward for outcome in scorer.score(scorer.collate(candidates)).outcomes]
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from jrm_service.errors import CheckpointError
 from jrm_service.model import golden, recording
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.scorer import CheckpointPreparer
 from jrm_service.model.source import BUNDLED, open_source, scorer_in
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 
 
