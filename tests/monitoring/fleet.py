@@ -71,6 +71,9 @@ class Fleet:
             assert reply.status_code == 200, reply.text
             rewards += [score["reward"] for one in reply.json()["groups"] for score in one["scores"]]
         assert httpx.post(f"{self.scorer}/v1/score", json=group).status_code == 401
+        source, edited = self._image(), self._image()
+        compute = {"prompt": ["make it red"], "image": [edited], "condition_images": [[source]]}
+        assert "rewards" in httpx.post(f"{self.scorer}/compute", json=compute, headers=headers, timeout=120).json()
         return rewards
 
     def _fail(self) -> None:

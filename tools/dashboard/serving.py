@@ -168,6 +168,14 @@ LOAD = Row(
             stacked=True,
         ),
         Panel(
+            "Other trainers' requests",
+            "Requests in another trainer's words, by how they ended. What is neither ok nor partial stopped a run, or "
+            "made its client send again.",
+            "reqps",
+            [Query(total("jrm_wire_requests_total", by="wire, outcome"), "{{wire}} {{outcome}}")],
+            stacked=True,
+        ),
+        Panel(
             "Images decoded",
             "Distinct images of requests, per second: the work of the preprocessing threads.",
             "cps",

@@ -165,11 +165,15 @@ def test_callers_who_leave_stop_the_engine(explaining, groups):
     """So many that they cannot all be finished when the first one has begun."""
     metric, callers = Metric(explaining.url), 40
     before = metric("jrm_explanations_total")
-    with ExitStack() as streams:
-        for number in range(callers):
-            client = streams.enter_context(httpx.Client(timeout=120))
-            body = request(groups[number % 3], stream=True)
-            client.send(client.build_request("POST", f"{explaining.url}/v1/explain", json=body), stream=True)
+
+    def begin(client: httpx.Client, number: int) -> None:
+        body = request(groups[number % 3], stream=True)
+        client.send(client.build_request("POST", f"{explaining.url}/v1/explain", json=body), stream=True)
+
+    with ExitStack() as streams, ThreadPoolExecutor(8) as pool:
+        clients = [streams.enter_context(httpx.Client(timeout=120)) for _ in range(callers)]
+        for _ in pool.map(begin, clients, range(callers)):
+            pass
         assert metric("jrm_explain_running") >= 1
     deadline = time.monotonic() + 60
     while metric("jrm_explain_running"):
