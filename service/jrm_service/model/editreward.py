@@ -22,6 +22,7 @@ _SEQUENTIAL = Usage(positions="sequential", pixels=200_704)
 
 EDITREWARD = Published(
     name="EditReward",
+    files=("model.pth",),  # where there are both, its own code reads this one
     dimensions=HEADS,
     state_names={head: f"rm_heads.{head}" for head in HEADS.values()},
     parts=("source", "edited", "prompt"),

@@ -57,11 +57,11 @@ class StateDict:
 def open_state_dict(folder: Path, problems: list[str], notes: list[str], *, first: tuple[str, ...] = ()) -> StateDict:
     """Find and open ``model.safetensors``, its sharded form, ``model.pth`` or ``final_model.pth``, in this order.
 
-    Before them come the safetensors files that ``first`` names.
+    Before them come the files that ``first`` names.
 
     What is wrong goes to ``problems``, what the user should know to ``notes``; without weights the result is empty.
     """
-    names = (*first, WHOLE, INDEX, *PICKLES)
+    names = tuple(dict.fromkeys((*first, WHOLE, INDEX, *PICKLES)))
     candidates = [folder / name for name in names if (folder / name).exists()]
     if not candidates:
         problems.append(f"{folder.name}: holds none of {', '.join(names)}")

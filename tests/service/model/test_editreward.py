@@ -75,6 +75,17 @@ def test_wrapped_state_dicts(tmp_path, base, published, prompts, imported, wrap)
     assert score(other, CANDIDATES[0]) == score(imported.checkpoint, CANDIDATES[0])
 
 
+def test_model_pth_is_read_where_there_are_both_as_the_published_code_does(
+    tmp_path, base, published, prompts, imported
+):
+    weights = published.save(tmp_path / "weights", "model.pth")
+    Published(base).save(tmp_path / "others", "model.safetensors")
+    (tmp_path / "others" / "model.safetensors").rename(weights / "model.safetensors")
+    both = import_editreward(weights, base, tmp_path / "out", prompts=prompts)
+    assert score(both.checkpoint, CANDIDATES[0]) == score(imported.checkpoint, CANDIDATES[0])
+    assert "model.pth was read, model.safetensors beside it was not" in both.notes
+
+
 def test_heads_without_a_last_bias(tmp_path, base, prompts):
     published = Published(base, default_heads=False)
     imported = import_editreward(published.save(tmp_path / "weights"), base, tmp_path / "out", prompts=prompts)
