@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from jrm_client import strict_json
 from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import check_count
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 
@@ -40,6 +41,7 @@ class EditScoreWire:
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every output image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         edits, documents = pickled.columns(content, {"output_image": PILState, "meta_datas": str})
+        check_count(len(edits), sent.max_candidates)
         metas = [_meta(number, document) for number, document in enumerate(documents)]
         (inputs,) = pickled.columns(content, {"input_images": list})
         pickled.require_equal_lengths({"output_image": edits, "input_images": inputs})
@@ -72,7 +74,7 @@ class EditScoreWire:
             )
 
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """Any status but 200."""

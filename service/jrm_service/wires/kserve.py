@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,13 +17,16 @@ from starlette.responses import Response
 from jrm_client.protocol import DEFAULT_TIMEOUT_MS
 from jrm_service.api.errors import reason_of, retry_headers, status_of
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
+from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
 
-from .candidates import Outcome, WireCandidate, ask, scores
+from .candidates import Outcome, WireCandidate, ask, check_sources, scores
 from .rewards import Rewards
+
+T = TypeVar("T")
 
 _INPUTS = ("source", "edited", "instruction")
 BINARY = "inference-header-content-length"
@@ -79,10 +82,9 @@ class KServeWire:
             return self._answer(document.id, wanted, scores(outcomes), answered.model)
 
         return ask(
-            _candidates(document.inputs),
+            _candidates(document.inputs, sent),
             answer,
             timeout_ms=patience_ms(sent.headers, self.timeout_ms),
-            max_candidates=sent.max_candidates,
         )
 
     def refuse(self, error: JRMError) -> Response:
@@ -128,44 +130,49 @@ class KServeWire:
         return JSONResponse(body | ({"id": request_id} if request_id is not None else {}) | {"outputs": outputs})
 
 
-def _candidates(tensors: Sequence[_Tensor]) -> list[WireCandidate]:
+def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
         raise InvalidRequest("inputs: a tensor is there twice")
     for name in ("edited", "instruction"):
         if name not in by_name:
             raise InvalidRequest(f"inputs: the tensor '{name}' is missing", param=name)
-    edits = _column("edited", _strings(by_name["edited"]))
-    instructions = _each(by_name["instruction"], len(edits))
-    if "source" in by_name:
-        sources = [_column(f"source[{number}]", row) for number, row in enumerate(_rows(by_name["source"], len(edits)))]
-    else:
-        sources = [[] for _ in edits]
+    edits = _column(by_name["edited"])
+    check_count(len(edits), sent.max_candidates)
+    instructions = _of_each(by_name["instruction"], _column(by_name["instruction"]), len(edits))
+    sources = _sources(by_name["source"], len(edits), sent) if "source" in by_name else [[]] * len(edits)
     return [
-        WireCandidate(f"edited[{number}]", sources[number], instructions[number], edit)
-        for number, edit in enumerate(edits)
+        WireCandidate(
+            f"edited[{number}]", sources[number], instructions[number], read_base64(f"edited[{number}]", text)
+        )
+        for number, text in enumerate(edits)
     ]
 
 
-def _column(name: str, texts: Sequence[str]) -> list[Any]:
-    return [read_base64(f"{name}[{number}]", text) for number, text in enumerate(texts)]
-
-
-def _rows(tensor: _Tensor, count: int) -> list[list[str]]:
-    """One list for each candidate: [1] or [count] elements of one, [1, k] or [count, k] elements of k."""
+def _sources(tensor: _Tensor, count: int, sent: Sent) -> list[list[ImageInput]]:
+    """Those of each edit: one each in [1] or [count], k in [1, k] or [count, k]. Those of all edits are read once."""
+    rows, width = (*tensor.shape, 1)[:2]
+    check_sources("source", width, sent)
     texts = _strings(tensor)
-    if len(tensor.shape) == 2 and tensor.shape[0] in (1, count):
-        width = tensor.shape[1]
-        rows = [texts[row * width : (row + 1) * width] for row in range(tensor.shape[0])]
-        return rows if len(rows) == count else rows * count
-    return [[text] for text in _each(tensor, count)]
+    if rows not in (1, count):
+        raise InvalidRequest(f"inputs: 'source' has the shape {tensor.shape}, which is not that of {count} edits")
+    names = [f"source[{row}]" + (f"[{n}]" if tensor.shape[1:] else "") for row in range(rows) for n in range(width)]
+    images = [read_base64(name, text) for name, text in zip(names, texts, strict=True)]
+    return _of_each(tensor, [images[row * width : (row + 1) * width] for row in range(rows)], count)
 
 
-def _each(tensor: _Tensor, count: int) -> list[str]:
-    texts = _strings(tensor)
-    if len(texts) not in (1, count):
-        raise InvalidRequest(f"inputs: '{tensor.name}' has {len(texts)} elements, 'edited' has {count}")
-    return texts if len(texts) == count else texts * count
+def _of_each(tensor: _Tensor, values: list[T], count: int) -> list[T]:
+    """One for each edit; what is there once is that of all."""
+    if len(values) not in (1, count):
+        raise InvalidRequest(f"inputs: '{tensor.name}' has {len(values)} elements, 'edited' has {count}")
+    return values if len(values) == count else values * count
+
+
+def _column(tensor: _Tensor) -> list[str]:
+    """The elements of a tensor of one dimension: in one of [1, N] the source would be N images for each edit."""
+    if len(tensor.shape) != 1:
+        raise InvalidRequest(f"inputs: '{tensor.name}' has the shape {tensor.shape}, must have one dimension")
+    return _strings(tensor)
 
 
 def _strings(tensor: _Tensor) -> list[str]:

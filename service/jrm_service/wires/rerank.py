@@ -16,7 +16,7 @@ from starlette.responses import Response
 from jrm_client.protocol import DEFAULT_TIMEOUT_MS
 from jrm_service.api.errors import domain_error_reply
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
 from jrm_service.images.reader import ImageInput
@@ -89,6 +89,7 @@ class RerankWire:
         if asked.model is not None and asked.model not in self._rewards.names(sent.model):
             raise UnknownModel(f"no model is called '{asked.model[:64]}'", param="model")
         documents = asked.documents if isinstance(asked.documents, list) else [asked.documents]
+        check_count(len(documents), sent.max_candidates)
         sources = asked.query.images("query")
         candidates = [
             WireCandidate(f"documents[{number}]", sources, asked.query.text, _edited(number, document))
@@ -99,7 +100,7 @@ class RerankWire:
             return self._answer(asked, documents, outcomes, answered)
 
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """OpenAI's shape, as vLLM's own."""

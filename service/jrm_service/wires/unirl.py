@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from jrm_service.api.errors import reason_of, retry_headers, status_of
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 from jrm_service.scoring.types import Score, ServedModel
@@ -74,6 +74,7 @@ class UniRLWire:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
+        check_count(len(document.requests), sent.max_candidates)
         known = self._rewards.names(sent.model)
         for entry in document.requests:
             for name in entry.required_rewards:
@@ -87,7 +88,6 @@ class UniRLWire:
             [_candidate(number, entry) for number, entry in enumerate(document.requests)],
             answer,
             timeout_ms=patience_ms(sent.headers, self.timeout_ms),
-            max_candidates=sent.max_candidates,
         )
 
     def refuse(self, error: JRMError) -> Response:

@@ -3,7 +3,8 @@
 import httpx
 import pytest
 
-from support import wire_bodies
+from jrm_service.scoring.fakes import FakePreparer
+from support import servers, wire_bodies
 from support.cases import each
 from support.pictures import encode, photo
 
@@ -62,6 +63,10 @@ def test_nested_data_and_chosen_outputs(fake_server):
         ([tensor("source", ["x"], [-1]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x", "y"]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x"], datatype="FP32"), *GOOD[1:]], {}, 400),
+        ([tensor("source", [wire_bodies.b64(SOURCE)] * 6, [6, 1]), *GOOD[1:]], {}, 400),
+        ([GOOD[0], tensor("edited", GOOD[1]["data"], [1, 3]), GOOD[2]], {}, 400),
+        ([*GOOD[:2], tensor("instruction", ["make it blue"] * 3, [1, 3])], {}, 400),
+        ([*GOOD[:2], tensor("instruction", ["make it blue"], [1, 1])], {}, 400),
         ([tensor("source", ["not base64!"]), *GOOD[1:]], {}, 422),
         (GOOD, {"outputs": [{"name": "nothing"}]}, 400),
         ([*GOOD[:2], tensor("instruction", [" "])], {}, 400),
@@ -73,6 +78,18 @@ def test_what_is_wrong_is_told_in_the_protocols_shape(inputs, document, status, 
     assert reply.status_code == status, reply.text
     assert set(reply.json()) == {"error"}
     assert isinstance(reply.json()["error"], str)
+
+
+def test_a_batch_axis_does_not_make_every_source_one_of_every_edit():
+    """Clients that send all tensors as [1, N] mean one source for each edit, and not N."""
+    columns = wire_bodies.kserve([wire_bodies.Pair(edited, edited, "make it blue") for edited in EDITS])["inputs"]
+    batched = [column | {"shape": [1, 3]} for column in columns]
+    six = [column | {"shape": [6], "data": column["data"] * 2} for column in columns]
+    with servers.serving(load=lambda: servers.fake_parts(preparer=FakePreparer(max_sources=3))) as url:
+        assert infer(url, columns).status_code == 200
+        assert "'edited' has the shape [1, 3]" in infer(url, batched).json()["error"]
+        reply = infer(url, [six[0] | {"shape": [2, 3]}, *six[1:]])  # 6 sources, for 2 of 6 edits
+        assert "'source' has the shape [2, 3]" in reply.json()["error"]
 
 
 def test_binary_tensor_data_is_refused(fake_server):
