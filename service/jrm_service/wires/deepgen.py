@@ -39,14 +39,15 @@ class DeepgenWire:
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every edited image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         edits, prompts = pickled.columns(content["images"] | {"prompts": content["prompts"]}, _EDITS)
+        read = pickled.ImageInputs()
         check_count(len(edits), sent.max_candidates)
         sources: list[list[ImageInput]] = [[] for _ in edits]
         if "source" in content["images"]:
             (images,) = pickled.columns(content["images"], {"source": bytes})
             pickled.require_equal_lengths({"edited": edits, "source": images})
-            sources = [[ImageInput.of(f"source[{n}]", data)] for n, data in enumerate(images)]
+            sources = [[read.of(f"source[{n}]", data)] for n, data in enumerate(images)]
         candidates = [
-            WireCandidate(f"edited[{n}]", sources[n], prompts[n], ImageInput.of(f"edited[{n}]", data))
+            WireCandidate(f"edited[{n}]", sources[n], prompts[n], read.of(f"edited[{n}]", data))
             for n, data in enumerate(edits)
         ]
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)

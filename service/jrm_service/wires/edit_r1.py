@@ -45,15 +45,16 @@ class EditR1Wire:
         if not isinstance(content, dict):
             raise InvalidRequest("the pickle must be a dict")
         images, prompts = pickled.columns(content, {"images": bytes, "prompts": str})
+        read = pickled.ImageInputs()
         check_count(len(images), sent.max_candidates)
         if content.get("ref_images") is None:
             sources: list[list[ImageInput]] = [[] for _ in images]
         else:
             (references,) = pickled.columns(content, {"ref_images": bytes})
             pickled.require_equal_lengths({"images": images, "ref_images": references})
-            sources = [[ImageInput.of(f"ref_images[{n}]", data)] for n, data in enumerate(references)]
+            sources = [[read.of(f"ref_images[{n}]", data)] for n, data in enumerate(references)]
         candidates = [
-            WireCandidate(f"images[{n}]", sources[n], prompts[n], ImageInput.of(f"images[{n}]", data))
+            WireCandidate(f"images[{n}]", sources[n], prompts[n], read.of(f"images[{n}]", data))
             for n, data in enumerate(images)
         ]
 

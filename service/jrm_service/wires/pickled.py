@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from jrm_service.api.errors import reason_of, retry_headers, status_of
 from jrm_service.api.wire import Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnsupportedMediaType
+from jrm_service.images.reader import ImageInput
 
 from .pickle_values import PickleError
 from .pickles import loads
@@ -60,6 +62,23 @@ def columns(content: Mapping[str, Any], kinds: Mapping[str, type]) -> list[list[
         found.append(list(values))
     require_equal_lengths(dict(zip(kinds, found, strict=True)))
     return found
+
+
+class ImageInputs:
+    """The images of a pickle, which may name one object in many places: each object is read and hashed once.
+
+    ``read`` makes the image in a field of a value; the values must outlive this.
+    """
+
+    def __init__(self, read: Callable[[str, Any], ImageInput] = ImageInput.of) -> None:
+        self._read = read
+        self._by_id: dict[int, ImageInput] = {}
+
+    def of(self, name: str, value: Any) -> ImageInput:
+        """The image in the field ``name``."""
+        if id(value) not in self._by_id:
+            self._by_id[id(value)] = self._read(name, value)
+        return replace(self._by_id[id(value)], name=name)
 
 
 def require_equal_lengths(lists: Mapping[str, Sequence[Any]]) -> None:

@@ -1,5 +1,6 @@
 """What a body may cost: an image that is there once is read once, and what is too many is refused before it is read."""
 
+import json
 import pickle
 from collections import Counter
 
@@ -8,7 +9,9 @@ from starlette.datastructures import Headers
 
 from jrm_service.api.wire import Sent, Wire
 from jrm_service.errors import InvalidRequest, PayloadTooLarge
+from jrm_service.wires.editscore import EditScoreWire
 from jrm_service.wires.kserve import KServeWire
+from jrm_service.wires.pickle_values import PILState
 from jrm_service.wires.pickles import loads
 from jrm_service.wires.rewards import Rewards
 from jrm_service.wires.routes import WIRES
@@ -68,3 +71,49 @@ def test_of_kserve_too_many_sources_are_refused_before_one_is_read():
     with pytest.raises(InvalidRequest, match="takes 1 to 3 source images, got 200"):
         KServeWire(Rewards()).read(many, sent(max_sources=3))
     assert images_read(KServeWire(Rewards()), many, sent(max_sources=3)) == 0
+
+
+@each("wire", ["edit-r1", "deepgen", "editscore"])
+def test_of_a_pickle_an_object_that_is_named_often_is_read_once(wire):
+    content = content_of(wire, PAIRS)  # in which pickle itself names the bytes of a file once
+    if wire == "editscore":
+        content["output_image"] = content["output_image"][:1] * COUNT
+        content["input_images"] = [[content["input_images"][0][0]] for _ in range(COUNT)]
+    served = WIRES[wire](Rewards())
+    assert images_read(served, content, sent()) == 2
+    groups = served.read(content, sent()).groups
+    assert len(groups) == COUNT
+    assert len({group.edits[0].name for group in groups}) == COUNT  # each is still told apart in messages
+
+
+def test_of_editscore_a_document_that_is_named_often_is_parsed_once():
+    content = content_of("editscore", PAIRS)
+    content["meta_datas"] = content["meta_datas"][:1] * COUNT
+    counted = calls(lambda: EditScoreWire(Rewards()).read(content, sent()))
+    assert counted["JSONDecoder.decode"] == 1
+    content["meta_datas"] = [json.dumps({"instruction": "x"} | {f"{n}": n for n in range(5000)})] * COUNT
+    with pytest.raises(InvalidRequest, match="5001 keys"):  # of which each candidate would get a copy
+        EditScoreWire(Rewards()).read(content, sent())
+
+
+def test_of_editscore_pixels_that_are_there_once_make_one_file():
+    content = content_of("editscore", PAIRS[:2])
+    pixels = content["output_image"][0].state
+    content["output_image"] = [PILState(tuple(pixels)), PILState((*pixels[:2], (4, 16), *pixels[3:]))]
+    assert images_read(EditScoreWire(Rewards()), content, sent()) == 3  # two sources and an edit
+    with pytest.raises(InvalidRequest, match=r"output_image\[1\]: has its pixels in common"):
+        EditScoreWire(Rewards()).read(content, sent())
+
+
+def test_of_editscore_images_of_one_byte_are_no_copies_of_each_other():
+    content = content_of("editscore", PAIRS[:3])
+    content["output_image"] = [PILState(({}, "L", (1, 1), None, bytes([7]))) for _ in range(3)]
+    assert sum(len(group.edits) for group in EditScoreWire(Rewards()).read(content, sent()).groups) == 3
+
+
+def test_of_editscore_too_many_sources_are_refused_before_one_is_read():
+    content = content_of("editscore", PAIRS)
+    content["input_images"] = [content["input_images"][0] * 1000] * COUNT
+    with pytest.raises(InvalidRequest, match="takes one source image, got 1000"):
+        EditScoreWire(Rewards()).read(content, sent())
+    assert images_read(EditScoreWire(Rewards()), content, sent()) == 0
