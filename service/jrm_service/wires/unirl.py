@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from jrm_service.api.errors import reason_of, retry_headers, status_of
@@ -38,15 +39,24 @@ class _Turn(_Sent):
     video_b64: None = None
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        raise PydanticCustomError("identity", "must be text, a number or null")
+    return value
+
+
+_Identity = Annotated[Any, AfterValidator(_plain)]  # it is sent back as it came
+
+
 class _Entry(_Sent):
     history: Annotated[list[_Turn], Field(min_length=1, fail_fast=True)]
     required_rewards: Annotated[list[str], Field(min_length=1, fail_fast=True)]
-    request_id: Any = None
-    sample_id: Any = None
-    group_id: Any = None
-    source_rank: Any = None
-    policy_version: Any = None
-    idempotency_key: Any = None
+    request_id: _Identity = None
+    sample_id: _Identity = None
+    group_id: _Identity = None
+    source_rank: _Identity = None
+    policy_version: _Identity = None
+    idempotency_key: _Identity = None
 
 
 class _Document(_Sent):
