@@ -28,6 +28,7 @@ from .rewards import Rewards
 
 T = TypeVar("T")
 
+_MAX_SIDE = 1_000_000  # elements of a tensor in one direction
 _INPUTS = ("source", "edited", "instruction")
 BINARY = "inference-header-content-length"
 """A header that says how much of a body is JSON: what follows are tensors of an extension that is not served."""
@@ -37,7 +38,7 @@ class _Tensor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: Literal["source", "edited", "instruction"]
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=_MAX_SIDE)]], Field(min_length=1, max_length=2)]
     datatype: Literal["BYTES"]
     data: list[Any]
 

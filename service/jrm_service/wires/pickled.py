@@ -14,11 +14,12 @@ from jrm_service.api.wire import Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnsupportedMediaType
 from jrm_service.images.reader import ImageInput
 
-from .pickle_values import PickleError
+from .pickle_values import PickleError, PILState
 from .pickles import loads
 
 # Their clients send a 500 up to a thousand times, at intervals of minutes: what is wrong with this request stays wrong.
 _INTERNAL = 502
+_KINDS = {bytes: "bytes", str: "text", list: "a list", PILState: "a PIL image"}
 
 
 def load(sent: Sent) -> Any:
@@ -58,7 +59,7 @@ def columns(content: Mapping[str, Any], kinds: Mapping[str, type]) -> list[list[
             raise InvalidRequest(f"{name}: must be a list", param=name)
         for number, value in enumerate(values):
             if not isinstance(value, kind):
-                raise InvalidRequest(f"{name}[{number}]: must be {kind.__name__}", param=name)
+                raise InvalidRequest(f"{name}[{number}]: must be {_KINDS[kind]}", param=name)
         found.append(list(values))
     require_equal_lengths(dict(zip(kinds, found, strict=True)))
     return found

@@ -80,6 +80,12 @@ def test_what_is_wrong_is_told_in_the_protocols_shape(inputs, document, status, 
     assert isinstance(reply.json()["error"], str)
 
 
+def test_a_shape_is_not_sent_back(fake_server):
+    for side in (10**1000, 10**6 + 1):
+        error = infer(fake_server, [tensor("source", ["x"], [side]), *GOOD[1:]]).json()["error"]
+        assert error == "inputs.0.shape.0: Input should be less than or equal to 1000000"
+
+
 def test_a_batch_axis_does_not_make_every_source_one_of_every_edit():
     """Clients that send all tensors as [1, N] mean one source for each edit, and not N."""
     columns = wire_bodies.kserve([wire_bodies.Pair(edited, edited, "make it blue") for edited in EDITS])["inputs"]
