@@ -77,10 +77,14 @@ class KServeWire:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
-        wanted = None if document.outputs is None else [output.name for output in document.outputs]
+        names = self._outputs(sent.model)
+        wanted = [output.name for output in document.outputs or ()]
+        for name in wanted:
+            if name not in names:
+                raise InvalidRequest(f"outputs: no tensor is called '{name[:64]}'; there are {', '.join(names)}")
 
         def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(document.id, wanted, scores(outcomes), answered.model)
+            return self._answer(document.id, wanted or names, scores(outcomes), answered.model)
 
         return ask(
             _candidates(document.inputs, sent),
@@ -99,36 +103,48 @@ class KServeWire:
 
     def metadata(self, name: str, model: ServedModel) -> dict[str, Any]:
         """What ``GET /v2/models/{model}`` tells; the version is the fingerprint."""
-        numbers = ["reward", "reward_std"]
-        numbers += [f"{dim}_{kind}" for dim in model.description.get("dimensions") or () for kind in ("mean", "std")]
         return {
             "name": name,
             "versions": [model.fingerprint],
             "platform": "jrm-serve",
             "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in _INPUTS],
-            "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in numbers],
+            "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in self._outputs(model)],
         }
 
+    def _outputs(self, model: ServedModel) -> list[str]:
+        """The tensors of a reply: a std where the heads behind it give one, and none of a normalized reward."""
+        heads = {name: model.description["heads"][head] for name, head in _read(model).items()}
+        uncertain = {name for name, head in heads.items() if "log_std" in head["outputs"]}
+        pooled = model.description.get("reward", {}).get("weights") or heads
+        names = ["reward"]
+        if heads and uncertain.issuperset(pooled) and not self._rewards.normalized:
+            names.append("reward_std")
+        for name in heads:
+            names += [f"{name}_mean", f"{name}_std"] if name in uncertain else [f"{name}_mean"]
+        return names
+
     def _answer(
-        self, request_id: str | None, wanted: Sequence[str] | None, found: Sequence[Score], model: ServedModel
+        self, request_id: str | None, names: Sequence[str], scored: Sequence[Score], model: ServedModel
     ) -> Response:
-        columns: dict[str, list[float | None]] = {"reward": [self._rewards.number(score, model) for score in found]}
-        if not self._rewards.normalized:
-            columns["reward_std"] = [score.reward_std for score in found]
-        for name in found[0].dimensions:
-            columns[f"{name}_mean"] = [score.dimensions[name].mean for score in found]
-            columns[f"{name}_std"] = [score.dimensions[name].std for score in found]
-        columns = {name: column for name, column in columns.items() if None not in column}
-        for name in wanted or ():
-            if name not in columns:
-                raise InvalidRequest(f"outputs: no tensor is called '{name[:64]}'; there are {', '.join(columns)}")
+        columns: dict[str, list[float | None]] = {
+            "reward": [self._rewards.number(score, model) for score in scored],
+            "reward_std": [score.reward_std for score in scored],
+        }
+        for name in _read(model):
+            columns[f"{name}_mean"] = [score.dimensions[name].mean for score in scored]
+            columns[f"{name}_std"] = [score.dimensions[name].std for score in scored]
         body = {"model_name": model.name, "model_version": model.fingerprint}
         outputs = [
-            {"name": name, "shape": [len(found)], "datatype": "FP32", "data": column}
-            for name, column in columns.items()
-            if not wanted or name in wanted
+            {"name": name, "shape": [len(scored)], "datatype": "FP32", "data": columns[name]}
+            for name in columns
+            if name in names
         ]
         return JSONResponse(body | ({"id": request_id} if request_id is not None else {}) | {"outputs": outputs})
+
+
+def _read(model: ServedModel) -> dict[str, str]:
+    """The head of each dimension, in the order in which the passes read them."""
+    return {name: head for pass_ in model.description.get("passes", ()) for name, head in pass_["read"].items()}
 
 
 def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:

@@ -3,7 +3,9 @@
 import httpx
 import pytest
 
-from jrm_service.scoring.fakes import FakePreparer
+from jrm_service.scoring.fakes import DIMENSIONS, FakePreparer
+from jrm_service.scoring.types import ServedModel
+from jrm_service.settings import Settings
 from support import servers, wire_bodies
 from support.cases import each
 from support.pictures import encode, photo
@@ -125,6 +127,43 @@ def test_metadata_and_health(fake_server):
     metadata = httpx.get(f"{fake_server}/v2/models/jrm").json()
     assert [one["name"] for one in metadata["inputs"]] == ["source", "edited", "instruction"]
     assert metadata["outputs"][0] == {"name": "reward", "datatype": "FP32", "shape": [-1]}
+
+
+def served_with(*stds: bool, **reward: object) -> ServedModel:
+    """A model with a dimension for each, whose head gives a standard deviation or does not."""
+    heads = {name: {"outputs": ["mean", "log_std"][: 1 + std]} for name, std in zip(DIMENSIONS, stds, strict=True)}
+    return ServedModel("m", "f", {"passes": [{"read": {name: name for name in heads}}], "heads": heads, **reward})
+
+
+SCALED = {"reward": {"normalize": {"center": 0.0, "scale": 1.0}}}
+
+
+@each(
+    ("model", "settings", "missing"),
+    [
+        (served_with(True, True), {}, []),
+        (served_with(True, False), {}, ["reward_std", "visual_quality_std"]),
+        (served_with(True, False, reward={"weights": {"instruction_following": 1.0}}), {}, ["visual_quality_std"]),
+        (served_with(False, False), {}, ["reward_std", "instruction_following_std", "visual_quality_std"]),
+        (served_with(True, True, **SCALED), {"wire_scale": "kserve=normalized"}, ["reward_std"]),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_metadata_announces_what_is_sent(model, settings, missing):
+    every = ["reward", "reward_std", *(f"{name}_{kind}" for name in DIMENSIONS for kind in ("mean", "std"))]
+    parts = servers.fake_parts()
+    with servers.serving(
+        Settings(backend="fake", **settings), load=lambda: type(parts)(model, parts.preparer, parts.backends)
+    ) as url:
+        announced = [tensor["name"] for tensor in httpx.get(f"{url}/v2/models/jrm").json()["outputs"]]
+        assert announced == [name for name in every if name not in missing]
+        outputs = infer(url, GOOD).json()["outputs"]
+        assert [tensor["name"] for tensor in outputs] == announced
+        for name in missing:
+            assert infer(url, GOOD, outputs=[{"name": name}]).status_code == 400
+        before = servers.Metric(url)("jrm_images_decoded_total")
+        assert infer(url, GOOD, outputs=[{"name": "nothing"}]).status_code == 400
+        assert servers.Metric(url)("jrm_images_decoded_total") == before  # told before anything is scored
 
 
 @pytest.mark.parametrize("wrong", [b"", b"[]", b"{", b'{"inputs": 1}'])
