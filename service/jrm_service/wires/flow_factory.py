@@ -20,7 +20,7 @@ from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 
-from .candidates import Outcome, WireCandidate, ask, scores
+from .candidates import Outcome, WireCandidate, ask, check_sources, scores
 from .rewards import Rewards
 
 
@@ -60,9 +60,11 @@ class FlowFactoryWire:
         if len(set(lengths.values())) > 1:
             raise InvalidRequest(f"lists of unequal length: {', '.join(f'{n} has {k}' for n, k in lengths.items())}")
         check_count(len(images), sent.max_candidates)
+        for number, texts in enumerate(sources):
+            check_sources(f"condition_images[{number}]", len(texts), sent)
         candidates = [
             WireCandidate(
-                f"condition_images[{number}]",
+                f"prompt[{number}]",
                 [read_base64(f"condition_images[{number}][{n}]", text) for n, text in enumerate(sources[number])],
                 document.prompt[number],
                 read_base64(f"image[{number}]", image),

@@ -77,6 +77,21 @@ def test_one_bad_image_fails_the_whole_request_once(wire, server, caplog):
     assert "req-" in line
 
 
+@each(
+    ("changes", "message"),
+    [
+        ({"prompt": ["make it blue", " "]}, "prompt[1]: the instruction is empty"),
+        ({"condition_images": [[wire_bodies.b64(SOURCE)], []]}, "condition_images[1]: the checkpoint 'jrm-fake' takes"),
+        ({"condition_images": None}, "condition_images[0]: the checkpoint 'jrm-fake' takes one source image, got none"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_flow_factory_shows_its_user_the_field_that_is_wrong(changes, message, server):
+    with pytest.raises(GaveUp) as caught:
+        CLIENTS["flow-factory"](server, wire_bodies.flow_factory(PAIRS) | changes, Waits())
+    assert str(caught.value).startswith(f"Server error: invalid_request: {message}")
+
+
 def test_of_unirl_one_bad_image_is_one_error(server):
     (first, nothing), (none, reason) = unirl(server, BAD, Waits())
     assert (nothing, none) == (None, None)
