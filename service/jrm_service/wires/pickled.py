@@ -43,7 +43,8 @@ def refusal(error: JRMError) -> Response:
     """``{"error": reason}``, in which no client finds scores, with a status that none of them takes for a passing one.
 
     Only what passes (429, and 503 while the server starts or stops) has ``retry-after``, which flow_grpo's clients wait
-    for. A device that was lost has none: the same request may be what it was lost by.
+    for. A device that was lost with one candidate three times has none: the same request may be what it was lost by,
+    and would be sent a thousand times.
     """
     status = status_of(error)
     headers = {} if error.code == "device_lost" else retry_headers(error)
