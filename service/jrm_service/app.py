@@ -49,7 +49,7 @@ from .model.manifest import read_manifest
 from .model.trie import BATCH_COSTS
 from .score_runtime import OnFailed, Parts, ScoreRuntime, Started
 from .scoring.backend import StartFailed
-from .scoring.fakes import FakeBackend, FakePreparer
+from .scoring.fakes import DIMENSIONS, FakeBackend, FakePreparer
 from .scoring.line import WaitingLine
 from .scoring.local import LocalWorker
 from .scoring.preparing import CheckpointPreparer
@@ -282,6 +282,9 @@ def _fakes(settings: Settings) -> Parts:
         "precision": "float32",
         "backend": "fake",
         "image": {"max_sources": preparer.max_sources},
+        "dimensions": [*DIMENSIONS],
+        "passes": [{"read": {name: name}} for name in DIMENSIONS],
+        "heads": {name: {"outputs": ["mean", "log_std"]} for name in DIMENSIONS},
     }
     model = ServedModel("jrm-fake", "fake", facts)
     return Parts(model, preparer, [FakeBackend(device=device) for device in devices])

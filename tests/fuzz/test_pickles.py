@@ -16,6 +16,7 @@ from fuzz.verdicts import peak_growth, short_message
 from jrm_service.wires.pickle_values import PickleError, PILState
 from jrm_service.wires.pickles import loads
 from support.cases import each
+from support.counting import calls
 
 SEEDS = [path.read_bytes() for path in corpus.PICKLES]
 _ROOM = 24 * 2**20
@@ -123,6 +124,15 @@ def test_a_large_body_takes_no_more_than_its_size(name):
     began = time.perf_counter()
     assert isinstance(loaded(LARGE[name]), PickleError)
     assert time.perf_counter() - began < 30
+
+
+@pytest.mark.parametrize("named", [1, 10, 1000])
+def test_a_container_is_opened_once_however_often_it_is_named(named):
+    table = {f"{n}": None for n in range(100)}
+    data = pickle.dumps([table] * named + [[table]] * named)
+    counted = calls(lambda: loads(data))
+    assert counted["_children"] == 3
+    assert counted["dict.values"] == 1
 
 
 @pytest.mark.parametrize("index", [2**20, 2**31 - 1, 2**32 - 1])

@@ -31,7 +31,10 @@ _CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request as it came. ``path`` holds the parameters of its route, ``model`` is what scores it."""
+    """A request as it came. ``path`` holds the parameters of its route, ``model`` is what scores it.
+
+    ``max_candidates`` and ``max_sources`` bound a request and a candidate: a wire checks both before it reads an image.
+    """
 
     headers: Headers
     path: Mapping[str, str]
@@ -39,6 +42,7 @@ class Sent:
     model: ServedModel
     max_candidates: int
     max_image_pixels: int
+    max_sources: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,7 @@ class ScorePath:
                     scorer.model,
                     self._max_candidates,
                     self._max_image_pixels,
+                    scorer.preparer.max_sources,
                 )
                 asked = await run_in_threadpool(read, sent)
                 body.clear()

@@ -30,7 +30,7 @@ from .types import Candidate, Dimension, Image, Score, Text, TokenSequence, comb
 FakeBatch = tuple[Candidate, ...]
 FakeLike = Backend[FakeBatch]
 
-_DIMENSIONS = ("instruction_following", "visual_quality")
+DIMENSIONS = ("instruction_following", "visual_quality")
 _TOKEN_SIDE = 32  # pixels of an image's side per token, as in Qwen3-VL
 _MAX_SIDE = 448
 _MAX_ASPECT = 200
@@ -86,7 +86,7 @@ class FakePreparer:
         images = tuple(segment for image in (*sources, edited) for segment in (image, between))
         passes = tuple(
             TokenSequence((opening, *images, prompt, Text((number,))), tail=(3,) * 5)
-            for number in range(len(_DIMENSIONS))
+            for number in range(len(DIMENSIONS))
         )
         if passes[0].tokens > self._max_tokens:
             raise InstructionTooLong(f"{passes[0].tokens} tokens; the model reads at most {self._max_tokens}")
@@ -120,8 +120,8 @@ class FakeBackend:
 
 def fake_score(candidate: Candidate) -> Score:
     """The score that FakeBackend gives, for tests that want to know it beforehand."""
-    dimensions = {name: _fake_dimension(candidate, name) for name in _DIMENSIONS}
-    reward, reward_std = combine(dimensions, dict.fromkeys(_DIMENSIONS, 1.0), "mean")
+    dimensions = {name: _fake_dimension(candidate, name) for name in DIMENSIONS}
+    reward, reward_std = combine(dimensions, dict.fromkeys(DIMENSIONS, 1.0), "mean")
     return Score(reward, reward_std, dimensions)
 
 

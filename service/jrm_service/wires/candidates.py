@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from jrm_service.api.parse import check_count
-from jrm_service.api.wire import Answered, Asked
+from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import CandidateError, InvalidRequest
 from jrm_service.images.reader import ImageInput
+from jrm_service.scoring.preparing import sources_problem
 from jrm_service.scoring.service import GroupInput
 from jrm_service.scoring.types import Score
 
@@ -27,20 +27,25 @@ class WireCandidate:
     edited: ImageInput
 
 
+def check_sources(name: str, count: int, sent: Sent) -> None:
+    """Raises InvalidRequest for a field with more or fewer source images of one edit than the checkpoint takes."""
+    problem = sources_problem(count, sent.max_sources)
+    if problem is not None:
+        raise InvalidRequest(f"{name}: the checkpoint '{sent.model.name}' {problem}", param=name)
+
+
 def ask(
     candidates: Sequence[WireCandidate],
     answer: Callable[[list[Outcome], Answered], Response],
     *,
     timeout_ms: int,
-    max_candidates: int,
 ) -> Asked:
     """Ask for the candidates' scores; ``answer`` gets their outcomes in this order.
 
-    Raises InvalidRequest for no candidate and for an instruction that is blank, PayloadTooLarge.
+    Raises InvalidRequest for no candidate and for an instruction that is blank.
     """
     if not candidates:
         raise InvalidRequest("there is nothing to score")
-    check_count(len(candidates), max_candidates)
     members: dict[tuple[bytes | str, ...], list[int]] = {}
     for number, candidate in enumerate(candidates):
         if not candidate.instruction.strip():

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import Response
 
 from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import check_count
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import JRMError
 from jrm_service.images.reader import ImageInput
@@ -38,17 +39,19 @@ class DeepgenWire:
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every edited image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         edits, prompts = pickled.columns(content["images"] | {"prompts": content["prompts"]}, _EDITS)
+        read = pickled.ImageInputs()
+        check_count(len(edits), sent.max_candidates)
         sources: list[list[ImageInput]] = [[] for _ in edits]
-        if "source" in content["images"]:
+        if content["images"].get("source") is not None:
             (images,) = pickled.columns(content["images"], {"source": bytes})
             pickled.require_equal_lengths({"edited": edits, "source": images})
-            sources = [[ImageInput.of(f"source[{n}]", data)] for n, data in enumerate(images)]
+            sources = [[read.of(f"source[{n}]", data)] for n, data in enumerate(images)]
         candidates = [
-            WireCandidate(f"edited[{n}]", sources[n], prompts[n], ImageInput.of(f"edited[{n}]", data))
+            WireCandidate(f"edited[{n}]", sources[n], prompts[n], read.of(f"edited[{n}]", data))
             for n, data in enumerate(edits)
         ]
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, self._answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, self._answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """A pickle with the reason, as its own server sends one."""

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import check_count
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 from jrm_service.images.reader import ImageInput
@@ -44,14 +45,16 @@ class EditR1Wire:
         if not isinstance(content, dict):
             raise InvalidRequest("the pickle must be a dict")
         images, prompts = pickled.columns(content, {"images": bytes, "prompts": str})
+        read = pickled.ImageInputs()
+        check_count(len(images), sent.max_candidates)
         if content.get("ref_images") is None:
             sources: list[list[ImageInput]] = [[] for _ in images]
         else:
             (references,) = pickled.columns(content, {"ref_images": bytes})
             pickled.require_equal_lengths({"images": images, "ref_images": references})
-            sources = [[ImageInput.of(f"ref_images[{n}]", data)] for n, data in enumerate(references)]
+            sources = [[read.of(f"ref_images[{n}]", data)] for n, data in enumerate(references)]
         candidates = [
-            WireCandidate(f"images[{n}]", sources[n], prompts[n], ImageInput.of(f"images[{n}]", data))
+            WireCandidate(f"images[{n}]", sources[n], prompts[n], read.of(f"images[{n}]", data))
             for n, data in enumerate(images)
         ]
 
@@ -59,7 +62,7 @@ class EditR1Wire:
             return pickled.reply({"scores": [number(score, answered.model) for score in scores(outcomes)]})
 
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """A pickle without scores, and never a 500."""

@@ -12,16 +12,18 @@ from starlette.responses import Response
 
 from jrm_client import strict_json
 from jrm_service.api.guards import patience_ms
+from jrm_service.api.parse import check_count
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 
 from . import pickled
-from .candidates import Outcome, WireCandidate, ask, scores
+from .candidates import Outcome, WireCandidate, ask, check_sources, scores
 from .pickle_values import PILState, require_shallow
-from .pictures import image_input
+from .pictures import Pictures
 from .rewards import Rewards
 
 _PASSES = 0.5  # a reward from which on its client counts an edit as a success
+_MAX_META_KEYS = 256  # each candidate gets a copy of its meta, and all may be of one document
 
 
 class EditScoreWire:
@@ -40,21 +42,20 @@ class EditScoreWire:
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every output image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         edits, documents = pickled.columns(content, {"output_image": PILState, "meta_datas": str})
-        metas = [_meta(number, document) for number, document in enumerate(documents)]
+        check_count(len(edits), sent.max_candidates)
         (inputs,) = pickled.columns(content, {"input_images": list})
         pickled.require_equal_lengths({"output_image": edits, "input_images": inputs})
+        for number, pictures in enumerate(inputs):
+            check_sources(f"input_images[{number}]", len(pictures), sent)
+        metas = _metas(documents)
 
-        def image(name: str, picture: Any) -> Any:
-            if not isinstance(picture, PILState):
-                raise InvalidRequest(f"{name}: must be a PIL image", param=name)
-            return image_input(name, picture, max_pixels=sent.max_image_pixels)
-
+        images = pickled.ImageInputs(Pictures(max_pixels=sent.max_image_pixels).image_input)
         candidates = [
             WireCandidate(
                 f"output_image[{number}]",
-                [image(f"input_images[{number}][{n}]", picture) for n, picture in enumerate(inputs[number])],
+                [images.of(f"input_images[{number}][{n}]", picture) for n, picture in enumerate(inputs[number])],
                 metas[number]["instruction"],
-                image(f"output_image[{number}]", edit),
+                images.of(f"output_image[{number}]", edit),
             )
             for number, edit in enumerate(edits)
         ]
@@ -72,11 +73,20 @@ class EditScoreWire:
             )
 
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """Any status but 200."""
         return pickled.refusal(error)
+
+
+def _metas(documents: Sequence[str]) -> list[dict[str, Any]]:
+    """What the documents say; of one that is named in many places, one object."""
+    by_id: dict[int, dict[str, Any]] = {}
+    for number, document in enumerate(documents):
+        if id(document) not in by_id:
+            by_id[id(document)] = _meta(number, document)
+    return [by_id[id(document)] for document in documents]
 
 
 def _meta(number: int, document: str) -> dict[str, Any]:
@@ -88,4 +98,6 @@ def _meta(number: int, document: str) -> dict[str, Any]:
         raise InvalidRequest(f"{name}: {error}", param=name) from None
     if not isinstance(meta, dict) or not isinstance(meta.get("instruction"), str):
         raise InvalidRequest(f"{name}: must be a JSON object with an instruction", param=name)
+    if len(meta) > _MAX_META_KEYS:
+        raise InvalidRequest(f"{name}: {len(meta)} keys, the limit is {_MAX_META_KEYS}", param=name)
     return meta

@@ -16,11 +16,11 @@ from starlette.responses import Response
 
 from jrm_service.api.errors import reason_of
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 
-from .candidates import Outcome, WireCandidate, ask, scores
+from .candidates import Outcome, WireCandidate, ask, check_sources, scores
 from .rewards import Rewards
 
 
@@ -59,9 +59,12 @@ class FlowFactoryWire:
         lengths = {"prompt": len(document.prompt), "image": len(images), "condition_images": len(sources)}
         if len(set(lengths.values())) > 1:
             raise InvalidRequest(f"lists of unequal length: {', '.join(f'{n} has {k}' for n, k in lengths.items())}")
+        check_count(len(images), sent.max_candidates)
+        for number, texts in enumerate(sources):
+            check_sources(f"condition_images[{number}]", len(texts), sent)
         candidates = [
             WireCandidate(
-                f"condition_images[{number}]",
+                f"prompt[{number}]",
                 [read_base64(f"condition_images[{number}][{n}]", text) for n, text in enumerate(sources[number])],
                 document.prompt[number],
                 read_base64(f"image[{number}]", image),
@@ -69,7 +72,7 @@ class FlowFactoryWire:
             for number, image in enumerate(images)
         ]
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, self._answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, self._answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """In a 200: the one reply that its client does not send again, and shows."""

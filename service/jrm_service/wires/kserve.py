@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,14 +17,18 @@ from starlette.responses import Response
 from jrm_client.protocol import DEFAULT_TIMEOUT_MS
 from jrm_service.api.errors import reason_of, retry_headers, status_of
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
+from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
 
-from .candidates import Outcome, WireCandidate, ask, scores
+from .candidates import Outcome, WireCandidate, ask, check_sources, scores
 from .rewards import Rewards
 
+T = TypeVar("T")
+
+_MAX_SIDE = 1_000_000  # elements of a tensor in one direction
 _INPUTS = ("source", "edited", "instruction")
 BINARY = "inference-header-content-length"
 """A header that says how much of a body is JSON: what follows are tensors of an extension that is not served."""
@@ -34,7 +38,7 @@ class _Tensor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: Literal["source", "edited", "instruction"]
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=_MAX_SIDE)]], Field(min_length=1, max_length=2)]
     datatype: Literal["BYTES"]
     data: list[Any]
 
@@ -73,16 +77,19 @@ class KServeWire:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
-        wanted = None if document.outputs is None else [output.name for output in document.outputs]
+        names = self._outputs(sent.model)
+        wanted = [output.name for output in document.outputs or ()]
+        for name in wanted:
+            if name not in names:
+                raise InvalidRequest(f"outputs: no tensor is called '{name[:64]}'; there are {', '.join(names)}")
 
         def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(document.id, wanted, scores(outcomes), answered.model)
+            return self._answer(document.id, wanted or names, scores(outcomes), answered.model)
 
         return ask(
-            _candidates(document.inputs),
+            _candidates(document.inputs, sent),
             answer,
             timeout_ms=patience_ms(sent.headers, self.timeout_ms),
-            max_candidates=sent.max_candidates,
         )
 
     def refuse(self, error: JRMError) -> Response:
@@ -96,76 +103,93 @@ class KServeWire:
 
     def metadata(self, name: str, model: ServedModel) -> dict[str, Any]:
         """What ``GET /v2/models/{model}`` tells; the version is the fingerprint."""
-        numbers = ["reward", "reward_std"]
-        numbers += [f"{dim}_{kind}" for dim in model.description.get("dimensions") or () for kind in ("mean", "std")]
         return {
             "name": name,
             "versions": [model.fingerprint],
             "platform": "jrm-serve",
             "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in _INPUTS],
-            "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in numbers],
+            "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in self._outputs(model)],
         }
 
+    def _outputs(self, model: ServedModel) -> list[str]:
+        """The tensors of a reply: a std where the heads behind it give one, and none of a normalized reward."""
+        heads = {name: model.description["heads"][head] for name, head in _read(model).items()}
+        uncertain = {name for name, head in heads.items() if "log_std" in head["outputs"]}
+        pooled = model.description.get("reward", {}).get("weights") or heads
+        names = ["reward"]
+        if heads and uncertain.issuperset(pooled) and not self._rewards.normalized:
+            names.append("reward_std")
+        for name in heads:
+            names += [f"{name}_mean", f"{name}_std"] if name in uncertain else [f"{name}_mean"]
+        return names
+
     def _answer(
-        self, request_id: str | None, wanted: Sequence[str] | None, found: Sequence[Score], model: ServedModel
+        self, request_id: str | None, names: Sequence[str], scored: Sequence[Score], model: ServedModel
     ) -> Response:
-        columns: dict[str, list[float | None]] = {"reward": [self._rewards.number(score, model) for score in found]}
-        if not self._rewards.normalized:
-            columns["reward_std"] = [score.reward_std for score in found]
-        for name in found[0].dimensions:
-            columns[f"{name}_mean"] = [score.dimensions[name].mean for score in found]
-            columns[f"{name}_std"] = [score.dimensions[name].std for score in found]
-        columns = {name: column for name, column in columns.items() if None not in column}
-        for name in wanted or ():
-            if name not in columns:
-                raise InvalidRequest(f"outputs: no tensor is called '{name[:64]}'; there are {', '.join(columns)}")
+        columns: dict[str, list[float | None]] = {
+            "reward": [self._rewards.number(score, model) for score in scored],
+            "reward_std": [score.reward_std for score in scored],
+        }
+        for name in _read(model):
+            columns[f"{name}_mean"] = [score.dimensions[name].mean for score in scored]
+            columns[f"{name}_std"] = [score.dimensions[name].std for score in scored]
         body = {"model_name": model.name, "model_version": model.fingerprint}
         outputs = [
-            {"name": name, "shape": [len(found)], "datatype": "FP32", "data": column}
-            for name, column in columns.items()
-            if not wanted or name in wanted
+            {"name": name, "shape": [len(scored)], "datatype": "FP32", "data": columns[name]}
+            for name in columns
+            if name in names
         ]
         return JSONResponse(body | ({"id": request_id} if request_id is not None else {}) | {"outputs": outputs})
 
 
-def _candidates(tensors: Sequence[_Tensor]) -> list[WireCandidate]:
+def _read(model: ServedModel) -> dict[str, str]:
+    """The head of each dimension, in the order in which the passes read them."""
+    return {name: head for pass_ in model.description.get("passes", ()) for name, head in pass_["read"].items()}
+
+
+def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
         raise InvalidRequest("inputs: a tensor is there twice")
     for name in ("edited", "instruction"):
         if name not in by_name:
             raise InvalidRequest(f"inputs: the tensor '{name}' is missing", param=name)
-    edits = _column("edited", _strings(by_name["edited"]))
-    instructions = _each(by_name["instruction"], len(edits))
-    if "source" in by_name:
-        sources = [_column(f"source[{number}]", row) for number, row in enumerate(_rows(by_name["source"], len(edits)))]
-    else:
-        sources = [[] for _ in edits]
+    edits = _column(by_name["edited"])
+    check_count(len(edits), sent.max_candidates)
+    instructions = _of_each(by_name["instruction"], _column(by_name["instruction"]), len(edits))
+    sources = _sources(by_name["source"], len(edits), sent) if "source" in by_name else [[]] * len(edits)
     return [
-        WireCandidate(f"edited[{number}]", sources[number], instructions[number], edit)
-        for number, edit in enumerate(edits)
+        WireCandidate(
+            f"edited[{number}]", sources[number], instructions[number], read_base64(f"edited[{number}]", text)
+        )
+        for number, text in enumerate(edits)
     ]
 
 
-def _column(name: str, texts: Sequence[str]) -> list[Any]:
-    return [read_base64(f"{name}[{number}]", text) for number, text in enumerate(texts)]
-
-
-def _rows(tensor: _Tensor, count: int) -> list[list[str]]:
-    """One list for each candidate: [1] or [count] elements of one, [1, k] or [count, k] elements of k."""
+def _sources(tensor: _Tensor, count: int, sent: Sent) -> list[list[ImageInput]]:
+    """Those of each edit: one each in [1] or [count], k in [1, k] or [count, k]. Those of all edits are read once."""
+    rows, width = (*tensor.shape, 1)[:2]
+    check_sources("source", width, sent)
     texts = _strings(tensor)
-    if len(tensor.shape) == 2 and tensor.shape[0] in (1, count):
-        width = tensor.shape[1]
-        rows = [texts[row * width : (row + 1) * width] for row in range(tensor.shape[0])]
-        return rows if len(rows) == count else rows * count
-    return [[text] for text in _each(tensor, count)]
+    if rows not in (1, count):
+        raise InvalidRequest(f"inputs: 'source' has the shape {tensor.shape}, which is not that of {count} edits")
+    names = [f"source[{row}]" + (f"[{n}]" if tensor.shape[1:] else "") for row in range(rows) for n in range(width)]
+    images = [read_base64(name, text) for name, text in zip(names, texts, strict=True)]
+    return _of_each(tensor, [images[row * width : (row + 1) * width] for row in range(rows)], count)
 
 
-def _each(tensor: _Tensor, count: int) -> list[str]:
-    texts = _strings(tensor)
-    if len(texts) not in (1, count):
-        raise InvalidRequest(f"inputs: '{tensor.name}' has {len(texts)} elements, 'edited' has {count}")
-    return texts if len(texts) == count else texts * count
+def _of_each(tensor: _Tensor, values: list[T], count: int) -> list[T]:
+    """One for each edit; what is there once is that of all."""
+    if len(values) not in (1, count):
+        raise InvalidRequest(f"inputs: '{tensor.name}' has {len(values)} elements, 'edited' has {count}")
+    return values if len(values) == count else values * count
+
+
+def _column(tensor: _Tensor) -> list[str]:
+    """The elements of a tensor of one dimension: in one of [1, N] the source would be N images for each edit."""
+    if len(tensor.shape) != 1:
+        raise InvalidRequest(f"inputs: '{tensor.name}' has the shape {tensor.shape}, must have one dimension")
+    return _strings(tensor)
 
 
 def _strings(tensor: _Tensor) -> list[str]:

@@ -96,17 +96,19 @@ def set_state(target: object, state: Any) -> None:
 
 
 def require_shallow(value: Any) -> None:
-    """Raises PickleError for a value that contains itself, or is nested deeper than MAX_DEPTH."""
+    """Raises PickleError for a value that contains itself, or is nested deeper than MAX_DEPTH.
+
+    Every container is opened once, however often it is named.
+    """
     depths: dict[int, int] = {}  # of containers that were walked through
-    path: dict[int, Any] = {}  # those that are being walked through
-    pending: list[tuple[Any, bool]] = [(value, False)]
+    path: dict[int, Sequence[Any]] = {}  # the children of those that are being walked through
+    pending: list[tuple[Any, bool]] = [(value, False)] if isinstance(value, _CONTAINERS) else []
     while pending:
         container, walked = pending.pop()
-        children = _children(container)
-        if children is None or id(container) in depths:
+        if id(container) in depths:
             continue
         if walked:
-            del path[id(container)]
+            children = path.pop(id(container))
             depths[id(container)] = 1 + max((depths.get(id(child), 0) for child in children), default=0)
             if depths[id(container)] > MAX_DEPTH:  # of two ways to it, the first was the shorter one
                 raise PickleError(f"nested deeper than {MAX_DEPTH}")
@@ -115,15 +117,18 @@ def require_shallow(value: Any) -> None:
             raise PickleError("a value contains itself")
         if len(path) >= MAX_DEPTH:
             raise PickleError(f"nested deeper than {MAX_DEPTH}")
-        path[id(container)] = container
+        children = path[id(container)] = _children(container)
         pending.append((container, True))
-        pending += [(child, False) for child in children if _children(child) is not None]
+        pending += [(child, False) for child in children if isinstance(child, _CONTAINERS)]
 
 
-def _children(value: Any) -> list[Any] | tuple[Any, ...] | None:
-    """What a container contains; None for what is none."""
-    if type(value) is PILState:
-        return (value.state,)
-    if type(value) is dict:
-        return list(value.values())
-    return value if isinstance(value, list | tuple) else None
+def _children(container: Any) -> Sequence[Any]:
+    if isinstance(container, PILState):
+        return (container.state,)
+    if isinstance(container, dict):
+        return list(container.values())
+    values: list[Any] | tuple[Any, ...] = container
+    return values
+
+
+_CONTAINERS = (PILState, dict, list, tuple)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -11,12 +12,14 @@ from starlette.responses import Response
 from jrm_service.api.errors import reason_of, retry_headers, status_of
 from jrm_service.api.wire import Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnsupportedMediaType
+from jrm_service.images.reader import ImageInput
 
-from .pickle_values import PickleError
+from .pickle_values import PickleError, PILState
 from .pickles import loads
 
 # Their clients send a 500 up to a thousand times, at intervals of minutes: what is wrong with this request stays wrong.
 _INTERNAL = 502
+_KINDS = {bytes: "bytes", str: "text", list: "a list", PILState: "a PIL image"}
 
 
 def load(sent: Sent) -> Any:
@@ -40,7 +43,8 @@ def refusal(error: JRMError) -> Response:
     """``{"error": reason}``, in which no client finds scores, with a status that none of them takes for a passing one.
 
     Only what passes (429, and 503 while the server starts or stops) has ``retry-after``, which flow_grpo's clients wait
-    for. A device that was lost has none: the same request may be what it was lost by.
+    for. A device that was lost with one candidate three times has none: the same request may be what it was lost by,
+    and would be sent a thousand times.
     """
     status = status_of(error)
     headers = {} if error.code == "device_lost" else retry_headers(error)
@@ -56,10 +60,27 @@ def columns(content: Mapping[str, Any], kinds: Mapping[str, type]) -> list[list[
             raise InvalidRequest(f"{name}: must be a list", param=name)
         for number, value in enumerate(values):
             if not isinstance(value, kind):
-                raise InvalidRequest(f"{name}[{number}]: must be {kind.__name__}", param=name)
+                raise InvalidRequest(f"{name}[{number}]: must be {_KINDS[kind]}", param=name)
         found.append(list(values))
     require_equal_lengths(dict(zip(kinds, found, strict=True)))
     return found
+
+
+class ImageInputs:
+    """The images of a pickle, which may name one object in many places: each object is read and hashed once.
+
+    ``read`` makes the image in a field of a value; the values must outlive this.
+    """
+
+    def __init__(self, read: Callable[[str, Any], ImageInput] = ImageInput.of) -> None:
+        self._read = read
+        self._by_id: dict[int, ImageInput] = {}
+
+    def of(self, name: str, value: Any) -> ImageInput:
+        """The image in the field ``name``."""
+        if id(value) not in self._by_id:
+            self._by_id[id(value)] = self._read(name, value)
+        return replace(self._by_id[id(value)], name=name)
 
 
 def require_equal_lengths(lists: Mapping[str, Sequence[Any]]) -> None:

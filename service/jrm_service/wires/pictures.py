@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from jrm_service.errors import ImageTooLarge, InvalidImage
+from jrm_service.errors import ImageTooLarge, InvalidImage, InvalidRequest
 from jrm_service.images.reader import ImageInput
 
 from .pickle_values import PILState
@@ -22,12 +22,29 @@ _ROW_BYTES = {  # mode -> of a row of so many pixels
 }
 
 
-def image_input(name: str, picture: PILState, *, max_pixels: int) -> ImageInput:
-    """The image in a field; in one that cannot be read, the error of its candidates."""
-    try:
-        return ImageInput.of(name, image_file(picture, max_pixels=max_pixels))
-    except (InvalidImage, ImageTooLarge) as error:
-        return ImageInput.of(name, error)
+class Pictures:
+    """Reads the PIL images of one pickle, so that their files take no more bytes than was sent of pixels."""
+
+    def __init__(self, *, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._pixels: set[int] = set()
+
+    def image_input(self, name: str, picture: Any) -> ImageInput:
+        """The image in a field; in one that cannot be read, the error of its candidates.
+
+        Raises InvalidRequest for no PIL image, and for one with the very pixels of another: pillow writes each image's
+        own, and of pixels that are there once any number of files could be made.
+        """
+        if not isinstance(picture, PILState):
+            raise InvalidRequest(f"{name}: must be a PIL image", param=name)
+        try:
+            data = _checked(picture.state)[-1]
+            if id(data) in self._pixels and len(data) > 1:  # CPython has one object of each single byte
+                raise InvalidRequest(f"{name}: has its pixels in common with another image", param=name)
+            self._pixels.add(id(data))
+            return ImageInput.of(name, image_file(picture, max_pixels=self._max_pixels))
+        except (InvalidImage, ImageTooLarge) as error:
+            return ImageInput.of(name, error)
 
 
 def image_file(picture: PILState, *, max_pixels: int) -> bytes:
@@ -61,12 +78,12 @@ def _checked(state: Any) -> tuple[str, tuple[int, int], list[int], bytes]:
         raise InvalidImage("a PIL image without a size")
     if not isinstance(data, bytes):
         raise InvalidImage("a PIL image without pixels")
-    colours = list(palette) if isinstance(palette, list | tuple) else []
-    if mode == "P" and not (_is_palette(colours)):
+    colours = list(palette[:769]) if isinstance(palette, list | tuple) else []
+    if mode == "P" and not _is_palette(colours):
         raise InvalidImage("a PIL image of mode P without a palette of RGB")
     return mode, (size[0], size[1]), colours, data
 
 
 def _is_palette(colours: list[Any]) -> bool:
-    values = all(type(value) is int and 0 <= value <= 255 for value in colours)
-    return values and 0 < len(colours) <= 768 and len(colours) % 3 == 0
+    triples = 0 < len(colours) <= 768 and len(colours) % 3 == 0
+    return triples and all(type(value) is int and 0 <= value <= 255 for value in colours)

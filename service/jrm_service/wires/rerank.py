@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from jrm_client.protocol import DEFAULT_TIMEOUT_MS
 from jrm_service.api.errors import domain_error_reply
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
 from jrm_service.images.reader import ImageInput
@@ -33,35 +34,44 @@ class _URL(_Sent):
     url: str
 
 
-class _Text(_Sent):
-    type: Literal["text"]
-    text: str
+class _Part(_Sent):
+    """A text or an image, whichever ``type`` says; one model for both, so that messages name fields alone."""
 
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: _URL | None = None
 
-class _Image(_Sent):
-    type: Literal["image_url"]
-    image_url: _URL
+    @model_validator(mode="after")
+    def _has_what_it_says(self) -> Self:
+        if getattr(self, self.type) is None:
+            raise PydanticCustomError("missing", "the field '{name}' is missing", {"name": self.type})
+        return self
 
 
 class _Content(_Sent):
-    content: Annotated[list[Annotated[_Text | _Image, Field(discriminator="type")]], Field(fail_fast=True)]
+    content: Annotated[list[_Part], Field(fail_fast=True)]
 
     def images(self, name: str) -> list[ImageInput]:
         """The images, called after their places."""
         return [
             _read(f"{name}.content[{place}].image_url.url", part.image_url.url)
             for place, part in enumerate(self.content)
-            if isinstance(part, _Image)
+            if part.type == "image_url" and part.image_url is not None
         ]
 
     @property
     def text(self) -> str:
-        return "\n".join(part.text for part in self.content if isinstance(part, _Text))
+        return "\n".join(part.text for part in self.content if part.type == "text" and part.text is not None)
+
+
+def _listed(documents: Any) -> Any:
+    """One document may come without a list around it."""
+    return [documents] if isinstance(documents, dict) else documents
 
 
 class _Document(_Sent):
     query: _Content
-    documents: Annotated[list[_Content], Field(fail_fast=True)] | _Content
+    documents: Annotated[list[_Content], Field(fail_fast=True), BeforeValidator(_listed)]
     model: str | None = None
     top_n: Annotated[int, Field(ge=0)] | None = None
     return_documents: bool = False
@@ -88,30 +98,28 @@ class RerankWire:
             raise invalid(error, own=0) from None
         if asked.model is not None and asked.model not in self._rewards.names(sent.model):
             raise UnknownModel(f"no model is called '{asked.model[:64]}'", param="model")
-        documents = asked.documents if isinstance(asked.documents, list) else [asked.documents]
+        check_count(len(asked.documents), sent.max_candidates)
         sources = asked.query.images("query")
         candidates = [
             WireCandidate(f"documents[{number}]", sources, asked.query.text, _edited(number, document))
-            for number, document in enumerate(documents)
+            for number, document in enumerate(asked.documents)
         ]
 
         def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(asked, documents, outcomes, answered)
+            return self._answer(asked, outcomes, answered)
 
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
-        return ask(candidates, answer, timeout_ms=timeout_ms, max_candidates=sent.max_candidates)
+        return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """OpenAI's shape, as vLLM's own."""
         return domain_error_reply(error)
 
-    def _answer(
-        self, asked: _Document, documents: Sequence[_Content], outcomes: Sequence[Outcome], answered: Answered
-    ) -> Response:
+    def _answer(self, asked: _Document, outcomes: Sequence[Outcome], answered: Answered) -> Response:
         numbers = [self._rewards.number(score, answered.model) for score in scores(outcomes)]
         ranked = sorted(range(len(numbers)), key=lambda number: numbers[number], reverse=True)
         results: list[dict[str, Any]] = [
-            {"index": number, "document": _echo(documents[number], asked), "relevance_score": numbers[number]}
+            {"index": number, "document": _echo(asked.documents[number], asked), "relevance_score": numbers[number]}
             for number in ranked[: asked.top_n or len(ranked)]
         ]
         tokens = answered.result.tokens
@@ -139,4 +147,7 @@ def _read(name: str, url: str) -> ImageInput:
 
 def _echo(document: _Content, asked: _Document) -> dict[str, Any]:
     """vLLM sends each document back; an image is sent back only where that was asked for."""
-    return {"text": None, "multi_modal": document.model_dump()["content"] if asked.return_documents else None}
+    return {
+        "text": None,
+        "multi_modal": document.model_dump(exclude_none=True)["content"] if asked.return_documents else None,
+    }

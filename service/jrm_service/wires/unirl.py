@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from jrm_service.api.errors import reason_of, retry_headers, status_of
 from jrm_service.api.guards import patience_ms
-from jrm_service.api.parse import invalid, read_base64
+from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
 from jrm_service.errors import InvalidRequest, JRMError
 from jrm_service.scoring.types import Score, ServedModel
@@ -38,15 +39,24 @@ class _Turn(_Sent):
     video_b64: None = None
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        raise PydanticCustomError("identity", "must be text, a number or null")
+    return value
+
+
+_Identity = Annotated[Any, AfterValidator(_plain)]  # it is sent back as it came
+
+
 class _Entry(_Sent):
     history: Annotated[list[_Turn], Field(min_length=1, fail_fast=True)]
     required_rewards: Annotated[list[str], Field(min_length=1, fail_fast=True)]
-    request_id: Any = None
-    sample_id: Any = None
-    group_id: Any = None
-    source_rank: Any = None
-    policy_version: Any = None
-    idempotency_key: Any = None
+    request_id: _Identity = None
+    sample_id: _Identity = None
+    group_id: _Identity = None
+    source_rank: _Identity = None
+    policy_version: _Identity = None
+    idempotency_key: _Identity = None
 
 
 class _Document(_Sent):
@@ -74,6 +84,7 @@ class UniRLWire:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
+        check_count(len(document.requests), sent.max_candidates)
         known = self._rewards.names(sent.model)
         for entry in document.requests:
             for name in entry.required_rewards:
@@ -87,7 +98,6 @@ class UniRLWire:
             [_candidate(number, entry) for number, entry in enumerate(document.requests)],
             answer,
             timeout_ms=patience_ms(sent.headers, self.timeout_ms),
-            max_candidates=sent.max_candidates,
         )
 
     def refuse(self, error: JRMError) -> Response:

@@ -129,3 +129,4 @@ def test_what_is_no_request_is_400(changes):
         reply = wire_bodies.post_pickle(url, wire_bodies.editscore([pair]) | changes)
     assert reply.status_code == 400
     assert set(pickle.loads(reply.content)) == {"error"}
+    assert "PILState" not in str(pickle.loads(reply.content))

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from jrm_service.api.keys import Key, digest
+from jrm_service.scoring.backend import WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend
 from jrm_service.settings import Settings
 from support import servers, wire_bodies
@@ -75,6 +76,21 @@ def test_one_bad_image_fails_the_whole_request_once(wire, server, caplog):
     (line,) = [record.getMessage() for record in caplog.records if f"wire {wire}:" in record.getMessage()]
     assert "invalid_image" in line
     assert "req-" in line
+
+
+@each(
+    ("changes", "message"),
+    [
+        ({"prompt": ["make it blue", " "]}, "prompt[1]: the instruction is empty"),
+        ({"condition_images": [[wire_bodies.b64(SOURCE)], []]}, "condition_images[1]: the checkpoint 'jrm-fake' takes"),
+        ({"condition_images": None}, "condition_images[0]: the checkpoint 'jrm-fake' takes one source image, got none"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_flow_factory_shows_its_user_the_field_that_is_wrong(changes, message, server):
+    with pytest.raises(GaveUp) as caught:
+        CLIENTS["flow-factory"](server, wire_bodies.flow_factory(PAIRS) | changes, Waits())
+    assert str(caught.value).startswith(f"Server error: invalid_request: {message}")
 
 
 def test_of_unirl_one_bad_image_is_one_error(server):
@@ -179,6 +195,22 @@ def test_who_waits_gets_the_scores_once_the_server_is_ready():
         waits = UntilReady()
         assert len(edit_r1(url, PAIRS, waits)) == 2
     assert waits.seconds
+
+
+@each("wire", CLIENTS)
+def test_who_lost_its_devices_is_not_waited_for_and_sent_again(wire):
+    """It may be the request that they were lost by: a thousand times of it would take the server from everybody."""
+    lost = [RaisingBackend(FakeBackend(), error=lambda: WorkerLost("gone")) for _ in range(4)]
+    with servers.serving(SETTINGS, load=lambda: servers.fake_parts(*lost)) as url:
+        before, waits = asked(url), Waits()
+        if wire == "unirl":
+            ((reward, reason),) = unirl(url, PAIRS[:1], waits)
+            assert reward is None
+            assert "it was tried 3 times" in reason
+        else:
+            with pytest.raises(GaveUp):
+                CLIENTS[wire](url, PAIRS[:1], waits)
+        assert (asked(url) - before, waits.seconds) == (1, [])
 
 
 # --- 500: what is our own fault --------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 import httpx
 import pytest
 
-from support import wire_bodies
+from jrm_service.scoring.fakes import DIMENSIONS, FakePreparer
+from jrm_service.scoring.types import ServedModel
+from jrm_service.settings import Settings
+from support import servers, wire_bodies
 from support.cases import each
 from support.pictures import encode, photo
 
@@ -62,6 +65,10 @@ def test_nested_data_and_chosen_outputs(fake_server):
         ([tensor("source", ["x"], [-1]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x", "y"]), *GOOD[1:]], {}, 400),
         ([tensor("source", ["x"], datatype="FP32"), *GOOD[1:]], {}, 400),
+        ([tensor("source", [wire_bodies.b64(SOURCE)] * 6, [6, 1]), *GOOD[1:]], {}, 400),
+        ([GOOD[0], tensor("edited", GOOD[1]["data"], [1, 3]), GOOD[2]], {}, 400),
+        ([*GOOD[:2], tensor("instruction", ["make it blue"] * 3, [1, 3])], {}, 400),
+        ([*GOOD[:2], tensor("instruction", ["make it blue"], [1, 1])], {}, 400),
         ([tensor("source", ["not base64!"]), *GOOD[1:]], {}, 422),
         (GOOD, {"outputs": [{"name": "nothing"}]}, 400),
         ([*GOOD[:2], tensor("instruction", [" "])], {}, 400),
@@ -73,6 +80,24 @@ def test_what_is_wrong_is_told_in_the_protocols_shape(inputs, document, status, 
     assert reply.status_code == status, reply.text
     assert set(reply.json()) == {"error"}
     assert isinstance(reply.json()["error"], str)
+
+
+def test_a_shape_is_not_sent_back(fake_server):
+    for side in (10**1000, 10**6 + 1):
+        error = infer(fake_server, [tensor("source", ["x"], [side]), *GOOD[1:]]).json()["error"]
+        assert error == "inputs.0.shape.0: Input should be less than or equal to 1000000"
+
+
+def test_a_batch_axis_does_not_make_every_source_one_of_every_edit():
+    """Clients that send all tensors as [1, N] mean one source for each edit, and not N."""
+    columns = wire_bodies.kserve([wire_bodies.Pair(edited, edited, "make it blue") for edited in EDITS])["inputs"]
+    batched = [column | {"shape": [1, 3]} for column in columns]
+    six = [column | {"shape": [6], "data": column["data"] * 2} for column in columns]
+    with servers.serving(load=lambda: servers.fake_parts(preparer=FakePreparer(max_sources=3))) as url:
+        assert infer(url, columns).status_code == 200
+        assert "'edited' has the shape [1, 3]" in infer(url, batched).json()["error"]
+        reply = infer(url, [six[0] | {"shape": [2, 3]}, *six[1:]])  # 6 sources, for 2 of 6 edits
+        assert "'source' has the shape [2, 3]" in reply.json()["error"]
 
 
 def test_binary_tensor_data_is_refused(fake_server):
@@ -102,6 +127,43 @@ def test_metadata_and_health(fake_server):
     metadata = httpx.get(f"{fake_server}/v2/models/jrm").json()
     assert [one["name"] for one in metadata["inputs"]] == ["source", "edited", "instruction"]
     assert metadata["outputs"][0] == {"name": "reward", "datatype": "FP32", "shape": [-1]}
+
+
+def served_with(*stds: bool, **reward: object) -> ServedModel:
+    """A model with a dimension for each, whose head gives a standard deviation or does not."""
+    heads = {name: {"outputs": ["mean", "log_std"][: 1 + std]} for name, std in zip(DIMENSIONS, stds, strict=True)}
+    return ServedModel("m", "f", {"passes": [{"read": {name: name for name in heads}}], "heads": heads, **reward})
+
+
+SCALED = {"reward": {"normalize": {"center": 0.0, "scale": 1.0}}}
+
+
+@each(
+    ("model", "settings", "missing"),
+    [
+        (served_with(True, True), {}, []),
+        (served_with(True, False), {}, ["reward_std", "visual_quality_std"]),
+        (served_with(True, False, reward={"weights": {"instruction_following": 1.0}}), {}, ["visual_quality_std"]),
+        (served_with(False, False), {}, ["reward_std", "instruction_following_std", "visual_quality_std"]),
+        (served_with(True, True, **SCALED), {"wire_scale": "kserve=normalized"}, ["reward_std"]),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_metadata_announces_what_is_sent(model, settings, missing):
+    every = ["reward", "reward_std", *(f"{name}_{kind}" for name in DIMENSIONS for kind in ("mean", "std"))]
+    parts = servers.fake_parts()
+    with servers.serving(
+        Settings(backend="fake", **settings), load=lambda: type(parts)(model, parts.preparer, parts.backends)
+    ) as url:
+        announced = [tensor["name"] for tensor in httpx.get(f"{url}/v2/models/jrm").json()["outputs"]]
+        assert announced == [name for name in every if name not in missing]
+        outputs = infer(url, GOOD).json()["outputs"]
+        assert [tensor["name"] for tensor in outputs] == announced
+        for name in missing:
+            assert infer(url, GOOD, outputs=[{"name": name}]).status_code == 400
+        before = servers.Metric(url)("jrm_images_decoded_total")
+        assert infer(url, GOOD, outputs=[{"name": "nothing"}]).status_code == 400
+        assert servers.Metric(url)("jrm_images_decoded_total") == before  # told before anything is scored
 
 
 @pytest.mark.parametrize("wrong", [b"", b"[]", b"{", b'{"inputs": 1}'])

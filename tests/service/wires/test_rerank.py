@@ -43,6 +43,31 @@ def part(url: str) -> dict:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
+def test_one_document_needs_no_list(fake_server):
+    alone = wire_bodies.rerank(PAIRS[:1])["documents"][0]
+    assert len(rerank(fake_server, documents=alone).json()["results"]) == 1
+
+
+@each(
+    ("documents", "message"),
+    [
+        (
+            {"content": [{"type": "image_url", "image_url": 1}]},
+            "documents.0.content.0.image_url: must be a JSON object",
+        ),
+        ([{"content": [{"type": "image_url"}]}], "documents.0.content.0: the field 'image_url' is missing"),
+        ([{"content": [{"type": "text"}]}], "documents.0.content.0: the field 'text' is missing"),
+        ([{"content": [{"type": "x" * 999}]}], "documents.0.content.0.type: Input should be 'text' or 'image_url'"),
+        ("x" * 999, "documents: Input should be a valid list"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_messages_name_the_field_and_quote_nothing(documents, message, fake_server):
+    error = rerank(fake_server, documents=documents).json()["error"]
+    assert error["message"] == message
+    assert error["param"] == message.split(":")[0]
+
+
 @each(
     ("changes", "verdict"),
     [

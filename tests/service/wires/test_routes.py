@@ -1,5 +1,6 @@
 """Which routes there are, what the reward is called, and what is said when the server starts."""
 
+import json
 import logging
 import math
 import threading
@@ -223,3 +224,23 @@ def test_a_raw_reward_for_a_client_that_assumes_0_to_1_is_said_once(wires, scale
 def test_what_cannot_be_meant_is_refused(changes):
     with pytest.raises(ValidationError):
         Settings(**changes)
+
+
+# --- identities ------------------------------------------------------------------------------------------------------
+
+
+@each("nested", [[], {}, {"a": [1]}, json.loads("[" * 90 + "]" * 90)], ids=lambda nested: str(nested)[:20])
+def test_of_unirl_an_identity_is_text_or_a_number(nested, fake_server):
+    for name in ("request_id", "sample_id", "group_id", "source_rank", "policy_version", "idempotency_key"):
+        body = wire_bodies.unirl([PAIR], **{"request_id": "a"} | {name: nested})
+        reply = httpx.post(f"{fake_server}/score", json=body)
+        expected = {"detail": f"requests.0.{name}: must be text, a number or null"}
+        assert (reply.status_code, reply.json()) == (400, expected)
+
+
+def test_of_unirl_an_identity_comes_back_as_it_was_sent(fake_server):
+    sent = {"request_id": "a", "sample_id": 7, "group_id": 1.5, "source_rank": True, "policy_version": None}
+    body = wire_bodies.unirl([PAIR], **sent)
+    (identity,) = httpx.post(f"{fake_server}/score", json=body).json()["identities"]
+    assert {name: identity[name] for name in sent} == sent
+    assert identity["source_rank"] is True

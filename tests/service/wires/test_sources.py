@@ -84,6 +84,13 @@ def test_the_reward_is_that_of_our_own_route(most, sources):
             assert reward_of(wire, reply) == score["reward"], wire
 
 
+@each("nothing", [{"edited": [EDITED]}, {"edited": [EDITED], "source": None}])
+def test_of_deepgen_a_source_that_is_null_is_none(nothing):
+    with served(0) as url:
+        reply = wire_bodies.post_pickle(url, wire_bodies.deepgen([PAIR]) | {"images": nothing})
+        assert reply.status_code == 200, reply.content
+
+
 @pytest.mark.parametrize(("most", "sources"), [(1, [FIRST, SECOND]), (1, []), (0, [FIRST]), (2, [FIRST] * 3)])
 def test_what_the_checkpoint_does_not_take_is_refused(most, sources):
     with served(most) as url:
