@@ -53,8 +53,8 @@ class Published:
 
     ``dimensions`` are dimension -> head, each read in a turn of its own with ``parts``, and ``state_names`` are head ->
     the module's name in the state dict. ``regions`` are the dimensions whose critique has boxes. ``usages`` are by the
-    base's ``model_type``. ``files`` are those of its weights that are read before the usual ones; ``default_prompts`` says whose the
-    prompts are where none are given.
+    base's ``model_type``. ``files`` are those of its weights that are read before the usual ones; ``default_prompts``
+    says whose the prompts are where none are given.
     """
 
     name: str
