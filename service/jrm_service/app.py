@@ -6,10 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from fastapi import FastAPI
@@ -27,8 +25,6 @@ from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.score import score_router
 from .api.wire import ScorePath
-from .device.channel import Load
-from .device.process import ProcessWorker, load_all
 from .errors import (
     CheckpointError,
     ExplainDisabled,
@@ -39,27 +35,19 @@ from .errors import (
     TracesError,
     WireScaleError,
 )
-from .explain.messages import Open
 from .explain.runtime import ExplainRuntime
-from .explain.service import ExplainLimits
-from .explain.worker import MODULE, ExplainWorker
-from .host_memory import available_memory
+from .explain.worker import MODULE
 from .metrics import Metrics
-from .model.manifest import read_manifest
-from .model.trie import BATCH_COSTS
 from .score_runtime import OnFailed, Parts, ScoreRuntime, Started
 from .scoring.backend import StartFailed
-from .scoring.fakes import DIMENSIONS, FakeBackend, FakePreparer
 from .scoring.line import WaitingLine
-from .scoring.local import LocalWorker
-from .scoring.preparing import CheckpointPreparer
-from .scoring.types import ServedModel, joined_kernels
+from .scoring.types import ServedModel
 from .settings import Settings
-from .threads import in_daemon_thread
 from .versions import installed
 from .wires.rewards import accepted_names
 from .wires.routes import PROBES as WIRE_PROBES
 from .wires.routes import check_scales, uses_root, warn_of_raw_rewards, wires_of, wires_router
+from .workers import explaining_runtime, score_loader
 
 if TYPE_CHECKING:
     from .api.tracing import RequestTraces
@@ -117,9 +105,9 @@ def create_app(
     if settings.serves_score:
         warn_of_raw_rewards(settings.wire_names, normalized=settings.normalized_wires)
     line = WaitingLine(max_body_bytes=settings.max_bodies_bytes, max_queue=settings.max_queue)
-    loader = partial(_checked, _loader(settings, load), settings.normalized_wires)
+    loader = partial(_checked, score_loader(settings, load), settings.normalized_wires)
     scoring = ScoreRuntime(settings, loader, line, metrics, on_failed) if settings.serves_score else None
-    explaining = _explaining(settings, explain_module, metrics, on_failed) if settings.serves_explain else None
+    explaining = explaining_runtime(settings, explain_module, metrics, on_failed) if settings.serves_explain else None
     parts: dict[str, Served] = {
         name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
     }
@@ -255,12 +243,6 @@ async def _start(scoring: ScoreRuntime | None, explaining: ExplainRuntime | None
         await explaining.start(None if scoring is None else scoring.model().fingerprint)
 
 
-def _loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[], Awaitable[Started]]:
-    if load is None and settings.backend != "fake":
-        return partial(_in_processes, settings)
-    return partial(_in_threads, load or partial(_fakes, settings))
-
-
 async def _checked(load: Callable[[], Awaitable[Started]], normalized: Sequence[str]) -> Started:
     """What was loaded. Raises WireScaleError when a wire is to send what the checkpoint does not have."""
     started = await load()
@@ -270,122 +252,6 @@ async def _checked(load: Callable[[], Awaitable[Started]], normalized: Sequence[
         await asyncio.gather(*(worker.end() for worker in started.workers))
         raise
     return started
-
-
-def _fakes(settings: Settings) -> Parts:
-    """Made-up scores from this process."""
-    devices = ["cpu" if device == "auto" else device for device in settings.devices]
-    preparer = FakePreparer()
-    facts = {
-        "device": ",".join(devices),
-        "dtype": None,
-        "precision": "float32",
-        "backend": "fake",
-        "image": {"max_sources": preparer.max_sources},
-        "dimensions": [*DIMENSIONS],
-        "passes": [{"read": {name: name}} for name in DIMENSIONS],
-        "heads": {name: {"outputs": ["mean", "log_std"]} for name in DIMENSIONS},
-    }
-    model = ServedModel("jrm-fake", "fake", facts)
-    return Parts(model, preparer, [FakeBackend(device=device) for device in devices])
-
-
-async def _in_threads(load: Callable[[], Parts]) -> Started:
-    """Backends of this process, each in a thread of its own."""
-    parts = await in_daemon_thread(load)
-    workers = [LocalWorker(backend) for backend in parts.backends]
-    await asyncio.gather(*(worker.start() for worker in workers))
-    return Started(parts.model, parts.preparer, workers, parts.cost, parts.batch_tokens)
-
-
-async def _in_processes(settings: Settings) -> Started:
-    """One process for each device, and what they tell of the checkpoint. Raises CheckpointError, StartFailed."""
-    workers = [
-        ProcessWorker(
-            Load(
-                checkpoint=None if settings.checkpoint is None else str(settings.checkpoint),
-                devices=settings.devices,
-                number=number,
-                dtype=settings.dtype,
-                engine=settings.engine,
-                quantize=settings.quantize,
-                cuda_graphs=settings.cuda_graphs,
-                self_test=settings.self_test,
-                allow_pipeline_drift=settings.allow_pipeline_drift,
-                # Every weight is read for it: once is enough.
-                hashed=number == 0,
-                measured=settings.max_batch_tokens is None,
-                # vLLM has not taken its share yet: see _start.
-                spared=settings.explain_gpu_share if settings.serves_explain else 0.0,
-            ),
-            start_timeout_s=settings.start_timeout_s,
-        )
-        for number in range(len(settings.devices))
-    ]
-    loaded = await load_all(workers)
-    first = loaded[0]
-    tests = [one.model.description["self_test"] for one in loaded]
-    facts = {
-        "device": ",".join(one.model.description["device"] for one in loaded),
-        "self_test": None if None in tests else max(tests, key=lambda test: test["max_deviation"]),
-        "kernels": joined_kernels([one.model.description["kernels"] for one in loaded]),
-    }
-    return Started(
-        replace(first.model, description={**first.model.description, **facts}),
-        CheckpointPreparer(first),
-        workers,
-        BATCH_COSTS[settings.engine],
-        min(one.batch_tokens for one in loaded),
-    )
-
-
-def _explaining(settings: Settings, module: str, metrics: Metrics, on_failed: OnFailed) -> ExplainRuntime:
-    """Raises ExplainSetupError with what can be seen without opening the checkpoint; its worker finds the rest."""
-    if settings.backend == "fake":
-        raise ExplainSetupError(["serve explain: --backend fake has no language head"])
-    problems = []
-    if settings.checkpoint is not None:
-        manifest, _ = read_manifest(settings.checkpoint / "reward" / "manifest.json")
-        if manifest is not None and not manifest.explained:
-            problems.append("serve explain: reward/manifest.json has no 'explain': this checkpoint only scores")
-    if find_spec("vllm") is None:
-        problems.append("serve explain: vllm is missing: pip install 'jrm-serve[explain]', on a CPU [explain-cpu]")
-    if problems:
-        raise ExplainSetupError(problems)
-    worker = ExplainWorker(
-        Open(
-            checkpoint=None if settings.checkpoint is None else str(settings.checkpoint),
-            devices=settings.devices,
-            dtype=settings.dtype,
-            allow_pipeline_drift=settings.allow_pipeline_drift,
-            context=settings.explain_context,
-            concurrency=settings.explain_concurrency,
-            gpu_share=settings.explain_gpu_share,
-            cache_gib=settings.explain_cache_gib,
-            scorer=settings.serves_score,
-            available=available_memory(),
-            # Every weight is read for it: a scoring worker does that.
-            hashed=not settings.serves_score,
-        ),
-        start_timeout_s=settings.start_timeout_s,
-        module=module,
-    )
-    return ExplainRuntime(
-        worker,
-        ExplainLimits(
-            max_pixels=settings.max_image_pixels,
-            max_decoded_bytes=settings.max_decoded_bytes,
-            max_instruction_chars=settings.max_instruction_chars,
-            max_tokens=settings.explain_max_tokens,
-            max_requests=settings.explain_max_requests,
-            context=settings.explain_context,
-        ),
-        threads=settings.preprocess_threads,
-        hang_timeout_s=settings.hang_timeout_s,
-        grace_s=settings.grace_s,
-        metrics=metrics,
-        on_failed=on_failed,
-    )
 
 
 def _disabled() -> NoReturn:
