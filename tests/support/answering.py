@@ -5,12 +5,11 @@ import json
 import sys
 from pathlib import Path
 
-from jrm_service.explain.vllm_engine import EngineSettings, start_vllm
-
 from jrm_service.explain.service import as_prompt
 from jrm_service.explain.writer import Prompt
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.explained import CheckpointQuestions
+from jrm_service.model.vllm_engine import EngineSettings, start_vllm
+from jrm_service.scoring.preparing import CheckpointPreparer
 from support.pictures import photo
 
 SIZES = [((96, 80), (224, 224)), ((300, 40), (40, 200))]  # partial windows, whole ones, thin images
@@ -19,12 +18,12 @@ INSTRUCTION = "make it red"
 
 def prompts(path: Path) -> list[Prompt]:
     checkpoint = open_checkpoint(path)
-    questions = CheckpointQuestions(checkpoint)
+    preparer = CheckpointPreparer(checkpoint)
     dimension = next(iter(checkpoint.manifest.explain))
     asked = []
     for number, sizes in enumerate(SIZES):
-        source, edited = (questions.image(photo(*size, seed=2 * number + n)) for n, size in enumerate(sizes))
-        sequence = questions.question(dimension, [source], edited, INSTRUCTION)
+        source, edited = (preparer.image(photo(*size, seed=2 * number + n)) for n, size in enumerate(sizes))
+        sequence = preparer.question(dimension, [source], edited, INSTRUCTION)
         asked.append(as_prompt(sequence, checkpoint.config.image_token_id))
     return asked
 
@@ -37,7 +36,7 @@ async def answers(path: Path, tokens: int) -> list[str]:
             for prompt in prompts(path)
         ]
     finally:
-        engine.shutdown()
+        engine._engine.shutdown()  # the worker has no use for it: it is killed
 
 
 if __name__ == "__main__":

@@ -149,11 +149,16 @@ def test_special_tokens_in_an_instruction_are_plain_text(explaining, groups, ins
         ({"max_tokens": 0}, (400, "invalid_request")),
         ({"colour": "red"}, (400, "invalid_request")),
         ({"timeout_ms": 1}, (504, "deadline_exceeded")),
-        ({"timeout_ms": 1, "stream": True}, (504, "deadline_exceeded")),
     ],
 )
 def test_what_cannot_be_explained(explaining, groups, changes, expected):
     assert error_of(explain(explaining, request(groups[0], **changes))) == expected
+
+
+def test_a_stream_that_is_late_says_so_before_it_begins_or_at_its_end(explaining, groups):
+    reply = explain(explaining, request(groups[0], timeout_ms=1, stream=True))
+    assert reply.status_code in (200, 504)
+    assert "deadline_exceeded" in reply.text
 
 
 def test_other_content_types_are_refused(explaining):

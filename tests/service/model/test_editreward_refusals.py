@@ -191,7 +191,7 @@ def test_missing_prompts_are_named(case):
 
 def test_no_weights_are_named(case):
     (case.weights / "model.safetensors").unlink()
-    assert any("weights: holds none of model.safetensors" in problem for problem in case.problems())
+    assert any("weights: holds none of model.pth, model.safetensors" in problem for problem in case.problems())
 
 
 def test_everything_is_told_at_once(case):
