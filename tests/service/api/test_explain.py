@@ -1,5 +1,6 @@
 """``POST /v1/explain`` with vLLM behind it: one server for all tests, whose engine the last one here kills."""
 
+import asyncio
 import base64
 import io
 import json
@@ -7,7 +8,6 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -171,15 +171,23 @@ def test_callers_who_leave_stop_the_engine(explaining, groups):
     metric, callers = Metric(explaining.url), 40
     before = metric("jrm_explanations_total")
 
-    def begin(client: httpx.Client, number: int) -> None:
-        body = request(groups[number % 3], stream=True)
-        client.send(client.build_request("POST", f"{explaining.url}/v1/explain", json=body), stream=True)
+    async def leave_when_one_has_begun() -> float:
+        async with httpx.AsyncClient(timeout=120) as client:
+            sent = []
+            for number in range(callers):
+                body = request(groups[number % 3], stream=True)
+                asked = client.build_request("POST", f"{explaining.url}/v1/explain", json=body)
+                sent.append(asyncio.create_task(client.send(asked, stream=True)))
+            begun, waiting = await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+            running = await asyncio.to_thread(metric, "jrm_explain_running")
+            for caller in waiting:
+                caller.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            for caller in begun:
+                await caller.result().aclose()
+        return running
 
-    with ExitStack() as streams, ThreadPoolExecutor(8) as pool:
-        clients = [streams.enter_context(httpx.Client(timeout=120)) for _ in range(callers)]
-        for _ in pool.map(begin, clients, range(callers)):
-            pass
-        assert metric("jrm_explain_running") >= 1
+    assert asyncio.run(leave_when_one_has_begun()) >= 1
     deadline = time.monotonic() + 60
     while metric("jrm_explain_running"):
         assert time.monotonic() < deadline
