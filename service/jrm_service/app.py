@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -33,12 +33,11 @@ from .errors import (
     MissingExtra,
     NotReady,
     TracesError,
-    WireScaleError,
 )
 from .explain.runtime import ExplainRuntime
 from .explain.worker import MODULE
 from .metrics import Metrics
-from .score_runtime import OnFailed, Parts, ScoreRuntime, Started
+from .score_runtime import OnFailed, Parts, ScoreRuntime
 from .scoring.backend import StartFailed
 from .scoring.line import WaitingLine
 from .scoring.types import ServedModel
@@ -105,8 +104,9 @@ def create_app(
     if settings.serves_score:
         warn_of_raw_rewards(settings.wire_names, normalized=settings.normalized_wires)
     line = WaitingLine(max_body_bytes=settings.max_bodies_bytes, max_queue=settings.max_queue)
-    loader = partial(_checked, score_loader(settings, load), settings.normalized_wires)
-    scoring = ScoreRuntime(settings, loader, line, metrics, on_failed) if settings.serves_score else None
+    check = partial(check_scales, settings.normalized_wires)
+    loader = score_loader(settings, load)
+    scoring = ScoreRuntime(settings, loader, check, line, metrics, on_failed) if settings.serves_score else None
     explaining = explaining_runtime(settings, explain_module, metrics, on_failed) if settings.serves_explain else None
     parts: dict[str, Served] = {
         name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
@@ -241,17 +241,6 @@ async def _start(scoring: ScoreRuntime | None, explaining: ExplainRuntime | None
         raise errors.exceptions[0] from None
     if explaining is not None:
         await explaining.start(None if scoring is None else scoring.model().fingerprint)
-
-
-async def _checked(load: Callable[[], Awaitable[Started]], normalized: Sequence[str]) -> Started:
-    """What was loaded. Raises WireScaleError when a wire is to send what the checkpoint does not have."""
-    started = await load()
-    try:
-        check_scales(normalized, started.model)
-    except WireScaleError:
-        await asyncio.gather(*(worker.end() for worker in started.workers))
-        raise
-    return started
 
 
 def _disabled() -> NoReturn:

@@ -55,12 +55,16 @@ class Started:
 
 
 class ScoreRuntime:
-    """What scores behind the routes: loading, ready, draining, failed."""
+    """What scores behind the routes: loading, ready, draining, failed.
+
+    ``check`` raises for what was loaded and cannot be served with these settings.
+    """
 
     def __init__(
         self,
         settings: Settings,
         load: Callable[[], Awaitable[Started]],
+        check: Callable[[ServedModel], None],
         line: WaitingLine,
         metrics: Metrics,
         on_failed: OnFailed,
@@ -70,6 +74,7 @@ class ScoreRuntime:
         metrics.watch_line(depth=lambda: line.places_taken, limit=settings.max_queue)
         self._settings = settings
         self._load = load
+        self._check = check
         self._on_failed = on_failed
         self._service: ScoreService | None = None
         self._redis = _redis_link(settings, self.metrics)
@@ -81,10 +86,11 @@ class ScoreRuntime:
         self._patience_s = 5.0  # for a call that is on a device when the server stops, unless it had its time already
 
     async def start(self) -> None:
-        """Load in a thread, warm every device, open the queue. Raises what loading raises."""
+        """Load, check what was loaded, open the queue. Raises what these raise, and then no worker is left."""
         parts: Started | None = None
         try:
             parts = await self._load()
+            self._check(parts.model)
             cache = self._score_cache(parts.model)
             if self._redis is not None:
                 await self._redis.connect()

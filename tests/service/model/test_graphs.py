@@ -160,6 +160,20 @@ def test_a_graph_that_gives_something_else_is_not_trusted(language, capture, rig
         assert graphs.are_right(by_ends, DEEPSTACK) is right
 
 
+def wrong_beside_nothing(query, key, value, lengths, *, causal, scale):
+    """Right, unless a sequence has no tokens, as those behind the rest of longer buffers."""
+    wrong = float((lengths.queries.diff() == 0).any())
+    return by_ends(query, key, value, lengths, causal=causal, scale=scale) + wrong
+
+
+def test_a_kernel_that_goes_wrong_in_longer_buffers_is_not_trusted(checkpoint):
+    model, _ = load_model(checkpoint, "cpu", torch.float32)
+    PackedModel(model, checkpoint.image_spec, wrong_beside_nothing)
+    buffers = [Buffers(model.language_model, wrong_beside_nothing, 48, DEEPSTACK)]
+    with torch.inference_mode():
+        assert not Graphs(model.language_model, buffers, as_recorded).are_right(wrong_beside_nothing, DEEPSTACK)
+
+
 def test_only_a_gpu_with_a_kernel_has_graphs(language):
     assert find_graphs(language, by_ends, "cpu", DEEPSTACK) is None
     assert find_graphs(language, None, "cuda:0", DEEPSTACK) is None
