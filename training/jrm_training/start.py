@@ -7,14 +7,12 @@ weights. By default it is asked as the paper asks (appendix C.1, C.2) and has th
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
 
@@ -22,13 +20,13 @@ from jrm_service.errors import CheckpointError
 from jrm_service.model import basemodel
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.editreward import HEADS, default_prompts, published_layout
-from jrm_service.model.files import RESAMPLE_NAMES, one_line, read_chat_template, write_json
+from jrm_service.model.files import RESAMPLE_NAMES, read_chat_template, write_json
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.manifest import Manifest, read_manifest
 from jrm_service.model.prompts import IMAGE_TOKEN
 from jrm_service.model.published import EMBEDDING, check_turns
 from jrm_service.model.statedict import SHARD_BYTES, StateDict, copy_tensors, open_state_dict, save_tensors
-from jrm_service.model.weights import LM_HEAD, compare_tensors, expected_tensors
+from jrm_service.model.weights import LM_HEAD, compare_tensors, expected_tensors, new_folder
 
 PIXELS = 200_704  # appendix B.1: 256 x 28 x 28
 HIDDEN = [1024, 16]
@@ -67,18 +65,9 @@ def prepare(
     if problems:
         raise CheckpointError(problems)
     plan = _plan(base, _wanted(manifest, pixels, name, out.name), seed)
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(out) as draft:
         plan.write(draft, seed, shard_bytes, progress)
         open_checkpoint(draft)
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError([f"{out}: cannot be written ({one_line(error)})"]) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return open_checkpoint(out)
 
 

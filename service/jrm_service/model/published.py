@@ -7,14 +7,12 @@ is complete.
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from jrm_service.errors import CheckpointError
@@ -28,7 +26,7 @@ from .prompts import TemplateError, sequence_builder
 from .published_heads import OUTPUTS, read_heads
 from .published_prompts import REWARD_TOKEN, read_prompts, template_file
 from .statedict import SHARD_BYTES, StateDict, copy_tensors, open_state_dict, save_tensors, with_stock_names
-from .weights import LM_HEAD, compare_tensors, expected_tensors
+from .weights import LM_HEAD, compare_tensors, expected_tensors, new_folder
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 
@@ -132,18 +130,9 @@ def import_published(
         raise CheckpointError(problems)
     notes: list[str] = []
     plan = _plan(published, checkpoint, base, name or out.name, prompts, pixels, problems, notes)
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(out) as draft:
         plan.write(draft, shard_bytes, progress)
         open_checkpoint(draft)
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError([f"{out}: cannot be written ({one_line(error)})"]) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Imported(open_checkpoint(out), tuple(notes))
 
 

@@ -10,9 +10,12 @@ import hashlib
 import math
 import os
 import re
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
+
+from jrm_service.errors import CheckpointError, one_line
 
 from .families import Config, family_of
 
@@ -240,3 +245,22 @@ def _digest(tensor: torch.Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
     digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write to, which becomes ``out`` at the end: an empty one is replaced.
+
+    Whatever is raised inside leaves nothing behind. Raises CheckpointError where something cannot be written.
+    """
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError([f"{out}: cannot be written ({one_line(error)})"]) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
