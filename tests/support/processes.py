@@ -40,7 +40,7 @@ class Served:
 
 def children(parent: int, name: str) -> list[int]:
     """Process ids of the descendants of a process whose command line has ``name`` in it."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     family, grown = {parent}, True
     while grown:
