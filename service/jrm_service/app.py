@@ -23,6 +23,8 @@ from .api.keyfile import KeyFile
 from .api.limits import RequestSlots
 from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
+from .api.page import routes as page
+from .api.page.files import static_files
 from .api.score import score_router
 from .api.wire import ScorePath
 from .errors import (
@@ -196,14 +198,17 @@ def create_app(
     api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
-    pages.install(app, greets=scoring is not None and uses_root(wires))
-    documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else [])}
+    docs = pages.install(app)
+    page_files = static_files() if settings.page else {}
+    page.install(app, page_files, documentation=docs, greets=scoring is not None and uses_root(wires))
+    documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else []), *page.open_paths(page_files)}
     probes = PROBES.union(*(wire_probes for name, wire_probes in WIRE_PROBES.items() if name in wires and scoring))
     gate = Gate(
         Methods(app, probes=probes),
         find=keys.find if keys else None,
         slots=RequestSlots(settings.max_requests),
         open_paths=probes | documentation,
+        is_open=page.is_page if page_files else lambda _scope: False,
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
     outermost = RequestContext(gate, metrics, routes=routes, quiet=probes, observer=traces)

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[
         Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
     ] = None
+    page: Annotated[bool, Field(description="show browsers a page at / to try edits on and to look at rewards")] = True
     log_format: Annotated[
         Literal["text", "json"], Field(description="how log lines look on stderr; one line per request")
     ] = "text"
