@@ -42,13 +42,11 @@ CONFIGURATIONS = {
 }
 
 
-def train(url: str, start: Path, out: Path, settings: Settings) -> None:
-    """Run what is left of a training run, on RANKS processes. Raises CalledProcessError when they fail."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(settings).items()]
+def command(url: str, start: Path, out: Path, settings: Settings) -> list[str]:
+    """The command that runs what is left of a training run, on RANKS processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     program = ["-m", "examples.flow_grpo.grpo", "--url", url, "--editor", str(start), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, *program, *options], check=True, env=environment)
+    return [*launcher, *program, *(f"--{name.replace('_', '-')}={value}" for name, value in asdict(settings).items())]
 
 
 def run(folder: Path, configuration: Configuration, judge: Path | None, start: Path, settings: Settings) -> None:
@@ -59,7 +57,7 @@ def run(folder: Path, configuration: Configuration, judge: Path | None, start: P
     print(f"{folder.name}: {configuration.name}", flush=True)
     with served(judge, folder / "server.log") as url:
         before = counters(url)
-        train(url, start, folder, settings)
+        subprocess.run(command(url, start, folder, settings), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         after = counters(url)
         asked = evaluate.held_out()
         judged = {}

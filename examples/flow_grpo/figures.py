@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import evaluate, tasks
 from .evaluate import Figures, difference, estimate
+from .grpo import read_log
 
 START = "start"
 TRUTHS = ("true_following", "true_right", "true_quality")
@@ -58,12 +59,11 @@ def table(results: Mapping[str, Any]) -> str:
     ]
     for result in results.values():
         cells = [_cell(result, name) for name in TRUTHS]
-        row = [f"{result['name']}, {result['seeds']} seeds", f"`{result['fingerprint'][:8]}`", _gain(result, "reward")]
+        name, judge = f"{result['name']} ({result['seeds']} seeds)", f"`{result['fingerprint'][:8]}`"
+        row = [name, judge, _gain(result, "reward")]
         lines.append(f"| {' | '.join(row + cells)} |")
-    tail = (
-        f"Gains over no RL on {first['tasks']} held-out tasks, with the same noise for each; in brackets 95% intervals, "
-        "from resampling the tasks."
-    )
+    tasks_told = f"Gains over no RL on {first['tasks']} held-out tasks, with the same noise for each"
+    tail = f"{tasks_told}; in brackets 95% intervals, from resampling the tasks."
     return "\n".join(lines) + f"\n\n{tail}\n"
 
 
@@ -95,7 +95,7 @@ def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
     documents = [json.loads((folder / "judged.json").read_text()) for folder in folders]
     before: Figures = documents[0]["judged"][START]
     last = [document["judged"][list(document["judged"])[-1]] for document in documents]
-    logs = [_log(folder) for folder in folders]
+    logs = [read_log(folder) for folder in folders]
     seconds = {
         part: float(np.mean([row["seconds"][part] for log in logs for row in log])) for part in logs[0][0]["seconds"]
     }
@@ -144,7 +144,7 @@ def _dynamics(runs: Runs, results: Mapping[str, Any]) -> Figure:
     reward, following, quality = figure.subplots(1, 3)
     for key, folders in runs.items():
         style = {"color": _COLOURS[key], "linestyle": _LINES[key]}
-        curves = [[row["rewards"]["avg"] for row in _log(folder)] for folder in folders]
+        curves = [[row["rewards"]["avg"] for row in read_log(folder)] for folder in folders]
         length = min(map(len, curves))
         mean = np.mean([curve[:length] for curve in curves], axis=0)
         smooth = np.convolve(mean, np.ones(_WINDOW) / _WINDOW, "valid")
@@ -183,7 +183,7 @@ def _losses(runs: Runs) -> Figure:
         for key, folders in runs.items():
             for folder in folders:
                 axes.plot(
-                    [row[part] for row in _log(folder)], color=_COLOURS[key], linestyle=_LINES[key], linewidth=0.9
+                    [row[part] for row in read_log(folder)], color=_COLOURS[key], linestyle=_LINES[key], linewidth=0.9
                 )
         axes.set_title(title)
         axes.set_xlabel("step")
@@ -192,10 +192,6 @@ def _losses(runs: Runs) -> Figure:
 
 def _editors(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def _save(figure: Figure, file: Path) -> None:

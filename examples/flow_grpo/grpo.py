@@ -34,7 +34,7 @@ from .pretrain import as_float
 
 GROUP = 12
 ADVANTAGE_CLIP = 5.0
-_FIRST_TASK = 1_000_000  # of the training split, beyond those of pretraining
+FIRST_TASK = 1_000_000  # of the training split, beyond those of pretraining
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class Trainer:
         self.reward_fn = jrm_reward(
             url,
             timeout=300,
+            max_retries=100,  # a server that is restarted is waited for, as long as the timeout lasts
             pin_fingerprint=pinned or True,
             std_penalty=settings.std_penalty,
             on_error=settings.on_error,  # type: ignore[arg-type]
@@ -158,7 +159,7 @@ class Trainer:
         batches, pending = [], []
         share = GROUP // self.ranks
         for number in range(self.settings.prompts):
-            index = _FIRST_TASK + self.settings.seed * 100_000 + self.step * self.settings.prompts + number
+            index = FIRST_TASK + self.settings.seed * 100_000 + self.step * self.settings.prompts + number
             task = tasks.task(tasks.TRAINING, index)
             picture = tasks.source(task)
             source = as_float(torch.from_numpy(picture.copy()).permute(2, 0, 1)).expand(share, -1, -1, -1)
@@ -268,6 +269,12 @@ class Trainer:
 def as_pixels(pictures: Tensor) -> Any:
     """[-1, 1] float [N, 3, H, W] to uint8 [N, H, W, 3], rounded as the client rounds."""
     return ((pictures + 1) / 2 * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log, one for each step that is done; none before the first."""
+    file = out / "log.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _told(row: dict[str, Any], steps: int) -> str:

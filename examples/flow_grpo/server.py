@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,16 +25,20 @@ _COUNTERS = (
 
 
 @contextlib.contextmanager
-def served(checkpoint: Path | None, log: Path) -> Iterator[str]:
+def served(checkpoint: Path | None, log: Path, port: int = 0, flags: Sequence[str] = ()) -> Iterator[str]:
     """The URL of a server of this checkpoint (None: the bundled one), ready; it is ended in the end.
+
+    ``port`` 0 is one that is free; ``flags`` are more of ``jrm serve``'s.
 
     Raises RuntimeError, with the last lines of ``log``, when it does not become ready.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if port == 0:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     command = [sys.executable, "-c", "from jrm_client.cli import main; main()", "serve", "--port", str(port)]
     command += ["--checkpoint", str(checkpoint)] if checkpoint else []
+    command += flags
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     with log.open("a") as output:

@@ -249,10 +249,12 @@ def _inside(shape: Shape, px: Floats, py: Floats) -> Mask:
 
 def _edge_width(pixels: Floats, one: Found, background: RGB) -> float | None:
     """Radius of the Gaussian that makes an edge as wide as this shape's, in pixels; None where it is not plain."""
-    core = _eroded(_eroded(one.mask))
-    if len(one.colours) != 1 or core.sum() < 9:
+    shown = pixels[one.mask]
+    order = np.linalg.norm(shown - background, axis=1).argsort()
+    inner = shown[order[-max(9, len(order) // 4) :]]  # what differs most from the background is not its edge
+    if inner.std(axis=0).max() > _PLAIN:
         return None
-    colour = np.median(pixels[core], axis=0)
+    colour = np.median(inner, axis=0)
     contrast = colour - np.asarray(background, float)
     near = _dilated(one.mask, 4)
     share = ((pixels - background) @ contrast / (contrast @ contrast))[near].clip(0, 1)
@@ -264,6 +266,7 @@ def _edge_width(pixels: Floats, one: Found, background: RGB) -> float | None:
     return math.sqrt(max(0.0, radius**2 - _SHARP**2))
 
 
+_PLAIN = 30.0  # levels: what varies more is of several colours, or too noisy to tell an edge in
 _SHARP = 0.3  # pixels: the radius of an edge that is as sharp as pixels allow
 
 
