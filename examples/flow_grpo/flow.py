@@ -20,7 +20,7 @@ from .editor import Editor
 SHIFT = 3.0
 """Times are shifted towards noise, t = SHIFT u / (1 + (SHIFT - 1) u): flat pictures are decided early."""
 STEPS = 10
-RANDOM_STEPS = 5
+RANDOM_STEPS = 4
 DIFFUSION = 0.9
 """``a``; sigma of appendix B.2."""
 

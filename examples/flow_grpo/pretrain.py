@@ -118,6 +118,6 @@ def pretrain(out: Path, steps: int, seed: int = 0, save_every: int = 250) -> Non
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/flow_grpo/pretrained"))
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=3000)
     arguments = parser.parse_args()
     pretrain(arguments.out, arguments.steps)
