@@ -45,10 +45,10 @@ class Settings:
     control that must not learn. ``std_penalty``: that many standard deviations are taken off each reward.
     """
 
-    steps: int = 100
+    steps: int = 60
     prompts: int = 8  # of GROUP edits each [24]
     updates: int = 2
-    learning_rate: float = 1e-4  # of all weights [4e-4 of a LoRA]
+    learning_rate: float = 2e-4  # of all weights [4e-4 of a LoRA]
     clip_low: float = 1e-4
     clip_high: float = 5e-4
     kl: float = 0.04
@@ -57,7 +57,7 @@ class Settings:
     on_error: str = "raise"
     seed: int = 0
     save_every: int = 5  # steps between states to go on from
-    keep_every: int = 25  # steps between editors that are kept
+    keep_every: int = 20  # steps between editors that are kept
 
 
 @dataclass(frozen=True, slots=True)
