@@ -65,7 +65,8 @@ def published(
     ``published_pairwise``: over pairs, ties by a threshold that is chosen on these very pairs (3pair and 4pair have no
     ties: no threshold). ``published_ranking``: over groups, the order of the scores is that of people; a human tie
     needs a difference within that threshold. Of equal scores the later edit comes first, which is what that code's sort
-    does with two edits; with more it depends on numpy's version and the processor. ``published_group``: over groups, every pair in order, equal scores being wrong.
+    does with two edits; with more it depends on numpy's version and the processor. ``published_group``: over groups,
+    every pair in order, equal scores being wrong.
     """
     kinds = np.array([pair.parts[1] for pair in pairs], "U8")
     scored = np.isfinite(differences)
