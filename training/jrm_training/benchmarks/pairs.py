@@ -218,7 +218,7 @@ def open_benchmark(
         more = [f"  and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
         listed = [f"  {problem}" for problem in problems[:MAX_LISTED]]
         raise EvaluationError(
-            "\n".join([f"{path}: {len(problems)} bad rows of {wanted}; --skip-bad leaves them out", *listed, *more])
+            "\n".join([f"{path}: {len(problems)} bad rows of {wanted:,}; --skip-bad leaves them out", *listed, *more])
         )
     if not pairs:
         raise EvaluationError(f"{path}: no rows to evaluate")
