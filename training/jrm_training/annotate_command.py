@@ -31,7 +31,7 @@ def annotate(
     dimension: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=following (instruction and regions, A.1) or NAME=quality (the edit alone, A.2); may be repeated.",
+            help="NAME=following (instruction, regions: A.1) or NAME=quality (the edit alone: A.2); may be repeated.",
             show_default="instruction_following=following, visual_quality=quality",
         ),
     ] = None,
@@ -62,8 +62,8 @@ def annotate(
 
     jrm annotate train.jsonl --out annotated.jsonl --model qwen3-vl --base-url http://127.0.0.1:8000/v1
 
-    What was answered is in OUT.journal; a run that was killed goes on there. OUT has the rows when all is done, OUT.rejects
-    what was given up and why.
+    What was answered is in OUT.journal; a run that was killed goes on there. OUT has the rows when all is done,
+    OUT.rejects what was given up and why.
 
     Exit status: 0 if every critique was accepted, 1 if not, 2 for wrong usage.
     """
@@ -106,7 +106,7 @@ def annotate(
                 _tell(data, jobs, journal, options, prices, retry_rejected)
             return
         with Journal(_beside(out, "journal"), settings) as journal:
-            complete = _annotate(data, out, jobs, journal, options, prices, ask, limit, retry_rejected)
+            complete = _annotate(data, out, jobs, kinds, journal, options, prices, ask, limit, retry_rejected)
     except (EndpointError, JournalError, OSError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -120,6 +120,7 @@ def _annotate(
     data: Path,
     out: Path,
     jobs: Sequence[Job],
+    kinds: Mapping[str, Kind],
     journal: Journal,
     options: Options,
     prices: Prices,
@@ -148,10 +149,12 @@ def _annotate(
         "", total=total, completed=total - sum(len(edits) for _, edits in left), spent=_spent(journal, prices)
     )
 
+    folder = data.absolute().parent
+
     async def write() -> None:
         async with Endpoint(**ask) as endpoint:
             await run(
-                data.absolute().parent,
+                folder,
                 left,
                 endpoint,
                 journal,
@@ -161,7 +164,7 @@ def _annotate(
 
     with bar:
         asyncio.run(write())
-    rows = write_output(data, out, journal, limit)
+    rows = write_output(data, out, journal, kinds, limit)
     wanted = {(job.line, job.dimension, edit) for job in jobs for edit in job.edits}
     entries = [entry for entry in journal if entry.key in wanted]
     rejected = write_rejects(_beside(out, "rejects"), entries)

@@ -1,4 +1,4 @@
-"""Whether an answer is a critique that may be learned: every fault of it, in words that its writer understands. Pure."""
+"""Whether an answer is a critique that may be learned, and every fault of it in words for its writer. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 _ANY_TAG = re.compile(r"<\|.*?\|>")
 _TAG = re.compile(r"<\|(?:global|bbox_(0|[1-9]\d{0,2}))\|>")
+_NUMBER = r"([1-4](?:\.\d+)?)"
 _STATED = re.compile(
-    r"\b([1-4](?:\.\d+)?)\s*(?:/|out of)\s*4\b|\bscore(?:d| of|:)*\s+(?:of\s+|a\s+)?([1-4](?:\.\d+)?)\b", re.I
+    rf"\b{_NUMBER}\s*(?:/|out of)\s*4\b|\bscored?:?\s+(?:(?:of|a|is|as)\s+)*{_NUMBER}\b", re.IGNORECASE
 )
 
 
@@ -64,22 +65,24 @@ class Faults(ValueError):
 def critique(text: str, kind: Kind, judged: Judged, boxes: Boxes) -> dict[str, Any]:
     """Return the critique of an answer as training data has it: boxes with x first, keys in C.1's order.
 
-    ``boxes`` is the order that was asked for. Raises Faults with everything that is wrong: no JSON object of the schema,
-    regions outside of the picture or without an area, tags without a region and regions without a tag, words that are
-    missing, or that state another score than the one to be argued for.
+    ``boxes`` is the order that was asked for. Raises Faults with everything that is wrong: no JSON object of the
+    schema, regions outside of the picture or without an area, tags without a region and regions without a tag, words
+    that are missing, or that state another score than the one to be argued for.
     """
     answer = _validated(text, _Following if kind == "following" else _Quality)
     faults = []
     if not answer.reasoning.strip():
         faults.append("reasoning: empty")
-    regions = []
+    regions: list[dict[str, Any]] = []
+    ids: list[int] = []
     if isinstance(answer, _Following):
         for number, region in enumerate(answer.edit_region):
             box, fault = _box(region.bbox_2d, boxes)
             faults += [f"edit_region[{number}].bbox_2d: {fault}"] * (fault is not None)
             regions.append({"id": region.id, "label": region.label, "bbox_2d": box})
-        faults += _id_faults([region.id for region in answer.edit_region])
-    faults += _tag_faults(answer.reasoning, [region["id"] for region in regions], needed=kind == "following")
+        ids = [region.id for region in answer.edit_region]
+        faults += _id_faults(ids)
+    faults += _tag_faults(answer.reasoning, ids, needed=kind == "following")
     if judged.score is not None:
         faults += _stated_faults(answer.reasoning, judged.score)
     if faults:

@@ -16,7 +16,7 @@ Kind = Literal["following", "quality"]
 Verdict = Literal["better", "worse", "equal"]
 
 KINDS: Mapping[str, Kind] = {"instruction_following": "following", "visual_quality": "quality"}
-"""The template of each of the paper's dimensions: with the instruction and regions (A.1), or of the edit alone (A.2)."""
+"""The template of each of the paper's dimensions: with instruction and regions (A.1), or of the edit alone (A.2)."""
 
 BEST = 4.0  # scores are 1 to 4, as in the paper
 
@@ -37,9 +37,7 @@ class Scale:
     def score(self, label: float) -> float:
         """The score of a label, to two decimals. Raises ValueError for one outside the scale."""
         if not self.low <= label <= self.high:
-            raise ValueError(
-                f"{label:g} is not on the scale of {self.low:g} to {self.high:g}; say the scale of the labels"
-            )
+            raise ValueError(f"{label:g} is not on the scale of {self.low:g} to {self.high:g}; --scale says another")
         return round(1 + (BEST - 1) * (label - self.low) / (self.high - self.low), 2)
 
 

@@ -11,6 +11,7 @@ The settings are what answers depend on; a journal of others is refused.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -68,13 +69,16 @@ class Journal:
         self.path = path
         self._entries: dict[tuple[int, str, int], Entry] = {}
         self._tokens = [0, 0, 0]
-        if path.exists() and path.stat().st_size:
-            torn = self._read(settings)
+        self._file: TextIO | None = None if read_only else _locked(path)
+        try:
+            torn = self._read(settings) if path.exists() else 0
             if torn and not read_only:
                 os.truncate(path, path.stat().st_size - torn)
-        self._file: TextIO | None = None if read_only else path.open("a", encoding="utf-8")
-        if self._file is not None and not self._file.tell():
-            self._write({"format": FORMAT, "settings": dict(settings)})
+            if self._file is not None and not path.stat().st_size:
+                self._write({"format": FORMAT, "settings": dict(settings)})
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -120,10 +124,12 @@ class Journal:
         lines = jsonl.lines(io.BytesIO(whole))
         try:
             first = next(lines, None)
-            head = {"format": FORMAT, "settings": dict(settings)} if first is None else jsonl.parse(first.text)
-            if head["format"] != FORMAT:
-                raise ValueError
+            head: dict[str, Any] = {"format": FORMAT, "settings": dict(settings)}
+            if first is not None:
+                head = jsonl.parse(first.text)
             known = head["settings"]
+            if head["format"] != FORMAT or not isinstance(known, dict):
+                raise ValueError
             for line in lines:
                 self._add(Entry(**jsonl.parse(line.text)))
         except (ValueError, KeyError, TypeError):
@@ -132,3 +138,14 @@ class Journal:
         if changed:
             raise JournalError(f"{self.path} has answers for another {', '.join(changed)}; use another --out")
         return len(torn)
+
+
+def _locked(path: Path) -> TextIO:
+    """Open to append, for this process alone: two runs would pay for every answer twice."""
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise JournalError(f"{path}: another run is writing to it") from None
+    return file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,21 +16,22 @@ from .jobs import rows
 from .journal import Entry, Journal
 
 
-def write_output(data: Path, out: Path, journal: Journal, limit: int | None = None) -> int:
+def write_output(data: Path, out: Path, journal: Journal, dimensions: Collection[str], limit: int | None = None) -> int:
     """Write the rows of ``data`` with the accepted critiques of the journal to ``out``, and return how many rows.
 
-    Paths of images stay valid: they are those of ``data``, from the folder of ``out``. The file appears when all is
-    written and not before.
+    New critiques stand in the order of ``dimensions``, whichever was answered first. Paths of images stay valid: they
+    are those of ``data``, from the folder of ``out``. The file appears when all is written and not before.
     """
     accepted: dict[int, list[Entry]] = {}
     for entry in journal:
         if entry.critique is not None:
             accepted.setdefault(entry.line, []).append(entry)
+    order = {dimension: number for number, dimension in enumerate(dimensions)}
     count = 0
     with _appearing(out) as file:
         for line, row in rows(data, limit):
             _relocate(row, data.absolute().parent, out.absolute().parent)
-            for entry in accepted.get(line.number, []):
+            for entry in sorted(accepted.get(line.number, []), key=lambda entry: order[entry.dimension]):
                 row["edits"][entry.edit].setdefault("critiques", {})[entry.dimension] = entry.critique
             to_row(row, None)  # what comes out can be trained on
             _write(file, row)
@@ -39,7 +40,7 @@ def write_output(data: Path, out: Path, journal: Journal, limit: int | None = No
 
 
 def write_rejects(path: Path, entries: Iterable[Entry]) -> int:
-    """Write what was given up, a JSON line each, in the order of the rows; no file if there is nothing. Return the count.
+    """Write what was given up, a JSON line each, in the order of the rows, and return the count; no file if it is 0.
 
     ``reasons`` has the faults of each answer in turn, ``answer`` is the last one.
     """

@@ -18,19 +18,19 @@ Boxes = Literal["yx", "xy"]
 BOX = {"yx": "[ymin, xmin, ymax, xmax]", "xy": "[xmin, ymin, xmax, ymax]"}
 
 _FOLLOWING = """\
-You write training data for a model that judges edits of images. People have judged the edit below. Say, in words and \
-with boxes, what in the images explains their judgement.
+You write training data for a model that judges edits of images. People have judged the edit below. Say, in words \
+and with boxes, what in the images explains their judgement.
 
 Instruction of the edit: "{instruction}"
 Images: {images}
 Judgement of how well the edit follows the instruction: {judgement}
 
-1. Regions. Find every distinct object or area that the instruction asks for or that was changed, at most {most}. Give \
-each an id, counting from 0, a short label, and a box {box} in the edited image, on a scale of 0 to 1000 whatever the \
-size of the image. If the images look the same, there are no regions.
-2. Reasoning. Say what explains the judgement, in detail. Write the tag of a region, <|bbox_0|> for that of id 0 and so \
-on, right before you speak of it; speak of every region. Write <|global|> before you speak of the picture as a whole: \
-what should have been kept, and whether it was.
+1. Regions. Find every distinct object or area that the instruction asks for or that was changed, at most {most}. \
+Give each an id, counting from 0, a short label, and a box {box} in the edited image, on a scale of 0 to 1000 \
+whatever the size of the image. If the images look the same, there are no regions.
+2. Reasoning. Say what explains the judgement, in detail. Write the tag of a region, <|bbox_0|> for that of id 0 and \
+so on, right before you speak of it; speak of every region. Write <|global|> before you speak of the picture as a \
+whole: what should have been kept, and whether it was.
 {levels}
 Your words must argue for this judgement and for no other. Do not write the score itself.
 
@@ -58,8 +58,9 @@ What the scores mean: 4, every region is as asked and everything else as it was.
 has a small flaw, or something else changed slightly. 2, an important region is wrong or missing, or much else was \
 changed. 1, the instruction was not followed at all, or the image is ruined.""",
     "quality": """\
-What the scores mean: 4, true light and textures, nothing to object to. 3, good, with one small flaw that can be named. \
-2, flaws that everybody sees, such as a distorted face, blurred edges or shadows that do not fit. 1, a failure.""",
+What the scores mean: 4, true light and textures, nothing to object to. 3, good, with one small flaw that can be \
+named. 2, flaws that everybody sees, such as a distorted face, blurred edges or shadows that do not fit. 1, a \
+failure.""",
 }
 
 _READ_SCORE = """\

@@ -150,10 +150,11 @@ class _Writer:
         text: str | None = None
         critique: dict[str, Any] | None = None
         read: int | str | None = None
-        refused = False
+        asked, refused = 0, False
         try:
             messages = [await self._question(edit, judged)]
             while critique is None and len(faults) < self._options.tries:
+                asked += 1
                 answer = await self._endpoint.chat(messages, prompts.schema(job.kind))
                 spent.add(answer)
                 text = answer.text
@@ -178,7 +179,7 @@ class _Writer:
             edit=edit,
             critique=critique,
             read=read,
-            tries=len(faults) + (critique is not None),
+            tries=asked,
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
             unmetered=spent.unmetered,
