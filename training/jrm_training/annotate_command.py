@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .annotate.estimate import Prices
     from .annotate.jobs import Job, Kind, Scale
     from .annotate.journal import Entry, Journal
+    from .annotate.prompts import Templates
     from .annotate.run import Options
 
 
@@ -39,6 +40,12 @@ def annotate(
     boxes: Annotated[
         str, typer.Option(help="Order of boxes to ask for: yx as in A.1, or xy if the model was trained so.")
     ] = "yx",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON object, following or quality -> what to ask.", show_default="the paper's, in our words"
+        ),
+    ] = None,
     tries: Annotated[int, typer.Option(min=1, help="Answers for a critique, at most.")] = 3,
     verify: Annotated[
         bool, typer.Option(help="Have each critique read back, blindly, and refuse it if it contradicts the judgement.")
@@ -77,16 +84,16 @@ def annotate(
         raise typer.BadParameter(f"--boxes {boxes}: expected yx or xy")
     if response_format not in ("schema", "json", "none"):
         raise typer.BadParameter(f"--response-format {response_format}: expected schema, json or none")
-    kinds, labels, extra = _kinds(dimension), _scale(scale), _extra(extra_body)
+    kinds, labels, extra, templates = _kinds(dimension), _scale(scale), _extra(extra_body), _templates(prompts)
     settings = {
         "model": model,
         "boxes": boxes,
         "scale": [labels.low, labels.high],
         "dimensions": dict(kinds),
         "verify": verify,
-        "prompts": _prompts_hash(boxes),
+        "prompts": _prompts_hash(boxes, templates),
     }
-    options = Options(boxes, tries, verify, concurrency)  # type: ignore[arg-type] # boxes is checked above
+    options = Options(boxes, tries, verify, concurrency, templates)  # type: ignore[arg-type] # boxes is checked above
     prices = Prices(price_in, price_out)
     ask = {
         "base_url": base_url,
@@ -181,7 +188,14 @@ def _tell(
     from .annotate.run import unsettled
 
     left = unsettled(jobs, journal, retry_rejected=retry_rejected)
-    found = estimate(data.absolute().parent, left, journal, boxes=options.boxes, verify=options.verify)
+    found = estimate(
+        data.absolute().parent,
+        left,
+        journal,
+        boxes=options.boxes,
+        templates=options.templates,
+        verify=options.verify,
+    )
     cost = prices.cost(found.tokens_in, found.tokens_out)
     typer.echo(
         f"{found.critiques:,} critiques of {len({job.line for job in jobs}):,} rows to write, "
@@ -257,7 +271,25 @@ def _extra(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _prompts_hash(boxes: str) -> str:
+def _templates(path: Path | None) -> Templates:
+    from jrm_client import strict_json
+
+    from .annotate.prompts import TEMPLATES
+
+    if path is None:
+        return TEMPLATES
+    try:
+        value = strict_json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"--prompts {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(value, dict) or not all(
+        kind in TEMPLATES and isinstance(text, str) and text.strip() for kind, text in value.items()
+    ):
+        raise typer.BadParameter(f"--prompts {path}: expected an object with texts for following, quality, or both")
+    return {**TEMPLATES, **value}
+
+
+def _prompts_hash(boxes: str, templates: Templates) -> str:
     """Of everything that is asked, so that a journal does not mix the answers to two templates."""
     import hashlib
 
@@ -265,7 +297,7 @@ def _prompts_hash(boxes: str) -> str:
     from .annotate.jobs import Judged
 
     asked = [
-        prompts.ask(kind, "", 1, judged, boxes)  # type: ignore[arg-type]
+        prompts.ask(kind, "", 1, judged, boxes, templates)  # type: ignore[arg-type]
         for kind in ("following", "quality")
         for judged in (Judged(score=1.0), Judged(verdict="better"))
     ]

@@ -248,6 +248,21 @@ def test_another_variable_and_body(tmp_path, monkeypatch):
     assert all(list(edit.critiques) == ["visual_quality"] for edit in read_groups(out, DIMENSIONS)[0].edits)
 
 
+def test_prompts_of_ones_own(tmp_path):
+    data, out, own = write(tmp_path, rows(1)), tmp_path / "annotated.jsonl", tmp_path / "prompts.json"
+    own.write_text(json.dumps({"quality": "Judgement: {judgement} Quality?"}))
+    with ScriptedEndpoint(good).serving() as endpoint:
+        common = ("annotate", data, "--out", out, "--model", "m", "--base-url", endpoint.url)
+        done = run(*common, "--prompts", own)
+        assert done.exit_code == 0, done.output
+        assert {asked.texts[0] for asked in endpoint.asked if "Quality?" in asked.texts[0]} == {
+            "Judgement: 4 of 4. Quality?",
+            "Judgement: 1 of 4. Quality?",
+        }
+        done = run(*common)
+    assert "has answers for another prompts; use another --out" in done.stderr
+
+
 def test_another_model_needs_another_file(tmp_path):
     data, out = write(tmp_path, rows(1)), tmp_path / "annotated.jsonl"
     with ScriptedEndpoint(good).serving() as endpoint:
@@ -270,12 +285,16 @@ def test_another_model_needs_another_file(tmp_path):
         (["--scale", "4:1"], "expected LOW:HIGH"),
         (["--extra-body", "[]"], "expected a JSON object"),
         (["--extra-body", "{"], "not JSON"),
+        (["--prompts", "nowhere.json"], "No such file"),
+        (["--prompts", "TAKEN"], "not JSON"),
+        (["--prompts", "LIST"], "expected an object with texts for following, quality, or both"),
     ],
 )
 def test_wrong_usage(tmp_path, arguments, message):
     data, taken = write(tmp_path, rows(1)), tmp_path / "taken.jsonl"
     taken.write_text("mine\n")
-    known = {"DATA": data, "TAKEN": taken}
+    (tmp_path / "list.json").write_text('{"beauty": "?"}')
+    known = {"DATA": data, "TAKEN": taken, "LIST": tmp_path / "list.json"}
     out = [] if "--out" in arguments else ["--out", tmp_path / "out.jsonl"]
     done = run("annotate", data, "--model", "m", *out, *(known.get(argument, argument) for argument in arguments))
     assert done.exit_code == 2

@@ -51,3 +51,15 @@ def test_the_examples_of_the_schema_are_what_is_checked():
     for judged, text in ((Judged(score=1), {"score": 1}), (Judged(verdict="better"), {"verdict": "better"})):
         assert list(prompts.reading_schema(judged)["properties"]) == list(text)
         check.reading(json.dumps(text), judged)
+
+
+def test_what_stands_in_an_instruction_is_not_replaced():
+    text = prompts.ask("following", "write {levels} and {box}", 1, Judged(score=1), "yx")
+    assert '"write {levels} and {box}"' in text
+    assert text.count("{levels}") == text.count("{box}") == 1
+
+
+def test_templates_of_ones_own():
+    templates = {"following": "{instruction}? {judgement} {other}", "quality": "Quality?"}
+    assert prompts.ask("following", "red", 1, Judged(score=2), "yx", templates) == "red? 2 of 4. {other}"
+    assert prompts.ask("quality", "red", 1, Judged(score=2), "yx", templates) == "Quality?"

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import pictures, prompts
 from .jobs import Job, Kind
 from .journal import Entry
-from .prompts import Boxes
+from .prompts import Boxes, Templates
 
 PIXELS_PER_TOKEN = 32 * 32  # Qwen3-VL's; others count otherwise
 CHARACTERS_PER_TOKEN = 4
@@ -46,6 +46,7 @@ def estimate(
     settled: Iterable[Entry],
     *,
     boxes: Boxes,
+    templates: Templates,
     verify: bool,
 ) -> Estimate:
     """Estimate what is left, from the answers that there are already if they are LEAST_ANSWERS, else from sizes.
@@ -72,7 +73,7 @@ def estimate(
                 if path not in sizes:
                     sizes[path] = pictures.pixels(folder / path)
                 tokens_in += sizes[path] // PIXELS_PER_TOKEN
-            tokens_in += _tokens(prompts.ask(job.kind, job.instruction, len(job.sources), judged, boxes))
+            tokens_in += _tokens(prompts.ask(job.kind, job.instruction, len(job.sources), judged, boxes, templates))
             tokens_out += TOKENS_OUT[job.kind]
             if verify:
                 tokens_in += _tokens(prompts.read_back(job.kind, judged, "")) + TOKENS_OUT[job.kind]

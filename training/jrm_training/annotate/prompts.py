@@ -6,8 +6,10 @@ Whether its words argue for that judgement is read by asking for it back, with n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from jrm_service.explain.critique import MAX_REGIONS
 
@@ -15,42 +17,19 @@ from .jobs import Judged, Kind
 
 Boxes = Literal["yx", "xy"]
 
+Templates: TypeAlias = Mapping[Kind, str]
+
+_FOLDER = Path(__file__).parent / "templates"
+TEMPLATES: Templates = {
+    "following": (_FOLDER / "following.txt").read_text(encoding="utf-8").rstrip("\n"),
+    "quality": (_FOLDER / "quality.txt").read_text(encoding="utf-8").rstrip("\n"),
+}
+"""What asks for a critique; PLACEHOLDERS in braces are replaced, literally and once."""
+
+PLACEHOLDERS = ("instruction", "images", "judgement", "levels", "most", "box")
+_PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
+
 BOX = {"yx": "[ymin, xmin, ymax, xmax]", "xy": "[xmin, ymin, xmax, ymax]"}
-
-_FOLLOWING = """\
-You write training data for a model that judges edits of images. People have judged the edit below. Say, in words \
-and with boxes, what in the images explains their judgement.
-
-Instruction of the edit: "{instruction}"
-Images: {images}
-Judgement of how well the edit follows the instruction: {judgement}
-
-1. Regions. Find every distinct object or area that the instruction asks for or that was changed, at most {most}. \
-Give each an id, counting from 0, a short label, and a box {box} in the edited image, on a scale of 0 to 1000 \
-whatever the size of the image. If the images look the same, there are no regions.
-2. Reasoning. Say what explains the judgement, in detail. Write the tag of a region, <|bbox_0|> for that of id 0 and \
-so on, right before you speak of it; speak of every region. Write <|global|> before you speak of the picture as a \
-whole: what should have been kept, and whether it was.
-{levels}
-Your words must argue for this judgement and for no other. Do not write the score itself.
-
-Answer with one JSON object and nothing else:
-{{"edit_region": [{{"id": 0, "label": "…", "bbox_2d": {box}}}], "reasoning": "<|bbox_0|> … <|global|> …"}}"""
-
-_QUALITY = """\
-You write training data for a model that judges how images look. People have judged the image below. Say in words what \
-in the image explains their judgement.
-
-Images: {images}
-Judgement of how the image looks: {judgement}
-
-Look at nothing but the quality of the picture: light and shadow, physics and perspective, textures, edges, seams, \
-noise, blur, distorted shapes. It is the result of an edit; do not speak of what was asked for.
-{levels}
-Be specific. Your words must argue for this judgement and for no other. Do not write the score itself.
-
-Answer with one JSON object and nothing else:
-{{"reasoning": "…"}}"""
 
 _LEVELS = {
     "following": """\
@@ -92,18 +71,20 @@ _VERDICTS = {
 _BESIDE = "Speak of the edit by itself; the other one is there so that you see what made the difference."
 
 
-def ask(kind: Kind, instruction: str, sources: int, judged: Judged, boxes: Boxes) -> str:
+def ask(
+    kind: Kind, instruction: str, sources: int, judged: Judged, boxes: Boxes, templates: Templates = TEMPLATES
+) -> str:
     """The text that asks for a critique. Its images, in this order: those of ``images_of``."""
     beside = judged.verdict is not None
-    template = _FOLLOWING if kind == "following" else _QUALITY
-    return template.format(
-        instruction=instruction,
-        images=", ".join(_images(kind, sources, beside)),
-        judgement=f"{judged.score:g} of 4." if judged.verdict is None else _VERDICTS[judged.verdict],
-        levels=_BESIDE if beside else _LEVELS[kind],
-        most=MAX_REGIONS,
-        box=BOX[boxes],
-    )
+    values = {
+        "instruction": instruction,
+        "images": ", ".join(_images(kind, sources, beside)),
+        "judgement": f"{judged.score:g} of 4." if judged.verdict is None else _VERDICTS[judged.verdict],
+        "levels": _BESIDE if beside else _LEVELS[kind],
+        "most": str(MAX_REGIONS),
+        "box": BOX[boxes],
+    }
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], templates[kind])
 
 
 def _images(kind: Kind, sources: int, beside: bool) -> list[str]:

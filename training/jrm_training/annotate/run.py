@@ -13,7 +13,7 @@ from .check import Faults
 from .endpoint import Answer, Endpoint, EndpointError, Refused
 from .jobs import Job, Judged
 from .journal import Entry, Journal, JournalError
-from .prompts import Boxes
+from .prompts import Boxes, Templates
 
 MAX_REFUSALS = 8  # of requests, before any was answered: then it is not the rows
 READINGS = 2  # tries of a blind reading
@@ -21,12 +21,13 @@ READINGS = 2  # tries of a blind reading
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How critiques are written: ``tries`` answers at most for each; ``verify``: its words are read back, blindly."""
+    """How critiques are asked for: ``tries`` answers at most; ``verify``: their words are read back, blindly."""
 
     boxes: Boxes = "yx"
     tries: int = 3
     verify: bool = True
     concurrency: int = 8
+    templates: Templates = field(default_factory=lambda: prompts.TEMPLATES)
 
 
 @dataclass(slots=True)
@@ -190,7 +191,8 @@ class _Writer:
 
     async def _question(self, edit: int, judged: Judged) -> dict[str, Any]:
         job = self._job
-        text = prompts.ask(job.kind, job.instruction, len(job.sources), judged, self._options.boxes)
+        options = self._options
+        text = prompts.ask(job.kind, job.instruction, len(job.sources), judged, options.boxes, options.templates)
         paths = prompts.images_of(job.kind, job.sources, job.images, edit, judged)
         urls = [await asyncio.to_thread(pictures.data_url, self._folder / path) for path in paths]
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
