@@ -43,11 +43,15 @@ def _no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def rows(path, count):
-    """Rows of the synthetic world without their critiques."""
+def rows(path, count, turned=0):
+    """Rows of the synthetic world without their critiques; of the first ``turned``, labels are turned around."""
+
+    def labels(number, edit):
+        return {name: 5 - label if number < turned else label for name, label in edit.labels.items()}
+
     groups = [
-        Group(group.source, group.instruction, tuple(Edit(edit.image, edit.labels) for edit in group.edits))
-        for group in World(count, seed=3, split="test", edits=2)
+        Group(group.source, group.instruction, tuple(Edit(edit.image, labels(number, edit)) for edit in group.edits))
+        for number, group in enumerate(World(count, seed=3, split="test", edits=2))
     ]
     return write_groups(path / "pairs.jsonl", groups)
 
@@ -78,7 +82,10 @@ def accepted(entries):
 
 
 def test_asked_for_what_it_was_trained_on(url, tmp_path):
-    """Its critiques have the form. Nobody told it the judgements, so its words argue for its own: that is found."""
+    """Its critiques have the form. Nobody told it the judgements, so its words argue for its own.
+
+    Where it is right and the label was turned around, from 1 to 4 or back, that is a contradiction, and found.
+    """
 
     def script(asked: Asked) -> Reply:
         if asked.reads:  # the bundled checkpoint reads no text; its verdicts have words of their own
@@ -86,16 +93,29 @@ def test_asked_for_what_it_was_trained_on(url, tmp_path):
         reply = httpx.post(f"{url}/chat/completions", json=asked.body, timeout=120)
         return Reply(status=reply.status_code, body=reply.content)
 
-    prompts, out, data = tmp_path / "own.json", tmp_path / "own.jsonl", rows(tmp_path, 20)
+    prompts, out, data = tmp_path / "own.json", tmp_path / "own.jsonl", rows(tmp_path, 20, turned=6)
     prompts.write_text(json.dumps(OWN_PROMPTS))
     formed = run("not read back", data, tmp_path / "formed.jsonl", url, "--prompts", str(prompts), "--no-verify")
     with ScriptedEndpoint(script).serving() as endpoint:
         agreeing = run("read back", data, out, endpoint.url, "--prompts", str(prompts))
     assert len(accepted(formed)) >= 0.95 * 80
-    # Every first fault is that of words which argue for another score, and there are some.
-    contrary = [one for one in agreeing if one["faults"]]
-    assert contrary
-    assert all("the words argue for" in one["faults"][0][0] for one in contrary)
+    groups = read_groups(data, DIMENSIONS)
+    turned = {
+        (line, name, edit)
+        for line in range(1, 7)
+        for edit in range(2)
+        for name in DIMENSIONS
+        if groups[line - 1].edits[edit].labels[name] in (1, 4)
+    }
+    found = {
+        (one["line"], one["dimension"], one["edit"])
+        for one in agreeing
+        if one["faults"] and "the words argue for" in one["faults"][0][0]
+    }
+    print(f"labels turned around: {len(turned)}, of which {len(turned & found)} contradict what was written")
+    assert len(turned & found) >= 0.8 * len(turned) > 8
+    others = [one for one in accepted(agreeing) if one["line"] > 6]
+    assert len(others) >= 0.9 * 56
     written = [len(edit.critiques) for group in read_groups(out, DIMENSIONS) for edit in group.edits]
     assert sum(written) == len(accepted(agreeing))
     recipe = tmp_path / "small.toml"
