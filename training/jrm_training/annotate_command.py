@@ -173,12 +173,14 @@ def _annotate(
         asyncio.run(write())
     rows = write_output(data, out, journal, kinds, limit)
     wanted = {(job.line, job.dimension, edit) for job in jobs for edit in job.edits}
-    entries = [entry for entry in journal if entry.key in wanted]
-    rejected = write_rejects(_beside(out, "rejects"), entries)
-    typer.echo(f"wrote {rows:,} rows with {len(entries) - rejected:,} critiques to {out} ({_spent(journal, prices)})")
-    if rejected:
-        typer.echo(f"gave up {rejected:,} critiques: {_common(entries)}; all reasons are in {_beside(out, 'rejects')}")
-    return not rejected
+    rejects = [journal.entry(settled) for key, settled in journal.items() if key in wanted and not settled.accepted]
+    write_rejects(_beside(out, "rejects"), rejects)
+    written = len(wanted) - len(rejects)
+    typer.echo(f"wrote {rows:,} rows with {written:,} critiques to {out} ({_spent(journal, prices)})")
+    if rejects:
+        where = _beside(out, "rejects")
+        typer.echo(f"gave up {len(rejects):,} critiques: {_common(rejects)}; all reasons are in {where}")
+    return not rejects
 
 
 def _tell(
@@ -212,11 +214,11 @@ def _spent(journal: Journal, prices: Prices) -> str:
     return f"{least}{tokens_in:,} tokens in, {tokens_out:,} out, {prices.cost(tokens_in, tokens_out):,.2f}"
 
 
-def _common(entries: Sequence[Entry]) -> str:
+def _common(rejects: Sequence[Entry]) -> str:
     """What was wrong with the last answers, most frequent first."""
     from collections import Counter
 
-    last = Counter(entry.faults[-1][0] for entry in entries if entry.critique is None)
+    last = Counter(entry.faults[-1][0] for entry in rejects)
     return "; ".join(f"{count:,}: {fault[:80]}" for fault, count in last.most_common(3))
 
 

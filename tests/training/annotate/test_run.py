@@ -26,7 +26,8 @@ def annotate(data, endpoint, retry_rejected=False, **options):
     with Journal(data.with_name("journal"), {}) as journal:
         asyncio.run(write_all(journal))
         instructions = {job.line: job.instruction for job in jobs}
-        return {(instructions[entry.line], entry.dimension, entry.edit): entry for entry in journal}
+        entries = [journal.entry(settled) for _, settled in journal.items()]
+        return {(instructions[entry.line], entry.dimension, entry.edit): entry for entry in entries}
 
 
 # --- planted faults ---------------------------------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import pictures, prompts
 from .jobs import Job, Kind
-from .journal import Entry
+from .journal import Journal
 from .prompts import Boxes, Templates
 
 PIXELS_PER_TOKEN = 32 * 32  # Qwen3-VL's; others count otherwise
@@ -43,7 +43,7 @@ class Estimate:
 def estimate(
     folder: Path,
     left: Sequence[tuple[Job, list[int]]],
-    settled: Iterable[Entry],
+    journal: Journal,
     *,
     boxes: Boxes,
     templates: Templates,
@@ -55,14 +55,14 @@ def estimate(
     """
     critiques = sum(len(edits) for _, edits in left)
     requests = critiques * (1 + verify)
-    entries = list(settled)
-    if len(entries) >= LEAST_ANSWERS:
+    if len(journal) >= LEAST_ANSWERS:
+        spent_in, spent_out, _ = journal.total()
         return Estimate(
             critiques,
             requests,
-            round(critiques * sum(entry.tokens_in for entry in entries) / len(entries)),
-            round(critiques * sum(entry.tokens_out for entry in entries) / len(entries)),
-            f"the mean of {len(entries):,} critiques that were written, answers that were asked for again included",
+            round(critiques * spent_in / len(journal)),
+            round(critiques * spent_out / len(journal)),
+            f"the mean of {len(journal):,} critiques that were written, answers that were asked for again included",
         )
     sizes: dict[str, int] = {}
     tokens_in = tokens_out = 0

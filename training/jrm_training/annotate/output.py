@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from jrm_training.rows import to_row
 
 from .jobs import rows
-from .journal import Entry, Journal
+from .journal import Entry, Journal, Settled
 
 
 def write_output(data: Path, out: Path, journal: Journal, dimensions: Collection[str], limit: int | None = None) -> int:
@@ -22,16 +22,17 @@ def write_output(data: Path, out: Path, journal: Journal, dimensions: Collection
     New critiques stand in the order of ``dimensions``, whichever was answered first. Paths of images stay valid: they
     are those of ``data``, from the folder of ``out``. The file appears when all is written and not before.
     """
-    accepted: dict[int, list[Entry]] = {}
-    for entry in journal:
-        if entry.critique is not None:
-            accepted.setdefault(entry.line, []).append(entry)
+    accepted: dict[int, list[Settled]] = {}
+    for (line_number, _, _), settled in journal.items():
+        if settled.accepted:
+            accepted.setdefault(line_number, []).append(settled)
     order = {dimension: number for number, dimension in enumerate(dimensions)}
     count = 0
     with _appearing(out) as file:
         for line, row in rows(data, limit):
             _relocate(row, data.absolute().parent, out.absolute().parent)
-            for entry in sorted(accepted.get(line.number, []), key=lambda entry: order[entry.dimension]):
+            entries = [journal.entry(settled) for settled in accepted.get(line.number, [])]
+            for entry in sorted(entries, key=lambda entry: order[entry.dimension]):
                 row["edits"][entry.edit].setdefault("critiques", {})[entry.dimension] = entry.critique
             to_row(row, None)  # what comes out can be trained on
             _write(file, row)
@@ -39,15 +40,15 @@ def write_output(data: Path, out: Path, journal: Journal, dimensions: Collection
     return count
 
 
-def write_rejects(path: Path, entries: Iterable[Entry]) -> int:
-    """Write what was given up, a JSON line each, in the order of the rows, and return the count; no file if it is 0.
+def write_rejects(path: Path, entries: Iterable[Entry]) -> None:
+    """Write what was given up, a JSON line each, in the order of the rows; no file if there is nothing.
 
     ``reasons`` has the faults of each answer in turn, ``answer`` is the last one.
     """
-    given_up = sorted((entry for entry in entries if entry.critique is None), key=lambda entry: entry.key)
+    given_up = sorted(entries, key=lambda entry: entry.key)
     if not given_up:
         path.unlink(missing_ok=True)
-        return 0
+        return
     with _appearing(path) as file:
         for entry in given_up:
             _write(
@@ -60,7 +61,6 @@ def write_rejects(path: Path, entries: Iterable[Entry]) -> int:
                     "answer": entry.answer,
                 },
             )
-    return len(given_up)
 
 
 def _relocate(row: dict[str, Any], old: Path, new: Path) -> None:

@@ -61,12 +61,12 @@ def unsettled(jobs: Sequence[Job], journal: Journal, *, retry_rejected: bool = F
     for job in jobs:
         edits = []
         for edit in job.edits:
-            entry = journal.get(job.line, job.dimension, edit)
-            if entry is not None and entry.row != job.row:
+            settled = journal.get((job.line, job.dimension, edit))
+            if settled is not None and settled.row != job.row:
                 raise JournalError(
                     f"{journal.path} has answers about line {job.line}, which is another row now; use another --out"
                 )
-            if entry is None or (retry_rejected and entry.critique is None):
+            if settled is None or (retry_rejected and not settled.accepted):
                 edits.append(edit)
         if edits:
             left.append((job, edits))
@@ -129,9 +129,9 @@ def _others(job: Job, edit: int, journal: Journal) -> dict[float, int]:
     """Score -> what the words were read as, of the row's other edits that are settled."""
     others = {}
     for other, judged in job.edits.items():
-        entry = journal.get(job.line, job.dimension, other)
-        if other != edit and entry is not None and isinstance(entry.read, int) and judged.score is not None:
-            others[judged.score] = entry.read
+        settled = journal.get((job.line, job.dimension, other))
+        if other != edit and settled is not None and isinstance(settled.read, int) and judged.score is not None:
+            others[judged.score] = settled.read
     return others
 
 
