@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from .annotate.estimate import Prices
-    from .annotate.jobs import Job, Kind, Scale
+    from .annotate.jobs import Job, Kind
     from .annotate.journal import Entry, Journal
-    from .annotate.prompts import Templates
     from .annotate.run import Options
 
 
@@ -76,22 +74,33 @@ def annotate(
     """
     from .annotate.endpoint import EndpointError
     from .annotate.estimate import Prices
+    from .annotate.jobs import read_jobs
     from .annotate.journal import Journal, JournalError
+    from .annotate.options import (
+        beside,
+        check_outputs,
+        parse_body,
+        parse_kinds,
+        parse_scale,
+        prompts_hash,
+        read_templates,
+    )
     from .annotate.run import Options
 
-    _check_outputs(data, out)
+    check_outputs(data, out)
     if boxes not in ("yx", "xy"):
         raise typer.BadParameter(f"--boxes {boxes}: expected yx or xy")
     if response_format not in ("schema", "json", "none"):
         raise typer.BadParameter(f"--response-format {response_format}: expected schema, json or none")
-    kinds, labels, extra, templates = _kinds(dimension), _scale(scale), _extra(extra_body), _templates(prompts)
+    kinds, labels = parse_kinds(dimension), parse_scale(scale)
+    extra, templates = parse_body(extra_body), read_templates(prompts)
     settings = {
         "model": model,
         "boxes": boxes,
         "scale": [labels.low, labels.high],
         "dimensions": dict(kinds),
         "verify": verify,
-        "prompts": _prompts_hash(boxes, templates),
+        "prompts": prompts_hash(boxes, templates),
     }
     options = Options(boxes, tries, verify, concurrency, templates)  # type: ignore[arg-type] # boxes is checked above
     prices = Prices(price_in, price_out)
@@ -105,19 +114,17 @@ def annotate(
         "extra": extra,
     }
     try:
-        from .annotate.jobs import read_jobs
-
         jobs = read_jobs(data, kinds, labels, limit)
         if dry_run:
-            with Journal(_beside(out, "journal"), settings, read_only=True) as journal:
+            with Journal(beside(out, "journal"), settings, read_only=True) as journal:
                 _tell(data, jobs, journal, options, prices, retry_rejected)
             return
-        with Journal(_beside(out, "journal"), settings) as journal:
+        with Journal(beside(out, "journal"), settings) as journal:
             complete = _annotate(data, out, jobs, kinds, journal, options, prices, ask, limit, retry_rejected)
     except (EndpointError, JournalError, OSError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on from {_beside(out, 'journal')}", err=True)
+        typer.echo(f"stopped; the same command goes on from {beside(out, 'journal')}", err=True)
         raise typer.Exit(130) from None
     if not complete:
         raise typer.Exit(1)
@@ -139,6 +146,7 @@ def _annotate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .annotate.endpoint import Endpoint
+    from .annotate.options import beside
     from .annotate.output import write_output, write_rejects
     from .annotate.run import run, unsettled
 
@@ -174,11 +182,11 @@ def _annotate(
     rows = write_output(data, out, journal, kinds, limit)
     wanted = {(job.line, job.dimension, edit) for job in jobs for edit in job.edits}
     rejects = [journal.entry(settled) for key, settled in journal.items() if key in wanted and not settled.accepted]
-    write_rejects(_beside(out, "rejects"), rejects)
+    write_rejects(beside(out, "rejects"), rejects)
     written = len(wanted) - len(rejects)
     typer.echo(f"wrote {rows:,} rows with {written:,} critiques to {out} ({_spent(journal, prices)})")
     if rejects:
-        where = _beside(out, "rejects")
+        where = beside(out, "rejects")
         typer.echo(f"gave up {len(rejects):,} critiques: {_common(rejects)}; all reasons are in {where}")
     return not rejects
 
@@ -220,90 +228,6 @@ def _common(rejects: Sequence[Entry]) -> str:
 
     last = Counter(entry.faults[-1][0] for entry in rejects)
     return "; ".join(f"{count:,}: {fault[:80]}" for fault, count in last.most_common(3))
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(f"{out.name}.{suffix}")
-
-
-def _check_outputs(data: Path, out: Path) -> None:
-    if out.is_dir() or not out.parent.is_dir():
-        raise typer.BadParameter(f"--out {out}: not a file in a folder that is there")
-    if out.exists() and data.exists() and out.samefile(data):
-        raise typer.BadParameter(f"--out {out}: that is the input")
-    if out.exists() and not _beside(out, "journal").exists():
-        raise typer.BadParameter(f"--out {out}: is there already, and has no journal beside it; nothing is overwritten")
-
-
-def _kinds(dimensions: Sequence[str] | None) -> Mapping[str, Kind]:
-    from .annotate.jobs import KINDS
-
-    if not dimensions:
-        return KINDS
-    kinds: dict[str, Kind] = {}
-    for given in dimensions:
-        name, _, kind = given.partition("=")
-        if not name or kind not in ("following", "quality"):
-            raise typer.BadParameter(f"--dimension {given}: expected NAME=following or NAME=quality")
-        kinds[name] = kind  # type: ignore[assignment] # checked above
-    return kinds
-
-
-def _scale(text: str) -> Scale:
-    from .annotate.jobs import Scale
-
-    try:
-        low, high = (float(number) for number in text.split(":"))
-    except ValueError:
-        low = high = 0.0
-    if not low < high:
-        raise typer.BadParameter(f"--scale {text}: expected LOW:HIGH, as 1:4")
-    return Scale(low, high)
-
-
-def _extra(text: str | None) -> dict[str, Any]:
-    from jrm_client import strict_json
-
-    try:
-        value = strict_json.loads(text) if text is not None else {}
-    except ValueError as error:
-        raise typer.BadParameter(f"--extra-body: {error}") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter("--extra-body: expected a JSON object")
-    return value
-
-
-def _templates(path: Path | None) -> Templates:
-    from jrm_client import strict_json
-
-    from .annotate.prompts import TEMPLATES
-
-    if path is None:
-        return TEMPLATES
-    try:
-        value = strict_json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"--prompts {path}: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(value, dict) or not all(
-        kind in TEMPLATES and isinstance(text, str) and text.strip() for kind, text in value.items()
-    ):
-        raise typer.BadParameter(f"--prompts {path}: expected an object with texts for following, quality, or both")
-    return {**TEMPLATES, **value}
-
-
-def _prompts_hash(boxes: str, templates: Templates) -> str:
-    """Of everything that is asked, so that a journal does not mix the answers to two templates."""
-    import hashlib
-
-    from .annotate import prompts
-    from .annotate.jobs import Judged
-
-    asked = [
-        prompts.ask(kind, "", 1, judged, boxes, templates)  # type: ignore[arg-type]
-        for kind in ("following", "quality")
-        for judged in (Judged(score=1.0), Judged(verdict="better"))
-    ]
-    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
 
 
 def _fail(problem: str) -> NoReturn:

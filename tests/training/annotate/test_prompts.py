@@ -63,3 +63,9 @@ def test_templates_of_ones_own():
     templates = {"following": "{instruction}? {judgement} {other}", "quality": "Quality?"}
     assert prompts.ask("following", "red", 1, Judged(score=2), "yx", templates) == "red? 2 of 4. {other}"
     assert prompts.ask("quality", "red", 1, Judged(score=2), "yx", templates) == "Quality?"
+
+
+def test_an_image_that_is_the_edit_of_nothing():
+    judged = Judged(score=3)
+    assert prompts.images_of("following", [], IMAGES, 0, judged) == ["a.png"]
+    assert "Images: the edited image\n" in prompts.ask("following", TEXT, 0, judged, "yx")
