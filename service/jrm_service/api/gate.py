@@ -29,16 +29,26 @@ class Gate:
         find: the key that a secret is, or None for an unknown one; without ``find``, no key is asked for.
         slots: how many POST requests may run at once. The other methods cost nothing.
         open_paths: paths that anybody may call, such as health and metrics.
+        is_open: whether a request for another path is open to anybody too.
     """
 
-    def __init__(self, app: ASGIApp, *, find: FindKey | None, slots: RequestSlots, open_paths: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        find: FindKey | None,
+        slots: RequestSlots,
+        open_paths: Collection[str],
+        is_open: Callable[[Scope], bool] = lambda _scope: False,
+    ) -> None:
         self._app = app
         self._find = find
         self._slots = slots
         self._open_paths = frozenset(open_paths)
+        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
-        if scope["type"] != "http" or scope["path"] in self._open_paths:
+        if scope["type"] != "http" or scope["path"] in self._open_paths or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         with ExitStack() as held:

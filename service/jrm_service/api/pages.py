@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-
-from .errors import error_reply
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 
 DOCS = "/docs"
 _STYLE = "body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em}code{font-weight:bold}"
 
 
-def install(app: FastAPI, *, greets: bool) -> None:
-    """Serve the page. FastAPI's own pages load their scripts from the web, where many servers cannot go.
+def install(app: FastAPI) -> Callable[[], Awaitable[HTMLResponse]]:
+    """Serve the page, and return what serves it.
 
-    ``greets``: ``GET /`` answers programs too, the clients of other reward servers among them, and not only browsers.
+    FastAPI's own pages load their scripts from the web, where many servers cannot go.
     """
 
     @app.get(DOCS, include_in_schema=False)
@@ -25,13 +24,7 @@ def install(app: FastAPI, *, greets: bool) -> None:
         headers = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return HTMLResponse(_page(app.openapi()), headers=headers)
 
-    @app.api_route("/", methods=["GET", "POST"], include_in_schema=False)  # POST: where no wire has taken it
-    async def root(request: Request) -> Response:
-        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-            return await docs()
-        if request.method == "GET" and greets:
-            return JSONResponse({"status": "ok", "service": "jrm"})
-        return error_reply("not_found", "Not Found")
+    return docs
 
 
 def _page(schema: dict[str, Any]) -> str:

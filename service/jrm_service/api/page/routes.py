@@ -1,0 +1,62 @@
+"""``GET /`` and ``/page/…``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from jrm_service.api.errors import error_reply
+
+from .files import INDEX, StaticFile
+
+_FOLDER = "/page/"
+
+
+def install(
+    app: FastAPI, files: Mapping[str, StaticFile], *, documentation: Callable[[], Awaitable[Response]], greets: bool
+) -> None:
+    """Serve the page to browsers. Install it last: ``POST /`` may belong to a wire.
+
+    Args:
+        app: what gets the routes.
+        files: those of the page; empty where it is off.
+        documentation: what a browser is shown at ``/`` then.
+        greets: whether ``GET /`` answers programs too, the clients of other reward servers among them.
+    """
+
+    @app.api_route("/", methods=["GET", "POST"], include_in_schema=False)  # POST: where no wire has taken it
+    async def root(request: Request) -> Response:
+        if request.method == "GET" and _wants_html(request.headers):
+            reply = files[INDEX].reply(request.headers) if files else await documentation()
+        elif request.method == "GET" and greets:
+            reply = JSONResponse({"status": "ok", "service": "jrm"})
+        else:
+            reply = error_reply("not_found", "Not Found")
+        reply.headers["vary"] = "accept"
+        return reply
+
+    if not files:
+        return
+
+    @app.get(f"{_FOLDER}{{name:path}}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        found = files.get(name)
+        return error_reply("not_found", "Not Found") if found is None else found.reply(request.headers)
+
+
+def open_paths(files: Mapping[str, StaticFile]) -> set[str]:
+    """The paths that need no key: there is nothing of anybody's in these files."""
+    return {f"{_FOLDER}{name}" for name in files}
+
+
+def is_page(scope: Scope) -> bool:
+    """Whether a browser asks for the page itself, which needs no key either. ``POST /`` may score, and does."""
+    return scope["method"] in ("GET", "HEAD") and scope["path"] == "/" and _wants_html(Headers(scope=scope))
+
+
+def _wants_html(headers: Headers) -> bool:
+    return "text/html" in headers.get("accept", "")
