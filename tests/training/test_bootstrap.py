@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jrm_training.bootstrap import CalibrationError, Share, estimates, resample
+from jrm_training.bootstrap import CalibrationError, MacroShare, Share, estimates, resample
 
 
 def share(*sums, **options):
@@ -93,3 +93,18 @@ def test_an_overconfident_predictor_has_an_error():
     random = np.random.default_rng(0)
     found = calibration(np.full(2000, 0.95), random.random(2000) < 0.75)
     assert 0.16 < found.low < 0.2 < found.high < 0.24
+
+
+# --- averages of shares -----------------------------------------------------------------------------------------------
+
+
+def test_an_average_of_shares_counts_each_once():
+    # 1 of 1 and 1 of 4: the average is 5/8, whatever the numbers; the third share has no units
+    sums = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 1, 2, 0, 0], [0, 0, 0, 2, 0, 0]], float)
+    estimate = estimates({"x": MacroShare(sums)}, draws=200)["x"]
+    assert (estimate.value, estimate.count, estimate.groups) == (5 / 8, 5, 3)
+    assert estimate.low < 5 / 8 < estimate.high
+
+
+def test_an_average_of_no_shares():
+    assert estimates({"x": MacroShare(np.zeros((3, 4)))})["x"].value is None

@@ -65,6 +65,26 @@ def test_every_group_is_scored_once_and_in_order(out):
     assert seen == [(n, 10) for n in range(11)]
 
 
+def test_equal_inputs_are_scored_once(out):
+    twice = [group(0, both(1), both(2)), group(0, both(2), both(1)), GROUPS[1], group(0, both(1), both(2))]
+    fake = scorer()
+    first, second, other, third = score_groups(twice, fake, results(out))
+    assert fake.scored == ["edit 0", "edit 1"]
+    assert first.outcomes == second.outcomes == third.outcomes != other.outcomes
+    assert (first.ranking["a"], second.ranking["a"]) == ((1, 2), (2, 1))
+    assert len(out.read_text().splitlines()) == 4
+    again = scorer()
+    assert score_groups(twice, again, results(out)) == [first, second, other, third]
+    assert again.scored == []
+
+
+def test_what_was_scored_before_serves_its_repetitions(out):
+    score_groups(GROUPS[:1], scorer(), results(out))
+    again = scorer()
+    score_groups([GROUPS[0], GROUPS[0]], again, results(out))
+    assert again.scored == []
+
+
 def test_a_second_run_scores_nothing(out):
     first = score_groups(GROUPS, scorer(), results(out))
     again = scorer()

@@ -81,6 +81,38 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MacroShare:
+    """The plain average of several shares, whatever their numbers of units: ``sums`` is [groups, 2·shares].
+
+    They are (right, all) of the first share, then of the next. Shares without a unit take no part. The interval takes
+    the quantiles of the resampled average; where every share is exactly 0 or 1 there is none.
+    """
+
+    sums: Array
+
+    def estimate(self, resamples: Array, level: float) -> Estimate:
+        """Implements ``Tally``."""
+        units = self.sums[:, 1::2]
+        groups = int((units.sum(axis=1) > 0).sum())
+        if groups == 0:
+            return Estimate(None, None, None, 0, 0)
+        shares = _ratio(*self._totals(self.sums.sum(axis=0)))
+        value = float(np.nanmean(shares))
+        low: float | None = None
+        high: float | None = None
+        if groups > 1 and not np.isin(shares[~np.isnan(shares)], (0.0, 1.0)).all():
+            drawn = _ratio(*self._totals(resamples))
+            present = ~np.isnan(drawn)
+            averages = _ratio(np.where(present, drawn, 0.0).sum(axis=-1), present.sum(axis=-1).astype(np.float64))
+            low, high = _quantiles(averages, level)
+        return Estimate(value, low, high, round(float(units.sum())), groups)
+
+    @staticmethod
+    def _totals(sums: Array) -> tuple[Array, Array]:
+        return sums[..., 0::2], sums[..., 1::2]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CalibrationError:
     """Expected calibration error: sum over bins of |observed - predicted|, over all predictions.
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from jrm_service.options import AllowPipelineDrift
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from .benchmarks.pairs import PairSet
     from .data import Group
+    from .evaluate import Judged
     from .evaluate_scorers import GroupScorer
+
+_BENCHMARKS = ("editscore", "editreward", "mmrb2", "genai-bench")
 
 
 def evaluate(
@@ -28,9 +35,34 @@ def evaluate(
         str | None,
         typer.Option(help="Score the synthetic world instead: train, test or unseen.", show_default=False),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Score a public benchmark that lies at PATH: {', '.join(_BENCHMARKS)} (docs/benchmarks.md).",
+            show_default=False,
+        ),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="With --benchmark: its file, or the folder of its files.", show_default=False)
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            help="With --benchmark: the revision of its data set.", show_default="what lies beside the files tells"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --benchmark: only so many rows, the first.", show_default="all")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="With --benchmark: leave out rows that cannot be read, and name them.")
+    ] = False,
     count: Annotated[int, typer.Option(min=1, help="With --world: number of groups.")] = 500,
     edits: Annotated[int, typer.Option(min=2, help="With --world: edits in a group.")] = 12,
-    seed: Annotated[int, typer.Option(help="With --world: its seed.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="With --world: its seed. With --benchmark: of the half that tie thresholds are chosen on."),
+    ] = 0,
     two_sources: Annotated[
         float, typer.Option(min=0, max=1, help="With --world: share of groups with two sources.", show_default="none")
     ] = 0.0,
@@ -55,12 +87,18 @@ def evaluate(
 
     jrm evaluate --world test --url http://127.0.0.1:8000 --out scores.jsonl
 
+    jrm evaluate --benchmark mmrb2 MMRB2/benchmark --checkpoint my-jrm --out scores.jsonl
+
     A run can be interrupted and started again: it goes on where it stopped, and tries again what failed.
 
     Exit status: 0 if every edit has a score, 1 if not, 2 for wrong usage.
     """
-    if (data is None) == (world is None) or (checkpoint is None) == (url is None):
-        raise typer.BadParameter("expected one of --data and --world, and one of --checkpoint and --url")
+    if sum(given is not None for given in (data, world, benchmark)) != 1 or (checkpoint is None) == (url is None):
+        raise typer.BadParameter("expected one of --data, --world and --benchmark, and one of --checkpoint and --url")
+    if (benchmark is None) != (path is None):
+        raise typer.BadParameter("--benchmark NAME and PATH go together")
+    if benchmark not in (None, *_BENCHMARKS):
+        raise typer.BadParameter(f"--benchmark {benchmark}: expected one of {', '.join(_BENCHMARKS)}")
     for option, file in (("--out", out), ("--json", as_json)):
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
             raise typer.BadParameter(f"{option} {file}: not a file in a folder that is there")
@@ -78,12 +116,16 @@ def evaluate(
 
     try:
         with _scorer(checkpoint, device, dtype, url, api_key, timeout, allow_pipeline_drift) as scorer:
-            groups = (
-                read_groups(data, scorer.dimensions)
-                if data is not None
-                else World(count, seed=seed, split=world, edits=edits, two_sources=two_sources)  # type: ignore[arg-type]
-            )
-            complete = _evaluate(groups, scorer, out, as_json)
+            if benchmark is not None and path is not None:
+                pairs = _open_benchmark(benchmark, path, limit, skip_bad)
+                complete = _evaluate(pairs, scorer, out, as_json, _benchmark_report(pairs, scorer, revision, seed))
+            else:
+                groups = (
+                    read_groups(data, scorer.dimensions)
+                    if data is not None
+                    else World(count, seed=seed, split=world, edits=edits, two_sources=two_sources)  # type: ignore[arg-type]
+                )
+                complete = _evaluate(groups, scorer, out, as_json, _report(scorer))
     except CheckpointError as error:
         _fail(error.problems)
     except (EvaluationError, JRMError, WorkerLost, OSError, ValueError) as error:
@@ -113,40 +155,88 @@ def _scorer(
         yield open_scorer(checkpoint, device=device, dtype=dtype, allow_pipeline_drift=allow_drift)
 
 
-def _evaluate(groups: Sequence[Group], scorer: GroupScorer, out: Path, as_json: Path | None) -> bool:
+_Reported = tuple["Table", dict[str, Any], bool]  # for people, for programs, and whether every edit has a score
+
+
+def _evaluate(
+    groups: Sequence[Group],
+    scorer: GroupScorer,
+    out: Path,
+    as_json: Path | None,
+    report: Callable[[list[Judged]], _Reported],
+) -> bool:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from jrm_client.terminal import print_table
 
-    from .evaluate import make_report, score_groups
-    from .evaluate_report import table, to_json
+    from .evaluate import score_groups
     from .evaluate_results import EvaluationError, ResultsFile
 
     if not len(groups):
         raise EvaluationError("no groups to evaluate")
     results = ResultsFile(out, scorer.model, scorer.fingerprint)
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("scoring groups"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with bar:
-        task = bar.add_task("scoring", total=len(groups))
+    with _bar("scoring groups") as bar:
+        task = bar.add_task("", total=len(groups))
         judged = score_groups(
             groups, scorer, results, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    with console.status("figures and intervals"):
-        report = make_report(judged, scorer)
-    print_table(table(report))
+    with Console(stderr=True).status("figures and intervals"):
+        shown, value, complete = report(judged)
+    print_table(shown)
     if as_json is not None:
-        as_json.write_text(
-            json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        as_json.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    return complete
+
+
+def _report(scorer: GroupScorer) -> Callable[[list[Judged]], _Reported]:
+    from .evaluate import make_report
+    from .evaluate_report import table, to_json
+
+    def report(judged: list[Judged]) -> _Reported:
+        made = make_report(judged, scorer)
+        return table(made), to_json(made), not made.failed
+
+    return report
+
+
+def _benchmark_report(
+    pairs: PairSet, scorer: GroupScorer, named_revision: str | None, seed: int
+) -> Callable[[list[Judged]], _Reported]:
+    from .benchmarks.report import make_benchmark_report, table, to_json
+    from .benchmarks.revision import revision
+
+    def report(judged: list[Judged]) -> _Reported:
+        made = make_benchmark_report(pairs, judged, scorer, revision=named_revision or revision(pairs.paths), seed=seed)
+        return table(made), to_json(made), not made.failed
+
+    return report
+
+
+def _open_benchmark(name: str, path: Path, limit: int | None, skip_bad: bool) -> PairSet:
+    from .benchmarks.catalog import BENCHMARKS
+    from .benchmarks.pairs import open_benchmark
+
+    with _bar("reading rows") as bar:
+        task = bar.add_task("", total=None)
+        pairs = open_benchmark(
+            BENCHMARKS[name],
+            path,
+            limit=limit,
+            skip_bad=skip_bad,
+            advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    return not report.failed
+    for problem in pairs.problems:
+        typer.echo(f"left out: {problem}", err=True)
+    return pairs
+
+
+def _bar(what: str) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    )
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:

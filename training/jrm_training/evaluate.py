@@ -74,8 +74,9 @@ def score_groups(
 ) -> list[Judged]:
     """Score the groups that ``results`` lacks, append each as it comes, and return all in order.
 
-    ``advance(done, total)`` is called as groups are dealt with. What the scorer raises ends the run, with everything
-    scored so far in ``results``. Raises EvaluationError if ``results`` is of other inputs.
+    Groups of equal inputs are scored once. ``advance(done, total)`` is called as groups are dealt with. What the scorer
+    raises ends the run, with everything scored so far in ``results``. Raises EvaluationError if ``results`` is of other
+    inputs.
     """
     judged: list[Judged] = []
     waiting: deque[tuple[Group, Future[tuple[Outcome, ...]]]] = deque()
@@ -84,6 +85,13 @@ def score_groups(
         group, future = waiting.popleft()
         judged.append(_judged(group, scorer.dimensions, future.result()))
         advance(len(judged), len(groups))
+
+    by_inputs: dict[str, Future[tuple[Outcome, ...]]] = {}
+
+    def repeat(index: int, inputs: str, first: Future[tuple[Outcome, ...]]) -> tuple[Outcome, ...]:
+        outcomes = first.result()  # of a group that was begun before this one
+        results.append(index, inputs, outcomes)
+        return outcomes
 
     def score(index: int, inputs: str, group: Group) -> tuple[Outcome, ...]:
         outcomes = tuple(scorer.score(group))
@@ -99,7 +107,14 @@ def score_groups(
                 group = groups[index]
                 inputs = inputs_hash(group)
                 known = results.get(index, inputs, len(group.edits))
-                waiting.append((group, pool.submit(score, index, inputs, group) if known is None else _done(known)))
+                if known is not None:
+                    future = _done(known)
+                elif inputs in by_inputs:
+                    future = pool.submit(repeat, index, inputs, by_inputs[inputs])
+                else:
+                    future = pool.submit(score, index, inputs, group)
+                by_inputs.setdefault(inputs, future)
+                waiting.append((group, future))
                 if len(waiting) > 2 * scorer.concurrency:  # the next groups are decoded while these are scored
                     settle()
             while waiting:

@@ -81,10 +81,10 @@ def table(report: Report) -> Table:
     grid.add_column("reward", justify="right")
     for key, label in _ROWS.items():
         if any(output.figures[key].value is not None for output in columns.values()):
-            grid.add_row(label, *(_cell(output.figures[key]) for output in columns.values()))
+            grid.add_row(label, *(cell(output.figures[key]) for output in columns.values()))
     for key, label in _CRITIQUE_ROWS.items():
         if any(key in figures for figures in report.critiques.values()):
-            grid.add_row(label, *(_cell(figures.get(key)) for figures in report.critiques.values()), "")
+            grid.add_row(label, *(cell(figures.get(key)) for figures in report.critiques.values()), "")
     grid.add_section()
     grid.add_row("a blind pick is a best edit", *(_chance(o, "pick_of_group") for o in columns.values()))
     grid.add_row("edits with a label", *(f"{output.labelled:,}" for output in columns.values()))
@@ -103,7 +103,8 @@ def _caption(report: Report) -> Text:
     )
 
 
-def _cell(figure: Estimate | None) -> Text:
+def cell(figure: Estimate | None) -> Text:
+    """A figure with its interval, as tables show it."""
     if figure is None or figure.value is None:
         return Text("–")
     if figure.low is None or figure.high is None:

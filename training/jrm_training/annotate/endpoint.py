@@ -1,0 +1,150 @@
+"""An OpenAI-compatible endpoint for chats with images: ``POST BASE/chat/completions``, retried where that can help."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+
+from jrm_client.retry import Backoff, parse_retry_after
+from jrm_client.urls import check_url
+
+MAX_ATTEMPTS = 8
+MAX_WAIT = 60.0  # seconds; a longer Retry-After is kept to as it is
+RETRIED_STATUSES = frozenset({408, 409, 429})  # and every 5xx
+REFUSALS_OF_ONE_REQUEST = frozenset({400, 413, 415, 422})
+
+Message = Mapping[str, Any]
+ResponseFormat = Literal["schema", "json", "none"]
+
+_MAX_SHOWN = 300
+
+
+class EndpointError(Exception):
+    """The endpoint cannot be used, or not any more: the run ends, and what was answered is kept."""
+
+
+class Refused(Exception):
+    """The endpoint refuses this one request, and would again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model wrote. Tokens are None where the endpoint does not say; ``cut`` by the limit of tokens."""
+
+    text: str
+    cut: bool
+    tokens_in: int | None
+    tokens_out: int | None
+
+
+class Endpoint:
+    """Chats with one model. Use it as an async context manager; any number of chats may be under way."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        max_tokens: int = 1024,
+        timeout: float = 120.0,
+        response_format: ResponseFormat = "schema",
+        extra: Mapping[str, Any] | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """``extra`` is merged into the body of every request. Raises ValueError for a URL that cannot be."""
+        check_url(base_url, ("http", "https"))
+        self.model = model
+        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._max_tokens = max_tokens
+        self._format = response_format
+        self._extra = dict(extra or {})
+        self._backoff = backoff or Backoff(first=1.0, most=MAX_WAIT)
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        # No limit on connections: whoever chats limits how many chats there are.
+        self._http = httpx.AsyncClient(
+            headers=headers, timeout=timeout, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        )
+
+    async def __aenter__(self) -> Endpoint:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def chat(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Answer:
+        """Ask for an answer of a JSON schema. It may be of none: nothing here looks into the text.
+
+        Raises Refused where this request is at fault, and EndpointError where the endpoint is: what it answers makes no
+        sense, it wants another key, or it failed MAX_ATTEMPTS times.
+        """
+        body = {"model": self.model, "messages": list(messages), "max_tokens": self._max_tokens} | self._extra
+        if self._format == "schema":
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema)}}
+        elif self._format == "json":
+            body["response_format"] = {"type": "json_object"}
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            retry_after = None
+            try:
+                reply = await self._http.post(self._url, json=body)
+            except httpx.TransportError as error:
+                failure = f"{type(error).__name__}: {error}".removesuffix(": ")
+            else:
+                if reply.is_success:
+                    return _answer(reply)
+                failure = f"HTTP {reply.status_code}: {_message(reply)}"
+                if reply.status_code in REFUSALS_OF_ONE_REQUEST:
+                    raise Refused(failure)
+                if reply.status_code not in RETRIED_STATUSES and reply.status_code < 500:
+                    raise EndpointError(f"{self._url}: {failure}")
+                retry_after = parse_retry_after(reply.headers.get("retry-after"), time.time())
+            if attempt < MAX_ATTEMPTS:
+                await asyncio.sleep(self._backoff.delay(attempt, retry_after))
+        raise EndpointError(f"{self._url}: failed {MAX_ATTEMPTS} times, at last with {failure}")
+
+
+def _answer(reply: httpx.Response) -> Answer:
+    try:
+        value = json.loads(reply.content)  # not strictly: half a character at the end of a text is no reason to stop
+        choice = value["choices"][0]
+        content = choice["message"].get("content")
+        if content is None:  # a refusal, or nothing but thoughts
+            content = choice["message"].get("refusal") or ""
+        if not isinstance(content, str):
+            raise TypeError
+        usage = value.get("usage") or {}
+        return Answer(
+            text=content.encode("utf-8", "replace").decode(),
+            cut=choice.get("finish_reason") == "length",
+            tokens_in=_count(usage.get("prompt_tokens")),
+            tokens_out=_count(usage.get("completion_tokens")),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise EndpointError(
+            f"{reply.url.copy_with(userinfo=b'')}: answered, but not with a chat completion: {_shown(reply.text)}"
+        ) from None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _message(reply: httpx.Response) -> str:
+    """What an OpenAI-shaped error says, or the beginning of the body."""
+    try:
+        value = json.loads(reply.content)
+        error = value.get("error", value)
+        return _shown(str(error["message"] if isinstance(error, dict) else error))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _shown(reply.text)
+
+
+def _shown(text: str) -> str:
+    short = " ".join(text.split())
+    return short if len(short) <= _MAX_SHOWN else short[:_MAX_SHOWN] + "…"

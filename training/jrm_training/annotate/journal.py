@@ -1,0 +1,183 @@
+"""What is settled, one JSON line for each critique, written when it is: a run that is killed goes on behind it.
+
+    {"format": "jrm-annotate/1", "settings": {…}}
+    {"line": 3, "row": 123, "dimension": "visual_quality", "edit": 0, "critique": {…}, "read": 3, "tries": 1,
+     "tokens_in": 1200, "tokens_out": 150, "faults": []}
+    {"line": 3, "row": 123, "dimension": "visual_quality", "edit": 1, "critique": null, "read": null, "tries": 3, …,
+     "faults": [["reasoning: empty"], …], "answer": "…"}
+
+The settings are what answers depend on; a journal of others is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jrm_client import jsonl
+
+FORMAT = "jrm-annotate/1"
+
+_STARTS = (b'{"format": "jrm-annotate/', b'{"line": ')  # how every line that we write begins
+
+
+Key = tuple[int, str, int]  # line, dimension, edit
+
+
+class JournalError(Exception):
+    """The journal is of another run, or none. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One critique that was accepted, or given up after ``tries`` (then it is None).
+
+    ``read`` is what the blind reading found. ``faults`` has those of each answer that could not be used, ``answer`` the
+    last of them. Tokens are of all answers together, ``unmetered`` counts those of which the endpoint did not say it.
+    """
+
+    line: int
+    row: int
+    dimension: str
+    edit: int
+    critique: dict[str, Any] | None
+    read: int | str | None
+    tries: int
+    tokens_in: int
+    tokens_out: int
+    unmetered: int = 0
+    faults: list[list[str]] = field(default_factory=list)
+    answer: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """Line, dimension and edit: what an entry is about."""
+        return self.line, self.dimension, self.edit
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is kept in memory of an entry, and where in the file the rest of it is."""
+
+    row: int
+    accepted: bool
+    read: int | str | None
+    offset: int
+
+
+class Journal:
+    """The settled critiques of one run. Of several entries about the same the last counts."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, read_only: bool = False) -> None:
+        """Open a journal, or begin one. A last line that was cut short is removed; nothing is written if ``read_only``.
+
+        Raises JournalError for one of other settings and for a file that is none, and leaves it as it is; OSError.
+        """
+        self.path = path
+        self._settled: dict[Key, Settled] = {}
+        self._tokens = [0, 0, 0]
+        self._file: BinaryIO | None = None if read_only else _locked(path)
+        try:
+            torn = self._read(settings) if path.exists() else 0
+            if torn and not read_only:
+                os.truncate(path, path.stat().st_size - torn)
+            if self._file is not None and not path.stat().st_size:
+                self._write({"format": FORMAT, "settings": dict(settings)})
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._settled)
+
+    def items(self) -> Iterable[tuple[Key, Settled]]:
+        """Line, dimension and edit of everything that is settled, and what became of it."""
+        return self._settled.items()
+
+    def get(self, key: Key) -> Settled | None:
+        """What became of one edit of a line in one dimension."""
+        return self._settled.get(key)
+
+    def entry(self, settled: Settled) -> Entry:
+        """Read a whole entry."""
+        with self.path.open("rb") as file:
+            file.seek(settled.offset)
+            return Entry(**jsonl.parse(file.readline(jsonl.MAX_LINE_BYTES + 1)))
+
+    def append(self, entry: Entry) -> None:
+        """Write an entry. When this returns, a killed process has not lost it."""
+        self._add(entry, self._write(asdict(entry)))
+
+    def total(self) -> tuple[int, int, int]:
+        """Tokens in, tokens out, and answers that were not metered, of every entry that was ever written."""
+        tokens_in, tokens_out, unmetered = self._tokens
+        return tokens_in, tokens_out, unmetered
+
+    def _add(self, entry: Entry, offset: int) -> None:
+        self._settled[entry.key] = Settled(entry.row, entry.critique is not None, entry.read, offset)
+        for index, count in enumerate((entry.tokens_in, entry.tokens_out, entry.unmetered)):
+            self._tokens[index] += count
+
+    def _write(self, value: Mapping[str, Any]) -> int:
+        """Append a line, and return where it begins."""
+        assert self._file is not None
+        line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(line)
+        self._file.flush()
+        return offset
+
+    def _read(self, settings: Mapping[str, Any]) -> int:
+        """Read what is there, and return how many bytes at its end are a line that was cut short."""
+        known: dict[str, Any] | None = None
+        torn = 0
+        with self.path.open("rb") as file:
+            for line in jsonl.lines(file):
+                if not line.text.endswith(b"\n"):
+                    torn = len(line.text)
+                    if not any(line.text.startswith(start[:torn]) for start in _STARTS):
+                        raise JournalError(
+                            f"{self.path}: its last line is not one that `jrm annotate` began; use another --out"
+                        )
+                    break
+                try:
+                    value = jsonl.parse(line.text)
+                    if known is not None:
+                        self._add(Entry(**value), line.offset)
+                    elif value["format"] == FORMAT and isinstance(value["settings"], dict):
+                        known = value["settings"]
+                    else:
+                        raise ValueError
+                except (ValueError, KeyError, TypeError):
+                    raise JournalError(
+                        f"{self.path}:{line.number}: not of a journal of `jrm annotate`; use another --out"
+                    ) from None
+        changed = sorted(
+            key for key in {*(known or settings), *settings} if (known or settings).get(key) != settings.get(key)
+        )
+        if changed:
+            raise JournalError(f"{self.path} has answers for another {', '.join(changed)}; use another --out")
+        return torn
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open to append, for this process alone: two runs would pay for every answer twice."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise JournalError(f"{path}: another run is writing to it") from None
+    return file

@@ -1,0 +1,92 @@
+"""The options of ``jrm annotate`` that are more than a value: read and checked, or refused as wrong usage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from jrm_client import strict_json
+
+from . import prompts
+from .jobs import KINDS, Judged, Kind, Scale
+from .prompts import TEMPLATES, Templates
+
+
+def beside(out: Path, suffix: str) -> Path:
+    """The file that lies beside ``out``."""
+    return out.with_name(f"{out.name}.{suffix}")
+
+
+def check_outputs(data: Path, out: Path) -> None:
+    """Raise typer.BadParameter before anything is paid for: what is there is kept unless a journal says whose it is."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise typer.BadParameter(f"--out {out}: not a file in a folder that is there")
+    if out.exists() and data.exists() and out.samefile(data):
+        raise typer.BadParameter(f"--out {out}: that is the input")
+    if out.exists() and not beside(out, "journal").exists():
+        raise typer.BadParameter(f"--out {out}: is there already, and has no journal beside it; nothing is overwritten")
+
+
+def parse_kinds(dimensions: Sequence[str] | None) -> Mapping[str, Kind]:
+    """``NAME=following`` and ``NAME=quality``, or the paper's two. Raises typer.BadParameter."""
+    if not dimensions:
+        return KINDS
+    kinds: dict[str, Kind] = {}
+    for given in dimensions:
+        name, _, kind = given.partition("=")
+        if not name or kind not in ("following", "quality"):
+            raise typer.BadParameter(f"--dimension {given}: expected NAME=following or NAME=quality")
+        kinds[name] = kind  # type: ignore[assignment] # checked above
+    return kinds
+
+
+def parse_scale(text: str) -> Scale:
+    """``LOW:HIGH``. Raises typer.BadParameter."""
+    try:
+        low, high = (float(number) for number in text.split(":"))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise typer.BadParameter(f"--scale {text}: expected LOW:HIGH, as 1:4")
+    return Scale(low, high)
+
+
+def parse_body(text: str | None) -> dict[str, Any]:
+    """A JSON object. Raises typer.BadParameter."""
+    try:
+        value = strict_json.loads(text) if text is not None else {}
+    except ValueError as error:
+        raise typer.BadParameter(f"--extra-body: {error}") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("--extra-body: expected a JSON object")
+    return value
+
+
+def read_templates(path: Path | None) -> Templates:
+    """The templates of a file in place of those that are shipped. Raises typer.BadParameter."""
+    if path is None:
+        return TEMPLATES
+    try:
+        value = strict_json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"--prompts {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(value, dict) or not all(
+        kind in TEMPLATES and isinstance(text, str) and text.strip() for kind, text in value.items()
+    ):
+        raise typer.BadParameter(f"--prompts {path}: expected an object with texts for following, quality, or both")
+    return {**TEMPLATES, **value}
+
+
+def prompts_hash(boxes: str, templates: Templates) -> str:
+    """Of everything that is asked, so that a journal does not mix the answers to two templates."""
+    asked = [
+        prompts.ask(kind, "", 1, judged, boxes, templates)  # type: ignore[arg-type]
+        for kind in ("following", "quality")
+        for judged in (Judged(score=1.0), Judged(verdict="better"))
+    ]
+    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,1 @@
+"""Public benchmarks of reward models for image editing, read from the files that their authors publish."""
