@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import evaluate
 from .experiment import PRETRAINED, command
 from .figures import sheet
-from .grpo import Settings, read_log
+from .grpo import Settings
 from .server import served
+from .state import read_log
 
 TASKS = 96
 

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ _PADDING, _UNKNOWN = 0, 1
 
 
 class Editor(nn.Module):
-    """2.5 million parameters for pictures of 64 x 64, float in [-1, 1].
+    """2.8 million parameters for pictures of 64 x 64, float in [-1, 1].
 
     ``vocabulary``: the words that it knows; others are all one word to it.
     """
@@ -135,6 +137,18 @@ def load(file: Path) -> Editor:
         names = weights.keys()
         editor.load_state_dict({name: weights.get_tensor(name).float() for name in names})
     return editor
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    """uint8 to float in [-1, 1], the editor's range."""
+    return pixels.float() / 127.5 - 1
+
+
+def as_pixels(pictures: Tensor) -> NDArray[np.uint8]:
+    """[-1, 1] float [N, 3, H, W] to uint8 [N, H, W, 3], rounded as the client rounds."""
+    rounded = ((pictures + 1) / 2 * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).numpy()
+    return pixels
 
 
 def _waves(t: Tensor) -> Tensor:

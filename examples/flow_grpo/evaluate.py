@@ -15,16 +15,14 @@ from jrm_client import JRMClient
 from jrm_training.world.tasks import Task
 
 from . import tasks, truth
-from .editor import load
+from .editor import as_float, as_pixels, load
 from .flow import sample
-from .grpo import as_pixels
-from .pretrain import as_float
 
 TASKS = 240
 _BATCH = 48
 
-Figures = dict[str, list[float]]
-"""Figure -> its value for each task, in order."""
+Metrics = dict[str, list[float]]
+"""Metric -> its value for each task, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +58,10 @@ def edit(file: Path, asked: Sequence[Task]) -> NDArray[np.uint8]:
     return np.concatenate(pictures)
 
 
-def judge(url: str, asked: Sequence[Task], pictures: NDArray[np.uint8]) -> tuple[Figures, str]:
-    """The world's figures and the service's of each picture, and the fingerprint of the service's checkpoint."""
+def judge(url: str, asked: Sequence[Task], pictures: NDArray[np.uint8]) -> tuple[Metrics, str]:
+    """The world's metrics and the service's of each picture, and the fingerprint of the service's checkpoint."""
     seen = [truth.scores(task, picture) for task, picture in zip(asked, pictures, strict=True)]
-    figures: Figures = {
+    metrics: Metrics = {
         "true_following": [following for following, _ in seen],
         "true_right": [float(following == 1) for following, _ in seen],
         "true_quality": [quality for _, quality in seen],
@@ -72,13 +70,15 @@ def judge(url: str, asked: Sequence[Task], pictures: NDArray[np.uint8]) -> tuple
         scores = client.score_batch(
             [(tasks.source(task), picture, task.instruction) for task, picture in zip(asked, pictures, strict=True)]
         )
-    figures["reward"] = [score.reward for score in scores]
+    metrics["reward"] = [score.reward for score in scores]
+    if scores[0].reward_std is not None:
+        metrics["reward_std"] = [score.reward_std or 0.0 for score in scores]
     for name in scores[0].dimensions:
-        figures[name] = [score.dimensions[name].mean for score in scores]
-    return figures, scores[0].fingerprint
+        metrics[name] = [score.dimensions[name].mean for score in scores]
+    return metrics, scores[0].fingerprint
 
 
-def difference(after: Sequence[Figures], before: Figures, name: str) -> Estimate:
+def difference(after: Sequence[Metrics], before: Metrics, name: str) -> Estimate:
     """What runs gained over the start, paired by task and averaged over runs; the interval is from resampling tasks."""
     gains = np.mean([np.array(run[name]) - np.array(before[name]) for run in after], axis=0)
     return estimate(gains)
@@ -92,6 +92,6 @@ def estimate(values: Sequence[float] | NDArray[Any], resamples: int = 2000) -> E
     return Estimate(float(array.mean()), float(low), float(high))
 
 
-def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Figure -> mean over the tasks."""
-    return {name: float(np.mean(values)) for name, values in figures.items()}
+def means(metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Metric -> mean over the tasks."""
+    return {name: float(np.mean(values)) for name, values in metrics.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,13 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import evaluate, figures
+import numpy as np
+
+from . import evaluate, figures, tasks
 from .grpo import Settings
 from .server import counters, served
+from .state import digest, replace
 
 PRETRAINED = Path(__file__).parent / "pretrained.safetensors"
 RANKS = 2
-START = "start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Configuration:
 CONFIGURATIONS = {
     "joint": Configuration("RL, joint judge (α = 0.7)"),
     "alpha-0": Configuration("RL, judge without language (α = 0)", alpha_0=True),
-    "shuffled": Configuration("control: joint judge, rewards shuffled", settings={"reward": "shuffled"}),
+    "shuffled": Configuration("control: joint judge, rewards shuffled", settings={"shuffled": True}),
     "cautious": Configuration("RL, joint judge, mean − 2σ", settings={"std_penalty": 2.0}),
 }
 
@@ -49,48 +52,71 @@ def command(url: str, start: Path, out: Path, settings: Settings) -> list[str]:
     return [*launcher, *program, *(f"--{name.replace('_', '-')}={value}" for name, value in asdict(settings).items())]
 
 
+def train(url: str, start: Path, out: Path, settings: Settings) -> None:
+    """Run what is left of a training run; what the server did for it is added to ``work.jsonl``.
+
+    Raises CalledProcessError when it fails.
+    """
+    before = counters(url)
+    try:
+        subprocess.run(command(url, start, out, settings), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    finally:
+        done = {name: value - before.get(name, 0.0) for name, value in counters(url).items()}
+        with (out / "work.jsonl").open("a") as work:
+            work.write(json.dumps(done) + "\n")
+
+
 def run(folder: Path, configuration: Configuration, judge: Path | None, start: Path, settings: Settings) -> None:
-    """One run: trained, and its editors judged on held-out tasks, with what the server counted meanwhile."""
-    done = folder / "judged.json"
+    """One run: trained, and its editors judged on held-out tasks. Raises ValueError for a folder of other settings."""
+    made_from = {"settings": asdict(settings), "start": digest(start)}
+    done = folder / figures.JUDGED
     if done.exists():
+        if json.loads(done.read_text())["made_from"] != made_from:
+            raise ValueError(f"{folder} is of other settings or another start: move it, or name another --out")
         return
     print(f"{folder.name}: {configuration.name}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with served(judge, folder / "server.log") as url:
-        before = counters(url)
-        subprocess.run(command(url, start, folder, settings), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        after = counters(url)
+        train(url, start, folder, settings)
         asked = evaluate.held_out()
         judged = {}
-        for name, file in [
-            (START, start),
-            *((editor.stem, editor) for editor in sorted(folder.glob("step-*.safetensors"))),
-        ]:
-            result, fingerprint = evaluate.judge(url, asked, evaluate.edit(file, asked))
-            judged[name] = result
-            print(
-                f"  {name}: " + "  ".join(f"{key} {value:.3f}" for key, value in evaluate.means(result).items()),
-                flush=True,
-            )
-    work = {name: after[name] - before.get(name, 0.0) for name in after}
-    document = {"fingerprint": fingerprint, "settings": asdict(settings), "work": work, "judged": judged}
-    done.with_suffix(".partial").write_text(json.dumps(document))
-    done.with_suffix(".partial").replace(done)
+        kept = [file for file in sorted(folder.glob("step-*.safetensors")) if int(file.stem[5:]) <= settings.steps]
+        for name, file in [(figures.START, start), *((file.stem, file) for file in kept)]:
+            judged[name], fingerprint = evaluate.judge(url, asked, evaluate.edit(file, asked))
+            means = evaluate.means(judged[name])
+            print(f"  {name}: " + "  ".join(f"{key} {value:.3f}" for key, value in means.items()), flush=True)
+    document = {"made_from": made_from, "fingerprint": fingerprint, "judged": judged}
+    replace(done, json.dumps(document).encode())
+
+
+def references(out: Path) -> None:
+    """What edits that nobody needs a model for are worth: the source unchanged, and nothing but its background."""
+    done = out / figures.REFERENCES
+    if done.exists():
+        return
+    asked = evaluate.held_out()
+    sources = np.stack([tasks.source(task) for task in asked])
+    blank = np.stack([np.full_like(tasks.source(task), task.scene.background) for task in asked])
+    with served(None, out / "server.log") as url:
+        judged = {
+            name: evaluate.means(evaluate.judge(url, asked, pictures)[0])
+            for name, pictures in (("source unchanged", sources), ("everything erased", blank))
+        }
+    replace(done, json.dumps(judged, indent=1).encode())
 
 
 def main() -> None:
     """Read the command line; run what is left; write tables and figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Every run of the experiment that is not done yet, then the table.")
     parser.add_argument("--out", type=Path, default=Path("out/flow_grpo"))
     parser.add_argument("--start", type=Path, default=PRETRAINED, help="the pretrained editor")
-    parser.add_argument(
-        "--alpha-0",
-        type=Path,
-        help="checkpoint: `jrm train --recipe jrm-tiny --alpha 0 --out RUN` makes RUN/checkpoint",
-    )
+    parser.add_argument("--alpha-0", type=Path, help="the checkpoint of `jrm train --recipe jrm-tiny --alpha 0`")
     parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=Settings().steps)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends too
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seeds):
         for key in arguments.only:
             configuration = CONFIGURATIONS[key]
@@ -100,6 +126,7 @@ def main() -> None:
             settings = Settings(steps=arguments.steps, seed=seed, **configuration.settings)
             judge = arguments.alpha_0 if configuration.alpha_0 else None
             run(arguments.out / f"{key}-{seed}", configuration, judge, arguments.start, settings)
+    references(arguments.out)
     figures.write(arguments.out, {key: one.name for key, one in CONFIGURATIONS.items()}, arguments.start)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from . import evaluate, tasks
-from .evaluate import Figures, difference, estimate
-from .grpo import read_log
+from .evaluate import Metrics, difference
+from .state import read_log
 
 START = "start"
 TRUTHS = ("true_following", "true_right", "true_quality")
+JUDGED, REFERENCES = "judged.json", "references.json"
 RESULTS, TABLE = "results.json", "table.md"
 _COLOURS = {"joint": "#0072B2", "alpha-0": "#D55E00", "shuffled": "0.5", "cautious": "#009E73"}
 _LINES = {"joint": "-", "alpha-0": "--", "shuffled": ":", "cautious": "-."}
 _STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-_WINDOW = 5  # steps: the reward of a step depends on its tasks as much as on the editor
+WINDOW = 10
+"""Steps: the reward of a step depends on its tasks as much as on the editor."""
 _CELL, _GAP, _TEXT = 112, 8, 30  # pixels
 
 Runs = dict[str, list[Path]]
@@ -33,12 +35,13 @@ Runs = dict[str, list[Path]]
 
 def write(out: Path, names: Mapping[str, str], start: Path) -> None:
     """Write results.json, table.md and the figures into ``out``, of the runs that are finished there."""
-    runs: Runs = {key: sorted(file.parent for file in out.glob(f"{key}-[0-9]*/judged.json")) for key in names}
+    runs: Runs = {key: sorted(file.parent for file in out.glob(f"{key}-[0-9]*/{JUDGED}")) for key in names}
     runs = {key: folders for key, folders in runs.items() if folders}
     if not runs:
         print("no run is finished yet")
         return
     results = {key: _summary(folders, names[key]) for key, folders in runs.items()}
+    results["references"] = json.loads((out / REFERENCES).read_text())
     (out / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     (out / TABLE).write_text(table(results))
     print((out / TABLE).read_text())
@@ -50,21 +53,28 @@ def write(out: Path, names: Mapping[str, str], start: Path) -> None:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Table 4 of this world, in Markdown."""
-    first = next(iter(results.values()))
+    """Table 4 of this world, in Markdown: a row for each seed, and one for what needs no training."""
+    configurations = [result for key, result in results.items() if key != "references"]
+    first = configurations[0]
     lines = [
-        "| configuration | judge | reward of its judge | true following | edits that are right | true quality |",
+        "| configuration | judge | its reward | true following | edits that are right | true quality |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
         "| no RL | | | " + " | ".join(f"{first['before'][name]:.3f}" for name in TRUTHS) + " |",
     ]
-    for result in results.values():
-        cells = [_cell(result, name) for name in TRUTHS]
-        name, judge = f"{result['name']} ({result['seeds']} seeds)", f"`{result['fingerprint'][:8]}`"
-        row = [name, judge, _gain(result, "reward")]
-        lines.append(f"| {' | '.join(row + cells)} |")
-    tasks_told = f"Gains over no RL on {first['tasks']} held-out tasks, with the same noise for each"
-    tail = f"{tasks_told}; in brackets 95% intervals, from resampling the tasks."
-    return "\n".join(lines) + f"\n\n{tail}\n"
+    for name, means in results["references"].items():
+        lines.append(f"| {name} | | | " + " | ".join(f"{means[truth]:.3f}" for truth in TRUTHS) + " |")
+    for result in configurations:
+        for seed in range(result["seeds"]):
+            gains = result["gains_of_seeds"]
+            cells = [_interval(gains[metric][seed]) for metric in ("reward", *TRUTHS)]
+            name, judge = f"{result['name']}, seed {seed}", f"`{result['fingerprint'][:8]}`"
+            lines.append(f"| {name} | {judge} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Rows with a judge: gains over no RL after {first['steps']} steps, on {first['tasks']} held-out tasks with",
+        "the same noise; in brackets 95% intervals of that one run, from resampling the tasks.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def sheet(editors: Mapping[str, Path], count: int = 8) -> Image.Image:
@@ -92,35 +102,39 @@ def sheet(editors: Mapping[str, Path], count: int = 8) -> Image.Image:
 
 
 def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
-    documents = [json.loads((folder / "judged.json").read_text()) for folder in folders]
-    before: Figures = documents[0]["judged"][START]
-    last = [document["judged"][list(document["judged"])[-1]] for document in documents]
-    logs = [read_log(folder) for folder in folders]
-    seconds = {
-        part: float(np.mean([row["seconds"][part] for log in logs for row in log])) for part in logs[0][0]["seconds"]
+    """Of the runs of a configuration. Raises ValueError for runs that are not of one kind."""
+    documents = [json.loads((folder / JUDGED).read_text()) for folder in folders]
+    kinds = {
+        (one["made_from"]["start"], one["made_from"]["settings"]["steps"], one["fingerprint"]) for one in documents
     }
+    if len(kinds) > 1:
+        raise ValueError(f"the runs of {name} differ in start, steps or judge")
+    before: Metrics = documents[0]["judged"][START]
+    last = [document["judged"][list(document["judged"])[-1]] for document in documents]
+    rows = [row for folder in folders for row in read_log(folder)]
     work: dict[str, float] = {}
-    for document in documents:
-        for counter, value in document["work"].items():
+    for line in (line for folder in folders for line in (folder / "work.jsonl").read_text().splitlines()):
+        for counter, value in json.loads(line).items():
             work[counter] = work.get(counter, 0.0) + value
     return {
         "name": name,
         "seeds": len(folders),
-        "steps": documents[0]["settings"]["steps"],
+        "steps": documents[0]["made_from"]["settings"]["steps"],
         "tasks": len(before["reward"]),
         "fingerprint": documents[0]["fingerprint"],
         "before": evaluate.means(before),
-        "after": {figure: _plain(estimate(np.mean([one[figure] for one in last], axis=0))) for figure in before},
-        "gains": {figure: _plain(difference(last, before, figure)) for figure in before},
-        "gains_of_seeds": {figure: [_plain(difference([one], before, figure)) for one in last] for figure in before},
+        "gains": {metric: _plain(difference(last, before, metric)) for metric in before},
+        "gains_of_seeds": {metric: [_plain(difference([one], before, metric)) for one in last] for metric in before},
         "course": {
             step: {
-                figure: _plain(difference([document["judged"][step] for document in documents], before, figure))
-                for figure in before
+                metric: _plain(difference([document["judged"][step] for document in documents], before, metric))
+                for metric in before
             }
             for step in documents[0]["judged"]
         },
-        "seconds_of_a_step": seconds,
+        "seconds_of_a_step": {
+            part: float(np.mean([row["seconds"][part] for row in rows])) for part in rows[0]["seconds"]
+        },
         "work": work,
     }
 
@@ -129,62 +143,56 @@ def _plain(one: evaluate.Estimate) -> dict[str, float]:
     return {"value": one.value, "low": one.low, "high": one.high}
 
 
-def _gain(result: Mapping[str, Any], figure: str) -> str:
-    gain = result["gains"][figure]
+def _interval(gain: Mapping[str, float]) -> str:
     return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
 
-def _cell(result: Mapping[str, Any], figure: str) -> str:
-    return f"{result['after'][figure]['value']:.3f}, {_gain(result, figure)}"
-
-
 def _dynamics(runs: Runs, results: Mapping[str, Any]) -> Figure:
-    """Figure 8: what the judge says of the training edits, and what is true of held-out ones, step by step."""
+    """Figure 8: what a judge says of held-out edits as training goes on, and what is true of them."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    reward, following, quality = figure.subplots(1, 3)
-    for key, folders in runs.items():
-        style = {"color": _COLOURS[key], "linestyle": _LINES[key]}
-        curves = [[row["rewards"]["avg"] for row in read_log(folder)] for folder in folders]
-        length = min(map(len, curves))
-        mean = np.mean([curve[:length] for curve in curves], axis=0)
-        smooth = np.convolve(mean, np.ones(_WINDOW) / _WINDOW, "valid")
-        label = f"{results[key]['name']} ({results[key]['fingerprint'][:8]})"
-        reward.plot(np.arange(len(smooth)) + _WINDOW, smooth - smooth[0], label=label, **style)
-        for axes, name in ((following, "true_following"), (quality, "true_quality")):
-            _course(axes, results[key]["course"], name, style)
-    reward.set_title("reward of the training edits, gain")
-    following.set_title("held-out: true following, gain")
-    quality.set_title("held-out: true quality, gain")
-    for axes in (reward, following, quality):
+    panels = {
+        "reward": "held-out: reward of the judge, gain",
+        "true_following": "held-out: true following, gain",
+        "true_quality": "held-out: true quality, gain",
+    }
+    all_axes = figure.subplots(1, len(panels))
+    for axes, (metric, title) in zip(all_axes, panels.items(), strict=True):
+        for key in runs:
+            style = {"color": _COLOURS[key], "linestyle": _LINES[key]}
+            label = f"{results[key]['name']} ({results[key]['fingerprint'][:8]})"
+            _course(axes, results[key]["course"], metric, style, label)
         axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+        axes.set_title(title)
         axes.set_xlabel("step")
-    figure.legend(*reward.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def _course(axes: Axes, course: Mapping[str, Any], name: str, style: Mapping[str, Any]) -> None:
+def _course(axes: Axes, course: Mapping[str, Any], metric: str, style: Mapping[str, Any], label: str) -> None:
     steps = [0 if step == START else int(step.removeprefix("step-")) for step in course]
-    values = [one[name] for one in course.values()]
-    axes.plot(steps, [value["value"] for value in values], marker="o", markersize=3, **style)
+    values = [one[metric] for one in course.values()]
+    axes.plot(steps, [value["value"] for value in values], marker="o", markersize=3, label=label, **style)
     low, high = [value["low"] for value in values], [value["high"] for value in values]
     axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
 def _losses(runs: Runs) -> Figure:
-    """Figure 12: the parts of the loss during training."""
-    figure = Figure(figsize=(11, 2.8), layout="constrained")
-    parts = {
-        "policy_loss": "policy loss",
-        "kl": "distance from the start (KL)",
-        "clipped": "share of ratios clipped",
-        "spread": "std of rewards in a group",
+    """Figure 12: the reward of the training edits and the parts of the loss, averaged over WINDOW steps."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    parts: dict[str, Callable[[dict[str, Any]], float]] = {
+        "reward of the training edits": lambda row: row["rewards"]["avg"],
+        "true following of the training edits": lambda row: row["true_following"],
+        "std of rewards in a group": lambda row: row["spread"],
+        "policy loss": lambda row: row["policy_loss"],
+        "distance from the start (KL)": lambda row: row["kl"],
+        "share of ratios clipped": lambda row: row["clipped"],
     }
-    for axes, (part, title) in zip(figure.subplots(1, len(parts)), parts.items(), strict=True):
+    for axes, (title, value) in zip(figure.subplots(2, 3).flat, parts.items(), strict=True):
         for key, folders in runs.items():
             for folder in folders:
-                axes.plot(
-                    [row[part] for row in read_log(folder)], color=_COLOURS[key], linestyle=_LINES[key], linewidth=0.9
-                )
+                smooth = np.convolve([value(row) for row in read_log(folder)], np.ones(WINDOW) / WINDOW, "valid")
+                steps = np.arange(len(smooth)) + WINDOW
+                axes.plot(steps, smooth, color=_COLOURS[key], linestyle=_LINES[key], linewidth=0.9)
         axes.set_title(title)
         axes.set_xlabel("step")
     return figure

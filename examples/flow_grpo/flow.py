@@ -81,17 +81,28 @@ def policy_step(
 
 
 def sde_step(x: Tensor, velocity: Tensor, schedule: Tensor, step: int) -> tuple[Tensor, float]:
-    """Mean and standard deviation of x_t' given x_t. Sigma, infinite at t = 1, is there what it is at the next t."""
+    """Mean and standard deviation of x_t' given x_t."""
     t, after = float(schedule[step]), float(schedule[step + 1])
-    known = after if t == 1 else t
-    sigma = DIFFUSION * (known / (1 - known)) ** 0.5
+    sigma = _sigma(schedule, step)
     drift = velocity + sigma**2 / (2 * t) * (x + (1 - t) * velocity)
     return x + drift * (after - t), sigma * (t - after) ** 0.5
+
+
+def penalty(mean: Tensor, reference: Tensor, step: int, steps: int = STEPS) -> Tensor:
+    """How far a random step's mean [N, 3, 64, 64] is from the reference's, over 2 sigma_t^2: what beta weighs."""
+    return (mean - reference).square().mean() / (2 * _sigma(times(steps), step) ** 2)
 
 
 def log_prob(x: Tensor, mean: Tensor, deviation: float) -> Tensor:
     """Log-likelihood [N] without its constant, averaged over pixels: the clip range of B.2 is meant for that."""
     return -((x - mean) ** 2).mean((1, 2, 3)) / (2 * deviation**2)
+
+
+def _sigma(schedule: Tensor, step: int) -> float:
+    """sigma_t. At t = 1, where it is infinite, its denominator is that of the next t, as in flow_grpo."""
+    t = float(schedule[step])
+    known = float(schedule[step + 1]) if t == 1 else t
+    return float(DIFFUSION * (t / (1 - known)) ** 0.5)
 
 
 def _velocity(editor: Editor, x: Tensor, t: Tensor, source: Tensor, meaning: Tensor) -> Tensor:

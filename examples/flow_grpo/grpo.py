@@ -1,6 +1,7 @@
 """Flow-GRPO (section 4.5, appendix B.2) on the small editor, one rank of it, with rewards from a running ``jrm serve``.
 
-    torchrun --nproc-per-node 2 -m examples.flow_grpo.grpo --url http://127.0.0.1:8000 --out out/flow_grpo/run
+    torchrun --nproc-per-node 2 -m examples.flow_grpo.grpo --url http://127.0.0.1:8000 \
+        --editor examples/flow_grpo/pretrained.safetensors --out out/flow_grpo/run
 
 A step: some tasks, a group of edits of each, spread over the ranks as flow_grpo's sampler spreads them; rewards are
 asked for by threads while the next edits are sampled; advantages are relative to the group; two updates with the
@@ -12,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -28,36 +28,45 @@ from jrm_client.flow_grpo import jrm_reward
 from jrm_training.world.tasks import Task
 
 from . import tasks, truth
-from .editor import load, save
-from .flow import RANDOM_STEPS, Samples, log_prob, policy_step, sample
-from .pretrain import as_float
+from .editor import as_float, as_pixels, load, save
+from .flow import RANDOM_STEPS, Samples, log_prob, penalty, policy_step, sample
+from .state import RunFolder, digest, read_state
 
 GROUP = 12
-ADVANTAGE_CLIP = 5.0
-FIRST_TASK = 1_000_000  # of the training split, beyond those of pretraining
+FIRST_TASK = 1_000_000
+"""Number of the first training task: beyond those of pretraining."""
+
+# Settings that may change while a run goes on.
+_FREE = {"steps", "save_every", "keep_every"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Of a run; in brackets what appendix B.2 has, where it is another value.
 
-    ``reward``: "reward" learns from what the service says; "shuffled" from the same numbers in a random order, a
-    control that must not learn. ``std_penalty``: that many standard deviations are taken off each reward.
+    ``shuffled``: learn from the same rewards in a random order, a control that must not learn. ``std_penalty``: that
+    many standard deviations are taken off each reward. ``on_error``: "nan" goes on where edits got no reward. Raises
+    ValueError for tasks that cannot be shared by the updates of a step.
     """
 
-    steps: int = 60
+    steps: int = 150
     prompts: int = 8  # of GROUP edits each [24]
-    updates: int = 2
-    learning_rate: float = 2e-4  # of all weights [4e-4 of a LoRA]
+    updates: int = 2  # each from its share of the groups
+    learning_rate: float = 1e-4  # of all weights [4e-4 of a LoRA]
+    ema: float = 0.9  # of the weights that are kept and judged
     clip_low: float = 1e-4
     clip_high: float = 5e-4
     kl: float = 0.04
-    reward: str = "reward"
+    shuffled: bool = False
     std_penalty: float = 0.0
-    on_error: str = "raise"
+    on_error: Literal["raise", "nan"] = "raise"
     seed: int = 0
     save_every: int = 5  # steps between states to go on from
-    keep_every: int = 20  # steps between editors that are kept
+    keep_every: int = 50  # steps between editors that are kept
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.updates < 1 or self.prompts % self.updates:
+            raise ValueError(f"{self.prompts} tasks cannot be shared by {self.updates} updates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +84,41 @@ class Batch:
 
 
 class Trainer:
-    """One rank. Ranks hold the same weights: each computes the gradient of its samples, and they add them up."""
+    """One rank. Ranks hold the same weights: each computes the gradient of its samples, and they add them up.
+
+    Raises ValueError for a folder that was begun with other settings, RuntimeError for one that is being written.
+    """
 
     def __init__(self, url: str, start: Path, out: Path, settings: Settings) -> None:
-        self.settings, self.out = settings, out
+        self.settings = settings
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         if GROUP % self.ranks:
             raise ValueError(f"a group of {GROUP} edits cannot be shared by {self.ranks} ranks")
+        self.folder = RunFolder(out) if self.rank == 0 else None
         self.editor = load(start)
+        self.average = copy.deepcopy(self.editor)
         self.reference = copy.deepcopy(self.editor).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.editor.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+        fixed = {name: value for name, value in asdict(settings).items() if name not in _FREE}
+        self.identity = {**fixed, "ranks": self.ranks, "start": digest(start)}
         self.step, pinned = 0, None
-        if self._state_file.exists():
-            state = torch.load(self._state_file, weights_only=True)
-            if state["settings"] != asdict(settings) | {"steps": state["settings"]["steps"]}:
-                raise ValueError(f"{out} was begun with other settings: {state['settings']}")
+        state = read_state(out)
+        if state is not None:
+            if state["identity"] != self.identity:
+                raise ValueError(f"{out} was begun with other settings: {state['identity']}")
             self.editor.load_state_dict(state["editor"])
+            self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, pinned = state["step"], state["fingerprint"]
-            self._forget_later_steps()
+        if self.folder is not None:
+            self.folder.begin(self.step)
         self.reward_fn = jrm_reward(
             url,
             timeout=300,
             max_retries=100,  # a server that is restarted is waited for, as long as the timeout lasts
             pin_fingerprint=pinned or True,
             std_penalty=settings.std_penalty,
-            on_error=settings.on_error,  # type: ignore[arg-type]
+            on_error=settings.on_error,
         )
         self.executor = ThreadPoolExecutor(max_workers=8)
 
@@ -110,15 +128,19 @@ class Trainer:
             while self.step < self.settings.steps:
                 row = self._step()
                 self.step += 1
-                if self.rank == 0:
-                    with (self.out / "log.jsonl").open("a") as log:
-                        log.write(json.dumps(row) + "\n")
+                if self.folder is not None:
+                    self.folder.add(row)
+                    self._keep(self.folder)
                     print(_told(row, self.settings.steps), flush=True)
-                    if self.step % self.settings.save_every == 0 or self.step == self.settings.steps:
-                        self._save()
         finally:
-            self.executor.shutdown(cancel_futures=True)
-            self.reward_fn.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let threads, connections and the folder go."""
+        self.executor.shutdown(cancel_futures=True)
+        self.reward_fn.close()
+        if self.folder is not None:
+            self.folder.close()
 
     def _step(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -129,20 +151,21 @@ class Trainer:
         names = list(results[0])
         local = torch.tensor([[result[name] for name in names] for result in results])  # [prompts, names, share]
         rewards = self._gathered(local)  # [prompts, names, GROUP]
-        advantages = self._advantages(rewards[:, 0])
+        learned_from = rewards[:, 0]
+        if self.settings.shuffled:
+            learned_from = shuffle(learned_from, self.settings.seed * 100_000 + self.step)
         share = GROUP // self.ranks
-        mine = advantages[:, self.rank * share : (self.rank + 1) * share]
-        losses = self._update(batches, mine)
+        losses = self._update(batches, advantages(learned_from)[:, self.rank * share : (self.rank + 1) * share])
         updated = time.monotonic()
         seen = self._gathered(self._truth(batches))
-        means = {name: rewards[:, number].nanmean().item() for number, name in enumerate(names)}
+        ended = time.monotonic()
         spread = rewards[:, 0].std(1)
         return {
             "step": self.step,
-            "rewards": means,
+            "rewards": {name: rewards[:, number].nanmean().item() for number, name in enumerate(names)},
             "spread": spread.nanmean().item(),
             "without_spread": (spread < 1e-6).float().mean().item(),
-            "failed": rewards[:, 0].isnan().sum().item(),
+            "failed": int(rewards[:, 0].isnan().sum()),
             "true_following": seen[:, 0].mean().item(),
             "true_quality": seen[:, 1].mean().item(),
             **losses,
@@ -150,7 +173,8 @@ class Trainer:
                 "sampling": sampled - began,
                 "waiting": rewarded - sampled,
                 "updating": updated - rewarded,
-                "all": time.monotonic() - began,
+                "truth": ended - updated,
+                "all": ended - began,
             },
         }
 
@@ -178,59 +202,44 @@ class Trainer:
         dist.all_gather(parts, local.contiguous())
         return torch.cat(parts, -1)
 
-    def _advantages(self, rewards: Tensor) -> Tensor:
-        """Relative to the group, [prompts, GROUP]. An edit without a reward takes no part: it is not a 0."""
-        if self.settings.reward == "shuffled":
-            generator = torch.Generator().manual_seed(self.settings.seed * 100_000 + self.step)  # the same on all ranks
-            order = torch.randperm(rewards.numel(), generator=generator)
-            rewards = rewards.flatten()[order].reshape(rewards.shape)
-        known = ~rewards.isnan()
-        count = known.sum(1, keepdim=True).clamp(min=1)
-        values = rewards.nan_to_num()
-        mean = values.sum(1, keepdim=True) / count
-        deviations = torch.where(known, values - mean, 0.0)
-        std = (deviations.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-        return (deviations / (std + 1e-4)).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+    def _update(self, batches: list[Batch], wanted: Tensor) -> dict[str, float]:
+        """``updates`` optimizer steps, each from its share of the groups and every random step of them.
 
-    def _update(self, batches: list[Batch], advantages: Tensor) -> dict[str, float]:
-        """``updates`` optimizer steps, each over its share of the groups and every random step of them."""
-        totals = {"policy_loss": 0.0, "kl": 0.0, "clipped": 0.0, "ratio_range": 0.0, "gradient_norm": 0.0}
+        ``wanted``: the advantages of this rank's edits, [prompts, share]. Returns figures of all ranks.
+        """
         size = len(batches) // self.settings.updates
+        figures, norms = torch.zeros(3), 0.0
         for update in range(self.settings.updates):
-            chosen = range(update * size, (update + 1) * size)
-            for number in chosen:
+            for number in range(update * size, (update + 1) * size):
                 for step in range(RANDOM_STEPS):
-                    figures = self._backward(batches[number], advantages[number], step, 1 / (size * RANDOM_STEPS))
-                    for name, value in figures.items():
-                        totals[name] += value / (len(batches) * RANDOM_STEPS)
+                    figures += self._backward(batches[number], wanted[number], step, 1 / (size * RANDOM_STEPS))
             for parameter in self.editor.parameters():
                 assert parameter.grad is not None
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.ranks
-            norm = torch.nn.utils.clip_grad_norm_(self.editor.parameters(), 1.0)
-            totals["gradient_norm"] += norm.item() / self.settings.updates
+            norms += torch.nn.utils.clip_grad_norm_(self.editor.parameters(), 1.0).item()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return totals
-
-    def _backward(self, batch: Batch, advantages: Tensor, step: int, weight: float) -> dict[str, float]:
-        before, after = batch.samples.states[step], batch.samples.states[step + 1]
-        meaning = self.editor.understand(batch.words)
-        mean, deviation = policy_step(self.editor, before, step, batch.source, meaning)
         with torch.no_grad():
-            reference = self.reference.understand(batch.words)
-            reference_mean, _ = policy_step(self.reference, before, step, batch.source, reference)
+            for kept, now in zip(self.average.parameters(), self.editor.parameters(), strict=True):
+                kept.lerp_(now, 1 - self.settings.ema)
+        dist.all_reduce(figures)
+        policy_loss, kl, clipped = (figures / (self.ranks * len(batches) * RANDOM_STEPS)).tolist()
+        gradient_norm = norms / self.settings.updates
+        return {"policy_loss": policy_loss, "kl": kl, "clipped": clipped, "gradient_norm": gradient_norm}
+
+    def _backward(self, batch: Batch, wanted: Tensor, step: int, weight: float) -> Tensor:
+        """Add the gradient of one random step of a batch. Returns policy loss, KL and share of clipped ratios, [3]."""
+        before, after = batch.samples.states[step], batch.samples.states[step + 1]
+        mean, deviation = policy_step(self.editor, before, step, batch.source, self.editor.understand(batch.words))
+        with torch.no_grad():
+            meaning = self.reference.understand(batch.words)
+            reference_mean, _ = policy_step(self.reference, before, step, batch.source, meaning)
         ratio = torch.exp(log_prob(after, mean, deviation) - batch.samples.log_probs[:, step])
-        clipped = ratio.clamp(1 - self.settings.clip_low, 1 + self.settings.clip_high)
-        policy_loss = torch.maximum(-advantages * ratio, -advantages * clipped).mean()
-        kl = ((mean - reference_mean) ** 2).mean() / (2 * deviation**2)
+        policy_loss, clipped = clipped_loss(ratio, wanted, self.settings.clip_low, self.settings.clip_high)
+        kl = penalty(mean, reference_mean, step)
         torch.autograd.backward((policy_loss + self.settings.kl * kl) * weight)
-        return {
-            "policy_loss": policy_loss.item(),
-            "kl": kl.item(),
-            "clipped": (ratio != clipped).float().mean().item(),
-            "ratio_range": (ratio - 1).abs().max().item(),
-        }
+        return torch.stack([policy_loss.detach(), kl.detach(), clipped])
 
     def _truth(self, batches: list[Batch]) -> Tensor:
         """True following and quality, each 0 to 1, of what was sampled: [prompts, 2, share]. Nothing learns from it."""
@@ -239,42 +248,45 @@ class Trainer:
         ]
         return torch.tensor(rows).transpose(1, 2)
 
-    @property
-    def _state_file(self) -> Path:
-        return self.out / "state.pt"
-
-    def _save(self) -> None:
-        partial = self.out / "state.partial"
-        torch.save(
-            {
-                "step": self.step,
-                "settings": asdict(self.settings),
-                "fingerprint": self.reward_fn.pinned_fingerprint,
-                "editor": self.editor.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-            partial,
-        )
-        partial.replace(self._state_file)
-        if self.step % self.settings.keep_every == 0 or self.step == self.settings.steps:
-            save(self.editor, self.out / f"step-{self.step:04d}.safetensors", steps=str(self.step))
-
-    def _forget_later_steps(self) -> None:
-        """Of a run that was stopped between two states the log is ahead."""
-        if self.rank == 0:
-            log = self.out / "log.jsonl"
-            log.write_text("".join(log.read_text().splitlines(keepends=True)[: self.step]))
+    def _keep(self, folder: RunFolder) -> None:
+        """Keep an editor and a state, where it is time. The editor first: a state says that it is there."""
+        kept = self.step == self.settings.steps or self.step % self.settings.keep_every == 0
+        if kept:
+            save(self.average, folder.path / f"step-{self.step:04d}.safetensors", steps=str(self.step))
+        if kept or self.step % self.settings.save_every == 0:
+            folder.save(
+                {
+                    "step": self.step,
+                    "identity": self.identity,
+                    "fingerprint": self.reward_fn.pinned_fingerprint,
+                    "editor": self.editor.state_dict(),
+                    "average": self.average.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                }
+            )
 
 
-def as_pixels(pictures: Tensor) -> Any:
-    """[-1, 1] float [N, 3, H, W] to uint8 [N, H, W, 3], rounded as the client rounds."""
-    return ((pictures + 1) / 2 * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def advantages(rewards: Tensor) -> Tensor:
+    """Relative to the group, [prompts, GROUP]. An edit without a reward, NaN, takes no part: it is not a 0."""
+    known = ~rewards.isnan()
+    count = known.sum(1, keepdim=True)
+    mean = rewards.nan_to_num().sum(1, keepdim=True) / count.clamp(min=1)
+    deviations = torch.where(known, rewards.nan_to_num() - mean, 0.0)
+    std = (deviations.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return deviations / (std + 1e-4)
 
 
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log, one for each step that is done; none before the first."""
-    file = out / "log.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+def shuffle(rewards: Tensor, seed: int) -> Tensor:
+    """The rewards [prompts, GROUP] in a random order over all groups, the same for a seed."""
+    order = torch.randperm(rewards.numel(), generator=torch.Generator().manual_seed(seed))
+    return rewards.flatten()[order].reshape(rewards.shape)
+
+
+def clipped_loss(ratio: Tensor, wanted: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """PPO's loss for ratios and advantages [N], clipped to [1 - low, 1 + high], and the share of ratios outside."""
+    clipped = ratio.clamp(1 - low, 1 + high)
+    loss = torch.maximum(-wanted * ratio, -wanted * clipped).mean()
+    return loss, (ratio != clipped).float().mean()
 
 
 def _told(row: dict[str, Any], steps: int) -> str:
@@ -286,20 +298,25 @@ def _told(row: dict[str, Any], steps: int) -> str:
     )
 
 
+def _flag(text: str) -> bool:
+    return {"True": True, "False": False}[text]
+
+
 def main() -> None:
     """Read the command line and run this rank."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Flow-GRPO with rewards from a running jrm serve, one rank of it.")
     parser.add_argument("--url", required=True)
     parser.add_argument("--editor", type=Path, required=True, help="the pretrained editor")
     parser.add_argument("--out", type=Path, required=True)
     for name, default in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        kind = _flag if isinstance(default, bool) else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
     arguments = vars(parser.parse_args())
     url, editor, out = (arguments.pop(name) for name in ("url", "editor", "out"))
-    out.mkdir(parents=True, exist_ok=True)
+    settings = Settings(**arguments)
     dist.init_process_group("gloo")
     try:
-        Trainer(url, editor, out, Settings(**arguments)).run()
+        Trainer(url, editor, out, settings).run()
     finally:
         dist.destroy_process_group()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from . import tasks
-from .editor import Editor, save, split
+from .editor import Editor, as_float, save, split
 from .flow import SHIFT
 
 BATCH = 48
@@ -39,11 +39,6 @@ class _Examples(IterableDataset[tuple[str, Tensor, Tensor]]):
 
 def _channels_first(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)
-
-
-def as_float(pixels: Tensor) -> Tensor:
-    """uint8 to float in [-1, 1], the editor's range."""
-    return pixels.float() / 127.5 - 1
 
 
 def flow_loss(
@@ -74,6 +69,7 @@ def pretrain(out: Path, steps: int, seed: int = 0, save_every: int = 250) -> Non
         editor.load_state_dict(state["editor"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        torch.manual_seed(seed + begin)  # not the noise of the beginning again
     out.mkdir(parents=True, exist_ok=True)
     batches = iter(DataLoader(_Examples(begin * BATCH), BATCH, num_workers=1, prefetch_factor=8))
     started, losses = time.monotonic(), []

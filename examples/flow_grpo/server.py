@@ -48,7 +48,11 @@ def served(checkpoint: Path | None, log: Path, port: int = 0, flags: Sequence[st
         yield url
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def counters(url: str) -> dict[str, float]:

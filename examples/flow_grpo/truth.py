@@ -1,73 +1,34 @@
 """What an edited picture really shows: the labels' own rules, applied to pixels. It knows nothing of any reward.
 
-The world knows what was asked for and what stood where (``Task``), so a picture can be read back: shapes are found as
-regions that differ from the background, named by their colour and by the outline that covers them best, and compared
-with those that should be there. ``following`` is appendix A.1's scale as ``jrm_training.world`` applies it, ``quality``
-measures two of its visual flaws, noise and blur, on the scale of ``world.flaws.BANDS``.
+The world knows what was asked for and what stood where (``Task``), so a picture can be read back: its shapes are
+compared with those that should be there. ``following`` is appendix A.1's scale as ``jrm_training.world`` applies it;
+``quality`` measures two of its visual flaws, noise and blur, on the scale of ``world.flaws.BANDS``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jrm_training.world.flaws import BANDS
-from jrm_training.world.scene import COLOURS, KINDS, RGB, Shape
+from jrm_training.world.scene import LARGEST, RGB, SMALLEST, Shape
 from jrm_training.world.tasks import Task
 
-Picture = NDArray[np.uint8]
-"""[side, side, 3], RGB."""
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from .shapes import Floats, Found, Picture, area, centroid, dilated, eroded, find_shapes, inside
 
-_SMALLEST_AREA = 0.006  # of the picture: half of the smallest triangle has 0.0075
-_CONTRAST = 55.0  # Euclidean distance from the background in RGB, after smoothing; the palest shape has over 100
-_SHARE = 0.2  # of a shape's pixels: less of a second colour is its edge
-_LIKENESS = 0.8  # intersection over union with the outline of a kind; halves of shapes have less
-_SAME_PLACE = 0.05  # in units of the side; a move "a little" is 0.09 at least
-_FAR_ENOUGH = 0.2  # a move that is right is 0.28 at least, one that is half right 0.13 at most
-_TURNS = (-20, -10, 0, 10, 20)  # degrees
-_PALETTE = np.array([rgb for values in COLOURS.values() for rgb in values], float)
-_NAMES = np.array([name for name, values in COLOURS.items() for _ in values])
+_FAR_ENOUGH = 0.2  # in units of the side: a move that is right is 0.28 at least, one that is half right 0.13 at most
+_A_LITTLE = 0.05
+_SAME_BACKGROUND = 12.0  # levels
+_GONE = 25.0  # Euclidean distance in RGB: more is left of a shape than cannot be seen
+_PLAIN = 30.0  # levels: what varies more is of several colours, or too noisy to tell an edge in
+_SHARP = 0.3  # pixels: the radius of an edge that is as sharp as pixels allow
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A region that is not background. Lengths in units of the side, as those of ``Shape``; ``area`` in its square.
-
-    ``colours`` are the names that a fifth of its pixels or more have, the most frequent first; ``kind`` is None where
-    no outline fits.
-    """
-
-    colours: tuple[str, ...]
-    kind: str | None
-    x: float
-    y: float
-    area: float
-    mask: Mask
-
-    def is_like(self, shape: Shape) -> bool:
-        """Whether it is what the shape's label says, and nothing else, wherever it is."""
-        return self.colours == (shape.colour,) and self.kind == shape.kind
-
-    def is_at(self, shape: Shape) -> bool:
-        """Whether it is where the shape is, and as large."""
-        x, y = _centroid(shape)
-        near = math.hypot(self.x - x, self.y - y) <= _SAME_PLACE
-        return near and 0.7 <= self.area / _area(shape) <= 1.4
-
-
-def find_shapes(picture: Picture, background: RGB) -> list[Found]:
-    """Every region of some size that differs from the background, from left to right."""
-    smooth = _smooth(picture.astype(float))
-    regions = _regions(np.linalg.norm(smooth - background, axis=2) > _CONTRAST)
-    large = [region for region in regions if region.mean() >= _SMALLEST_AREA]
-    found = [_described(region, smooth, np.asarray(background, float)) for region in large]
-    return sorted(found, key=lambda shape: shape.x)
+def scores(task: Task, picture: Picture) -> tuple[float, float]:
+    """(following, quality), each from 0 to 1."""
+    return (following(task, picture) - 1) / 3, (quality(task, picture) - 1) / 3
 
 
 def following(task: Task, picture: Picture) -> int:
@@ -77,174 +38,134 @@ def following(task: Task, picture: Picture) -> int:
     """
     found = find_shapes(picture, task.scene.background)
     others = [shape for number, shape in enumerate(task.scene.shapes) if number != task.target]
-    rest = _without(found, [shape for shape in others if _matches(shape, found)])
-    untouched = all(_matches(shape, found) for shape in others)
-    verdict, used = _verdict(task, rest)
-    strangers = [one for one in rest if one is not used]
-    if verdict == 4:
-        return 4 if untouched and not strangers else 2
-    if verdict == 1:  # the target is as it was
+    matched = [_match(shape, found) for shape in others]
+    rest = [one for one in found if not any(one is other for other in matched)]
+    verdict, used = _verdict(task, rest, picture)
+    if verdict == 1:  # the target is as it was, whatever else there is
         return 1
-    return verdict if untouched and not strangers else min(verdict, 2)
+    strangers = [one for one in rest if one is not used]
+    untouched = all(matched) and not strangers and _same_background(picture, task.scene.background)
+    return verdict if untouched else 2
 
 
-def quality(picture: Picture, background: RGB) -> float:
-    """Visual quality, 1 to 4, not rounded: that of the worse of noise and blur."""
-    noise, blur = flaws(picture, background)
+def quality(task: Task, picture: Picture) -> float:
+    """Visual quality, 1 to 4, not rounded: that of the worse of noise and blur.
+
+    1 for a picture of nothing where something should be: what is not there is not sharp.
+    """
+    wanted = len(task.scene.shapes) - (task.verb == "remove")
+    if wanted > 0 and not find_shapes(picture, task.scene.background):
+        return 1.0
+    noise, blur = measure(picture, task.scene.background)
     return min(_grade("noise", noise), _grade("blur", blur))
 
 
-def scores(task: Task, picture: Picture) -> tuple[float, float]:
-    """(following, quality), each from 0 to 1."""
-    return (following(task, picture) - 1) / 3, (quality(picture, task.scene.background) - 1) / 3
-
-
-def flaws(picture: Picture, background: RGB) -> tuple[float, float]:
+def measure(picture: Picture, background: RGB) -> tuple[float, float]:
     """(noise, blur): standard deviation in plain areas, in 8-bit levels, and radius in 64ths of the side.
 
     As ``world.flaws`` makes them. Where there is nothing but background, blur cannot be seen, and is 0.
     """
     pixels = picture.astype(float)
-    shapes = find_shapes(picture, background)
-    plain = (
-        _eroded(~np.any([_dilated(one.mask, 3) for one in shapes], axis=0))
-        if shapes
-        else np.ones(pixels.shape[:2], bool)
-    )
-    residuals = [pixels[plain] - np.median(pixels[plain], axis=0)] if plain.any() else []
-    for one in shapes:
-        inside = _eroded(_eroded(one.mask)) if len(one.colours) == 1 else np.zeros_like(one.mask)
-        if inside.sum() >= 9:
-            residuals.append(pixels[inside] - np.median(pixels[inside], axis=0))
+    found = find_shapes(picture, background)
+    outside = np.ones(pixels.shape[:2], bool)
+    for one in found:
+        outside &= ~dilated(one.mask, 3)
+    outside = eroded(outside)
+    residuals = [pixels[outside] - np.median(pixels[outside], axis=0)] if outside.any() else []
+    residuals += [_variation(pixels[eroded(eroded(one.mask))], one.values) for one in found]
     noise = float(np.sqrt(np.mean(np.concatenate(residuals) ** 2))) if residuals else 0.0
-    widths = [width for one in shapes if (width := _edge_width(pixels, one, background)) is not None]
+    widths = [width for one in found if (width := _edge_width(pixels, one, background)) is not None]
     unit = picture.shape[0] / 64
     return noise, (float(np.median(widths)) / unit if widths else 0.0)
 
 
-def _matches(shape: Shape, found: Sequence[Found]) -> Found | None:
+def _variation(pixels: Floats, colours: Floats) -> Floats:
+    """How far each pixel [N, 3] is from the nearest of a shape's own colours."""
+    differences = pixels[:, None] - colours
+    nearest = np.linalg.norm(differences, axis=2).argmin(axis=1)
+    chosen: Floats = differences[np.arange(len(pixels)), nearest]
+    return chosen
+
+
+def _match(shape: Shape, found: Sequence[Found]) -> Found | None:
     return next((one for one in found if one.is_like(shape) and one.is_at(shape)), None)
 
 
-def _without(found: Sequence[Found], shapes: Sequence[Shape]) -> list[Found]:
-    matched = [_matches(shape, found) for shape in shapes]
-    return [one for one in found if not any(one is other for other in matched)]
+def _same_background(picture: Picture, background: RGB) -> bool:
+    """The commonest colour is the background's. Shapes cover far less than half of a scene."""
+    return bool(np.abs(np.median(picture, axis=(0, 1)) - background).max() <= _SAME_BACKGROUND)
 
 
-def _verdict(task: Task, rest: Sequence[Found]) -> tuple[int, Found | None]:
+def _verdict(task: Task, rest: Sequence[Found], picture: Picture) -> tuple[int, Found | None]:
     """What became of the target, 1 to 4, and the region that it is now; ``rest`` are those that are no other shape."""
     if task.target is None:
         return _added(task, rest)
-    old = task.old
-    there = _matches(old, rest)
+    there = _match(task.old, rest)
     if there is not None:
         return 1, there
-    if task.verb == "remove":
-        x, y = _centroid(old)
-        left = next((one for one in rest if math.hypot(one.x - x, one.y - y) <= 1.2 * old.size), None)
-        return (4, None) if left is None else (3 if old.colour in left.colours else 2, left)
-    assert task.goal is not None
-    if task.verb == "move":
-        return _moved(task, rest)
-    x, y = _centroid(old)
+    match task.verb:
+        case "remove":
+            return _removed(task, rest, picture)
+        case "move":
+            return _moved(task, rest)
+        case _:
+            return _changed(task, rest)
+
+
+def _removed(task: Task, rest: Sequence[Found], picture: Picture) -> tuple[int, Found | None]:
+    x, y = centroid(task.old)
+    left = next((one for one in rest if math.hypot(one.x - x, one.y - y) <= 1.2 * task.old.size), None)
+    if left is not None:
+        return (3 if task.old.colour in left.colours else 2), left
+    ghost = picture[inside(task.old, len(picture))].astype(float).mean(axis=0)
+    return (4 if np.linalg.norm(ghost - task.scene.background) <= _GONE else 3), None
+
+
+def _changed(task: Task, rest: Sequence[Found]) -> tuple[int, Found | None]:
+    """Recoloured or replaced, where it stands."""
+    goal, old = task.goal, task.old
+    assert goal is not None
+    x, y = centroid(old)
     now = min(rest, key=lambda one: math.hypot(one.x - x, one.y - y), default=None)
     if now is None or math.hypot(now.x - x, now.y - y) > old.size:
         return 2, None  # it is gone
-    if now.is_like(task.goal):
-        return (4 if 0.6 <= now.area / _area(task.goal) <= 1.6 else 3), now
+    if now.is_like(goal):
+        return (4 if now.is_at(goal) else 2), now
     if task.verb == "recolour":
-        return (3 if task.goal.colour in now.colours else 2), now
-    half = (now.colours == (task.goal.colour,) and task.goal.colour != old.colour) or (
-        now.kind == task.goal.kind and task.goal.colour != old.colour and now.colours == (old.colour,)
-    )
-    return (3 if half else 2), now
+        return (3 if goal.colour in now.colours else 2), now
+    colours_differ = goal.colour != old.colour
+    one_wish_of_two = now.colours == (goal.colour,) or (now.kind == goal.kind and now.colours == (old.colour,))
+    return (3 if colours_differ and one_wish_of_two else 2), now
 
 
 def _added(task: Task, rest: Sequence[Found]) -> tuple[int, Found | None]:
-    assert task.goal is not None
+    goal = task.goal
+    assert goal is not None
     if not rest:
         return 1, None
-    like = next((one for one in rest if one.is_like(task.goal)), None)
+    like = next((one for one in rest if one.is_like(goal)), None)
     if like is not None:
-        return 4, like
-    best = max(rest, key=lambda one: (one.colours[:1] == (task.goal.colour,), one.kind == task.goal.kind))  # type: ignore[union-attr]
-    if best.colours == (task.goal.colour,) and best.kind is None:
+        unit = area(goal) / goal.size**2
+        return (4 if like.is_as_large_as(unit * SMALLEST**2, unit * LARGEST**2) else 3), like
+    best = max(rest, key=lambda one: (one.colours[:1] == (goal.colour,), one.kind == goal.kind))
+    if best.colours == (goal.colour,) and best.kind is None:
         return 3, best  # half of it
-    wrong_in_all = task.goal.colour not in best.colours and best.kind != task.goal.kind
+    wrong_in_all = goal.colour not in best.colours and best.kind != goal.kind
     return (1 if wrong_in_all else 2), best
 
 
 def _moved(task: Task, rest: Sequence[Found]) -> tuple[int, Found | None]:
     now = next((one for one in rest if one.is_like(task.old)), None)
-    if now is None:
-        return 2, None
-    x, y = _centroid(task.old)
+    if now is None or not now.is_as_large_as(area(task.old), area(task.old)):
+        return 2, now
+    x, y = centroid(task.old)
     assert task.direction is not None
     dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[task.direction]
     along = (now.x - x) * dx + (now.y - y) * dy
     across = abs((now.x - x) * dy) + abs((now.y - y) * dx)
     if across > 0.5 * max(along, 0.1):
         return 2, now
-    return (4 if along >= _FAR_ENOUGH else 3 if along > _SAME_PLACE else 2), now
-
-
-def _area(shape: Shape) -> float:
-    return {"circle": math.pi, "square": 4.0, "triangle": 1.85}[shape.kind] * shape.size**2
-
-
-def _centroid(shape: Shape) -> tuple[float, float]:
-    """Where its pixels' mean is: not (x, y) for a triangle, which stands on more than it ends in."""
-    if shape.kind != "triangle":
-        return shape.x, shape.y
-    drop, turn = shape.size * 0.7 / 3, math.radians(shape.turn)
-    return shape.x - drop * math.sin(turn), shape.y + drop * math.cos(turn)
-
-
-def _described(region: Mask, smooth: Floats, background: Floats) -> Found:
-    side = region.shape[0]
-    core = _eroded(_eroded(region))
-    core = core if core.sum() >= 9 else region
-    inner = smooth[core]
-    names = _NAMES[np.linalg.norm(inner[:, None] - _PALETTE, axis=2).argmin(axis=1)]
-    counts = {str(name): int((names == name).sum()) for name in np.unique(names)}
-    colours = sorted((name for name in counts if counts[name] >= _SHARE * len(names)), key=lambda name: -counts[name])
-    # The outline is where a pixel is as far from the background as from the shape's own colours.
-    own = np.array([np.median(inner[names == name], axis=0) for name in colours])
-    to_own = np.linalg.norm(smooth[:, :, None] - own, axis=3).min(axis=2)
-    region = region & (to_own < np.linalg.norm(smooth - background, axis=2))
-    ys, xs = np.nonzero(region)
-    x, y, area = (xs.mean() + 0.5) / side, (ys.mean() + 0.5) / side, region.mean()
-    return Found(tuple(colours), _kind(region, x, y, area), float(x), float(y), float(area), region)
-
-
-def _kind(region: Mask, x: float, y: float, area: float) -> str | None:
-    """The kind whose outline, with the region's centroid and area, has most in common with it."""
-    side = region.shape[0]
-    best, likeness = None, _LIKENESS
-    centres = (np.arange(side) + 0.5) / side
-    px, py = np.meshgrid(centres, centres)
-    for kind in KINDS:
-        for turn in (0,) if kind == "circle" else _TURNS:
-            size = math.sqrt(area / _area(Shape(kind, "", (0, 0, 0), 0, 0, 1)))
-            at_origin = _centroid(Shape(kind, "", (0, 0, 0), 0, 0, size, turn))
-            drawn = _inside(Shape(kind, "", (0, 0, 0), x - at_origin[0], y - at_origin[1], size, turn), px, py)
-            union = (drawn | region).sum()
-            overlap = (drawn & region).sum() / union if union else 0.0
-            if overlap > likeness:
-                best, likeness = kind, overlap
-    return best
-
-
-def _inside(shape: Shape, px: Floats, py: Floats) -> Mask:
-    """Which of the points lie within its outline, a convex polygon."""
-    if shape.kind == "circle":
-        inside: Mask = (px - shape.x) ** 2 + (py - shape.y) ** 2 <= shape.size**2
-        return inside
-    corners = shape.outline()
-    inside = np.ones(px.shape, bool)
-    for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
-        inside &= (bx - ax) * (py - ay) - (by - ay) * (px - ax) >= 0
-    return inside
+    return (4 if along >= _FAR_ENOUGH else 3 if along > _A_LITTLE else 2), now
 
 
 def _edge_width(pixels: Floats, one: Found, background: RGB) -> float | None:
@@ -256,18 +177,13 @@ def _edge_width(pixels: Floats, one: Found, background: RGB) -> float | None:
         return None
     colour = np.median(inner, axis=0)
     contrast = colour - np.asarray(background, float)
-    near = _dilated(one.mask, 4)
+    near = dilated(one.mask, 4)
     share = ((pixels - background) @ contrast / (contrast @ contrast))[near].clip(0, 1)
-    area = share.sum()
     # Along an edge of length L blurred with radius r the integral of s(1 - s) is L r / sqrt(pi).
     between = (share * (1 - share)).sum()
     perimeter = {"circle": 2 * math.sqrt(math.pi), "square": 4.0, "triangle": 4.54}.get(one.kind or "circle", 4.0)
-    radius = math.sqrt(math.pi) * between / (perimeter * math.sqrt(area))
+    radius = math.sqrt(math.pi) * between / (perimeter * math.sqrt(share.sum()))
     return math.sqrt(max(0.0, radius**2 - _SHARP**2))
-
-
-_PLAIN = 30.0  # levels: what varies more is of several colours, or too noisy to tell an edge in
-_SHARP = 0.3  # pixels: the radius of an edge that is as sharp as pixels allow
 
 
 def _grade(kind: str, strength: float) -> float:
@@ -275,39 +191,3 @@ def _grade(kind: str, strength: float) -> float:
     bands = BANDS[kind]
     middles = [sum(bands[label]) / 2 for label in (3, 2, 1)]
     return float(np.interp(strength, [middles[0] / 2, *middles], [4, 3, 2, 1]))
-
-
-def _regions(mask: Mask) -> list[Mask]:
-    """Connected regions: each pixel takes the largest number among its neighbours until nothing changes."""
-    numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:
-        padded = np.pad(numbers, 1)
-        around = np.max(
-            [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]], axis=0
-        )
-        grown = np.where(mask, around, 0)
-        if (grown == numbers).all():
-            return [numbers == number for number in np.unique(numbers) if number]
-        numbers = grown
-
-
-def _smooth(pixels: Floats) -> Floats:
-    """The mean of 3 x 3 pixels."""
-    padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    height, width = pixels.shape[:2]
-    shifted = [padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
-    mean: Floats = np.mean(shifted, axis=0)
-    return mean
-
-
-def _eroded(mask: Mask) -> Mask:
-    """Without the pixels whose four neighbours are not all in it; what lies outside of the picture counts as in."""
-    padded = np.pad(mask, 1, constant_values=True)
-    eroded: Mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return eroded
-
-
-def _dilated(mask: Mask, times: int) -> Mask:
-    for _ in range(times):
-        mask = ~_eroded(~mask)
-    return mask
