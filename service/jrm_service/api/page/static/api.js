@@ -46,6 +46,12 @@ export function askKeysWith(dialog) {
   prompt = dialog;
 }
 
+/** Forgets the key of this session, so that the next request asks for one. */
+export function forgetKey() {
+  sessionStorage.removeItem(STORED);
+  declined = false;
+}
+
 /** Asks again after a dialog that was closed: for what a person does, not for what the page does by itself. */
 export function mayAskAgain() {
   declined = false;

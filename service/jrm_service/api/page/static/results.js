@@ -181,7 +181,7 @@ function matrix({ scored, dimensions, asked }) {
         const p = winProbability(output(a, name), output(b, name));
         return h("td", { style: { "--p": p } }, chance(p));
       })));
-    table.replaceChildren(h("caption", {}, "How probably the edit of the row is better than the edit of the column"), head, ...rows);
+    table.replaceChildren(h("caption", {}, "Row beats column"), head, ...rows);
   };
   draw("reward");
   const choice = h("select", { onchange: () => draw(choice.value) }, ...["reward", ...dimensions].map((name) => h("option", { value: name }, words(name))));

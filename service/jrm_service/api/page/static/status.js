@@ -1,7 +1,7 @@
 /** Status: what is served, and the numbers of /metrics drawn as they change. */
 
 import { sparkline } from "./charts.js";
-import { byId, bytes, h, number, percent, plural } from "./dom.js";
+import { byId, bytes, h, number, percent, plural, words } from "./dom.js";
 import { growth, quantile } from "./prometheus.js";
 
 const KEPT = 150; // readings: five minutes of them
@@ -80,7 +80,7 @@ export function start() {
       ["Fingerprint", known?.fingerprint ?? model.fingerprint, "code"],
       ["Precision", known?.precision],
       ["Device", known?.device ?? model.device],
-      ["Dimensions", known?.dimensions?.join(", ")],
+      ["Dimensions", known?.dimensions?.map(words).join(", ")],
       ["Workers alive", now.sum("jrm_workers") === null ? null : `${now.sum("jrm_workers_alive") ?? 0} of ${now.sum("jrm_workers")}`],
       ["Up for", uptime(Date.now() / 1000 - (now.sum("process_start_time_seconds") ?? NaN))],
       ["Memory", now.sum("process_resident_memory_bytes") && bytes(now.sum("process_resident_memory_bytes"))],

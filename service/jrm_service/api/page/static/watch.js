@@ -1,1 +1,273 @@
-export const start = () => ({ show() {} });
+/** Watch: the groups that trainers send, live, and how their rewards move. */
+
+import { ApiError, events, forgetKey, request, Unreachable } from "./api.js";
+import { bands, domain, sparkline, strip, tint } from "./charts.js";
+import { byId, bytes, clock, h, number, percent, plural, signed, spread, words } from "./dom.js";
+import { findings } from "./findings.js";
+import { image, ObjectUrls } from "./pictures.js";
+
+const SHOWN = 24; // groups at first, and how many more a click shows
+const FAR = 0.5; // standard deviations: a drift that is set off
+const LEAST_SLOTS = 12; // a chart of one bucket would be a wall
+const EQUAL = 1e-6;
+
+/** @returns {{show: (shown: boolean) => void}} the stream is open only while the view is shown */
+export function start() {
+  const root = byId("watch");
+  const view = new View(root);
+  let open = null;
+  return {
+    show(shown) {
+      if (shown && !open) {
+        open = new AbortController();
+        follow(view, open.signal);
+      } else if (!shown) {
+        open?.abort();
+        open = null;
+      }
+    },
+  };
+}
+
+/** Reads the stream until told to stop, and comes back where it was after it broke. */
+async function follow(view, signal) {
+  let last = null;
+  while (!signal.aborted) {
+    let pause = 2;
+    try {
+      const headers = { accept: "text/event-stream", ...(last && { "last-event-id": last }) };
+      const response = await request("v1/watch", { headers, signal });
+      for await (const { event, id, data } of events(response, signal)) {
+        if (id && last && id.split("-")[0] !== last.split("-")[0]) view.forget(); // another process: its numbers are its own
+        last = id ?? last;
+        view.take(event, JSON.parse(data));
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
+      pause = view.explain(error);
+    }
+    await Promise.race([new Promise((resolve) => setTimeout(resolve, 1000 * pause)), view.again, new Promise((resolve) => signal.addEventListener("abort", resolve))]);
+  }
+}
+
+class View {
+  /** Groups, newest first, and the cards of those that are shown. */
+  #groups = [];
+  #cards = new Map();
+  #limit = SHOWN;
+  #most = Infinity;
+  #paused = false;
+  #waiting = 0;
+  #drawing = false;
+  #dimensions = [];
+  #range = [0, 1];
+  /** Loads a picture when it comes near the screen. */
+  #near = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries.filter((entry) => entry.isIntersecting)) {
+      this.#near.unobserve(target);
+      if (isIntersecting) target.dispatchEvent(new Event("near"));
+    }
+  }, { rootMargin: "400px" });
+
+  constructor(root) {
+    this.again = new Promise((resolve) => (this.retry = resolve));
+    this.kept = h("p", { class: "hint" });
+    this.pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggle() }, "Pause");
+    this.notice = h("div", { class: "notice", role: "status" }, "Connecting …");
+    this.findings = h("div", { class: "findings" });
+    this.charts = h("div", { class: "charts" });
+    this.list = h("ol", { class: "groups", role: "list", "aria-label": "Groups, newest first" });
+    this.more = h("button", { type: "button", onclick: () => ((this.#limit += SHOWN), this.#draw()) }, "Show more");
+    this.live = h("div", { class: "panel", hidden: true }, this.findings, this.charts, h("div", { class: "headline" }, h("h3", {}, "Newest groups"), this.pause), this.list, this.more);
+    root.append(h("div", { class: "headline" }, h("h2", {}, "Watch"), this.kept), this.notice, this.live);
+  }
+
+  /** One event of the stream. */
+  take(event, data) {
+    if (event === "hello") {
+      this.notice.hidden = true;
+      this.live.hidden = false;
+      this.#dimensions = data.dimensions;
+      this.#most = data.keep_recent;
+      this.kept.textContent = `The last ${plural(data.keep_recent, "group")} are kept with pictures, in this server's memory only: at most ${bytes(data.keep_bytes)}, gone when it ends.`;
+      if (!data.first_hour) this.forget();
+      this.#tell({ buckets: [], ...data });
+    } else if (event === "group") {
+      this.#groups = [data, ...this.#groups].slice(0, this.#most);
+      this.#waiting += 1;
+      if (this.#drawing) return;
+      this.#drawing = true; // a hundred groups may come at once
+      requestAnimationFrame(() => ((this.#drawing = false), this.#draw()));
+    } else if (event === "window") this.#tell(data);
+  }
+
+  forget() {
+    this.#groups = [];
+    this.#draw();
+  }
+
+  /** Says why there is nothing to see. Returns after how many seconds to try again. */
+  explain(error) {
+    this.live.hidden = !(error instanceof Unreachable) || !this.#cards.size;
+    this.notice.hidden = false;
+    const say = (...said) => this.notice.replaceChildren(...said.map((one) => (typeof one === "string" ? h("p", {}, one) : one)));
+    const otherKey = (label) => h("button", { type: "button", onclick: () => {
+      forgetKey();
+      this.retry();
+      this.again = new Promise((resolve) => (this.retry = resolve));
+    } }, label);
+    if (error instanceof Unreachable) say("The server does not answer. What was seen stays here; watching goes on when it is back.");
+    else if (error.status === 404) {
+      say(
+        "Watching is off: this server keeps nothing of what it scores.",
+        "Started like this, it keeps the last 200 groups and the pictures of their sources, best and worst edits, in memory only:",
+        h("pre", {}, "jrm serve --keep-recent 200"),
+        "With API keys, only a key with the scope watch may see them.",
+      );
+      return 10;
+    } else if (error.status === 403) {
+      say("This API key may score, and not watch: for that a key needs the scope watch.", h("pre", {}, "jrm key new --name NAME --file KEYS-FILE --scope watch"), error.message, otherKey("Use another key"));
+      return 3600;
+    } else if (error.status === 401) {
+      say("An API key with the scope watch is needed.", otherKey("Enter a key"));
+      return 3600;
+    } else say(error.message);
+    return error.retryAfter ?? 2;
+  }
+
+  #toggle() {
+    this.#paused = !this.#paused;
+    this.pause.setAttribute("aria-pressed", String(this.#paused));
+    this.#draw();
+  }
+
+  /** Brings the list up to date: new cards at its top, those beyond the limit away, with their pictures. */
+  #draw() {
+    this.pause.textContent = this.#paused ? `Paused, ${this.#waiting} new` : "Pause";
+    if (this.#paused) return;
+    this.#waiting = 0;
+    this.pause.textContent = "Pause";
+    const wanted = this.#groups.slice(0, this.#limit);
+    for (const [group, { card, urls }] of this.#cards) {
+      if (wanted.includes(group)) continue;
+      card.remove();
+      urls.release();
+      this.#cards.delete(group);
+    }
+    const range = domain(this.#groups.flatMap(rewards), false);
+    if (String(range) !== String(this.#range)) {
+      this.#range = range;
+      for (const [group, { strips }] of this.#cards) strips.replaceChildren(strip(rewards(group), range));
+    }
+    let previous = null;
+    for (const group of wanted) {
+      if (!this.#cards.has(group)) this.#cards.set(group, this.#card(group));
+      const { card } = this.#cards.get(group);
+      if (!card.isConnected) previous ? previous.after(card) : this.list.prepend(card);
+      previous = card;
+    }
+    this.more.hidden = this.#groups.length <= this.#limit;
+    this.more.textContent = `Show more (${wanted.length} of ${this.#groups.length})`;
+  }
+
+  #card(group) {
+    const urls = new ObjectUrls();
+    const scored = rewards(group);
+    const failed = group.scores.length - scored.length;
+    const flat = scored.length > 1 && Math.max(...scored) - Math.min(...scored) <= EQUAL;
+    const figure = (id, name, index = null) => {
+      const score = index === null ? null : group.scores[index];
+      const place = h("div", { class: "later", onnear: () => this.#load(place, id, name, urls) });
+      if (id) this.#near.observe(place);
+      else place.replaceWith(place, "");
+      return h("figure", {}, id ? place : h("span", { class: "undrawn" }, "not kept"), h("figcaption", {}, name, score && h("strong", {}, ` ${number(score.reward)}`)));
+    };
+    const { sources, best, worst } = group.pictures;
+    const strips = h("div", {}, strip(scored, this.#range));
+    const told = [clock(group.time), group.key, group.wire, plural(group.scores.length, "edit"), failed && `${failed} without a score`, flat && "no spread"];
+    const card = h(
+      "li", { class: "group" },
+      h("p", { class: "hint" }, told.filter(Boolean).join(" · ")),
+      h("p", { class: "asked" }, group.instruction, group.instruction_cut && " …"),
+      h("div", { class: "trio" },
+        ...sources.map((id, index) => figure(id, sources.length > 1 ? `source ${index + 1}` : "source")),
+        group.best !== null && figure(best, "best", group.best),
+        group.worst !== null && figure(worst, "worst", group.worst)),
+      strips,
+      scored.length > 0 && h("p", { class: "hint" }, `rewards ${number(Math.min(...scored))} to ${number(Math.max(...scored))}, ${this.#dimensions.map((name) => `${words(name)} ${spread(...moments(group, name))}`).join(", ")}`),
+    );
+    return { card, strips, urls };
+  }
+
+  async #load(place, id, name, urls) {
+    try {
+      const blob = await (await request(`v1/watch/pictures/${encodeURIComponent(id)}`)).blob();
+      if (place.isConnected) place.replaceWith(image(urls.of(blob), name));
+    } catch {
+      place.replaceWith(h("span", { class: "undrawn" }, "no longer kept"));
+    }
+  }
+
+  /** The window: findings in words, then a chart of the reward, of each dimension, and of the spread. */
+  #tell(window) {
+    const said = findings(window);
+    const shown = said.map(({ kind, text }) => h("p", { class: `notice ${kind}` }, text));
+    if (this.findings.textContent !== shown.map((one) => one.textContent).join("")) this.findings.replaceChildren(...shown);
+    const slots = inTime(window);
+    const { drift } = window;
+    const names = ["reward", ...this.#dimensions];
+    this.charts.replaceChildren(
+      ...names.map((name) => {
+        const of = (bucket) => (name === "reward" ? bucket?.reward : bucket?.dimensions[name]) ?? null;
+        const shift = (name === "reward" ? drift?.reward : drift?.dimensions[name])?.shift ?? null;
+        const rows = slots.map(({ bucket }) => named(of(bucket)?.quantiles));
+        const latest = of(slots.findLast(({ bucket }) => bucket)?.bucket);
+        const label = `${words(name)} over time${latest ? `: the newest median is ${number(latest.quantiles?.[2])}` : ""}`;
+        return h("section", { class: tint(name, this.#dimensions) },
+          h("header", {}, h("h3", { class: "key" }, words(name)), h("span", { class: `drift ${Math.abs(shift) >= FAR ? "far" : ""}` }, shift === null ? "" : `${signed(shift, 1)}σ`)),
+          bands(rows, label, (index) => described(slots[index], of(slots[index].bucket))),
+          span(slots));
+      }),
+      lines("Spread within groups", "mean standard deviation of the rewards of a group", slots, ({ group_std }) => group_std, number),
+      lines("Groups without spread", "all rewards of a group equal", slots, ({ no_spread_share }) => no_spread_share, percent, [0, 1]),
+      lines("Errors", "edits without a score", slots, ({ error_share }) => error_share, percent, [0, 1]),
+    );
+  }
+}
+
+const rewards = (group) => group.scores.filter(({ status }) => status === "ok").map(({ reward }) => reward);
+
+/** Mean and standard deviation of a dimension over the edits of a group. */
+function moments(group, name) {
+  const values = group.scores.flatMap(({ dimensions }) => dimensions?.[name]?.mean ?? []);
+  const mean = values.reduce((total, value) => total + value, 0) / values.length;
+  return [mean, Math.sqrt(values.reduce((total, value) => total + (value - mean) ** 2, 0) / values.length)];
+}
+
+const named = (quantiles) => Object.fromEntries(["q05", "q25", "q50", "q75", "q95"].map((name, index) => [name, quantiles?.[index] ?? null]));
+
+/** Buckets at their times: those in which nothing came are left out of the event, and are gaps here. */
+function inTime({ buckets, bucket_seconds: seconds = 1 }) {
+  if (!buckets.length) return Array.from({ length: LEAST_SLOTS }, () => ({ start: null, bucket: null }));
+  const end = buckets.at(-1).start;
+  const count = Math.max(LEAST_SLOTS, Math.round((end - buckets[0].start) / seconds) + 1);
+  const slots = Array.from({ length: count }, (_, index) => ({ start: end - (count - 1 - index) * seconds, bucket: null }));
+  for (const bucket of buckets) slots[count - 1 - Math.round((end - bucket.start) / seconds)].bucket = bucket;
+  return slots;
+}
+
+function described({ start, bucket }, values) {
+  if (start === null) return "";
+  if (!bucket || !values?.quantiles) return `${clock(start)}: nothing`;
+  const [low, , median, , high] = values.quantiles;
+  return `${clock(start)}: median ${number(median)}, 90% in ${number(low)} … ${number(high)}, ${plural(values.count, "edit")}`;
+}
+
+const span = (slots) => h("p", { class: "headline hint" }, h("span", {}, slots[0].start === null ? "" : clock(slots[0].start)), h("span", {}, slots[0].start === null ? "" : "now"));
+
+function lines(title, unit, slots, value, show, bounds = null) {
+  const values = slots.map(({ bucket }) => (bucket ? value(bucket) : null));
+  const latest = values.findLast((one) => one !== null) ?? null;
+  return h("section", {}, h("header", {}, h("h3", {}, title), h("span", { class: "drift" }, latest === null ? "–" : show(latest))), h("p", { class: "hint" }, unit), sparkline(values, bounds), span(slots));
+}
