@@ -26,6 +26,10 @@ from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.page import routes as page
 from .api.page.files import static_files
 from .api.score import score_router
+from .api.watch.recorder import Recorder
+from .api.watch.routes import watch_router
+from .api.watch.store import RecentGroups
+from .api.watch.window import Window
 from .api.wire import ScorePath
 from .errors import (
     CheckpointError,
@@ -70,16 +74,22 @@ class Served(Protocol):
 class Application:
     """The ASGI application, and what its server needs to end it gracefully."""
 
-    def __init__(self, asgi: ASGIApp, parts: Sequence[Served]) -> None:
+    def __init__(self, asgi: ASGIApp, parts: Sequence[Served], end_streams: Callable[[], None]) -> None:
         self._asgi = asgi
         self._parts = parts
+        self._end_streams = end_streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         await self._asgi(scope, receive, send)
 
     async def drain(self) -> None:
         """Call it before the listeners close, so that callers read 503 ``draining`` and not a refused connection."""
+        self.end_streams()
         await asyncio.gather(*(part.drain() for part in self._parts))
+
+    def end_streams(self) -> None:
+        """End the replies that would go on as long as their readers do."""
+        self._end_streams()
 
 
 def create_app(
@@ -117,6 +127,7 @@ def create_app(
         metrics.ready.labels(name).set_function(partial(_takes_requests, part))
     main = next(iter(parts.values()))
     started = asyncio.Event()
+    recorder = _recorder(settings, metrics)
 
     async def start() -> None:
         try:
@@ -135,10 +146,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(start())
+        tasks = [asyncio.create_task(start())]
+        if recorder is not None:
+            tasks.append(asyncio.create_task(recorder.run()))
         yield
-        starting.cancel()  # a loading thread cannot be stopped, but nobody waits for it
-        await asyncio.gather(starting, return_exceptions=True)
+        for task in tasks:
+            task.cancel()  # a loading thread cannot be stopped, but nobody waits for it
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if recorder is not None:
+            recorder.stop()
         await asyncio.gather(*(part.stop() for part in parts.values()))
         if traces is not None:
             await asyncio.to_thread(traces.close)
@@ -177,6 +193,7 @@ def create_app(
             scoring.quota(),
             max_candidates=settings.max_candidates,
             max_image_pixels=settings.max_image_pixels,
+            recorder=recorder,
         )
         app.include_router(score_router(score_path, [wire for name, wire in wires.items() if name == "unirl"]))
         app.include_router(wires_router(score_path, wires, scoring.served, settings.reward_name_list))
@@ -195,8 +212,9 @@ def create_app(
             metrics=metrics,
         )
     )
-    api_errors.install(app)
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
+    app.include_router(watch_router(recorder, main.model, guarded=keys is not None))
+    api_errors.install(app)
     openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
     docs = pages.install(app)
     page_files = static_files() if settings.page else {}
@@ -212,7 +230,13 @@ def create_app(
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
     outermost = RequestContext(gate, metrics, routes=routes, quiet=probes, observer=traces)
-    return Application(outermost, list(parts.values()))
+    return Application(outermost, list(parts.values()), recorder.close if recorder is not None else lambda: None)
+
+
+def _recorder(settings: Settings, metrics: Metrics) -> Recorder | None:
+    if not settings.keep_recent or not settings.serves_score:
+        return None
+    return Recorder(RecentGroups(settings.keep_recent, settings.keep_recent_mb * 1_000_000), Window(), metrics)
 
 
 def _takes_requests(part: Served) -> float:

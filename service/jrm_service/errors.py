@@ -9,6 +9,7 @@ JRMError
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
 │   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
+│   ├── Forbidden                the API key is a good one, and not for this
 │   ├── Overloaded               the wait would be too long; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
@@ -93,6 +94,12 @@ class Unauthorized(RequestError):
     """API keys are configured, and none or an unknown one was sent."""
 
     code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """The API key has not the scope that the route asks for."""
+
+    code = "forbidden"
 
 
 class Overloaded(RequestError):

@@ -11,7 +11,7 @@ from rich.table import Table
 from jrm_client.terminal import print_table
 
 from .api import keyfile
-from .api.keys import Key, digest, is_name, new_secret
+from .api.keys import SCOPES, Key, digest, is_name, new_secret, read_scopes
 from .errors import KeysError
 
 app = typer.Typer(
@@ -33,6 +33,10 @@ def new(
     candidates_per_minute: Annotated[
         int | None, typer.Option(min=1, max=999_999_999, help="Most candidates per minute.", show_default="no limit")
     ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What else it opens: {', '.join(SCOPES)}. Repeatable.", show_default="scores alone"),
+    ] = None,
 ) -> None:
     """Print a new key, once, and add its hash to the keys file.
 
@@ -40,9 +44,13 @@ def new(
     """
     if not is_name(name):
         raise typer.BadParameter("1 to 64 letters, digits, dots, dashes and underscores", param_hint="--name")
+    try:
+        scopes = read_scopes(",".join(scope)) if scope else ()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--scope") from None
     secret = new_secret()
     try:
-        keyfile.append(file, Key(name, digest(secret.encode()), requests, candidates_per_minute))
+        keyfile.append(file, Key(name, digest(secret.encode()), requests, candidates_per_minute, scopes))
     except KeysError as error:
         _fail(error.problems)
     except OSError as error:
@@ -53,15 +61,15 @@ def new(
 
 @app.command("list")
 def list_keys(file: _File) -> None:
-    """List the keys of the file: names, the beginnings of their hashes, limits. Never a key."""
+    """List the keys of the file: names, the beginnings of their hashes, limits, scopes. Never a key."""
     try:
         keys = keyfile.read(file)
     except KeysError as error:
         _fail(error.problems)
-    table = Table("name", "sha256", "requests", "candidates per minute", box=None, pad_edge=False)
+    table = Table("name", "sha256", "requests", "candidates per minute", "scope", box=None, pad_edge=False)
     for key in keys:
         limits = ("no limit" if limit is None else f"{limit:,}" for limit in (key.requests, key.candidates_per_minute))
-        table.add_row(key.name, f"{key.digest.hex()[:12]}…", *limits)
+        table.add_row(key.name, f"{key.digest.hex()[:12]}…", *limits, ", ".join(key.scopes))
     print_table(table)
 
 

@@ -275,6 +275,11 @@ class Metrics:
             "Per group with two scores or more, the standard deviation of its rewards.",
             buckets=_SPREADS,
         )
+        self.watch_groups = counter(
+            "jrm_watch_groups_total",
+            "Scored groups for /v1/watch: kept, kept without_pictures, or failed. Only with keep_recent.",
+            "outcome",
+        )
         self.trace_spans = counter(
             "jrm_trace_spans_total",
             "Spans of traces: sent to the collector, or failed (not taken, and lost).",

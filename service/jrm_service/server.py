@@ -83,6 +83,11 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen, and let what is being answered end. Drained or not: some replies have no end of their own."""
+        self._app.end_streams()
+        await super().shutdown(sockets=sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal, or by whoever wants the server to end."""
         if self._loop is None or self._asked:

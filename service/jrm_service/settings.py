@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
     ] = None
     page: Annotated[bool, Field(description="show browsers a page at / to try edits on and to look at rewards")] = True
+    keep_recent: Annotated[
+        int, Field(ge=0, le=100_000, description="groups kept in memory, with pictures, for /v1/watch; 0 keeps none")
+    ] = 0
+    keep_recent_mb: Annotated[
+        int, Field(ge=1, le=65_536, description="budget of what is kept for /v1/watch, in MB (10^6 bytes)")
+    ] = 64
     log_format: Annotated[
         Literal["text", "json"], Field(description="how log lines look on stderr; one line per request")
     ] = "text"

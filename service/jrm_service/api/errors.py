@@ -19,6 +19,7 @@ from .record import record_of
 STATUS: dict[str, int] = {
     "invalid_request": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,

@@ -1,10 +1,12 @@
 """API keys: what a key is, what its line in a keys file says, how a caller's key is recognised. Pure.
 
-A line is ``NAME sha256:HEX [LIMIT=NUMBER …]``. Blank lines are ignored, and so is what follows a ``#``::
+A line is ``NAME sha256:HEX [LIMIT=NUMBER …] [scope=SCOPE,…]``. Blank lines are ignored, and so is what
+follows a ``#``::
 
     # who       hash of the key         limits of this key alone
     trainer-a   sha256:2bd806c9…1f32    requests=64 candidates_per_minute=20000
     eval        sha256:9c56cc51…b374
+    dashboard   sha256:71f80be3…08ac    scope=watch
 
 The file holds no secret. A key is 256 random bits and is stored as its plain SHA-256: salts and slow hashes make it
 expensive to guess what a human made up, whereas this cannot be guessed at any speed, and a slow hash would be paid on
@@ -26,6 +28,9 @@ _SECRET_PREFIX = "jrm_"  # noqa: S105 - this much of it everybody may know
 _SECRET_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
+SCOPES = ("watch",)
+"""What a key can be for beside scores and critiques, which every key is for."""
+_SCOPE = "scope="
 _LIMIT = re.compile(r"(requests|candidates_per_minute)=([1-9][0-9]{0,8})")
 
 
@@ -34,18 +39,20 @@ class Key:
     """One caller. ``name`` may be shown and logged; ``digest`` is the SHA-256 of the secret.
 
     ``requests`` limits how many run at once, ``candidates_per_minute`` how many candidates are taken in; None: no limit
-    of its own.
+    of its own. ``scopes`` are what it opens beside what every key does.
     """
 
     name: str
     digest: bytes
     requests: int | None = None
     candidates_per_minute: int | None = None
+    scopes: tuple[str, ...] = ()
 
     def line(self) -> str:
         """Return its line in a keys file, without the line's end."""
         limits = {"requests": self.requests, "candidates_per_minute": self.candidates_per_minute}
         words = [f"{name}={value}" for name, value in limits.items() if value is not None]
+        words += [_SCOPE + ",".join(self.scopes)] if self.scopes else []
         return " ".join([self.name, f"sha256:{self.digest.hex()}", *words])
 
 
@@ -57,6 +64,16 @@ def digest(secret: bytes) -> bytes:
 def new_secret() -> str:
     """Return a new key, as its caller will send it: 256 random bits in printable ASCII."""
     return _SECRET_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+
+
+def read_scopes(text: str) -> tuple[str, ...]:
+    """The scopes in a list with commas. Raises ValueError for one that there is not, without quoting it."""
+    scopes = tuple(text.split(","))
+    if any(scope not in SCOPES for scope in scopes):
+        raise ValueError(f"an unknown scope; there is {', '.join(SCOPES)}")
+    if len(set(scopes)) < len(scopes):
+        raise ValueError("a scope is there twice")
+    return scopes
 
 
 def is_name(text: str) -> bool:
@@ -111,18 +128,27 @@ def parse(text: str) -> list[Key]:
 def _key(words: Sequence[str]) -> Key:
     if len(words) < 2:
         raise ValueError("expected NAME sha256:HEX")
-    name, hashed, *limits = words
+    name, hashed, *fields = words
     if not is_name(name):
         raise ValueError("a name is 1 to 64 letters, digits, dots, dashes and underscores, first a letter or digit")
     match = _DIGEST.fullmatch(hashed)
     if match is None:
         raise ValueError("after the name comes sha256: and 64 hexadecimal digits")
-    found: dict[str, int] = {}
-    for limit in limits:
-        parsed = _LIMIT.fullmatch(limit)
+    limits: dict[str, int] = {}
+    scopes: tuple[str, ...] = ()
+    for field in fields:
+        if field.startswith(_SCOPE):
+            if scopes:
+                raise ValueError("scope is there twice")
+            scopes = read_scopes(field.removeprefix(_SCOPE))
+            continue
+        parsed = _LIMIT.fullmatch(field)
         if parsed is None:
-            raise ValueError("a limit is requests=NUMBER or candidates_per_minute=NUMBER, from 1 to 999999999")
-        if parsed[1] in found:
+            raise ValueError(
+                "a limit is requests=NUMBER or candidates_per_minute=NUMBER, from 1 to 999999999; "
+                f"else there is scope={','.join(SCOPES)}"
+            )
+        if parsed[1] in limits:
             raise ValueError(f"{parsed[1]} is there twice")
-        found[parsed[1]] = int(parsed[2])
-    return Key(name, bytes.fromhex(match[1]), **found)
+        limits[parsed[1]] = int(parsed[2])
+    return Key(name, bytes.fromhex(match[1]), **limits, scopes=scopes)

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_ASKED = "jrm.method"
 _ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)
 
 
@@ -16,6 +17,11 @@ def strip_origin(scope: Scope) -> None:
     origin = _ORIGIN.match(scope["path"])
     if origin is not None:
         scope["path"] = scope["path"][origin.end() :] or "/"
+
+
+def asked_method(scope: Scope) -> str:
+    """The method of a request as its caller sent it, for a reply that would have no end."""
+    return str(scope.get(_ASKED, scope["method"]))
 
 
 class Methods:
@@ -47,5 +53,5 @@ class Methods:
             await send(message)
 
         # A copy: the server itself must still know that the answer to a HEAD has no body.
-        asked = {**scope, "method": "GET"} if method in also else scope
+        asked = {**scope, "method": "GET", _ASKED: method} if method in also else scope
         await self._app(asked, receive, send_allowed)

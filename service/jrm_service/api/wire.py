@@ -23,6 +23,7 @@ from .errors import UnreadBodyReply
 from .guards import BodyReader, patience_ms, unless_disconnected
 from .limits import CandidateQuota, charged
 from .record import DISCONNECTED, RequestRecord, record_of
+from .watch.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class ScorePath:
         quota: counts the candidates of API keys.
         max_candidates: of one request.
         max_image_pixels: of one image.
+        recorder: keeps what was scored, for people to look at; None keeps nothing.
     """
 
     def __init__(
@@ -104,12 +106,14 @@ class ScorePath:
         *,
         max_candidates: int,
         max_image_pixels: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self._service = service
         self._bodies = bodies
         self._quota = quota
         self._max_candidates = max_candidates
         self._max_image_pixels = max_image_pixels
+        self._recorder = recorder
 
     async def serve(self, request: Request, load: Callable[[Sent], Any], wires: Sequence[Wire]) -> Response:
         """Answer a request of one of ``wires``, whose bodies ``load`` decodes.
@@ -158,7 +162,11 @@ class ScorePath:
                     result = await unless_disconnected(request, work)
                     record.scoring_ended = time.perf_counter()
             _note(record, result)
-            return asked.answer(Answered(scorer.model, result, time.perf_counter() - started))
+            try:
+                return asked.answer(Answered(scorer.model, result, time.perf_counter() - started))
+            finally:
+                if self._recorder is not None:
+                    self._recorder.offer(asked.groups, result, model=scorer.model, record=record)
         except ClientDisconnect:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)

@@ -1,0 +1,132 @@
+"""A scored group as it is told: which of its edits are the best and the worst, and the event of its readers. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jrm_service.errors import CandidateError, InternalError
+from jrm_service.images.reader import ImageInput
+from jrm_service.scoring.service import GroupInput
+from jrm_service.scoring.types import Score, ServedModel
+
+from .window import Numbers
+
+Outcome = Score | CandidateError
+
+_MOST_CHARACTERS = 2000  # of an instruction
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group that has just been answered, without the images that nobody will look at.
+
+    ``time`` is in seconds since 1970. ``best`` and ``worst`` are indices of edits: the highest reward and the lowest,
+    or None where there is no such edit, or only one. ``images`` are the sources, then the edits of these two.
+    """
+
+    time: float
+    request_id: str
+    key: str | None
+    wire: str
+    model: ServedModel
+    instruction: str
+    outcomes: Sequence[Outcome]
+    sources: Sequence[ImageInput]
+    best: int | None
+    worst: int | None
+    images: Sequence[ImageInput]
+
+    @classmethod
+    def of(
+        cls,
+        group: GroupInput,
+        outcomes: Sequence[Outcome],
+        *,
+        time: float,
+        request_id: str,
+        key: str | None,
+        wire: str,
+        model: ServedModel,
+    ) -> ScoredGroup:
+        """Keep of a group what is to be told."""
+        ranked = [(outcome.reward, -n) for n, outcome in enumerate(outcomes) if isinstance(outcome, Score)]
+        best = -max(ranked)[1] if ranked else None  # of equal ones the first
+        worst = -min(ranked)[1] if len(ranked) > 1 else None
+        shown = [group.edits[index] for index in (best, worst) if index is not None]
+        return cls(
+            time=time,
+            request_id=request_id,
+            key=key,
+            wire=wire,
+            model=model,
+            instruction=group.instruction,
+            outcomes=outcomes,
+            sources=group.sources,
+            best=best,
+            worst=worst,
+            images=[*group.sources, *shown],
+        )
+
+    def without_images(self) -> ScoredGroup:
+        """The same group, none of whose images can be shown."""
+        return replace(self, images=[replace(image, data=InternalError("not kept")) for image in self.images])
+
+    @property
+    def image_bytes(self) -> int:
+        """What its images take as they were sent."""
+        return sum(len(image.data) for image in self.images if isinstance(image.data, bytes))
+
+    def numbers(self) -> Numbers:
+        """Its rewards, for the window."""
+        scores = [outcome for outcome in self.outcomes if isinstance(outcome, Score)]
+        names = list(scores[0].dimensions) if scores else []
+        return Numbers(
+            np.array([score.reward for score in scores], dtype=np.float64),
+            {name: np.array([score.dimensions[name].mean for score in scores], dtype=np.float64) for name in names},
+            errors=len(self.outcomes) - len(scores),
+        )
+
+    def event(self, kept: Collection[str]) -> str:
+        """The data of its event: JSON in ASCII, on one line. ``kept`` are the ids of the pictures that are kept."""
+
+        def id_of(image: ImageInput) -> str | None:
+            return image.key.hex() if image.key.hex() in kept else None
+
+        edits = iter(self.images[len(self.sources) :])
+        document: dict[str, Any] = {
+            "time": round(self.time, 3),
+            "request_id": self.request_id,
+            "key": self.key,
+            "wire": self.wire or None,
+            "model": self.model.name,
+            "fingerprint": self.model.fingerprint,
+            "instruction": self.instruction[:_MOST_CHARACTERS],
+            "instruction_cut": len(self.instruction) > _MOST_CHARACTERS,
+            "scores": [_told(index, outcome) for index, outcome in enumerate(self.outcomes)],
+            "best": self.best,
+            "worst": self.worst,
+            "pictures": {
+                "sources": [id_of(source) for source in self.sources],
+                "best": None if self.best is None else id_of(next(edits)),
+                "worst": None if self.worst is None else id_of(next(edits)),
+            },
+        }
+        return json.dumps(document, separators=(",", ":"))
+
+
+def _told(index: int, outcome: Outcome) -> dict[str, Any]:
+    """As in the reply of ``/v1/score``; of an error the code alone, as messages quote what callers sent."""
+    if isinstance(outcome, CandidateError):
+        return {"index": index, "status": "error", "error": {"code": outcome.code}}
+    return {
+        "index": index,
+        "status": "ok",
+        "reward": outcome.reward,
+        "reward_std": outcome.reward_std,
+        "dimensions": {name: {"mean": one.mean, "std": one.std} for name, one in outcome.dimensions.items()},
+    }

@@ -1,0 +1,195 @@
+"""From a reply that is on its way to what readers see: beside the scoring, and never at its expense."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from jrm_service.api.record import RequestRecord
+from jrm_service.errors import Overloaded
+from jrm_service.metrics import Metrics, begin
+from jrm_service.scoring.service import GroupInput, ScoreResult
+from jrm_service.scoring.types import ServedModel
+
+from .groups import ScoredGroup
+from .pictures import Picture, picture_of
+from .store import RecentGroups
+from .window import Numbers, Window
+
+logger = logging.getLogger(__name__)
+
+MAX_READERS = 16
+_MOST_WAITING = 1024  # groups
+_SHARE = 0.2  # of one CPU, on average, that thumbnails may take
+_BURST_SECONDS = 5.0  # and how much of it may be taken at once: the groups of a trainer's step come together
+_FULL_LOGS_EVERY_S = 60.0
+
+
+class Allowance:
+    """Seconds of work: they come at a rate of ``share``, and at most ``burst`` of them are saved up."""
+
+    def __init__(self, share: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share = share
+        self._burst = burst
+        self._clock = clock
+        self._left = burst
+        self._at = clock()
+
+    def left(self) -> float:
+        """What may be spent now; below 0 after more than that was."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._share)
+        self._at = now
+        return self._left
+
+    def spend(self, seconds: float) -> None:
+        """Take off what was spent."""
+        self._left -= seconds
+
+
+class Recorder:
+    """Keeps the last groups and tells its readers of them. Use from one event loop; a thread of its own reads images.
+
+    A group whose pictures would take too much time or memory is kept without them. Nothing here ever waits for a
+    reader: each goes at its own pace through what is kept.
+    """
+
+    def __init__(self, store: RecentGroups, window: Window, metrics: Metrics) -> None:
+        self.store = store
+        self.window = window
+        self.closed = False
+        self._metrics = metrics
+        self._waiting: deque[ScoredGroup] = deque()
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._readers: set[asyncio.Event] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jrm-recorder")
+        self._allowance = Allowance(_SHARE, _BURST_SECONDS)
+        self._failure_logged_at = float("-inf")
+        for outcome in ("kept", "without_pictures", "failed"):
+            begin(metrics.watch_groups, outcome)
+
+    def offer(
+        self, groups: Sequence[GroupInput], result: ScoreResult, *, model: ServedModel, record: RequestRecord
+    ) -> None:
+        """Have the groups of an answered request recorded, soon. Never raises."""
+        try:
+            now = time.time()
+            key = None if record.key is None else record.key.name
+            for group, outcomes in zip(groups, result.groups, strict=True):
+                scored = ScoredGroup.of(
+                    group, outcomes, time=now, request_id=record.request_id, key=key, wire=record.wire, model=model
+                )
+                self._put(scored)
+        except Exception:
+            self._failed()
+
+    def _put(self, group: ScoredGroup) -> None:
+        if self.closed or len(self._waiting) >= _MOST_WAITING:
+            self._metrics.watch_groups.labels("failed").inc()
+            return
+        if self._waiting_bytes + group.image_bytes > self.store.max_bytes:
+            group = group.without_images()
+        self._waiting_bytes += group.image_bytes
+        self._waiting.append(group)
+        self._idle.clear()
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Record what is offered, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            while self._waiting:
+                group = self._waiting.popleft()
+                self._waiting_bytes -= group.image_bytes
+                try:
+                    await self._record(group)
+                except Exception:
+                    self._failed()
+            self._arrived.clear()
+            self._idle.set()
+
+    async def _record(self, group: ScoredGroup) -> None:
+        known = [picture for image in group.images if (picture := self.store.picture(image.key.hex())) is not None]
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(self._thread, _make, group, known, self._allowance.left() > 0.0)
+        self._allowance.spend(made.seconds)
+        self.window.add(made.numbers)
+        self.store.add(made.event, made.pictures)
+        self._metrics.watch_groups.labels("kept" if made.complete else "without_pictures").inc()
+        self._tell()
+
+    def _failed(self) -> None:
+        """Count, and log now and then: what fails for one group fails for many."""
+        self._metrics.watch_groups.labels("failed").inc()
+        now = time.monotonic()
+        if now >= self._failure_logged_at + _FULL_LOGS_EVERY_S:
+            self._failure_logged_at = now
+            logger.exception("a scored group could not be recorded for /v1/watch; its caller has its scores")
+
+    async def settled(self) -> None:
+        """Wait until everything that was offered has been recorded."""
+        await self._idle.wait()
+
+    @contextmanager
+    def reader(self) -> Iterator[asyncio.Event]:
+        """An event that is set whenever there is something new, and at the end. Raises Overloaded for one too many."""
+        if len(self._readers) >= MAX_READERS:
+            raise Overloaded(f"{MAX_READERS} readers are watching already", retry_after=10)
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            yield changed
+        finally:
+            self._readers.discard(changed)
+
+    def close(self) -> None:
+        """Let the readers go; nothing more is recorded."""
+        self.closed = True
+        self._tell()
+
+    def stop(self) -> None:
+        """End the thread, after the picture that it is at."""
+        self.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _tell(self) -> None:
+        for changed in self._readers:
+            changed.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What is kept of a group. ``seconds`` of a CPU were spent on it."""
+
+    event: str
+    pictures: list[Picture]
+    numbers: Numbers
+    complete: bool
+    seconds: float
+
+
+def _make(group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
+    """In the recorder's thread. ``known`` are pictures that are kept already."""
+    began = time.thread_time()
+    pictures: dict[str, Picture] = {picture.id: picture for picture in known}
+    for image in group.images:
+        if image.key.hex() not in pictures:
+            picture = picture_of(image, may_decode=may_decode)
+            if picture is not None:
+                pictures[picture.id] = picture
+    return _Made(
+        event=group.event(pictures.keys()),
+        pictures=list(pictures.values()),
+        numbers=group.numbers(),
+        complete=all(image.key.hex() in pictures for image in group.images),
+        seconds=time.thread_time() - began,
+    )

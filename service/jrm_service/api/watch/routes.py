@@ -1,0 +1,92 @@
+"""``GET /v1/watch`` and the pictures that its events name."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from jrm_client.protocol import ErrorResponse
+from jrm_service.api.errors import error_reply
+from jrm_service.api.methods import asked_method
+from jrm_service.api.record import record_of
+from jrm_service.errors import Forbidden
+from jrm_service.scoring.types import ServedModel
+
+from .recorder import Recorder
+from .stream import EventStream, events, resumed
+
+SCOPE = "watch"
+_PICTURE_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; sandbox",
+    "x-content-type-options": "nosniff",
+}
+
+
+def watch_router(recorder: Recorder | None, model: Callable[[], ServedModel], *, guarded: bool) -> APIRouter:
+    """Without a ``recorder`` the routes answer 404, and the schema has them not.
+
+    ``model`` is what is served, or raises NotReady. ``guarded``: callers have API keys, and need the scope ``watch``.
+    """
+    router = APIRouter(tags=["watch"], include_in_schema=recorder is not None)
+    run = secrets.token_hex(4)
+
+    @router.get(
+        "/v1/watch",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/event-stream": {}}},
+            **{status: {"model": ErrorResponse} for status in (401, 403, 429, 503)},
+        },
+    )
+    async def watch(request: Request) -> Response:
+        """The groups that were scored last, and those to come, as server-sent events."""
+        if recorder is None:
+            return error_reply("not_found", "no groups are kept: start the server with --keep-recent 200")
+        _require_scope(request, guarded=guarded)
+        served = model()
+        if asked_method(request.scope) == "HEAD":
+            return Response(media_type="text/event-stream")
+        hello = {
+            "keep_recent": recorder.store.max_groups,
+            "keep_bytes": recorder.store.max_bytes,
+            "dimensions": list(served.description.get("dimensions") or recorder.window.dimensions),
+            "model": served.name,
+            "fingerprint": served.fingerprint,
+            **recorder.window.comparison(),
+        }
+        after = resumed(request.headers.get("last-event-id", ""), run, recorder.store.newest)
+        held = ExitStack()
+        changed = held.enter_context(recorder.reader())
+        return EventStream(events(recorder, changed, hello, after=after, run=run), held)
+
+    @router.get(
+        "/v1/watch/pictures/{id}",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
+            **{status: {"model": ErrorResponse} for status in (401, 403, 404)},
+        },
+    )
+    async def picture(request: Request, id: str) -> Response:
+        """A picture of a group, while the group is kept."""
+        if recorder is None:
+            return error_reply("not_found", "no pictures are kept: start the server with --keep-recent 200")
+        _require_scope(request, guarded=guarded)
+        found = recorder.store.picture(id)
+        if found is None:
+            return error_reply("not_found", "no such picture is kept")
+        return Response(found.content, media_type=found.media_type, headers=_PICTURE_HEADERS)
+
+    return router
+
+
+def _require_scope(request: Request, *, guarded: bool) -> None:
+    """Raises Forbidden."""
+    key = record_of(request.scope).key
+    if guarded and (key is None or SCOPE not in key.scopes):
+        raise Forbidden(f"this API key has not the scope '{SCOPE}': add scope={SCOPE} to its line in the keys file")

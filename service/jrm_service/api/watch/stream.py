@@ -1,0 +1,99 @@
+"""What one reader is sent: what is kept, what comes, and how it all moves; as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from .recorder import Recorder
+
+KEEPALIVE_S = 15.0
+WINDOW_S = 1.0
+STALLED_S = 60.0
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies must not collect events
+
+
+class EventStream(StreamingResponse):
+    """Events that go out as their reader takes them; one that takes none for a minute is let go of.
+
+    ``held`` is closed when the stream ends, however it does.
+    """
+
+    def __init__(self, events: AsyncIterator[str], held: ExitStack, *, stalled_s: float = STALLED_S) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
+        self._held = held
+        self._stalled_s = stalled_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(self._stalled_s):
+                await send(message)
+
+        with self._held, suppress(TimeoutError, ClientDisconnect):
+            await super().__call__(scope, receive, send_in_time)
+
+
+async def events(
+    recorder: Recorder,
+    changed: asyncio.Event,
+    hello: dict[str, Any],
+    *,
+    after: int,
+    run: str,
+    window_s: float = WINDOW_S,
+    keepalive_s: float = KEEPALIVE_S,
+) -> AsyncIterator[str]:
+    """The events of one reader, until the recorder closes.
+
+    Args:
+        recorder: what is told.
+        changed: is set when there may be something new.
+        hello: the first event.
+        after: the number of the last group that the reader has.
+        run: names this process in the ids of groups: numbers begin anew in another one.
+        window_s: a ``window`` comes no more often than that.
+        keepalive_s: when nothing was to be said for so long, a comment is.
+    """
+    loop = asyncio.get_running_loop()
+    yield _event("hello", hello)
+    told_groups, next_window, spoke_at = -1, loop.time(), loop.time()
+    while not recorder.closed:
+        changed.clear()
+        while (group := recorder.store.after(after)) is not None:
+            if after and group.number > after + 1:
+                yield _event("missed", {"groups": group.number - after - 1})
+            after = group.number
+            yield f"id: {run}-{group.number}\nevent: group\ndata: {group.event}\n\n"
+            spoke_at = loop.time()
+        waiting = recorder.window.groups != told_groups
+        if waiting and loop.time() >= next_window:
+            told_groups, waiting = recorder.window.groups, False
+            yield _event("window", recorder.window.document())
+            spoke_at = loop.time()
+            next_window = spoke_at + window_s
+        elif loop.time() >= spoke_at + keepalive_s:
+            yield ": keepalive\n\n"
+            spoke_at = loop.time()
+        wake_at = min(spoke_at + keepalive_s, next_window) if waiting else spoke_at + keepalive_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(wake_at):
+                await changed.wait()
+
+
+def resumed(last_event_id: str, run: str, newest: int) -> int:
+    """The number of the last group that a reader has, by what it sends as ``Last-Event-ID``; 0 for none of this run."""
+    match = re.fullmatch(rf"{re.escape(run)}-([0-9]{{1,18}})", last_event_id)
+    number = 0 if match is None else int(match[1])
+    return number if number <= newest else 0
+
+
+def _event(name: str, document: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(document, separators=(',', ':'))}\n\n"
