@@ -1,6 +1,6 @@
 /** The critique of one edit, as it is written: sentences beside the picture, and the regions they are about on it. */
 
-import { events, form, request } from "./api.js";
+import { events, request } from "./api.js";
 import { tint } from "./charts.js";
 import { h, words } from "./dom.js";
 import { image } from "./pictures.js";
@@ -31,11 +31,10 @@ export async function critique(place, asked, url, name, dimensions, signal) {
     }
     return written.get(dimension);
   };
-  const body = form((part) => ({
-    ...(asked.source.length && { source: asked.source.map(part) }),
-    edited: part(asked.edited), instruction: asked.instruction, stream: true,
-  }));
-  const response = await request("v1/explain", { method: "POST", body, signal });
+  const [edited, ...source] = await Promise.all([asked.edited, ...asked.source].map(dataUrl));
+  const body = JSON.stringify({ ...(source.length && { source }), edited, instruction: asked.instruction, stream: true });
+  const headers = { "content-type": "application/json" };
+  const response = await request("v1/explain", { method: "POST", headers, body, signal });
   for await (const event of events(response, signal)) {
     if (event.data === "[DONE]") break;
     const { dimension, delta, explanation } = JSON.parse(event.data);
@@ -45,6 +44,15 @@ export async function critique(place, asked, url, name, dimensions, signal) {
   }
   texts.removeAttribute("aria-busy");
 }
+
+/** @param {Blob} blob */
+const dataUrl = (blob) =>
+  new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
 
 /** What can be read already of `{"reasoning": "…` while it is written. */
 export function reasoning(raw) {

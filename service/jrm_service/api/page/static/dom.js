@@ -59,7 +59,7 @@ export function number(value, digits = 2) {
   return (Number(rounded) === 0 ? rounded.replace("-", "") : rounded).replace("-", "−");
 }
 
-export const signed = (value, digits = 2) => (value > 0 ? "+" : "") + number(value, digits);
+export const signed = (value, digits = 2) => (Number(value?.toFixed(digits)) > 0 ? "+" : "") + number(value, digits);
 export const spread = (mean, std) => number(mean) + (std === null || std === undefined ? "" : ` ± ${number(std)}`);
 export const percent = (share, digits = 0) => (Number.isFinite(share) ? `${number(100 * share, digits)}%` : "–");
 export const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -67,8 +67,8 @@ export const words = (name) => name.replaceAll("_", " ");
 export const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString([], { hour12: false });
 
 export function bytes(count) {
-  if (count < 1024) return `${count} B`;
-  return count < 2 ** 20 ? `${number(count / 1024, 0)} KB` : `${number(count / 2 ** 20, 1)} MB`;
+  if (count < 1000) return `${count} B`;
+  return count < 1e6 ? `${number(count / 1e3, 0)} KB` : `${number(count / 1e6, count < 1e7 ? 1 : 0)} MB`;
 }
 
 /** A probability that is not certain is never shown as 0% or 100%. */

@@ -40,9 +40,12 @@ async function poll() {
       status.reading(reading);
     } catch (error) {
       if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
-      connection.set(false);
-      state("down");
-      served = null;
+      const hidden = error instanceof ApiError && error.status < 500; // a proxy that keeps /metrics to itself
+      connection.set(hidden);
+      state(!hidden ? "down" : info ? "ready" : "loading");
+      if (hidden && served !== "unknown") learn();
+      served = hidden ? "unknown" : null;
+      status.missing(error.message);
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     if (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
@@ -114,6 +117,7 @@ function keyDialog(refused) {
       done.abort();
       dialog.close();
       resolve(value);
+      if (value !== null) setTimeout(learn); // what was refused at first
     };
     const listen = (target, type, act) => target.addEventListener(type, act, { signal: done.signal });
     listen(byId("key-form"), "submit", (event) => {

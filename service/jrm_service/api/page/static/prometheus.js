@@ -31,7 +31,11 @@ export class Reading {
   constructor(text, at) {
     this.at = at;
     /** @type {Map<string, Sample[]>} */
-    this.samples = Map.groupBy?.(parse(text), ({ name }) => name) ?? grouped(parse(text));
+    this.samples = new Map();
+    for (const sample of parse(text)) {
+      if (!this.samples.has(sample.name)) this.samples.set(sample.name, []);
+      this.samples.get(sample.name).push(sample);
+    }
   }
 
   /** Samples of a name whose labels are these. */
@@ -52,12 +56,6 @@ export class Reading {
     for (const { labels, value } of this.all(name)) sums.set(labels[label], (sums.get(labels[label]) ?? 0) + value);
     return sums;
   }
-}
-
-function grouped(samples) {
-  const groups = new Map();
-  for (const sample of samples) groups.set(sample.name, [...(groups.get(sample.name) ?? []), sample]);
-  return groups;
 }
 
 /** How much a counter grew from one reading to the next; null when it was not there, or the server is a new one. */

@@ -56,15 +56,16 @@ function duration(seconds) {
   return seconds < 1 ? `${number(1000 * seconds, 0)} ms` : `${number(seconds, 1)} s`;
 }
 
-/** @returns {{reading: (reading: import("./prometheus.js").Reading) => void, use: (info: any) => void}} */
+/** @returns {{use: (info: any) => void, reading: (reading: import("./prometheus.js").Reading) => void, missing: (why: string) => void}} */
 export function start() {
   const facts = h("dl", { class: "facts" });
   const gauges = GAUGES.map((gauge) => ({ ...gauge, now: h("span", { class: "now" }, "–"), drawing: h("div"), history: [] }));
   const devices = tabled("Devices", ["worker", "device", "busy, last minute", "features held"]);
   const wires = tabled("Requests", ["route or wire", "per second", "since the start"]);
   const errors = tabled("Errors", ["code", "per minute", "since the start"]);
+  const problem = h("p", { class: "notice bad", hidden: true });
   byId("status").append(
-    h("h2", {}, "Status"), facts,
+    h("h2", {}, "Status"), problem, facts,
     h("ul", { class: "gauges", role: "list" }, ...gauges.map(({ title, unit, now, drawing }) => h("li", {}, h("h3", {}, title), now, h("p", { class: "hint" }, unit), drawing))),
     h("div", { class: "tables" }, devices.root, wires.root, errors.root),
   );
@@ -93,7 +94,13 @@ export function start() {
     use(info) {
       known = info;
     },
+    /** @param {string} why there is no reading */
+    missing(why) {
+      problem.textContent = `No numbers from /metrics: ${why}`;
+      problem.hidden = false;
+    },
     reading(now) {
+      problem.hidden = true;
       const before = readings.at(-OVER) ?? readings[0];
       readings.push(now);
       if (readings.length > KEPT) readings.shift();
