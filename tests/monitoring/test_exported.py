@@ -14,6 +14,7 @@ OF_THE_TARGET = {"namespace", "job", "instance"}  # put there by whoever scrapes
 UNSEEN = {
     "jrm_device_busy_ratio": "a minute's mean for those without Prometheus; the rate of jrm_device_busy_seconds_total "
     "is the same over any time",
+    "jrm_watch_groups": "of /v1/watch, where whoever misses a group or a picture sees it",
     "jrm_kernel_info": "decided at the start, and the same from then on: /v1/info and the log have it too",
 }
 

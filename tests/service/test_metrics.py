@@ -62,6 +62,7 @@ def test_the_names_are_pinned() -> None:
         "jrm_reward_squares": "counter",
         "jrm_groups": "counter",
         "jrm_group_reward_std": "histogram",
+        "jrm_watch_groups": "counter",
         "jrm_trace_spans": "counter",
         "jrm_build_info": "gauge",
         "jrm_model_info": "gauge",
