@@ -2,7 +2,7 @@
 
 import { bar, domain, tint } from "./charts.js";
 import { critique } from "./critique.js";
-import { chance, h, number, plural, spread, words } from "./dom.js";
+import { announce, chance, h, number, plural, spread, words } from "./dom.js";
 import { image, ObjectUrls } from "./pictures.js";
 import { winProbability } from "./probability.js";
 
@@ -131,10 +131,10 @@ export class Results {
   /** The newest two choices stand; choosing one of them again takes it out. */
   #choose(view, score) {
     view.chosen = view.chosen.includes(score) ? view.chosen.filter((one) => one !== score) : [...view.chosen.slice(-1), score];
-    this.#compare(view);
+    this.#compare(view, true);
   }
 
-  #compare({ asked, scored, chosen, tray, cards, dimensions }) {
+  #compare({ asked, scored, chosen, tray, cards, dimensions }, aloud = false) {
     scored.forEach((score, index) => {
       cards[index].classList.toggle("chosen", chosen.includes(score));
       cards[index].querySelector(".compare").setAttribute("aria-pressed", String(chosen.includes(score)));
@@ -158,7 +158,8 @@ export class Results {
       );
     });
     const said = `${asked.edits[a.index].name} is better than ${asked.edits[b.index].name} with a probability of ${chance(winProbability(output(a, "reward"), output(b, "reward")))}.`;
-    tray.replaceChildren(side(a), h("div", { class: "versus" }, h("p", { class: "unseen", role: "status" }, said), ...rows), side(b));
+    if (aloud) announce(said);
+    tray.replaceChildren(side(a), h("div", { class: "versus" }, h("p", { class: "unseen" }, said), ...rows), side(b));
   }
 }
 
