@@ -1,4 +1,4 @@
-"""One browser for each file of tests, one server with the bundled checkpoint where it is asked for."""
+"""One browser for all these tests, and one server with the bundled checkpoint."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +12,9 @@ from support import processes
 from . import browsing
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Closed before the next file: its event loop would be in the way of tests that have their own."""
+    """Closed before the tests of other packages: its event loop would be in the way of those that have their own."""
     with browsing.launched() as browser:
         yield browser
 
@@ -30,7 +30,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         yield open_page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def served() -> Iterator[str]:
     """The bundled checkpoint, as users run it."""
     with processes.serving("--keep-recent", "20") as server:

@@ -25,7 +25,7 @@ export async function critique(place, asked, url, name, dimensions, signal) {
     if (!written.size) texts.replaceChildren();
     if (!written.has(dimension)) {
       const text = h("p", { class: "writing" });
-      const block = h("div", { class: `critique ${tint(dimension, dimensions)}` }, h("h4", {}, words(dimension)), text);
+      const block = h("div", { class: `critique ${tint(dimension, dimensions)}` }, h("h3", {}, words(dimension)), text);
       texts.append(block);
       written.set(dimension, { raw: "", block, text });
     }

@@ -79,6 +79,7 @@ function say(problem) {
 
 /** Tabs as the ARIA practices have them: one tab stop, arrows move and show. The address says which is shown. */
 function tabs(all) {
+  const hashOf = (tab) => tab.id.replace("tab-", "#"); // of no element: the first Tab key is to begin at the top
   const show = (tab, focus = false) => {
     for (const one of all) {
       const shown = one === tab;
@@ -88,7 +89,7 @@ function tabs(all) {
     }
     if (focus) tab.focus();
     watching.show(tab.id === "tab-watch");
-    history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
+    history.replaceState(null, "", hashOf(tab));
   };
   all.forEach((tab, index) => {
     tab.addEventListener("click", () => show(tab));
@@ -99,7 +100,7 @@ function tabs(all) {
       show(all.at(next % all.length), true);
     });
   });
-  const named = () => all.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash);
+  const named = () => all.find((tab) => hashOf(tab) === location.hash);
   addEventListener("hashchange", () => named() && show(named()));
   show(named() ?? all[0]);
 }

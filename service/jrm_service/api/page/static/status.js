@@ -64,7 +64,7 @@ export function start() {
   const wires = tabled("Requests", ["route or wire", "per second", "since the start"]);
   const errors = tabled("Errors", ["code", "per minute", "since the start"]);
   const problem = h("p", { class: "notice bad", hidden: true });
-  byId("status").append(
+  byId("status-view").append(
     h("h2", {}, "Status"), problem, facts,
     h("ul", { class: "gauges", role: "list" }, ...gauges.map(({ title, unit, now, drawing }) => h("li", {}, h("h3", {}, title), now, h("p", { class: "hint" }, unit), drawing))),
     h("div", { class: "tables" }, devices.root, wires.root, errors.root),
@@ -108,7 +108,7 @@ export function start() {
       for (const gauge of gauges) {
         gauge.history = [...gauge.history, before ? gauge.value(before, now, seconds) : null].slice(-KEPT);
       }
-      if (byId("status").hidden) return;
+      if (byId("status-view").hidden) return;
       describe(now);
       for (const { now: shown, drawing, history, show, bounds, title } of gauges) {
         shown.textContent = history.at(-1) === null ? "–" : show(history.at(-1));

@@ -41,7 +41,7 @@ export function start(info, explains) {
   });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length || byId("try").hidden) return;
+    if (!files.length || byId("try-view").hidden) return;
     event.preventDefault();
     const wantsSource = source.limit > 0 && !source.pictures.length && !edits.root.contains(document.activeElement);
     (wantsSource || source.root.contains(document.activeElement) ? source : edits).add(files);
@@ -193,7 +193,7 @@ export function start(info, explains) {
       source.heading.textContent = most > 1 ? "Sources" : "Source";
       source.hint.textContent = most > 1 ? `Drop, paste or choose up to ${most}, in order` : "Drop, paste or choose a picture";
       source.allow(most);
-      byId("try").classList.toggle("sourceless", most === 0);
+      byId("try-view").classList.toggle("sourceless", most === 0);
     },
   };
 }

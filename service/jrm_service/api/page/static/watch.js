@@ -13,7 +13,7 @@ const EQUAL = 1e-6;
 
 /** @returns {{show: (shown: boolean) => void}} the stream is open only while the view is shown */
 export function start() {
-  const root = byId("watch");
+  const root = byId("watch-view");
   const view = new View(root);
   let open = null;
   return {
