@@ -51,7 +51,9 @@ def opened(browser: Browser, url: str, *, refused: Collection[str] = (), **optio
     context.add_init_script(_WATCHED)
     page = context.new_page()
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: complaints.append(f"{error}\n{error.stack}"))
     page.goto(url)
     yield page
@@ -95,4 +97,7 @@ def axe_violations(page: Page) -> list[str]:
     """What axe finds, each with the elements that it is about."""
     page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    return [f"{one['id']}: {[node['html'][:200] for node in one['nodes']]} {one['nodes'][0]['failureSummary']}" for one in found]
+    return [
+        f"{one['id']}: {[node['html'][:200] for node in one['nodes']]} {one['nodes'][0]['failureSummary']}"
+        for one in found
+    ]

@@ -71,7 +71,13 @@ def test_the_words_are_readable_while_they_are_written(criticised):
       const { reasoning } = await import(new URL("page/critique.js", location.href));
       return pieces.map(reasoning);
     }"""
-    pieces = ['{"rea', '{"reasoning": "<|glo', '{"reasoning": "<|global|> It \\"is\\" bl\\u00', '{"reasoning": "Blue.", "edit_region": [', "plain"]
+    pieces = [
+        '{"rea',
+        '{"reasoning": "<|glo',
+        '{"reasoning": "<|global|> It \\"is\\" bl\\u00',
+        '{"reasoning": "Blue.", "edit_region": [',
+        "plain",
+    ]
     assert criticised.evaluate(script, pieces) == ["…", "", 'It "is" bl', "Blue.", "plain"]
 
 

@@ -45,7 +45,13 @@ def test_tabs_are_one_stop_and_arrows_move_between_them(open_page, served):
     page = open_page(served)
     page.keyboard.press("Tab")
     expect(page.get_by_role("tab", name="Try")).to_be_focused()
-    for key, name in [("ArrowRight", "Watch"), ("End", "Status"), ("ArrowRight", "Try"), ("ArrowLeft", "Status"), ("Home", "Try")]:
+    for key, name in [
+        ("ArrowRight", "Watch"),
+        ("End", "Status"),
+        ("ArrowRight", "Try"),
+        ("ArrowLeft", "Status"),
+        ("Home", "Try"),
+    ]:
         page.keyboard.press(key)
         tab = page.get_by_role("tab", name=name)
         expect(tab).to_be_focused()

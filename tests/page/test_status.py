@@ -19,7 +19,10 @@ def test_who_is_served_and_how_it_goes(open_page, served):
     for said in (info["model"], info["fingerprint"], "float32", "cpu", "1 of 1", "instruction following"):
         expect(facts).to_contain_text(said)
     expect(page.locator("#fingerprint")).to_have_text(info["fingerprint"][:8])
-    gauge = {title: page.locator(".gauges li", has=page.get_by_role("heading", name=title)) for title in ("Candidates", "Batch fill", "Reuse", "Latency")}
+    gauge = {
+        title: page.locator(".gauges li", has=page.get_by_role("heading", name=title))
+        for title in ("Candidates", "Batch fill", "Reuse", "Latency")
+    }
     before = gauge["Candidates"].locator(".now").inner_text()
     assert before in ("–", "0.0")
     with JRMClient(served) as client:

@@ -25,7 +25,9 @@ def example(served):
     scene = json.loads(static_files()["scene.json"].content)
     picture = {name: static_files()[name].content for name in [scene["source"], *scene["edits"]]}
     with JRMClient(served) as client:
-        group = client.score_group(picture[scene["source"]], scene["instruction"], [picture[one] for one in scene["edits"]])
+        group = client.score_group(
+            picture[scene["source"]], scene["instruction"], [picture[one] for one in scene["edits"]]
+        )
     return sorted(zip([Path(one).name for one in scene["edits"]], group, strict=True), key=lambda pair: -pair[1].reward)
 
 
@@ -161,7 +163,10 @@ def test_twenty_four_large_edits(open_page, served, tmp_path):
     expect(page.locator("#score")).to_have_text("Score 24 edits")
     score(page)
     ranked(page, 24)
-    rewards = [float(one.replace("−", "-")) for one in page.locator(".reward").evaluate_all("all => all.map((one) => one.firstChild.textContent)")]
+    rewards = [
+        float(one.replace("−", "-"))
+        for one in page.locator(".reward").evaluate_all("all => all.map((one) => one.firstChild.textContent)")
+    ]
     assert rewards == sorted(rewards, reverse=True)
     assert page.locator(".matrix").count() == 0
     expect(page.locator(".odds")).to_have_count(3)

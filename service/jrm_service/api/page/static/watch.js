@@ -31,15 +31,14 @@ export function start() {
 
 /** Reads the stream until told to stop, and comes back where it was after it broke. */
 async function follow(view, signal) {
-  let last = null;
   while (!signal.aborted) {
     let pause = 2;
     try {
-      const headers = { accept: "text/event-stream", ...(last && { "last-event-id": last }) };
+      const headers = { accept: "text/event-stream", ...(view.last && { "last-event-id": view.last }) };
       const response = await request("v1/watch", { headers, signal });
       for await (const { event, id, data } of events(response, signal)) {
-        if (id && last && id.split("-")[0] !== last.split("-")[0]) view.forget(); // another process: its numbers are its own
-        last = id ?? last;
+        if (id && view.last && id.split("-")[0] !== view.last.split("-")[0]) view.forget(); // of another process
+        view.last = id ?? view.last;
         view.take(event, JSON.parse(data));
       }
     } catch (error) {
@@ -62,6 +61,8 @@ class View {
   #drawing = false;
   #dimensions = [];
   #range = [0, 1];
+  /** The id of the newest event: where the stream goes on. @type {string | null} */
+  last = null;
   /** Loads a picture when it comes near the screen. */
   #near = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries.filter((entry) => entry.isIntersecting)) {
