@@ -83,7 +83,9 @@ def test_compose_commands_name_services_profiles_and_variables_that_exist():
         options = command[2:]
         named = [word.partition("=")[0] for word in options if not word.startswith("--")]
         assert set(named) <= known | {"up", "build"}
-    variables = set(re.findall(r"`([A-Z]+_PORT|CHECKPOINT|SERVE)[`=]", PAGE.read_text(encoding="utf-8")))
+    variables = set(
+        re.findall(r"`([A-Z]+_PORT|CHECKPOINT|SERVE|PAGE|KEEP_RECENT)[`=]", PAGE.read_text(encoding="utf-8"))
+    )
     assert variables == set(re.findall(r"\$\{([A-Z_]+)", COMPOSE_TEXT))
 
 

@@ -41,6 +41,23 @@ def test_limits_are_written_and_listed(path):
     assert all(word in listed for word in ("a", "64", "20,000"))
 
 
+def test_scopes_are_written_and_listed(path):
+    key("new", "--name", "viewer", "--scope", "watch", path=path)
+    key("new", "--name", "trainer-a", path=path)
+    first, second = path.read_text().splitlines()
+    assert first.endswith(" scope=watch")
+    assert "scope" not in second
+    rows = key("list", path=path).stdout.splitlines()
+    assert [("watch" in row) for row in rows[1:]] == [True, False]
+
+
+def test_a_scope_that_there_is_not_writes_nothing(path):
+    refused = key("new", "--name", "a", "--scope", "wach", path=path)
+    assert refused.exit_code == 2
+    assert "watch" in refused.output
+    assert not path.exists()
+
+
 def test_listing_shows_no_whole_hash(path):
     path.write_text(Key("trainer-a", digest(b"x")).line())
     listed = key("list", path=path).stdout

@@ -43,7 +43,10 @@ def test_an_empty_file_has_no_keys():
     assert parse("") == parse("\n# none yet\n") == []
 
 
-@pytest.mark.parametrize("key", [Key("a", ONE), Key("b", TWO, requests=1), Key("c.d-e_f", ONE, 7, 8)])
+KEYS = [Key("a", ONE), Key("b", TWO, requests=1), Key("c.d-e_f", ONE, 7, 8), Key("e", ONE, scopes=("watch",))]
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_a_key_survives_its_line(key):
     assert parse(key.line()) == [key]
 
@@ -59,6 +62,11 @@ BAD = {
     "an unknown limit": f"trainer-a sha256:{'0' * 64} speed=5",
     "a limit of nothing": f"trainer-a sha256:{'0' * 64} requests=0",
     "a limit that is no number": f"trainer-a sha256:{'0' * 64} requests=many",
+    "an unknown scope": f"trainer-a sha256:{'0' * 64} scope=watch,everything",
+    "an empty scope": f"trainer-a sha256:{'0' * 64} scope=",
+    "scopes with a gap": f"trainer-a sha256:{'0' * 64} scope=watch, watch",
+    "a scope twice in a list": f"trainer-a sha256:{'0' * 64} scope=watch,watch",
+    "scopes twice": f"trainer-a sha256:{'0' * 64} scope=watch scope=watch",
     "a limit twice": f"trainer-a sha256:{'0' * 64} requests=1 requests=2",
 }
 
@@ -68,6 +76,13 @@ def test_a_line_that_is_wrong_is_told_by_its_number(kind):
     good = f"good sha256:{ONE.hex()}"
     [problem] = problems(f"{good}\n\n{BAD[kind]}\n")
     assert problem.startswith("line 3: ")
+
+
+def test_scopes_are_in_any_place_and_an_unknown_one_is_told_with_those_there_are():
+    assert parse(f"a sha256:{ONE.hex()} scope=watch requests=3") == [Key("a", ONE, requests=3, scopes=("watch",))]
+    [problem] = problems(f"a sha256:{ONE.hex()} scope=wach")
+    assert "there is watch" in problem
+    assert "wach" not in problem
 
 
 def test_every_problem_is_told():

@@ -55,7 +55,8 @@ class ScoredGroup:
     ) -> ScoredGroup:
         """Keep of a group what is to be told."""
         ranked = [(outcome.reward, -n) for n, outcome in enumerate(outcomes) if isinstance(outcome, Score)]
-        best = -max(ranked)[1] if ranked else None  # of equal ones the first
+        # Of equal ones the first is the best and the last the worst: two edits, even where all are equal.
+        best = -max(ranked)[1] if ranked else None
         worst = -min(ranked)[1] if len(ranked) > 1 else None
         shown = [group.edits[index] for index in (best, worst) if index is not None]
         return cls(

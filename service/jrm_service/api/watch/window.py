@@ -113,11 +113,13 @@ class Window:
         self._random = np.random.default_rng(0)
         self._buckets: deque[Bucket] = deque()
         self._reference: Bucket | None = None
+        self._compared: dict[str, Any] | None = None  # what was compared last, until there is more: readers are several
 
     def add(self, group: Numbers) -> None:
         """Count a group, now."""
         now = self._clock()
         self.groups += 1
+        self._compared = None
         if self._reference is None:
             self._reference = Bucket(now, _REFERENCE_VALUES, self._random)
         if now < self._reference.start + HOUR:
@@ -146,9 +148,14 @@ class Window:
         first = self._reference
         if first is None:
             return {"first_hour": None, "now": None, "drift": None}
+        if self._compared is None:
+            self._compared = self._compare(first)
+        complete = self._clock() >= first.start + HOUR
+        return {"first_hour": {**first.document(), "complete": complete}, **self._compared}
+
+    def _compare(self, first: Bucket) -> dict[str, Any]:
         now = self._newest()
         return {
-            "first_hour": {**first.document(), "complete": self._clock() >= first.start + HOUR},
             "now": now.document(),
             "drift": {
                 "reward": _moved(first.reward, now.reward),
