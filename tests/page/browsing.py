@@ -1,44 +1,25 @@
-"""A real Chromium, and what it has to complain about."""
+"""Pages in a real Chromium, and what it has to complain about."""
 
 import re
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-ADVICE = "install Chromium on PATH (Debian: apt-get install --no-install-recommends chromium)"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 PHONE = {"width": 360, "height": 740}
 EXAMPLE = "Try the example"
 
 _REFUSED = re.compile(r"Failed to load resource: (?:the server responded with a status of (\d+)|(net::\w+))")
 _WATCHED = """
 window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener("securitypolicyviolation", (event) => {
+  violations.push(`${event.violatedDirective} ${event.blockedURI}`);
+});
 """
 
 expect.set_options(timeout=20_000)
-
-
-def chromium() -> str:
-    """Its path. Raises FileNotFoundError, which says what to install."""
-    for program in PROGRAMS:
-        if found := shutil.which(program):
-            return found
-    raise FileNotFoundError(f"none of {', '.join(PROGRAMS)} is here: {ADVICE}")
-
-
-@contextmanager
-def launched() -> Iterator[Browser]:
-    """A browser with a profile of its own."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
+from tools import chromium
 
 from support import processes
 
@@ -15,7 +16,7 @@ from . import browsing
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Closed before the tests of other packages: its event loop would be in the way of those that have their own."""
-    with browsing.launched() as browser:
+    with chromium.launched() as browser:
         yield browser
 
 

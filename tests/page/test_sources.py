@@ -4,9 +4,9 @@ import pytest
 from playwright.sync_api import expect
 
 from jrm_client import JRMClient
+from jrm_service.score_runtime import Parts
 from jrm_service.scoring.fakes import DIMENSIONS, FakeBackend, FakePreparer
 from jrm_service.scoring.types import ServedModel
-from jrm_service.score_runtime import Parts
 from jrm_service.settings import Settings
 from support import servers
 from support.pictures import encode, photo

@@ -41,8 +41,12 @@ def test_text_of_prometheus_is_read_as_it_is_written(open_page, served):
     script = r"""async () => {
       const { Reading, quantile } = await import(new URL("page/prometheus.js", location.href));
       const reading = new Reading('# HELP a "b"\na{x="1 \\"}\\\\ ",y="<b>"} 2.5\na{x="2",y=""} +Inf\nb 1e-3\n', 0);
-      const histogram = (counts) => new Reading(["1", "2", "+Inf"].map((le, at) => `h_bucket{le="${le}"} ${counts[at]}`).join("\n") + `\nh_count ${counts[2]}\n`, 0);
-      return [reading.all("a").map(({ labels, value }) => [labels, value === Infinity ? "inf" : value]), reading.sum("b"), quantile(histogram([1, 1, 1]), histogram([1, 5, 5]), "h", 0.5)];
+      const histogram = (counts) => {
+        const buckets = ["1", "2", "+Inf"].map((le, at) => `h_bucket{le="${le}"} ${counts[at]}\n`);
+        return new Reading(`${buckets.join("")}h_count ${counts[2]}\n`, 0);
+      };
+      const samples = reading.all("a").map(({ labels, value }) => [labels, value === Infinity ? "inf" : value]);
+      return [samples, reading.sum("b"), quantile(histogram([1, 1, 1]), histogram([1, 5, 5]), "h", 0.5)];
     }"""
     samples, small, median = page.evaluate(script)
     assert samples == [[{"x": '1 "}\\ ', "y": "<b>"}, 2.5], [{"x": "2", "y": ""}, "inf"]]

@@ -33,7 +33,7 @@ def proxying(upstream: str, prefix: str) -> Iterator[str]:
                         self.wfile.write(piece)
                         self.wfile.flush()
 
-        do_GET = do_POST = handle_any  # noqa: N815 - as the base class calls them
+        do_GET = do_POST = handle_any
 
         def log_message(self, *_: object) -> None:
             pass
