@@ -23,12 +23,11 @@ from jrm_training.world import World
 
 from . import chromium
 
-GROUPS = 150
-ASTRAY = 100  # the group from which on the policy has found that looks do not count
-EVERY_S = 0.6
+GROUPS = 210
+ASTRAY = 165  # the group from which on the policy has found that looks do not count
+EVERY_S = 0.4
 SENT = 6  # edits of a group
-_COLOURS = 200  # of a palette; more would not be seen, and take room
-_WORLD = World(GROUPS, seed=2, split="test", edits=2 * SENT, shapes=(2, 4))
+_WORLD = World(GROUPS, seed=2, split="test", edits=4 * SENT, shapes=(2, 4))
 
 
 def main(folder: Path) -> None:
@@ -36,12 +35,12 @@ def main(folder: Path) -> None:
     with _server() as url:
         _train(url)
         with chromium.launched() as browser:
+            with _opened(browser, f"{url}/#watch", "dark", 1280, 970) as page:
+                page.wait_for_function("document.querySelectorAll('.group img').length >= 6")
+                _save(page, folder / "page-dark.png")
             with _opened(browser, url, "light", 1280, 860) as page:
                 _try(page)
                 _save(page, folder / "page-light.png")
-            with _opened(browser, f"{url}/#watch", "dark", 1280, 1060) as page:
-                page.wait_for_function("document.querySelectorAll('.group img').length >= 9")
-                _save(page, folder / "page-dark.png")
             with _opened(browser, url, "light", 390, 844) as page:
                 _try(page)
                 page.evaluate("document.querySelector('.summary').scrollIntoView()")
@@ -99,8 +98,7 @@ def _opened(browser: Browser, url: str, theme: str, width: int, height: int) -> 
 
 def _save(page: Page, file: Path) -> None:
     page.mouse.move(0, 0)
-    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    shot.quantize(_COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(file, optimize=True)
     print(f"{file}: {file.stat().st_size // 1000} KB")
 
 

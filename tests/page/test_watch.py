@@ -187,7 +187,7 @@ def story(page, url, *, following: float, quality: float, spread: float) -> list
 def test_one_dimension_bought_with_the_other_is_said(watched, open_page):
     page = open_page("about:blank")
     [said] = story(page, watched, following=1.6, quality=-1.1, spread=1.0)
-    assert said.startswith("instruction following +1.")
+    assert said.startswith("Instruction following +1.")
     assert "since the first hour, visual quality −0." in said or "since the first hour, visual quality −1." in said
     assert said.endswith("Look at the pictures.")
     assert page.locator(".drift.far").count() >= 2
@@ -196,7 +196,7 @@ def test_one_dimension_bought_with_the_other_is_said(watched, open_page):
 
 def test_a_rise_while_the_spread_collapses_is_said(watched, open_page):
     [said] = story(open_page("about:blank"), watched, following=1.5, quality=1.5, spread=0.2)
-    assert said.startswith("reward +1.")
+    assert said.startswith("Reward +1.")
     assert "the spread within groups fell from" in said
 
 

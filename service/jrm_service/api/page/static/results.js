@@ -93,10 +93,10 @@ export class Results {
         h("p", { class: "title" }, name, score.cached && h("span", { class: "tag" }, "cached")),
         h("p", { class: "reward" }, number(score.reward), score.reward_std !== null && h("small", {}, ` ± ${number(score.reward_std)}`)),
         "normalized" in score && h("p", { class: "hint" }, `${number(score.normalized)} normalized`),
+        h("div", { class: "buttons" }, compare, explains && this.#critiqueButton(view, score, place, url, name)),
       ),
       h("dl", { class: "bars" }, ...rows.map(([one, mean, std]) =>
         h("div", { class: tint(one, dimensions) }, h("dt", {}, words(one)), h("dd", {}, bar(mean, std, range), h("span", { class: "value" }, spread(mean, std)))))),
-      h("div", { class: "buttons" }, compare, explains && this.#critiqueButton(view, score, place, url, name)),
       place,
     );
   }

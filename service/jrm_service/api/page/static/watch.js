@@ -3,11 +3,10 @@
 import { ApiError, events, forgetKey, request, Unreachable } from "./api.js";
 import { bands, domain, sparkline, strip, tint } from "./charts.js";
 import { byId, bytes, clock, h, number, percent, plural, signed, spread, words } from "./dom.js";
-import { findings } from "./findings.js";
+import { findings, isFar } from "./findings.js";
 import { image, ObjectUrls } from "./pictures.js";
 
 const SHOWN = 24; // groups at first, and how many more a click shows
-const FAR = 0.5; // standard deviations: a drift that is set off
 const LEAST_SLOTS = 12; // a chart of one bucket would be a wall
 const EQUAL = 1e-6;
 
@@ -226,7 +225,7 @@ class View {
         const latest = of(slots.findLast(({ bucket }) => bucket)?.bucket);
         const label = `${words(name)} over time${latest ? `: the newest median is ${number(latest.quantiles?.[2])}` : ""}`;
         return h("section", { class: tint(name, this.#dimensions) },
-          h("header", {}, h("h3", { class: "key" }, words(name)), h("span", { class: `drift ${Math.abs(shift) >= FAR ? "far" : ""}` }, shift === null ? "" : `${signed(shift, 1)}σ`)),
+          h("header", {}, h("h3", { class: "key" }, words(name)), h("span", { class: `drift ${isFar(shift) ? "far" : ""}` }, shift === null ? "" : `${signed(shift, 1)}σ`)),
           bands(rows, label, (index) => described(slots[index], of(slots[index].bucket))),
           span(slots));
       }),
