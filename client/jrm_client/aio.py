@@ -22,6 +22,7 @@ from .pin import Pin
 from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
 from .results import GroupScores, Score, failed_score
 from .retry import MAX_RETRIES, Backoff
+from .thumbnails import pictures_of
 from .transport import Transport
 from .uploads import Uploads
 
@@ -139,16 +140,25 @@ class AsyncJRMClient:
         *,
         on_error: OnError = "raise",
         timeout: float | None = None,
+        keep_images: bool = False,
     ) -> GroupScores:
         """Score G edits of the same source; the scores are in the order of ``edits``, a list or a batch [G, …].
 
         Raises ScoreError if any of them has no score; under ``on_error="nan"`` those are NaN and carry their error.
+        ``keep_images``: the result holds the instruction and a thumbnail of each image, for notebooks to show.
         """
+        images = arguments.image_list(edits, "edits")
+        arguments.flag(keep_images, "keep_images")
         requests = [
             _request(source, edited, instruction, wire.Names("source", f"edits[{index}]", "instruction"))
-            for index, edited in enumerate(arguments.image_list(edits, "edits"))
+            for index, edited in enumerate(images)
         ]
-        return GroupScores(tuple(await self._score(requests, on_error, timeout)))
+        scores = tuple(await self._score(requests, on_error, timeout))
+        if not keep_images:
+            return GroupScores(scores)
+        sources = arguments.sources(source, "source").items()
+        named = [(f"edit {index}", image) for index, image in enumerate(images)]
+        return GroupScores(scores, await asyncio.to_thread(pictures_of, instruction, sources, named))
 
     async def score_batch(
         self, pairs: Iterable[Pair], *, on_error: OnError = "raise", timeout: float | None = None

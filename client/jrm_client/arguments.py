@@ -94,6 +94,13 @@ def choice(value: str, name: str, choices: Sequence[str]) -> None:
         raise kind(f"{name}={_shown(value)}: expected {expected}")
 
 
+def flag(value: object, name: str) -> bool:
+    """Return a bool. Raises TypeError for anything else: the text "False" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={_shown(value)}: expected True or False")
+    return value
+
+
 def pin(fingerprint: bool | str) -> bool | str:
     """Return what ``pin_fingerprint`` says. Raises ValueError for an empty fingerprint, TypeError for another type."""
     if not isinstance(fingerprint, bool | str):

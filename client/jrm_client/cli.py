@@ -15,10 +15,12 @@ from .client import JRMClient
 from .commands import Commands
 from .errors import JRMError
 from .explain_command import explain
+from .html_report import document
 from .options import DEFAULT_URL, ApiKey, Images, NoSource, Source, Url, split_images
 from .report import table, to_json
 from .score_file import JSONLError, Summary, score_file
 from .terminal import print_json, print_table
+from .thumbnails import pictures_of
 from .wire import bare
 
 app = typer.Typer(
@@ -75,6 +77,10 @@ def score(
         float, typer.Option(help="Seconds for the call; with --jsonl, for every 64 rows.")
     ] = DEFAULT_TIMEOUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the ranked edits with their pictures to this file too.", show_default=False),
+    ] = None,
 ) -> None:
     """Score edits of one image, or the pairs of a JSONL file.
 
@@ -83,6 +89,8 @@ def score(
     jrm score --source car.png --source garage.png edit.png -i "put the car into the garage"
 
     jrm score --no-source image.png -i "a red car"
+
+    jrm score source.png edit-0.png edit-1.png -i "make the car red" --html scores.html
 
     jrm score --jsonl pairs.jsonl --output scores.jsonl
 
@@ -95,12 +103,16 @@ def score(
             if jsonl is not None:
                 if images or source or no_source or instruction is not None or output is None:
                     raise typer.BadParameter("--jsonl goes with --output, and without images and --instruction")
+                if html is not None:
+                    raise typer.BadParameter("--html shows the edits of one image; with --jsonl there are many")
                 complete = _score_jsonl(client, jsonl, output, root, as_json)
             else:
                 sources, edits = split_images(images, source, no_source)
                 if not edits or instruction is None or output is not None or root is not None:
                     raise typer.BadParameter("expected SOURCE EDITED... --instruction TEXT, or --jsonl IN --output OUT")
-                complete = _score_group(client, sources, edits, instruction, as_json)
+                if html is not None and any(html.exists() and html.samefile(path) for path in (*sources, *edits)):
+                    raise typer.BadParameter("--html names one of the images, and would be written over it")
+                complete = _score_group(client, sources, edits, instruction, as_json, html)
     except BrokenPipeError:
         raise  # of the output
     except (JRMError, JSONLError, OSError, ValueError) as error:
@@ -110,14 +122,20 @@ def score(
         raise typer.Exit(1)
 
 
-def _score_group(client: JRMClient, sources: list[Path], edits: list[Path], instruction: str, as_json: bool) -> bool:
-    scores = client.score_group(sources or None, instruction, edits, on_error="nan").scores
+def _score_group(
+    client: JRMClient, sources: list[Path], edits: list[Path], instruction: str, as_json: bool, html: Path | None
+) -> bool:
+    group = client.score_group(sources or None, instruction, edits, on_error="nan")
+    scores = group.scores
     names = [str(path) for path in edits]
     if as_json:
         rows = [{"edited": name, **to_json(one)} for name, one in zip(names, scores, strict=True)]
         print_json({"source": bare([str(path) for path in sources]), "instruction": instruction, "scores": rows})
     else:
         print_table(table(names, scores))
+    if html is not None:  # last: whatever becomes of the file, the scores are told
+        pictures = pictures_of(instruction, ((str(path), path) for path in sources), zip(names, edits, strict=True))
+        html.write_text(document(group, pictures), encoding="utf-8")
     return all(one.error is None for one in scores)
 
 

@@ -91,11 +91,14 @@ class JRMClient:
         *,
         on_error: OnError = "raise",
         timeout: float | None = None,
+        keep_images: bool = False,
     ) -> GroupScores:
         """Score G edits of the same source; see ``AsyncJRMClient.score_group``."""
         images = arguments.image_list(edits, "edits")  # a generator runs in the caller's thread, not on the loop
         return self._loop.run(
-            lambda: self._client.score_group(source, instruction, images, on_error=on_error, timeout=timeout)
+            lambda: self._client.score_group(
+                source, instruction, images, on_error=on_error, timeout=timeout, keep_images=keep_images
+            )
         )
 
     def score_batch(

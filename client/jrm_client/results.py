@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from . import html_report
 from .arguments import whole
 from .errors import CandidateError
 from .probability import win_probability
@@ -63,9 +64,14 @@ def failed_score(error: CandidateError, dimensions: tuple[str, ...] = ()) -> Sco
 
 @dataclass(frozen=True, slots=True)
 class GroupScores:
-    """The scores of one group, in the order of its edits. Has a length, can be indexed and iterated."""
+    """The scores of one group, in the order of its edits. Has a length, can be indexed and iterated.
+
+    A notebook shows it as a table, best first. ``pictures`` are there, for that alone, where the call was told to
+    ``keep_images``.
+    """
 
     scores: tuple[Score, ...]
+    pictures: html_report.Pictures | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -97,6 +103,10 @@ class GroupScores:
             return win_probability(a.reward, a.reward_std, b.reward, b.reward_std)
         first, second = self._dimension(i, dimension), self._dimension(j, dimension)
         return win_probability(first.mean, first.std, second.mean, second.std)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a table of the edits, best first."""
+        return html_report.fragment(self, self.pictures)
 
     def _index(self, value: int, name: str) -> int:
         index = whole(value, name)

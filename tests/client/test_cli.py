@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from client.scripted_server import Reply, Request, ScriptedServer, refusal, reward_of, score_all, score_entry, scores
 from jrm_client.cli import app
+from support.pictures import encode, photo
 
 Serve = Callable[..., ScriptedServer]
 
@@ -387,3 +388,50 @@ def test_people_get_a_summary(serve: Serve, folder: Path) -> None:
     done = jrm("score", "--jsonl", folder / "pairs.jsonl", "-o", folder / "out.jsonl", "--url", serve().url)
     assert "1 scored, 0 had a score already, 0 failed" in done.stdout
     assert "1/1" in done.stderr
+
+
+# --- as a page --------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_beside_the_table(serve: Serve, tmp_path: Path) -> None:
+    names = {"source": 1, "first": 2, "<b>second": 3}
+    for name, seed in names.items():
+        (tmp_path / f"{name}.png").write_bytes(encode(photo(600, 400, seed=seed)))
+    (tmp_path / "BAD").write_bytes(b"BAD")
+    edits = [tmp_path / "first.png", tmp_path / "<b>second.png", tmp_path / "BAD"]
+    html = tmp_path / "scores.html"
+    done = jrm("score", tmp_path / "source.png", *edits, "-i", "<i>red", "--url", serve().url, "--html", html)
+    assert done.exit_code == 1, done.output  # one has no score
+    assert "reward" in done.stdout
+    text = html.read_text(encoding="utf-8")
+    assert text.count("<img ") == 3
+    assert "&lt;b&gt;second.png" in text
+    assert "&lt;i&gt;red" in text
+    assert "invalid_image" in text
+    assert "<i>" not in text
+
+
+def test_a_page_of_a_group_without_a_source_and_beside_json(serve: Serve, folder: Path) -> None:
+    html = folder / "scores.html"
+    options = ["--no-source", folder / "A", "-i", "red", "--url", serve().url, "--json", "--html", html]
+    done = jrm("score", *options)
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["scores"]) == 1
+    assert "<table>" in html.read_text(encoding="utf-8")
+
+
+def test_a_page_is_of_one_group_and_never_over_an_image(serve: Serve, folder: Path) -> None:
+    url = serve().url
+    many = jrm("score", "--jsonl", folder / "x", "--output", folder / "y", "--html", folder / "z", "--url", url)
+    over = jrm("score", folder / "S", folder / "A", "-i", "red", "--html", folder / "A", "--url", url)
+    assert (many.exit_code, over.exit_code) == (2, 2)
+    assert "--html" in many.output
+    assert "written over" in over.output
+    assert (folder / "A").read_bytes() == b"A"
+
+
+def test_a_page_that_cannot_be_written_loses_no_score(serve: Serve, folder: Path) -> None:
+    done = jrm("score", folder / "S", folder / "A", "-i", "red", "--url", serve().url, "--html", folder / "no" / "x")
+    assert done.exit_code == 1
+    assert f"{reward_of(b'A'):.4f}" in done.stdout
+    assert done.stderr.startswith("jrm score: ")

@@ -68,6 +68,7 @@ BAD: dict[str, list[Any]] = {
     "image_format": NO_ENUM,
     "pin_fingerprint": [None, 5, [], object(), "", " "],
     "on_error": NO_ENUM,
+    "keep_images": [None, 0, 1, "yes", "False", [], np.True_],
     "source": [*NO_IMAGE, [], (), [None], [IMAGE, None], [[IMAGE]], [IMAGE, [IMAGE]], (5,)],
     "edited": NO_IMAGE,
     "instruction": [*NO_TEXT, "", " ", "\ud800"],
