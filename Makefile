@@ -14,7 +14,7 @@ TRAINERS ?= trl ms_swift verl openrlhf
 TORCH := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test test-all test-trainers check fuzz bench soak screenshots image image-test train-tiny format clean
+.PHONY: help serve demo rl-demo test test-all test-trainers check fuzz bench soak screenshots image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -24,6 +24,9 @@ serve: $(VENV)/.service ## serve a tiny checkpoint on http://127.0.0.1:8000 (CHE
 
 demo: $(VENV)/.service ## score edits of a photograph through the SDK and print a table
 	@$(BIN)/python examples/demo.py
+
+rl-demo: $(VENV)/.train ## Flow-GRPO against the service, from nothing to edits before and after (about 10 minutes)
+	@$(BIN)/python -m examples.flow_grpo.demo $(FLAGS)
 
 test: $(VENV)/.dev ## the tests of every day, a few minutes; once set up, they need no network, GPU or model hub
 	@$(PYTEST) -m "not heavy" $(ARGS)

@@ -98,7 +98,8 @@ def _opened(browser: Browser, url: str, theme: str, width: int, height: int) -> 
 
 def _save(page: Page, file: Path) -> None:
     page.mouse.move(0, 0)
-    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(file, optimize=True)
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    shot.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file}: {file.stat().st_size // 1000} KB")
 
 

@@ -14,6 +14,7 @@ the same error on all of them (``distributed``).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -45,6 +46,7 @@ def jrm_score(
     max_retries: int = MAX_RETRIES,
     on_error: OnError = "raise",
     pin_fingerprint: bool | str = True,
+    std_penalty: float = 0.0,
     distributed: Any = None,
 ) -> JRMScore:
     """Return ``fn(images, prompts, metadata, ref_images=None) -> (list[float], {})``: the reward of each edit.
@@ -53,11 +55,13 @@ def jrm_score(
     with paths taken relative to ``source_root``. When it is given, it wins over ``ref_images``; without it, sources are
     ``ref_images``. Where there are neither, as with text-to-image trainers, edits are sent without a source: the server
     refuses that unless its checkpoint takes none.
+    ``std_penalty``: that many standard deviations are taken off each reward, which then is a lower bound of what the
+    model believes: an edit that it is unsure about is worth less. It needs a checkpoint that tells them.
     ``distributed``: None compares outcomes over all ranks when ``torch.distributed`` is initialised, True insists on
     it, False does not, and a process group limits it to its members. The other arguments are those of ``JRMClient``.
     """
     client = _client(url, api_key, timeout, max_retries, pin_fingerprint)
-    return JRMScore(client, source_key, source_root, on_error, distributed)
+    return JRMScore(client, source_key, source_root, on_error, std_penalty, distributed)
 
 
 def jrm_reward(
@@ -71,6 +75,7 @@ def jrm_reward(
     max_retries: int = MAX_RETRIES,
     on_error: OnError = "raise",
     pin_fingerprint: bool | str = True,
+    std_penalty: float = 0.0,
     distributed: Any = None,
 ) -> JRMReward:
     """Return ``fn(images, prompts, metadata, ref_images=None, only_strict=True) -> (dict[str, list[float]], {})``.
@@ -82,7 +87,7 @@ def jrm_reward(
     client = _client(url, api_key, timeout, max_retries, pin_fingerprint)
     names = arguments.dimensions(dimensions)
     keys = None if names is None else tuple(names)
-    return JRMReward(client, source_key, source_root, on_error, distributed, keys)
+    return JRMReward(client, source_key, source_root, on_error, std_penalty, distributed, keys)
 
 
 class _Scorer:
@@ -94,9 +99,13 @@ class _Scorer:
         source_key: str | None,
         source_root: str | os.PathLike[str] | None,
         on_error: OnError,
+        std_penalty: float,
         distributed: Any,
     ) -> None:
         arguments.choice(on_error, "on_error", ("raise", "nan"))
+        penalty = arguments.number(std_penalty, "std_penalty")
+        if not (math.isfinite(penalty) and penalty >= 0):
+            raise ValueError(f"std_penalty={penalty}: expected a number of standard deviations, 0 or more")
         if source_key is not None:
             arguments.text(source_key, "source_key")
         if source_root is not None and not isinstance(source_root, str | os.PathLike):
@@ -109,6 +118,7 @@ class _Scorer:
         self._source_key = source_key
         self._source_root = None if source_root is None else Path(source_root)
         self._on_error: OnError = on_error
+        self._std_penalty = penalty
         self._ranks = Ranks(distributed)
 
     @property
@@ -140,6 +150,17 @@ class _Scorer:
             if sources is None and error.status == HTTPStatus.BAD_REQUEST and _is_source(error.param):
                 raise ValueError(f"{_NO_SOURCES}: {error}") from error
             raise
+
+    def _rewards(self, scores: Sequence[Score]) -> list[float]:
+        """The reward of each edit, less ``std_penalty`` standard deviations."""
+        if self._std_penalty == 0:
+            return [score.reward for score in scores]
+        rewards = []
+        for score in scores:
+            if score.reward_std is None:
+                raise ValueError(f"std_penalty={self._std_penalty:g}: {score.model} tells no standard deviations")
+            rewards.append(score.reward - self._std_penalty * score.reward_std)
+        return rewards
 
     def _sources(self, metadata: Any, ref_images: Any, count: int) -> Sequence[Sources] | None:
         """The source of each edit; None where nobody names any."""
@@ -180,7 +201,7 @@ class JRMScore(_Scorer):
 
         def call() -> Outcome:
             scores = self._score(images, prompts, metadata, ref_images)
-            return self._outcome({_AVG: [score.reward for score in scores]})
+            return self._outcome({_AVG: self._rewards(scores)})
 
         return self._ranks.agree(call).rewards[_AVG], {}
 
@@ -194,10 +215,11 @@ class JRMReward(_Scorer):
         source_key: str | None,
         source_root: str | os.PathLike[str] | None,
         on_error: OnError,
+        std_penalty: float,
         distributed: Any,
         dimensions: tuple[str, ...] | None,
     ) -> None:
-        super().__init__(client, source_key, source_root, on_error, distributed)
+        super().__init__(client, source_key, source_root, on_error, std_penalty, distributed)
         self._dimensions = dimensions
 
     def __call__(
@@ -220,7 +242,7 @@ class JRMReward(_Scorer):
             names = self._names(scores)
             if _AVG in (names or ()):
                 raise ValueError(f'the checkpoint has a dimension named "{_AVG}", which trainers take for the reward')
-            rewards = {_AVG: [score.reward for score in scores]}
+            rewards = {_AVG: self._rewards(scores)}
             rewards |= {name: [score.dimensions[name].mean for score in scores] for name in names or ()}
             return self._outcome(rewards, complete=names is not None)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from client.scripted_server import Reply, ScriptedServer, refusal, reward_of
+from client.scripted_server import Reply, ScriptedServer, refusal, reward_of, score_entry, scores
 from jrm_client import APIStatusError, ScoreError
 from jrm_client.flow_grpo import JRMReward, JRMScore, jrm_reward, jrm_score
 from jrm_client.images import encode
@@ -193,6 +193,34 @@ def test_a_missing_source_names_the_row(serve: Serve, keep: Callable[[Any], Any]
 def test_metadata_without_rows(serve: Serve, keep: Callable[[Any], Any], metadata: Any) -> None:
     with pytest.raises(ValueError, match="metadata"):
         keep(jrm_score(serve().url, source_key="src"))([b"A"], ["red"], metadata)
+
+
+@pytest.mark.parametrize("make", [jrm_score, jrm_reward])
+def test_standard_deviations_are_taken_off_the_reward(serve: Serve, keep: Callable[[Any], Any], make: Any) -> None:
+    rewards, _ = keep(make(serve().url, std_penalty=2, on_error="nan"))([b"A", b"BAD"], ["red"] * 2, None, [b"S"] * 2)
+    values = rewards if make is jrm_score else rewards["avg"]
+    assert values[0] == pytest.approx(reward_of(b"A") - 2 * 0.25)
+    assert math.isnan(values[1])
+    if make is jrm_reward:
+        assert rewards["visual_quality"][0] == pytest.approx(reward_of(b"A") - 1)  # dimensions are means as before
+
+
+def test_a_checkpoint_without_standard_deviations_has_none_to_take_off(
+    serve: Serve, keep: Callable[[Any], Any]
+) -> None:
+    def mean_only(request: Any) -> Reply:
+        entry = score_entry(0, b"A") | {"reward_std": None}
+        entry["dimensions"] = {"quality": {"mean": 1.0, "std": None}}
+        return scores([[entry]])
+
+    with pytest.raises(ValueError, match="scripted tells no standard deviations"):
+        keep(jrm_reward(serve(mean_only).url, std_penalty=1))([b"A"], ["red"], None, [b"S"])
+
+
+@pytest.mark.parametrize(("penalty", "error"), [(-1, ValueError), (math.nan, ValueError), ("1", TypeError)])
+def test_a_penalty_is_a_number_of_standard_deviations(penalty: Any, error: Any) -> None:
+    with pytest.raises(error, match="std_penalty"):
+        jrm_reward("http://127.0.0.1:1", std_penalty=penalty)
 
 
 def test_a_failed_edit_raises(serve: Serve, keep: Callable[[Any], Any]) -> None:

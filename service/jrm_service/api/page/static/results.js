@@ -90,8 +90,8 @@ export class Results {
       image(url, name, { class: "thumb" }),
       h(
         "div", { class: "told" },
-        h("p", { class: "title" }, name, score.cached && h("span", { class: "tag" }, "cached")),
-        h("p", { class: "reward" }, number(score.reward), score.reward_std !== null && h("small", {}, ` ± ${number(score.reward_std)}`)),
+        h("p", { class: "title" }, name),
+        h("p", { class: "reward" }, number(score.reward), score.reward_std !== null && h("small", {}, ` ± ${number(score.reward_std)}`), score.cached && h("span", { class: "tag" }, "cached")),
         "normalized" in score && h("p", { class: "hint" }, `${number(score.normalized)} normalized`),
         h("div", { class: "buttons" }, compare, explains && this.#critiqueButton(view, score, place, url, name)),
       ),
