@@ -26,7 +26,7 @@ def taking(most: int) -> Parts:
 def test_several_sources_are_sent_in_their_order(open_page):
     with servers.serving(Settings(backend="fake", keep_recent=3), load=lambda: taking(3)) as url:
         page = open_page(url)
-        expect(page.locator("#source .drop")).to_contain_text("up to 3, in order")
+        expect(page.locator("#source .drop")).to_contain_text("up to 3")
         fill(page, source=PICTURES[:2], edits=PICTURES[2:])
         score(page)
         expect(page.locator(".card .reward")).to_have_count(3)

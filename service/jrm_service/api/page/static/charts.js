@@ -5,8 +5,10 @@ import { h, number, s } from "./dom.js";
 /** The class that gives a dimension its colour; the reward itself has the colour of the ink. */
 export const tint = (name, dimensions) => (name === "reward" ? "tint-reward" : `tint-${dimensions.indexOf(name) % 6}`);
 
-const stretched = (name, width, height, ...children) =>
-  s("svg", { class: name, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...children);
+function stretched(name, width, height, ...children) {
+  const viewBox = `0 0 ${width} ${height}`;
+  return s("svg", { class: name, viewBox, preserveAspectRatio: "none", "aria-hidden": "true" }, ...children);
+}
 
 /** A domain around values that has 0 in it, or, with `zero` false, only the values. */
 export function domain(values, zero = true) {
@@ -31,7 +33,8 @@ export function bar(mean, std, range) {
   ];
   if (std !== null) {
     const [left, right] = [x(mean - std), x(mean + std)];
-    shapes.push(line(left, 6, right, 6, "whisker"), line(left, 3, left, 9, "whisker"), line(right, 3, right, 9, "whisker"));
+    const ends = [left, right].map((end) => line(end, 3, end, 9, "whisker"));
+    shapes.push(line(left, 6, right, 6, "whisker"), ...ends);
   }
   return stretched("bar", 100, 12, ...shapes);
 }
@@ -74,16 +77,19 @@ function band(lows, highs, x, y, name) {
   return s("path", { d: pieces.join(""), class: name });
 }
 
+/** Of a bucket, in this order. */
+export const QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95];
+
 /**
  * A distribution over time: the bands between the 5th and 95th and the 25th and 75th percentile, and the median.
  *
- * @param {{q05: number|null, q25: number|null, q50: number|null, q75: number|null, q95: number|null}[]} buckets
+ * @param {(number | null)[][]} buckets its QUANTILES, or as many nulls
  * @param {string} label what a screen reader says of it
  * @param {(index: number) => string} describe a bucket in words, shown under the pointer
  */
 export function bands(buckets, label, describe) {
-  const row = (name) => buckets.map((bucket) => bucket[name] ?? NaN);
-  const range = domain([...row("q05"), ...row("q95")], false);
+  const row = (q) => buckets.map((bucket) => bucket[QUANTILES.indexOf(q)] ?? NaN);
+  const range = domain([...row(0.05), ...row(0.95)], false);
   const size = scale(range, 100);
   const y = (value) => 100 - size(value);
   const x = (index) => (buckets.length > 1 ? (300 * index) / (buckets.length - 1) : 150);
@@ -91,9 +97,9 @@ export function bands(buckets, label, describe) {
   const drawing = stretched(
     "bands", 300, 100,
     range[0] < 0 && range[1] > 0 && line(0, y(0), 300, y(0), "axis"),
-    band(row("q05"), row("q95"), x, y, "outer"),
-    band(row("q25"), row("q75"), x, y, "inner"),
-    path(row("q50"), x, y, "curve"),
+    band(row(0.05), row(0.95), x, y, "outer"),
+    band(row(0.25), row(0.75), x, y, "inner"),
+    path(row(0.5), x, y, "curve"),
     cursor,
   );
   const readout = h("p", { class: "readout" }, "");

@@ -2,7 +2,7 @@
 
 import { events, request } from "./api.js";
 import { tint } from "./charts.js";
-import { h, words } from "./dom.js";
+import { h, hint, words } from "./dom.js";
 import { image } from "./pictures.js";
 
 /**
@@ -17,7 +17,7 @@ import { image } from "./pictures.js";
  */
 export async function critique(place, asked, url, name, dimensions, signal) {
   const boxes = h("div", { class: "boxes" });
-  const texts = h("div", { class: "texts", "aria-busy": "true" }, h("p", { class: "hint" }, "Waiting for the first word …"));
+  const texts = h("div", { class: "texts", "aria-busy": "true" }, hint("Waiting for the first word …"));
   place.replaceChildren(h("div", { class: "pictured" }, image(url, name), boxes), texts);
   /** @type {Map<string, {raw: string, block: HTMLElement, text: HTMLElement}>} */
   const written = new Map();
@@ -32,7 +32,8 @@ export async function critique(place, asked, url, name, dimensions, signal) {
     return written.get(dimension);
   };
   const [edited, ...source] = await Promise.all([asked.edited, ...asked.source].map(dataUrl));
-  const body = JSON.stringify({ ...(source.length && { source }), edited, instruction: asked.instruction, stream: true });
+  const question = { ...(source.length && { source }), edited, instruction: asked.instruction, stream: true };
+  const body = JSON.stringify(question);
   const headers = { "content-type": "application/json" };
   const response = await request("v1/explain", { method: "POST", headers, body, signal });
   for await (const event of events(response, signal)) {
@@ -110,6 +111,6 @@ function finish(block, boxes, explanation) {
     sentences.push(sentence);
     return h("span", {}, sentence, " ");
   });
-  const note = explanation.status === "truncated" && h("p", { class: "hint" }, "Cut at the limit of tokens.");
+  const note = explanation.status === "truncated" && hint("Cut at the limit of tokens.");
   block.replaceChildren(title, h("p", {}, ...sentences), note || "");
 }

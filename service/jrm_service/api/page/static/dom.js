@@ -1,4 +1,4 @@
-/** Elements and words. Everything that comes from a caller or the server becomes a text node: nothing here reads HTML. */
+/** Elements and words. What comes from a caller or the server becomes a text node: nothing here reads HTML. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -43,6 +43,13 @@ function filled(element, attributes, children) {
 }
 
 const asNode = (child) => (child instanceof Node ? child : document.createTextNode(String(child)));
+
+/** A paragraph of small print. */
+export const hint = (...children) => h("p", { class: "hint" }, ...children);
+
+/** A button that does not submit. */
+export const button = (label, onclick, attributes = {}) =>
+  h("button", { type: "button", onclick, ...attributes }, label);
 
 /** @param {string} id */
 export const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));

@@ -18,7 +18,8 @@ const trying = tryView.start(() => info, () => explains);
 const watching = watchView.start();
 const status = statusView.start();
 tabs([...document.querySelectorAll('[role="tab"]')]);
-connection.addEventListener("down", () => say("The server does not answer. This page tries again by itself; what you typed stays."));
+const GONE = "The server does not answer. This page tries again by itself; what you typed stays.";
+connection.addEventListener("down", () => say(GONE));
 connection.addEventListener("up", () => say(""));
 poll();
 
@@ -48,7 +49,7 @@ async function poll() {
       status.missing(error.message);
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    if (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+    while (document.hidden) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 
@@ -69,7 +70,8 @@ async function learn() {
 
 function state(name) {
   byId("state").dataset.state = name;
-  byId("state").replaceChildren(h("span", { class: "unseen" }, { ready: "ready", loading: "not ready", down: "does not answer" }[name]));
+  const said = { ready: "ready", loading: "not ready", down: "does not answer" }[name];
+  byId("state").replaceChildren(h("span", { class: "unseen" }, said));
 }
 
 function say(problem) {

@@ -1,6 +1,6 @@
 /** A place for pictures: dropped, pasted or chosen, shown as thumbnails, each of which can be taken out. */
 
-import { announce, bytes, h, plural } from "./dom.js";
+import { announce, button, bytes, h, plural } from "./dom.js";
 
 /**
  * @typedef {object} Picture
@@ -27,9 +27,10 @@ export class ObjectUrls {
 
 /** The picture, or what stands for one that no browser can draw (PPM, or no picture at all). */
 export function image(url, alt, attributes = {}) {
+  const undrawn = h("span", { class: "undrawn", role: "img", "aria-label": `${alt}: no preview` }, "no preview");
   const drawn = h("img", {
     src: url, alt, decoding: "async", ...attributes,
-    onerror: () => drawn.replaceWith(h("span", { class: "undrawn", role: "img", "aria-label": `${alt}: no preview` }, "no preview")),
+    onerror: () => drawn.replaceWith(undrawn),
   });
   return drawn;
 }
@@ -41,16 +42,16 @@ export class PictureField {
 
   /**
    * @param {HTMLElement} root filled with the field
-   * @param {{name: string, hint: string, limit: number, changed: () => void}} options
+   * @param {{name: string, limit: number, changed: () => void}} options
    */
-  constructor(root, { name, hint, limit, changed }) {
+  constructor(root, { name, limit, changed }) {
     this.root = root;
     this.limit = limit;
     this.changed = changed;
     const id = root.id;
     this.heading = h("span", {}, name);
     this.count = h("span", { class: "count" });
-    this.hint = h("span", { class: "hint" }, hint);
+    this.hint = h("span", { class: "hint" });
     this.input = /** @type {HTMLInputElement} */ (
       h("input", {
         type: "file", id: `${id}-files`, class: "unseen", accept: "image/png,image/jpeg,image/webp,.ppm",
@@ -104,8 +105,9 @@ export class PictureField {
   }
 
   /** How many are taken; 0 hides the field. */
-  allow(limit) {
+  allow(limit, name) {
     this.limit = limit;
+    this.heading.textContent = name;
     this.root.hidden = limit === 0;
     this.pictures = this.pictures.slice(0, limit);
     this.#changed();
@@ -123,11 +125,12 @@ export class PictureField {
       h(
         "li", {},
         image(this.#urls.of(picture.blob), picture.name, { title: `${picture.name}, ${bytes(picture.blob.size)}` }),
-        h("button", { type: "button", class: "remove", "aria-label": `Take out ${picture.name}`, onclick: () => this.#remove(index) }, "×"),
+        button("×", () => this.#remove(index), { class: "remove", "aria-label": `Take out ${picture.name}` }),
       ),
     );
     this.list.replaceChildren(...items);
     this.list.hidden = !items.length;
+    this.hint.textContent = `Drop, paste or choose ${this.limit > 1 ? `up to ${this.limit}` : "a picture"}`;
     this.count.textContent = this.limit > 1 ? `${items.length} of ${this.limit}` : "";
   }
 

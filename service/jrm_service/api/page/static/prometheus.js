@@ -79,7 +79,8 @@ export function quantile(before, now, name, q, labels = {}) {
   const wanted = q * sorted.at(-1)[1];
   let [low, below] = [0, 0];
   for (const [edge, count] of sorted) {
-    if (count >= wanted && count > below) return edge === Infinity ? low : low + ((edge - low) * (wanted - below)) / (count - below);
+    const inside = (wanted - below) / (count - below);
+    if (count >= wanted && count > below) return edge === Infinity ? low : low + (edge - low) * inside;
     [low, below] = [edge, count];
   }
   return null;

@@ -1,13 +1,15 @@
 /** Status: what is served, and the numbers of /metrics drawn as they change. */
 
 import { sparkline } from "./charts.js";
-import { byId, bytes, h, number, percent, plural, words } from "./dom.js";
+import { byId, bytes, h, hint, number, percent, plural, words } from "./dom.js";
 import { growth, quantile } from "./prometheus.js";
 
 const KEPT = 150; // readings: five minutes of them
 const OVER = 5; // readings that a rate is taken over
+const SCORING = /score|explain|compute|infer|rerank|mode/; // routes that are worth a row
 
 const ratio = (part, whole) => (whole ? part / whole : null);
+const share = (before, now, name, labels) => ratio(growth(before, now, name, labels), growth(before, now, name));
 
 /** Each gauge: a title, what it is, and its value from two readings; `show` writes it, `bounds` fix its drawing. */
 const GAUGES = [
@@ -32,7 +34,7 @@ const GAUGES = [
   },
   {
     title: "Reuse", unit: "of all tokens shared, not computed", show: percent, bounds: [0, 1],
-    value: (before, now) => ratio(growth(before, now, "jrm_tokens_total", { kind: "shared" }), growth(before, now, "jrm_tokens_total")),
+    value: (before, now) => share(before, now, "jrm_tokens_total", { kind: "shared" }),
   },
   {
     title: "Cache", unit: "of scores were known already", show: percent, bounds: [0, 1],
@@ -43,11 +45,14 @@ const GAUGES = [
   },
   {
     title: "Device busy", unit: "of the time, all devices", show: percent, bounds: [0, 1],
-    value: (before, now, seconds) => ratio(growth(before, now, "jrm_device_busy_seconds_total"), seconds * now.all("jrm_device_busy_seconds_total").length),
+    value(before, now, seconds) {
+      const busy = "jrm_device_busy_seconds_total";
+      return ratio(growth(before, now, busy), seconds * now.all(busy).length);
+    },
   },
   {
     title: "Groups without spread", unit: "all rewards equal", show: percent, bounds: [0, 1],
-    value: (before, now) => ratio(growth(before, now, "jrm_groups_total", { spread: "zero" }), growth(before, now, "jrm_groups_total")),
+    value: (before, now) => share(before, now, "jrm_groups_total", { spread: "zero" }),
   },
 ];
 
@@ -56,38 +61,51 @@ function duration(seconds) {
   return seconds < 1 ? `${number(1000 * seconds, 0)} ms` : `${number(seconds, 1)} s`;
 }
 
-/** @returns {{use: (info: any) => void, reading: (reading: import("./prometheus.js").Reading) => void, missing: (why: string) => void}} */
+/**
+ * @typedef {import("./prometheus.js").Reading} Reading
+ * @returns {{use: (info: any) => void, reading: (reading: Reading) => void, missing: (why: string) => void}}
+ */
 export function start() {
-  const facts = h("dl", { class: "facts" });
-  const gauges = GAUGES.map((gauge) => ({ ...gauge, now: h("span", { class: "now" }, "–"), drawing: h("div"), history: [] }));
-  const devices = tabled("Devices", ["worker", "device", "busy, last minute", "features held"]);
-  const wires = tabled("Requests", ["route or wire", "per second", "since the start"]);
-  const errors = tabled("Errors", ["code", "per minute", "since the start"]);
+  const view = byId("status-view");
   const problem = h("p", { class: "notice bad", hidden: true });
-  byId("status-view").append(
-    h("h2", {}, "Status"), problem, facts,
-    h("ul", { class: "gauges", role: "list" }, ...gauges.map(({ title, unit, now, drawing }) => h("li", {}, h("h3", {}, title), now, h("p", { class: "hint" }, unit), drawing))),
-    h("div", { class: "tables" }, devices.root, wires.root, errors.root),
-  );
-  /** @type {import("./prometheus.js").Reading[]} */
+  const facts = h("dl", { class: "facts" });
+  const drawn = () => ({ figure: h("span", { class: "now" }), drawing: h("div"), history: [] });
+  const gauges = GAUGES.map((gauge) => ({ ...gauge, ...drawn() }));
+  const devices = tabled("Devices", ["worker", "device", "busy, last minute", "features held"]);
+  const requests = tabled("Requests", ["route or wire", "per second", "since the start"]);
+  const errors = tabled("Errors", ["code", "per minute", "since the start"]);
+  const card = ({ title, unit, figure, drawing }) => h("li", {}, h("h3", {}, title), figure, hint(unit), drawing);
+  const list = h("ul", { class: "gauges", role: "list" }, ...gauges.map(card));
+  const tables = h("div", { class: "tables" }, devices.table, requests.table, errors.table);
+  view.append(h("h2", {}, "Status"), problem, facts, list, tables);
+  /** @type {Reading[]} */
   const readings = [];
   let known = null;
 
   function describe(now) {
-    const build = now.all("jrm_build_info")[0]?.labels ?? {};
     const model = now.all("jrm_model_info")[0]?.labels ?? {};
-    const rows = [
-      ["Model", known?.model ?? model.model],
-      ["Fingerprint", known?.fingerprint ?? model.fingerprint, "code"],
-      ["Precision", known?.precision],
-      ["Device", known?.device ?? model.device],
-      ["Dimensions", known?.dimensions?.map(words).join(", ")],
-      ["Workers alive", now.sum("jrm_workers") === null ? null : `${now.sum("jrm_workers_alive") ?? 0} of ${now.sum("jrm_workers")}`],
-      ["Up for", uptime(Date.now() / 1000 - (now.sum("process_start_time_seconds") ?? NaN))],
-      ["Memory", now.sum("process_resident_memory_bytes") && bytes(now.sum("process_resident_memory_bytes"))],
-      ["Version", build.version],
-    ];
-    facts.replaceChildren(...rows.filter(([, value]) => value).map(([name, value, kind = "span"]) => h("div", {}, h("dt", {}, name), h("dd", {}, h(kind, {}, value)))));
+    const workers = now.sum("jrm_workers");
+    const rows = {
+      Model: known?.model ?? model.model,
+      Fingerprint: known?.fingerprint ?? model.fingerprint,
+      Precision: known?.precision,
+      Device: known?.device ?? model.device,
+      Dimensions: known?.dimensions?.map(words).join(", "),
+      "Workers alive": workers && `${now.sum("jrm_workers_alive") ?? 0} of ${workers}`,
+      "Up for": uptime(Date.now() / 1000 - now.sum("process_start_time_seconds")),
+      Memory: bytes(now.sum("process_resident_memory_bytes") ?? 0),
+      Version: now.all("jrm_build_info")[0]?.labels.version,
+    };
+    const given = Object.entries(rows).filter(([, value]) => value);
+    facts.replaceChildren(...given.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  }
+
+  /** Rows of a table: what a counter has by one of its labels, how fast that grows, and how far it has come. */
+  function rows(before, now, name, label, per, nameOf, wanted = () => true) {
+    const seconds = now.at - (before?.at ?? NaN);
+    const rate = (value) => (per * (growth(before, now, name, { [label]: value }) ?? NaN)) / seconds;
+    const counts = [...now.by(name, label)].filter(([value, count]) => count > 0 && wanted(value));
+    return counts.map(([value, count]) => [nameOf(value), number(rate(value), 1), count.toLocaleString("en")]);
   }
 
   return {
@@ -104,44 +122,46 @@ export function start() {
       const before = readings.at(-OVER) ?? readings[0];
       readings.push(now);
       if (readings.length > KEPT) readings.shift();
-      const seconds = before ? now.at - before.at : null;
       for (const gauge of gauges) {
-        gauge.history = [...gauge.history, before ? gauge.value(before, now, seconds) : null].slice(-KEPT);
+        gauge.history.push(before ? gauge.value(before, now, now.at - before.at) : null);
+        if (gauge.history.length > KEPT) gauge.history.shift();
       }
-      if (byId("status-view").hidden) return;
+      if (view.hidden) return;
       describe(now);
-      for (const { now: shown, drawing, history, show, bounds, title } of gauges) {
-        shown.textContent = history.at(-1) === null ? "–" : show(history.at(-1));
+      for (const { figure, drawing, history, show, bounds } of gauges) {
+        figure.textContent = history.at(-1) === null ? "–" : show(history.at(-1));
         drawing.replaceChildren(sparkline([...Array(KEPT - history.length).fill(null), ...history], bounds));
-        drawing.setAttribute("title", title);
       }
-      const rate = (name, labels, per = 1) => (seconds ? number((per * (growth(before, now, name, labels) ?? NaN)) / seconds, 1) : "–");
-      devices.fill(now.all("jrm_device_busy_ratio").map(({ labels, value }) => [labels.worker, labels.device, percent(value), bytes(now.sum("jrm_feature_cache_bytes", labels) ?? 0)]));
-      const sent = [...now.by("jrm_wire_requests_total", "wire")].map(([wire, count]) => [`wire ${wire}`, rate("jrm_wire_requests_total", { wire }), count.toLocaleString("en")]);
-      const own = [...now.by("jrm_http_requests_total", "route")].filter(([route]) => /score|explain|compute|infer|rerank|mode/.test(route));
-      wires.fill([...own.map(([route, count]) => [route, rate("jrm_http_requests_total", { route }), count.toLocaleString("en")]), ...sent]);
-      const failed = [["jrm_candidates_total", "outcome", ""], ["jrm_rejections_total", "reason", " (refused)"], ["jrm_explanations_total", "outcome", " (critique)"]];
-      errors.fill(failed.flatMap(([name, label, note]) =>
-        [...now.by(name, label)].filter(([code, count]) => count > 0 && code !== "ok").map(([code, count]) => [code + note, rate(name, { [label]: code }, 60), count.toLocaleString("en")])));
+      devices.fill(now.all("jrm_device_busy_ratio").map(({ labels, value }) => {
+        return [labels.worker, labels.device, percent(value), bytes(now.sum("jrm_feature_cache_bytes", labels) ?? 0)];
+      }));
+      requests.fill([
+        ...rows(before, now, "jrm_http_requests_total", "route", 1, String, (route) => SCORING.test(route)),
+        ...rows(before, now, "jrm_wire_requests_total", "wire", 1, (wire) => `wire ${wire}`),
+      ]);
+      const failed = (code) => code !== "ok";
+      errors.fill([
+        ...rows(before, now, "jrm_candidates_total", "outcome", 60, String, failed),
+        ...rows(before, now, "jrm_rejections_total", "reason", 60, (code) => `${code} (refused)`),
+        ...rows(before, now, "jrm_explanations_total", "outcome", 60, (code) => `${code} (critique)`, failed),
+      ]);
     },
   };
 }
 
 function uptime(seconds) {
-  if (!(seconds >= 0)) return null;
-  if (seconds < 90) return plural(Math.round(seconds), "second");
-  if (seconds < 5400) return plural(Math.round(seconds / 60), "minute");
-  return seconds < 172_800 ? plural(Math.round(seconds / 3600), "hour") : plural(Math.round(seconds / 86_400), "day");
+  const units = [[86_400, "day"], [3600, "hour"], [60, "minute"]];
+  const [size, unit] = units.find(([size]) => seconds >= 1.5 * size) ?? [1, "second"];
+  return seconds >= 0 ? plural(Math.round(seconds / size), unit) : null;
 }
 
 function tabled(title, columns) {
   const body = h("tbody");
-  const table = h("table", {}, h("caption", {}, title), h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)))), body);
+  const head = h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name))));
+  const none = h("tr", {}, h("td", { colspan: columns.length, class: "hint" }, "none"));
+  const row = (cells) => h("tr", {}, ...cells.map((cell) => h("td", {}, cell)));
   return {
-    root: table,
-    fill(rows) {
-      const cells = rows.length ? rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell)))) : [h("tr", {}, h("td", { colspan: columns.length, class: "hint" }, "none"))];
-      body.replaceChildren(...cells);
-    },
+    table: h("table", {}, h("caption", {}, title), head, body),
+    fill: (rows) => body.replaceChildren(...(rows.length ? rows.map(row) : [none])),
   };
 }

@@ -1,7 +1,7 @@
 /** Try: a source, an instruction and edits become a ranking. What was typed and dropped stays, whatever happens. */
 
-import { ApiError, connection, form, json, mayAskAgain, request, Unreachable } from "./api.js";
-import { announce, byId, bytes, h, plural } from "./dom.js";
+import { ApiError, form, json, mayAskAgain, request, Unreachable } from "./api.js";
+import { announce, button, byId, bytes, h, hint, plural } from "./dom.js";
 import { PictureField } from "./pictures.js";
 import { Results } from "./results.js";
 
@@ -16,8 +16,8 @@ export function start(info, explains) {
   const instruction = /** @type {HTMLTextAreaElement} */ (byId("instruction"));
   const score = /** @type {HTMLButtonElement} */ (byId("score"));
   const busy = { abort: /** @type {AbortController | null} */ (null) };
-  const source = new PictureField(byId("source"), { name: "Source", hint: "Drop, paste or choose a picture", limit: 1, changed: refresh });
-  const edits = new PictureField(byId("edits"), { name: "Edits", hint: `Drop, paste or choose up to ${MOST_EDITS}`, limit: MOST_EDITS, changed: refresh });
+  const source = new PictureField(byId("source"), { name: "Source", limit: 1, changed: refresh });
+  const edits = new PictureField(byId("edits"), { name: "Edits", limit: MOST_EDITS, changed: refresh });
   const results = new Results(byId("results"), guarded);
   results.clear(invitation());
 
@@ -53,7 +53,6 @@ export function start(info, explains) {
   function refresh() {
     const count = edits.pictures.length;
     score.textContent = busy.abort ? "Stop" : count ? `Score ${plural(count, "edit")}` : "Score";
-    score.classList.toggle("busy", busy.abort !== null);
   }
 
   function sayInstruction(problem) {
@@ -62,12 +61,11 @@ export function start(info, explains) {
   }
 
   function invitation() {
-    return h(
-      "div", { class: "empty" },
-      h("p", { class: "big" }, "Which edit is best?"),
-      h("p", {}, "Give a source picture, what was asked for, and some edits of it. They come back ranked: the reward, every dimension with its uncertainty, and how probably one beats another."),
-      h("button", { type: "button", class: "primary", onclick: () => example() }, "Try the example"),
-    );
+    const given = "Give a source picture, what was asked for, and some edits of it.";
+    const ranked = "They come back ranked: the reward, every dimension with its sigma, and how probably one beats another.";
+    const start = button("Try the example", () => example(), { class: "primary" });
+    const question = h("p", { class: "big" }, "Which edit is best?");
+    return h("div", { class: "empty" }, question, h("p", {}, `${given} ${ranked}`), start);
   }
 
   /** The first thing that is missing, said where it is; or null. */
@@ -78,18 +76,14 @@ export function start(info, explains) {
     const size = [...source.pictures, ...edits.pictures].reduce((total, { blob }) => total + blob.size, 0);
     const limit = info()?.limits?.max_body_bytes ?? Infinity;
     if (size > limit) edits.say(`${bytes(size)} of pictures; this server takes ${bytes(limit)} at once.`);
-    const fields = [[source.problem, source.input], [byId("instruction-problem"), instruction], [edits.problem, edits.input]];
-    return fields.find(([problem]) => problem.textContent)?.[1] ?? null;
+    return [source.input, instruction, edits.input].find((input) => input.hasAttribute("aria-invalid")) ?? null;
   }
 
   async function submit() {
     if (busy.abort) return;
     mayAskAgain();
-    const problem = missing();
-    if (problem) {
-      problem.focus();
-      return;
-    }
+    const field = missing();
+    if (field) return field.focus();
     const asked = { source: [...source.pictures], edits: [...edits.pictures], instruction: instruction.value };
     busy.abort = new AbortController();
     refresh();
@@ -97,7 +91,7 @@ export function start(info, explains) {
     results.root.setAttribute("aria-busy", "true");
     const place = h("div", { class: "outcome" });
     try {
-      await guarded(() => ask(asked, place, busy.abort.signal), place, () => submit());
+      await guarded(() => ask(asked, place, busy.abort.signal), place, submit);
     } finally {
       busy.abort = null;
       results.root.removeAttribute("aria-busy");
@@ -125,9 +119,10 @@ export function start(info, explains) {
       reply = { groups: error.groups }; // nothing was scored, and each edit says why
     }
     const { scores } = reply.groups[0];
-    for (const { error } of scores.filter((one) => one.error && scores.every((other) => other.error?.param === one.error.param))) {
-      if (error.param?.includes(".source")) source.say(error.message);
-      if (error.param?.includes(".instruction")) sayInstruction(error.message);
+    const [{ error }] = scores;
+    if (error?.param && scores.every((score) => score.error?.param === error.param)) {
+      if (error.param.includes(".source")) source.say(error.message);
+      if (error.param.includes(".instruction")) sayInstruction(error.message);
     }
     place.replaceChildren();
     announce(results.show(asked, scores, reply, explains()));
@@ -137,7 +132,8 @@ export function start(info, explains) {
   async function countDown(place, error, signal) {
     let left = error.retryAfter ?? 1;
     const seconds = h("strong", {}, "");
-    place.replaceChildren(h("div", { class: "notice wait" }, h("p", {}, `${error.message} `, h("code", {}, error.code)), h("p", {}, "Trying once more in ", seconds, ".")));
+    const why = h("p", {}, `${error.message} `, h("code", {}, error.code));
+    place.replaceChildren(h("div", { class: "notice wait" }, why, h("p", {}, "Trying once more in ", seconds, ".")));
     announce(`The server is busy. Trying once more in ${plural(left, "second")}.`);
     for (; left > 0; left -= 1) {
       seconds.textContent = `${left} s`;
@@ -146,7 +142,7 @@ export function start(info, explains) {
         signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
       });
     }
-    place.replaceChildren(h("p", { class: "hint" }, "Trying once more …"));
+    place.replaceChildren(hint("Trying once more …"));
   }
 
   /** Runs what may fail, and says in `place` what went wrong and what can be done. */
@@ -154,25 +150,21 @@ export function start(info, explains) {
     try {
       await work();
     } catch (error) {
-      if (error.name === "AbortError") {
-        place.replaceChildren(h("p", { class: "hint" }, "Stopped."));
-        return;
-      }
+      if (error.name === "AbortError") return place.replaceChildren(hint("Stopped."));
       if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
-      const { said, hint } = explained(error);
       if (error.param?.includes("instruction")) sayInstruction(error.message);
-      const repeat = again && error.status !== 400 && h("button", { type: "button", onclick: () => again() }, "Score again");
-      place.replaceChildren(h("div", { class: "notice bad", role: "alert" },
-        h("p", {}, said, error.code && " ", error.code && h("code", {}, error.code)),
-        hint && h("p", { class: "hint" }, hint),
-        error.requestId && h("p", { class: "hint" }, "Request ", h("code", {}, error.requestId)),
-        repeat));
+      const advice = adviceOn(error);
+      place.replaceChildren(h(
+        "div", { class: "notice bad", role: "alert" },
+        h("p", {}, error.message, " ", error.code && h("code", {}, error.code)),
+        advice && hint(advice),
+        error.requestId && hint("Request ", h("code", {}, error.requestId)),
+        again && error.status !== 400 && button("Score again", again),
+      ));
     }
   }
 
   async function example() {
-    const button = byId("example");
-    button.setAttribute("aria-busy", "true");
     await guarded(async () => {
       const scene = await json("page/scene.json");
       const get = async (name) => ({ name: name.split("/").pop(), blob: await (await request(`page/${name}`)).blob() });
@@ -184,31 +176,19 @@ export function start(info, explains) {
       await edits.add(tried);
       await submit();
     }, results.root);
-    button.removeAttribute("aria-busy");
   }
 
   return {
     use(checkpoint) {
       const most = checkpoint.image?.max_sources ?? 1;
-      source.heading.textContent = most > 1 ? "Sources" : "Source";
-      source.hint.textContent = most > 1 ? `Drop, paste or choose up to ${most}, in order` : "Drop, paste or choose a picture";
-      source.allow(most);
-      byId("try-view").classList.toggle("sourceless", most === 0);
+      source.allow(most, most > 1 ? "Sources, in order" : "Source");
     },
   };
 }
 
-/** An error for a person: what happened, and what helps. */
-function explained(error) {
-  if (error instanceof Unreachable) {
-    return { said: error.message, hint: "Nothing is lost: your pictures and the instruction are still here." };
-  }
-  const hints = {
-    401: "An API key is needed.",
-    413: "Take some pictures out, or smaller ones.",
-    429: "Still too much to do, after one more try.",
-    503: error.retryAfter ? `The server says to come back in ${plural(error.retryAfter, "second")}.` : "",
-    504: "It took too long; the server may be busy.",
-  };
-  return { said: error.message, hint: hints[error.status] ?? "" };
+/** What helps, if anything does. */
+function adviceOn({ status, retryAfter }) {
+  if (status === undefined) return "Nothing is lost: your pictures and the instruction are still here.";
+  if (status === 503 && retryAfter) return `The server says to come back in ${plural(retryAfter, "second")}.`;
+  return { 413: "Take some pictures out, or smaller ones.", 429: "Still too much to do, after one more try." }[status];
 }

@@ -1,14 +1,15 @@
 /** Watch: the groups that trainers send, live, and how their rewards move. */
 
 import { ApiError, events, forgetKey, request, Unreachable } from "./api.js";
-import { bands, domain, sparkline, strip, tint } from "./charts.js";
-import { byId, bytes, clock, h, number, percent, plural, signed, spread, words } from "./dom.js";
+import { bands, domain, QUANTILES, sparkline, strip, tint } from "./charts.js";
+import { button, byId, bytes, clock, h, hint, number, percent, plural, signed, spread, words } from "./dom.js";
 import { findings, isFar } from "./findings.js";
 import { image, ObjectUrls } from "./pictures.js";
 
 const SHOWN = 24; // groups at first, and how many more a click shows
 const LEAST_SLOTS = 12; // a chart of one bucket would be a wall
 const EQUAL = 1e-6;
+const NEVER = 86_400; // seconds: only another key helps, or coming back
 
 /** @returns {{show: (shown: boolean) => void}} the stream is open only while the view is shown */
 export function start() {
@@ -45,11 +46,16 @@ async function follow(view, signal) {
       if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
       pause = view.explain(error);
     }
-    await Promise.race([new Promise((resolve) => setTimeout(resolve, 1000 * pause)), view.again, new Promise((resolve) => signal.addEventListener("abort", resolve))]);
+    await new Promise((resolve) => {
+      setTimeout(resolve, 1000 * pause);
+      view.addEventListener("again", resolve, { once: true });
+      signal.addEventListener("abort", resolve, { once: true });
+    });
   }
 }
 
-class View {
+/** What is shown. It sends the event "again" when it is worth asking once more. */
+class View extends EventTarget {
   /** Groups, newest first, and the cards of those that are shown. */
   #groups = [];
   #cards = new Map();
@@ -71,15 +77,16 @@ class View {
   }, { rootMargin: "400px" });
 
   constructor(root) {
-    this.again = new Promise((resolve) => (this.retry = resolve));
-    this.kept = h("p", { class: "hint" });
-    this.pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggle() }, "Pause");
+    super();
+    this.kept = hint();
+    this.pause = button("Pause", () => this.#toggle(), { "aria-pressed": "false" });
     this.notice = h("div", { class: "notice", role: "status" }, "Connecting …");
     this.findings = h("div", { class: "findings" });
     this.charts = h("div", { class: "charts" });
     this.list = h("ol", { class: "groups", role: "list", "aria-label": "Groups, newest first" });
-    this.more = h("button", { type: "button", onclick: () => ((this.#limit += SHOWN), this.#draw()) }, "Show more");
-    this.live = h("div", { class: "panel", hidden: true }, this.findings, this.charts, h("div", { class: "headline" }, h("h3", {}, "Newest groups"), this.pause), this.list, this.more);
+    this.more = button("Show more", () => this.#draw(SHOWN));
+    const newest = h("div", { class: "headline" }, h("h3", {}, "Newest groups"), this.pause);
+    this.live = h("div", { class: "panel", hidden: true }, this.findings, this.charts, newest, this.list, this.more);
     root.append(h("div", { class: "headline" }, h("h2", {}, "Watch"), this.kept), this.notice, this.live);
   }
 
@@ -90,7 +97,8 @@ class View {
       this.live.hidden = false;
       this.#dimensions = data.dimensions;
       this.#most = data.keep_recent;
-      this.kept.textContent = `The last ${plural(data.keep_recent, "group")} are kept with pictures, in this server's memory only: at most ${bytes(data.keep_bytes)}, gone when it ends.`;
+      const where = `in this server's memory only: at most ${bytes(data.keep_bytes)}, gone when it ends.`;
+      this.kept.textContent = `The last ${plural(data.keep_recent, "group")} are kept with pictures, ${where}`;
       if (!data.first_hour) this.forget();
       this.#tell({ buckets: [], ...data });
     } else if (event === "group") {
@@ -109,29 +117,34 @@ class View {
 
   /** Says why there is nothing to see. Returns after how many seconds to try again. */
   explain(error) {
-    this.live.hidden = !(error instanceof Unreachable) || !this.#cards.size;
-    this.notice.hidden = false;
-    const say = (...said) => this.notice.replaceChildren(...said.map((one) => (typeof one === "string" ? h("p", {}, one) : one)));
-    const otherKey = (label) => h("button", { type: "button", onclick: () => {
+    const gone = error instanceof Unreachable;
+    const paragraph = (said) => (said instanceof Node ? said : h("p", {}, said));
+    const say = (...said) => this.notice.replaceChildren(...said.map(paragraph));
+    const command = (text) => h("pre", {}, text);
+    const otherKey = (label) => button(label, () => {
       forgetKey();
-      this.retry();
-      this.again = new Promise((resolve) => (this.retry = resolve));
-    } }, label);
-    if (error instanceof Unreachable) say("The server does not answer. What was seen stays here; watching goes on when it is back.");
-    else if (error.status === 404) {
+      this.dispatchEvent(new Event("again"));
+    });
+    this.live.hidden = !gone || !this.#cards.size;
+    this.notice.hidden = false;
+    if (gone) {
+      say("The server does not answer. What was seen stays here; watching goes on when it is back.");
+    } else if (error.status === 404) {
       say(
         "Watching is off: this server keeps nothing of what it scores.",
-        "Started like this, it keeps the last 200 groups and the pictures of their sources, best and worst edits, in memory only:",
-        h("pre", {}, "jrm serve --keep-recent 200"),
+        "Started like this, it keeps the last 200 groups, with their sources, best and worst edits, in memory only:",
+        command("jrm serve --keep-recent 200"),
         "With API keys, only a key with the scope watch may see them.",
       );
       return 10;
     } else if (error.status === 403) {
-      say("This API key may score, and not watch: for that a key needs the scope watch.", h("pre", {}, "jrm key new --name NAME --file KEYS-FILE --scope watch"), error.message, otherKey("Use another key"));
-      return 3600;
+      const how = command("jrm key new --name NAME --file KEYS-FILE --scope watch");
+      const needed = "This API key may score, and not watch: for that a key needs the scope watch.";
+      say(needed, how, error.message, otherKey("Use another key"));
+      return NEVER;
     } else if (error.status === 401) {
       say("An API key with the scope watch is needed.", otherKey("Enter a key"));
-      return 3600;
+      return NEVER;
     } else say(error.message);
     return error.retryAfter ?? 2;
   }
@@ -143,11 +156,11 @@ class View {
   }
 
   /** Brings the list up to date: new cards at its top, those beyond the limit away, with their pictures. */
-  #draw() {
+  #draw(further = 0) {
+    this.#limit += further;
     this.pause.textContent = this.#paused ? `Paused, ${this.#waiting} new` : "Pause";
     if (this.#paused) return;
     this.#waiting = 0;
-    this.pause.textContent = "Pause";
     const wanted = this.#groups.slice(0, this.#limit);
     for (const [group, { card, urls }] of this.#cards) {
       if (wanted.includes(group)) continue;
@@ -177,25 +190,29 @@ class View {
     const failed = group.scores.length - scored.length;
     const flat = scored.length > 1 && Math.max(...scored) - Math.min(...scored) <= EQUAL;
     const figure = (id, name, index = null) => {
-      const score = index === null ? null : group.scores[index];
       const place = h("div", { class: "later", onnear: () => this.#load(place, id, name, urls) });
       if (id) this.#near.observe(place);
-      else place.replaceWith(place, "");
-      return h("figure", {}, id ? place : h("span", { class: "undrawn" }, "not kept"), h("figcaption", {}, name, score && h("strong", {}, ` ${number(score.reward)}`)));
+      const reward = index === null ? null : h("strong", {}, ` ${number(group.scores[index].reward)}`);
+      const shown = id ? place : h("span", { class: "undrawn" }, "not kept");
+      return h("figure", {}, shown, h("figcaption", {}, name, reward));
     };
     const { sources, best, worst } = group.pictures;
     const strips = h("div", {}, strip(scored, this.#range));
-    const told = [clock(group.time), group.key, group.wire, plural(group.scores.length, "edit"), failed && `${failed} without a score`, flat && "no spread"];
+    const counted = [plural(group.scores.length, "edit"), failed && `${failed} without a score`, flat && "no spread"];
+    const told = [clock(group.time), group.key, group.wire, ...counted].filter(Boolean).join(" · ");
+    const means = this.#dimensions.map((name) => `${words(name)} ${spread(...moments(group, name))}`).join(", ");
     const card = h(
       "li", { class: "group" },
-      h("p", { class: "hint" }, told.filter(Boolean).join(" · ")),
+      hint(told),
       h("p", { class: "asked" }, group.instruction, group.instruction_cut && " …"),
-      h("div", { class: "trio" },
+      h(
+        "div", { class: "trio" },
         ...sources.map((id, index) => figure(id, sources.length > 1 ? `source ${index + 1}` : "source")),
         group.best !== null && figure(best, "best", group.best),
-        group.worst !== null && figure(worst, "worst", group.worst)),
+        group.worst !== null && figure(worst, "worst", group.worst),
+      ),
       strips,
-      scored.length > 0 && h("p", { class: "hint" }, `rewards ${number(Math.min(...scored))} to ${number(Math.max(...scored))}, ${this.#dimensions.map((name) => `${words(name)} ${spread(...moments(group, name))}`).join(", ")}`),
+      scored.length > 0 && hint(`rewards ${number(Math.min(...scored))} to ${number(Math.max(...scored))}, ${means}`),
     );
     return { card, strips, urls };
   }
@@ -211,27 +228,15 @@ class View {
 
   /** The window: findings in words, then a chart of the reward, of each dimension, and of the spread. */
   #tell(window) {
-    const said = findings(window);
-    const shown = said.map(({ kind, text }) => h("p", { class: `notice ${kind}` }, text));
-    if (this.findings.textContent !== shown.map((one) => one.textContent).join("")) this.findings.replaceChildren(...shown);
+    const said = findings(window).map(({ kind, text }) => h("p", { class: `notice ${kind}` }, text));
+    if (said.map((one) => one.textContent).join() !== this.told) this.findings.replaceChildren(...said);
+    this.told = said.map((one) => one.textContent).join();
     const slots = inTime(window);
-    const { drift } = window;
-    const names = ["reward", ...this.#dimensions];
     this.charts.replaceChildren(
-      ...names.map((name) => {
-        const of = (bucket) => (name === "reward" ? bucket?.reward : bucket?.dimensions[name]) ?? null;
-        const shift = (name === "reward" ? drift?.reward : drift?.dimensions[name])?.shift ?? null;
-        const rows = slots.map(({ bucket }) => named(of(bucket)?.quantiles));
-        const latest = of(slots.findLast(({ bucket }) => bucket)?.bucket);
-        const label = `${words(name)} over time${latest ? `: the newest median is ${number(latest.quantiles?.[2])}` : ""}`;
-        return h("section", { class: tint(name, this.#dimensions) },
-          h("header", {}, h("h3", { class: "key" }, words(name)), h("span", { class: `drift ${isFar(shift) ? "far" : ""}` }, shift === null ? "" : `${signed(shift, 1)}σ`)),
-          bands(rows, label, (index) => described(slots[index], of(slots[index].bucket))),
-          span(slots));
-      }),
-      lines("Spread within groups", "mean standard deviation of the rewards of a group", slots, ({ group_std }) => group_std, number),
-      lines("Groups without spread", "all rewards of a group equal", slots, ({ no_spread_share }) => no_spread_share, percent, [0, 1]),
-      lines("Errors", "edits without a score", slots, ({ error_share }) => error_share, percent, [0, 1]),
+      ...["reward", ...this.#dimensions].map((name) => distribution(name, slots, window.drift, this.#dimensions)),
+      lines("Spread within groups", "mean standard deviation of the rewards of a group", slots, "group_std", number),
+      lines("Groups without spread", "all rewards of a group equal", slots, "no_spread_share", percent, [0, 1]),
+      lines("Errors", "edits without a score", slots, "error_share", percent, [0, 1]),
     );
   }
 }
@@ -245,29 +250,50 @@ function moments(group, name) {
   return [mean, Math.sqrt(values.reduce((total, value) => total + (value - mean) ** 2, 0) / values.length)];
 }
 
-const named = (quantiles) => Object.fromEntries(["q05", "q25", "q50", "q75", "q95"].map((name, index) => [name, quantiles?.[index] ?? null]));
-
 /** Buckets at their times: those in which nothing came are left out of the event, and are gaps here. */
 function inTime({ buckets, bucket_seconds: seconds = 1 }) {
-  if (!buckets.length) return Array.from({ length: LEAST_SLOTS }, () => ({ start: null, bucket: null }));
-  const end = buckets.at(-1).start;
-  const count = Math.max(LEAST_SLOTS, Math.round((end - buckets[0].start) / seconds) + 1);
-  const slots = Array.from({ length: count }, (_, index) => ({ start: end - (count - 1 - index) * seconds, bucket: null }));
-  for (const bucket of buckets) slots[count - 1 - Math.round((end - bucket.start) / seconds)].bucket = bucket;
+  const end = buckets.at(-1)?.start ?? 0;
+  const at = ({ start }) => Math.round((end - start) / seconds);
+  const count = Math.max(LEAST_SLOTS, buckets.length ? at(buckets[0]) + 1 : 0);
+  const slots = Array.from({ length: count }, (_, n) => ({ start: end - (count - 1 - n) * seconds, bucket: null }));
+  for (const bucket of buckets) slots[count - 1 - at(bucket)].bucket = bucket;
   return slots;
 }
 
-function described({ start, bucket }, values) {
-  if (start === null) return "";
-  if (!bucket || !values?.quantiles) return `${clock(start)}: nothing`;
-  const [low, , median, , high] = values.quantiles;
-  return `${clock(start)}: median ${number(median)}, 90% in ${number(low)} … ${number(high)}, ${plural(values.count, "edit")}`;
+function panel(name, title, figure, ...content) {
+  return h("section", { class: name }, h("header", {}, h("h3", name && { class: "key" }, title), figure), ...content);
 }
 
-const span = (slots) => h("p", { class: "headline hint" }, h("span", {}, slots[0].start === null ? "" : clock(slots[0].start)), h("span", {}, slots[0].start === null ? "" : "now"));
+/** A distribution over time, and how far it has moved. */
+function distribution(name, slots, drift, dimensions) {
+  const of = (all) => (name === "reward" ? all?.reward : all?.dimensions[name]) ?? null;
+  const shift = of(drift)?.shift ?? null;
+  const far = isFar(shift) ? "drift far" : "drift";
+  const moved = h("span", { class: far }, shift === null ? "" : `${signed(shift, 1)}σ`);
+  const rows = slots.map(({ bucket }) => of(bucket)?.quantiles ?? QUANTILES.map(() => null));
+  const latest = of(slots.at(-1).bucket)?.quantiles[2];
+  const label = `${words(name)} over time${latest === undefined ? "" : `: the newest median is ${number(latest)}`}`;
+  const describe = (index) => {
+    const { start, bucket } = slots[index];
+    const { quantiles, count } = of(bucket) ?? {};
+    if (!quantiles) return start > 0 ? `${clock(start)}: nothing` : "";
+    const [low, , median, , high] = quantiles;
+    const half = `median ${number(median)}, 90% in ${number(low)} … ${number(high)}`;
+    return `${clock(start)}: ${half}, ${plural(count, "edit")}`;
+  };
+  return panel(tint(name, dimensions), words(name), moved, bands(rows, label, describe), times(slots));
+}
 
-function lines(title, unit, slots, value, show, bounds = null) {
-  const values = slots.map(({ bucket }) => (bucket ? value(bucket) : null));
-  const latest = values.findLast((one) => one !== null) ?? null;
-  return h("section", {}, h("header", {}, h("h3", {}, title), h("span", { class: "drift" }, latest === null ? "–" : show(latest))), h("p", { class: "hint" }, unit), sparkline(values, bounds), span(slots));
+/** One number over time. */
+function lines(title, unit, slots, field, show, bounds = null) {
+  const values = slots.map(({ bucket }) => bucket?.[field] ?? null);
+  const latest = values.findLast((value) => value !== null);
+  const figure = h("span", { class: "drift" }, latest === undefined ? "–" : show(latest));
+  return panel("", title, figure, hint(unit), sparkline(values, bounds), times(slots));
+}
+
+/** From when until when. */
+function times(slots) {
+  const ends = slots.at(-1).start > 0 ? [clock(slots[0].start), "now"] : [];
+  return h("p", { class: "headline hint" }, ...ends.map((end) => h("span", {}, end)));
 }
