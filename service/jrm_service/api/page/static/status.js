@@ -97,7 +97,9 @@ export function start() {
       Version: now.all("jrm_build_info")[0]?.labels.version,
     };
     const given = Object.entries(rows).filter(([, value]) => value);
-    facts.replaceChildren(...given.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    const kind = (name) => (name === "Fingerprint" ? "code" : "span");
+    const fact = ([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, h(kind(name), {}, value)));
+    facts.replaceChildren(...given.map(fact));
   }
 
   /** Rows of a table: what a counter has by one of its labels, how fast that grows, and how far it has come. */

@@ -62,7 +62,7 @@ export function start(info, explains) {
 
   function invitation() {
     const given = "Give a source picture, what was asked for, and some edits of it.";
-    const ranked = "They come back ranked: the reward, every dimension with its sigma, and how probably one beats another.";
+    const ranked = "They come back ranked: reward, dimensions with their sigma, how probably one beats another.";
     const start = button("Try the example", () => example(), { class: "primary" });
     const question = h("p", { class: "big" }, "Which edit is best?");
     return h("div", { class: "empty" }, question, h("p", {}, `${given} ${ranked}`), start);
