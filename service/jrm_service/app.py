@@ -213,7 +213,7 @@ def create_app(
         )
     )
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
-    app.include_router(watch_router(recorder, main.model, guarded=keys is not None))
+    app.include_router(watch_router(recorder, main.model, current_key=keys.current if keys else None))
     api_errors.install(app)
     openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
     docs = pages.install(app)

@@ -109,6 +109,18 @@ def test_a_server_is_told_settings_that_exist(name):
 
 
 @every_server
+def test_the_page_is_on_and_keeps_nothing_unless_it_is_told_to(name):
+    environment = SERVICES[name]["environment"]
+    assert [environment[f"JRM_{setting}"] for setting in ("PAGE", "KEEP_RECENT")] == [
+        "${PAGE:-on}",
+        "${KEEP_RECENT:-0}",
+    ]
+    for page, keep in (("on", "0"), ("off", "200")):
+        settings = Settings(page=page, keep_recent=keep)
+        assert (settings.page, settings.keep_recent) == (page == "on", int(keep))
+
+
+@every_server
 def test_a_server_has_time_to_drain(name):
     service = SERVICES[name]
     assert int(service["stop_grace_period"].removesuffix("s")) >= int(service["environment"]["JRM_GRACE_S"]) + 5

@@ -29,6 +29,13 @@ def test_every_number_arrives_as_it_was_written(monkeypatch):
     assert {name: getattr(read, name) for name in settings} == settings
 
 
+def test_the_page_and_what_is_kept_for_it(monkeypatch):
+    read = parsed({}, "score", monkeypatch)
+    assert (read.page, read.keep_recent) == (True, 0)
+    read = parsed({"settings": {"page": False, "keep_recent": 200}}, "score", monkeypatch)
+    assert (read.page, read.keep_recent) == (False, 200)
+
+
 def test_a_role_wins_over_what_both_have(monkeypatch):
     values = {"settings": {"max_queue": 2000, "max_requests": 7}, "score": {"settings": {"max_queue": 3000}}}
     read = parsed(values, "score", monkeypatch)

@@ -45,6 +45,11 @@ class KeyFile:
         self._follow()
         return self._ring.find(secret)
 
+    def current(self, key: Key) -> Key | None:
+        """What the file says now of a key that was in force; None once its line is gone."""
+        self._follow()
+        return self._ring.current(key)
+
     def _follow(self) -> None:
         now = self._clock()
         if now < self._look_again_at:

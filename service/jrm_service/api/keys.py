@@ -97,6 +97,10 @@ class KeyRing:
         """
         return self._keys.get(digest(secret))
 
+    def current(self, key: Key) -> Key | None:
+        """What a key that was found earlier, perhaps in another ring, is here; None where it is none."""
+        return self._keys.get(key.digest)
+
 
 def parse(text: str) -> list[Key]:
     """Read the lines of a keys file.

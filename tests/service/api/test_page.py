@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import subprocess
+import sys
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from support import servers
 from support.cases import each
 from support.servers import error_of
 
+ROOT = Path(__file__).parents[3]
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 STATIC = Path(str(files(page) / "static"))
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
@@ -158,3 +162,13 @@ def test_the_page_refers_to_nothing_from_the_root():
     html = (STATIC / "index.html").read_text(encoding="utf-8")
     for attribute in ('src="/', 'href="/', 'src="http', 'href="http'):
         assert attribute not in html
+
+
+@pytest.mark.heavy
+def test_the_wheel_has_every_file(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run(command, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    prefix = "jrm_service/api/page/static/"
+    with zipfile.ZipFile(wheel) as archive:
+        assert sorted(name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)) == FILES

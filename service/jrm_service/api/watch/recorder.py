@@ -93,7 +93,9 @@ class Recorder:
             self._failed()
 
     def _put(self, group: ScoredGroup) -> None:
-        if self.closed or len(self._waiting) >= _MOST_WAITING:
+        if self.closed:
+            return
+        if len(self._waiting) >= _MOST_WAITING:
             self._metrics.watch_groups.labels("failed").inc()
             return
         if self._waiting_bytes + group.image_bytes > self.store.max_bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from jrm_client.protocol import ErrorResponse
 from jrm_service.api.errors import error_reply
+from jrm_service.api.keys import Key
 from jrm_service.api.methods import asked_method
 from jrm_service.api.record import record_of
 from jrm_service.errors import Forbidden
@@ -27,11 +29,25 @@ _PICTURE_HEADERS = {
 }
 
 
-def watch_router(recorder: Recorder | None, model: Callable[[], ServedModel], *, guarded: bool) -> APIRouter:
+def watch_router(
+    recorder: Recorder | None, model: Callable[[], ServedModel], *, current_key: Callable[[Key], Key | None] | None
+) -> APIRouter:
     """Without a ``recorder`` the routes answer 404, and the schema has them not.
 
-    ``model`` is what is served, or raises NotReady. ``guarded``: callers have API keys, and need the scope ``watch``.
+    ``model`` is what is served, or raises NotReady. ``current_key`` is what has become of a caller's key, which needs
+    the scope ``watch``; None where there are no keys.
     """
+
+    def may_watch(key: Key | None) -> bool:
+        if current_key is None:
+            return True
+        known = None if key is None else current_key(key)
+        return known is not None and SCOPE in known.scopes
+
+    def require_scope(request: Request) -> None:
+        if not may_watch(record_of(request.scope).key):
+            raise Forbidden(f"this API key has not the scope '{SCOPE}': add scope={SCOPE} to its line in the keys file")
+
     router = APIRouter(tags=["watch"], include_in_schema=recorder is not None)
     run = secrets.token_hex(4)
 
@@ -47,7 +63,7 @@ def watch_router(recorder: Recorder | None, model: Callable[[], ServedModel], *,
         """The groups that were scored last, and those to come, as server-sent events."""
         if recorder is None:
             return error_reply("not_found", "no groups are kept: start the server with --keep-recent 200")
-        _require_scope(request, guarded=guarded)
+        require_scope(request)
         served = model()
         if asked_method(request.scope) == "HEAD":
             return Response(media_type="text/event-stream")
@@ -62,7 +78,8 @@ def watch_router(recorder: Recorder | None, model: Callable[[], ServedModel], *,
         after = resumed(request.headers.get("last-event-id", ""), run, recorder.store.newest)
         held = ExitStack()
         changed = held.enter_context(recorder.reader())
-        return EventStream(events(recorder, changed, hello, after=after, run=run), held)
+        goes_on = partial(may_watch, record_of(request.scope).key)
+        return EventStream(events(recorder, changed, hello, after=after, run=run, goes_on=goes_on), held)
 
     @router.get(
         "/v1/watch/pictures/{id}",
@@ -76,17 +93,10 @@ def watch_router(recorder: Recorder | None, model: Callable[[], ServedModel], *,
         """A picture of a group, while the group is kept."""
         if recorder is None:
             return error_reply("not_found", "no pictures are kept: start the server with --keep-recent 200")
-        _require_scope(request, guarded=guarded)
+        require_scope(request)
         found = recorder.store.picture(id)
         if found is None:
             return error_reply("not_found", "no such picture is kept")
         return Response(found.content, media_type=found.media_type, headers=_PICTURE_HEADERS)
 
     return router
-
-
-def _require_scope(request: Request, *, guarded: bool) -> None:
-    """Raises Forbidden."""
-    key = record_of(request.scope).key
-    if guarded and (key is None or SCOPE not in key.scopes):
-        raise Forbidden(f"this API key has not the scope '{SCOPE}': add scope={SCOPE} to its line in the keys file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -48,16 +48,18 @@ async def events(
     *,
     after: int,
     run: str,
+    goes_on: Callable[[], bool] = lambda: True,
     window_s: float = WINDOW_S,
     keepalive_s: float = KEEPALIVE_S,
 ) -> AsyncIterator[str]:
-    """The events of one reader, until the recorder closes.
+    """The events of one reader, until the recorder closes or the reader may have no more.
 
     Args:
         recorder: what is told.
         changed: is set when there may be something new.
         hello: the first event.
         after: the number of the last group that the reader has.
+        goes_on: whether the reader may have more; asked before each event, and when there is none.
         run: names this process in the ids of groups: numbers begin anew in another one.
         window_s: a ``window`` comes no more often than that.
         keepalive_s: when nothing was to be said for so long, a comment is.
@@ -65,27 +67,29 @@ async def events(
     loop = asyncio.get_running_loop()
     yield _event("hello", hello)
     told_groups, next_window, spoke_at = -1, loop.time(), loop.time()
-    while not recorder.closed:
+    kept_before = recorder.store.newest  # these come before the first window
+    while goes_on() and not recorder.closed:
         changed.clear()
-        while (group := recorder.store.after(after)) is not None:
+        group = recorder.store.after(after)
+        moved = recorder.window.groups != told_groups
+        if moved and loop.time() >= next_window and (group is None or group.number > kept_before):
+            told_groups = recorder.window.groups
+            yield _event("window", recorder.window.document())
+            next_window = loop.time() + window_s
+        elif group is not None:
             if after and group.number > after + 1:
                 yield _event("missed", {"groups": group.number - after - 1})
             after = group.number
             yield f"id: {run}-{group.number}\nevent: group\ndata: {group.event}\n\n"
-            spoke_at = loop.time()
-        waiting = recorder.window.groups != told_groups
-        if waiting and loop.time() >= next_window:
-            told_groups, waiting = recorder.window.groups, False
-            yield _event("window", recorder.window.document())
-            spoke_at = loop.time()
-            next_window = spoke_at + window_s
         elif loop.time() >= spoke_at + keepalive_s:
             yield ": keepalive\n\n"
-            spoke_at = loop.time()
-        wake_at = min(spoke_at + keepalive_s, next_window) if waiting else spoke_at + keepalive_s
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(wake_at):
-                await changed.wait()
+        else:
+            wake_at = spoke_at + keepalive_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(wake_at, next_window) if moved else wake_at):
+                    await changed.wait()
+            continue
+        spoke_at = loop.time()
 
 
 def resumed(last_event_id: str, run: str, newest: int) -> int:

@@ -238,6 +238,22 @@ def test_a_key_with_the_scope_sees_what_others_scored_and_scores_too(guarded):
     assert found.content == EDITS[0]
 
 
+def test_a_key_that_is_taken_out_sees_nothing_more(tmp_path):
+    path = tmp_path / "keys"
+    alice, viewer = Key("alice", digest(ALICE.encode())), Key("viewer", digest(VIEWER.encode()), scopes=("watch",))
+    path.write_text(f"{alice.line()}\n{viewer.line()}\n")
+    with (
+        servers.serving(Settings(backend="fake", keep_recent=10, api_keys_file=path)) as url,
+        watching(url, secret=VIEWER) as events,
+    ):
+        assert next(events).name == "hello"
+        path.write_text(f"{alice.line()}\n")
+        while httpx.get(f"{url}/v1/info", headers={"authorization": f"Bearer {VIEWER}"}).status_code != 401:
+            pass  # within a second
+        assert post(url, EDITS[0], secret=ALICE).status_code == 200
+        assert "group" not in [event.name for event in events]  # to its end
+
+
 def test_one_reader_too_many_is_refused_and_there_is_room_when_one_leaves(url):
     with ExitStack() as others:
         one = others.enter_context(ExitStack())

@@ -3,12 +3,13 @@
 import asyncio
 from contextlib import ExitStack
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from jrm_service.api.watch.recorder import Recorder
 from jrm_service.api.watch.store import RecentGroups
 from jrm_service.api.watch.stream import EventStream, events, resumed
-from jrm_service.api.watch.window import Window
+from jrm_service.api.watch.window import Numbers, Window
 from jrm_service.metrics import Metrics
 from support.cases import each
 from support.watching import parsed
@@ -47,7 +48,7 @@ def test_first_hello_then_what_is_kept_then_how_it_moves():
 def test_a_reader_that_is_slow_misses_groups_and_is_told_how_many():
     async def run() -> None:
         reader = Reader(groups=1)
-        assert await reader.names(2) == ["hello", "run-1"]
+        assert await reader.names(3) == ["hello", "run-1", "window"]
         reader.add(10)
         missed = await reader.next()
         assert (missed.name, missed.data) == ("missed", {"groups": 7})
@@ -61,6 +62,31 @@ def test_a_reader_that_comes_back_gets_what_it_has_not_had():
         reader = Reader(groups=5, after=4)
         assert await reader.names(3) == ["hello", "run-5", "window"]
         assert await Reader(groups=5, after=1).names(3) == ["hello", "missed", "run-3"]
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_is_always_behind_sees_how_it_moves_all_the_same():
+    async def run() -> None:
+        reader = Reader(groups=2, window_s=0.0)
+        seen = await reader.names(4)
+        for _ in range(6):
+            reader.add(2)
+            reader.recorder.window.add(Numbers(np.zeros(2), {}, 0))
+            seen += await reader.names(2)
+        assert seen.count("window") >= 3
+        assert sum(name.startswith("run-") for name in seen) >= 6
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_may_have_no_more_gets_no_more():
+    async def run() -> None:
+        allowed = [True]
+        reader = Reader(groups=3, goes_on=lambda: allowed[0])
+        assert await reader.names(2) == ["hello", "run-1"]
+        allowed[0] = False
+        assert [event async for event in reader.stream] == []
 
     asyncio.run(run())
 
