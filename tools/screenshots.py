@@ -24,7 +24,7 @@ from jrm_training.world import World
 from . import chromium
 
 GROUPS = 210
-ASTRAY = 165  # the group from which on the policy has found that looks do not count
+ASTRAY = 168  # the group from which on the policy has found that looks do not count
 EVERY_S = 0.4
 SENT = 6  # edits of a group
 _MOST_BYTES = 200_000
@@ -36,8 +36,8 @@ def main(folder: Path) -> None:
     with _server() as url:
         _train(url)
         with chromium.launched() as browser:
-            with _opened(browser, f"{url}/#watch", "dark", 1280, 970) as page:
-                page.wait_for_function("document.querySelectorAll('.group img').length >= 6")
+            with _opened(browser, f"{url}/#watch", "dark", 1280, 964) as page:
+                page.locator(".group img").nth(8).wait_for()
                 _save(page, folder / "page-dark.png")
             with _opened(browser, url, "light", 1280, 860) as page:
                 _try(page)
@@ -102,7 +102,7 @@ def _save(page: Page, file: Path) -> None:
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     shot.save(file, optimize=True)
     if file.stat().st_size > _MOST_BYTES:  # a palette moves its colours a little
-        shot.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
+        shot.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file}: {file.stat().st_size // 1000} KB")
 
 
