@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_READERS = 16
 _MOST_WAITING = 1024  # groups
 _SHARE = 0.2  # of one CPU, on average, that thumbnails may take
-_BURST_SECONDS = 5.0  # and how much of it may be taken at once: the groups of a trainer's step come together
+_BURST_SECONDS = 2.0  # and how much of it may be taken at once: the groups of a trainer's step come together
 _FULL_LOGS_EVERY_S = 60.0
 
 
