@@ -13,8 +13,8 @@ function stretched(name, width, height, ...children) {
 /** A domain around values that has 0 in it, or, with `zero` false, only the values. */
 export function domain(values, zero = true) {
   const known = values.filter(Number.isFinite);
-  const low = Math.min(...known, zero ? 0 : Infinity);
-  const high = Math.max(...known, zero ? 0 : -Infinity);
+  const low = known.reduce((a, b) => Math.min(a, b), zero ? 0 : Infinity); // there may be more than a call may have
+  const high = known.reduce((a, b) => Math.max(a, b), zero ? 0 : -Infinity);
   if (!known.length) return [0, 1];
   const margin = high > low ? 0.04 * (high - low) : Math.max(0.5, 0.1 * Math.abs(high));
   return [low < 0 || !zero ? low - margin : 0, high > 0 || !zero ? high + margin : 0];

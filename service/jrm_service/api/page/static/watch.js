@@ -56,7 +56,7 @@ async function follow(view, signal) {
 
 /** What is shown. It sends the event "again" when it is worth asking once more. */
 class View extends EventTarget {
-  /** Groups, newest first, and the cards of those that are shown. */
+  /** Groups, newest last, and the cards of those that are shown. */
   #groups = [];
   #cards = new Map();
   #limit = SHOWN;
@@ -102,7 +102,8 @@ class View extends EventTarget {
       if (!data.first_hour) this.forget();
       this.#tell({ buckets: [], ...data });
     } else if (event === "group") {
-      this.#groups = [data, ...this.#groups].slice(0, this.#most);
+      this.#groups.push(data);
+      if (this.#groups.length > this.#most) this.#groups.shift();
       this.#waiting += 1;
       if (this.#drawing) return;
       this.#drawing = true; // a hundred groups may come at once
@@ -161,7 +162,7 @@ class View extends EventTarget {
     this.pause.textContent = this.#paused ? `Paused, ${this.#waiting} new` : "Pause";
     if (this.#paused) return;
     this.#waiting = 0;
-    const wanted = this.#groups.slice(0, this.#limit);
+    const wanted = this.#groups.slice(-this.#limit).reverse();
     for (const [group, { card, urls }] of this.#cards) {
       if (wanted.includes(group)) continue;
       card.remove();
