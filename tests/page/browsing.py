@@ -26,7 +26,7 @@ expect.set_options(timeout=20_000)
 def opened(browser: Browser, url: str, *, refused: Collection[str] = (), **options: Any) -> Iterator[Page]:
     """A page that must end without an error in its console and without a violation of its policy.
 
-    ``refused``: statuses and network errors that the test means to cause, which Chromium itself notes.
+    ``refused``: beginnings of the statuses and network errors that the test causes and Chromium itself notes.
     """
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
     context.add_init_script(_WATCHED)
@@ -46,7 +46,7 @@ def opened(browser: Browser, url: str, *, refused: Collection[str] = (), **optio
 
 def _is_meant(complaint: str, refused: Collection[str]) -> bool:
     match = _REFUSED.match(complaint)
-    return match is not None and (match[1] or match[2]) in refused
+    return match is not None and (match[1] or match[2]).startswith(tuple(refused))
 
 
 def names(page: Page) -> list[str]:

@@ -161,10 +161,7 @@ def test_a_server_that_is_loading_says_so_and_scores_when_it_is_ready(open_page)
 def test_a_server_that_dies_takes_nothing_with_it(open_page):
     with processes.serving("--backend", "fake", "--keep-recent", "5") as first:
         first.wait_until_ready()
-        page = open_page(
-            first.url,
-            refused=["net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_EMPTY_RESPONSE", "503"],
-        )
+        page = open_page(first.url, refused=["net::", "503"])  # how connections end is for the system to say
         score(filled(page))
         ranked(page)
         page.get_by_role("tab", name="Watch").click()
