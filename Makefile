@@ -14,7 +14,7 @@ TRAINERS ?= trl ms_swift verl openrlhf
 TORCH := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo rl-demo test test-all test-trainers check fuzz bench soak image image-test train-tiny format clean
+.PHONY: help serve demo rl-demo test test-all test-trainers check fuzz bench soak screenshots image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -56,6 +56,9 @@ bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/per
 
 soak: $(VENV)/.dev ## kill Redis, replicas, workers and clients at random under load (10 minutes; FLAGS="--seconds 3600")
 	@$(BIN)/python -m benchmarks.soak $(FLAGS)
+
+screenshots: $(VENV)/.dev ## draw docs/page-*.png, what a browser shows of a server with the bundled checkpoint (needs Chromium)
+	@$(BIN)/python -m tools.screenshots docs
 
 image: $(VENV)/bin/python ## build the image with docker or podman (TARGET=gpu for the other; BASE=stand-in without a registry)
 	@$(BIN)/python -m tools.image build --target $(TARGET) $(if $(BASE),--base $(BASE))

@@ -1,0 +1,138 @@
+/** The page: its three views as tabs, who is served, whether the server answers, and the dialog for the key. */
+
+import { ApiError, askKeysWith, connection, json, text, Unreachable } from "./api.js";
+import { byId, h } from "./dom.js";
+import { Reading } from "./prometheus.js";
+import * as statusView from "./status.js";
+import * as tryView from "./try.js";
+import * as watchView from "./watch.js";
+
+const POLL_MS = 2000;
+
+let info = null;
+/** Whether critiques can be had, as /metrics says. */
+let explains = false;
+
+askKeysWith(keyDialog);
+const trying = tryView.start(() => info, () => explains);
+const watching = watchView.start();
+const status = statusView.start();
+tabs([...document.querySelectorAll('[role="tab"]')]);
+const GONE = "The server does not answer. This page tries again by itself; what you typed stays.";
+connection.addEventListener("down", () => say(GONE));
+connection.addEventListener("up", () => say(""));
+poll();
+
+/** Reads /metrics for as long as the page is open, and /v1/info whenever something else may be served. */
+async function poll() {
+  let served = null;
+  for (;;) {
+    try {
+      const reading = new Reading(await text("metrics"), performance.now() / 1000);
+      connection.set(true);
+      const model = reading.all("jrm_model_info")[0]?.labels.fingerprint ?? null;
+      const ready = reading.all("jrm_ready").every(({ value }) => value === 1);
+      explains = (reading.sum("jrm_ready", { part: "explain" }) ?? 0) > 0;
+      state(ready ? "ready" : "loading");
+      if (`${model} ${ready}` !== served) {
+        served = `${model} ${ready}`;
+        learn();
+      }
+      status.reading(reading);
+    } catch (error) {
+      if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
+      const hidden = error instanceof ApiError && error.status < 500; // a proxy that keeps /metrics to itself
+      connection.set(hidden);
+      state(!hidden ? "down" : info ? "ready" : "loading");
+      if (hidden && served !== "unknown") learn();
+      served = hidden ? "unknown" : null;
+      status.missing(error.message);
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    while (document.hidden) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+/** Who is served. A server that is still loading says so, and is asked again when it is ready. */
+async function learn() {
+  try {
+    info = await json("v1/info");
+  } catch (error) {
+    byId("model").textContent = error instanceof ApiError ? error.message : "no answer";
+    byId("fingerprint").textContent = "";
+    return;
+  }
+  byId("model").textContent = info.model;
+  byId("fingerprint").textContent = info.fingerprint.slice(0, 8);
+  byId("fingerprint").title = info.fingerprint;
+  for (const view of [trying, status]) view.use(info);
+}
+
+function state(name) {
+  byId("state").dataset.state = name;
+  const said = { ready: "ready", loading: "not ready", down: "does not answer" }[name];
+  byId("state").replaceChildren(h("span", { class: "unseen" }, said));
+}
+
+function say(problem) {
+  byId("banner").textContent = problem;
+  byId("banner").hidden = !problem;
+}
+
+/** Tabs as the ARIA practices have them: one tab stop, arrows move and show. The address says which is shown. */
+function tabs(all) {
+  const hashOf = (tab) => tab.id.replace("tab-", "#"); // of no element: the first Tab key is to begin at the top
+  const show = (tab, focus = false) => {
+    for (const one of all) {
+      const shown = one === tab;
+      one.setAttribute("aria-selected", String(shown));
+      one.tabIndex = shown ? 0 : -1;
+      byId(one.getAttribute("aria-controls")).hidden = !shown;
+    }
+    if (focus) tab.focus();
+    watching.show(tab.id === "tab-watch");
+    history.replaceState(null, "", hashOf(tab));
+  };
+  all.forEach((tab, index) => {
+    tab.addEventListener("click", () => show(tab));
+    tab.addEventListener("keydown", (event) => {
+      const next = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: -1 }[event.key];
+      if (next === undefined) return;
+      event.preventDefault();
+      show(all.at(next % all.length), true);
+    });
+  });
+  const named = () => all.find((tab) => hashOf(tab) === location.hash);
+  addEventListener("hashchange", () => named() && show(named()));
+  show(named() ?? all[0]);
+}
+
+/** Asks for an API key. `refused`: the last one was not right. */
+function keyDialog(refused) {
+  const dialog = /** @type {HTMLDialogElement} */ (byId("key-dialog"));
+  const key = /** @type {HTMLInputElement} */ (byId("key"));
+  byId("key-problem").textContent = refused ? "The server does not know this key." : "";
+  key.toggleAttribute("aria-invalid", refused);
+  key.value = "";
+  return new Promise((resolve) => {
+    const done = new AbortController();
+    const finish = (value) => {
+      done.abort();
+      dialog.close();
+      resolve(value);
+      if (value !== null) setTimeout(learn); // what was refused at first
+    };
+    const listen = (target, type, act) => target.addEventListener(type, act, { signal: done.signal });
+    listen(byId("key-form"), "submit", (event) => {
+      event.preventDefault();
+      if (/^[!-~]+$/.test(key.value.trim())) finish(key.value.trim());
+      else byId("key-problem").textContent = "A key is letters, digits and signs without spaces.";
+    });
+    listen(byId("key-cancel"), "click", () => finish(null));
+    listen(dialog, "cancel", (event) => {
+      event.preventDefault();
+      finish(null);
+    });
+    dialog.showModal();
+  });
+}
