@@ -22,13 +22,13 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from jrm_client.flow_grpo import jrm_reward
 from jrm_training.world.tasks import Task
 
 from . import tasks, truth
-from .editor import as_float, as_pixels, load, save
+from .editor import Editor, as_float, as_pixels, load, save
 from .flow import RANDOM_STEPS, Samples, log_prob, penalty, policy_step, sample
 from .state import RunFolder, digest, read_state
 
@@ -36,6 +36,7 @@ GROUP = 12
 FIRST_TASK = 1_000_000
 """Number of the first training task: beyond those of pretraining."""
 
+_BLOCKS = ("text.", "from_text.", "before.", "down.", "middle.", "up.", "join.", "after.")
 # Settings that may change while a run goes on.
 _FREE = {"steps", "save_every", "keep_every"}
 
@@ -52,7 +53,7 @@ class Settings:
     steps: int = 150
     prompts: int = 8  # of GROUP edits each [24]
     updates: int = 2  # each from its share of the groups
-    learning_rate: float = 1e-4  # of all weights [4e-4 of a LoRA]
+    learning_rate: float = 1e-4  # of the blocks' matrices themselves [4e-4 of a LoRA of them]
     ema: float = 0.9  # of the weights that are kept and judged
     clip_low: float = 1e-4
     clip_high: float = 5e-4
@@ -98,7 +99,8 @@ class Trainer:
         self.editor = load(start)
         self.average = copy.deepcopy(self.editor)
         self.reference = copy.deepcopy(self.editor).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.editor.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+        self.trained = trained_parameters(self.editor)
+        self.optimizer = torch.optim.AdamW(self.trained, lr=settings.learning_rate, weight_decay=1e-4)
         fixed = {name: value for name, value in asdict(settings).items() if name not in _FREE}
         self.identity = {**fixed, "ranks": self.ranks, "start": digest(start)}
         self.step, pinned = 0, None
@@ -213,11 +215,11 @@ class Trainer:
             for number in range(update * size, (update + 1) * size):
                 for step in range(RANDOM_STEPS):
                     figures += self._backward(batches[number], wanted[number], step, 1 / (size * RANDOM_STEPS))
-            for parameter in self.editor.parameters():
+            for parameter in self.trained:
                 assert parameter.grad is not None
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.ranks
-            norms += torch.nn.utils.clip_grad_norm_(self.editor.parameters(), 1.0).item()
+            norms += torch.nn.utils.clip_grad_norm_(self.trained, 1.0).item()
             self.optimizer.step()
             self.optimizer.zero_grad()
         with torch.no_grad():
@@ -264,6 +266,20 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                 }
             )
+
+
+def trained_parameters(editor: Editor) -> list[nn.Parameter]:
+    """The matrices of the text encoder and the blocks, which a LoRA would adapt. The others are frozen.
+
+    Among them are the layers that touch pixels: what they drift by is seen as a pattern all over a picture.
+    """
+    chosen = []
+    for name, parameter in editor.named_parameters():
+        if name.startswith(_BLOCKS) and parameter.ndim >= 2:
+            chosen.append(parameter)
+        else:
+            parameter.requires_grad_(False)
+    return chosen
 
 
 def advantages(rewards: Tensor) -> Tensor:

@@ -101,10 +101,11 @@ def test_the_kept_editor_is_an_average_of_the_last_ones(trainer):
         torch.Generator().manual_seed(0),
         random_steps=flow.RANDOM_STEPS,
     )
-    before = trainer.average.positions.detach().clone()
+    before = trainer.average.join.weight.detach().clone()
     trainer._update([Batch(task, torch.zeros(1, 3, 64, 64), words, samples)], torch.tensor([[1.0]]))
-    expected = before.lerp(trainer.editor.positions.detach(), 1 - trainer.settings.ema)
-    torch.testing.assert_close(trainer.average.positions.detach(), expected)
+    expected = before.lerp(trainer.editor.join.weight.detach(), 1 - trainer.settings.ema)
+    torch.testing.assert_close(trainer.average.join.weight.detach(), expected)
+    assert not torch.equal(before, expected)
 
 
 def test_a_log_that_is_ahead_of_the_state_or_torn_is_cut(tmp_path):
