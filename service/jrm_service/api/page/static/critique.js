@@ -6,7 +6,8 @@ import { h, hint, words } from "./dom.js";
 import { image } from "./pictures.js";
 
 /**
- * Asks for a critique and shows it. Aborting `signal` stops the writing on the server, too.
+ * Asks for a critique and shows it. Aborting `signal` stops the writing on the server, too. When it fails, what was
+ * written until then stays.
  *
  * @param {HTMLElement} place filled with it
  * @param {{source: Blob[], edited: Blob, instruction: string}} asked
@@ -31,6 +32,17 @@ export async function critique(place, asked, url, name, dimensions, signal) {
     }
     return written.get(dimension);
   };
+  try {
+    await write(asked, signal, about, (one, explanation) => finish(one.block, boxes, explanation));
+  } finally {
+    if (!written.size) texts.replaceChildren();
+    for (const { text } of written.values()) text.classList.remove("writing");
+    texts.removeAttribute("aria-busy");
+  }
+}
+
+/** Reads a critique: `about` gives where the words on a dimension go, `done` takes what they came to. */
+async function write(asked, signal, about, done) {
   const [edited, ...source] = await Promise.all([asked.edited, ...asked.source].map(dataUrl));
   const question = { ...(source.length && { source }), edited, instruction: asked.instruction, stream: true };
   const body = JSON.stringify(question);
@@ -41,9 +53,8 @@ export async function critique(place, asked, url, name, dimensions, signal) {
     const { dimension, delta, explanation } = JSON.parse(event.data);
     const one = about(dimension);
     if (delta !== undefined) one.text.textContent = reasoning((one.raw += delta));
-    else finish(one.block, boxes, explanation);
+    else done(one, explanation);
   }
-  texts.removeAttribute("aria-busy");
 }
 
 /** @param {Blob} blob */

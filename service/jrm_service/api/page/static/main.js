@@ -8,10 +8,14 @@ import * as tryView from "./try.js";
 import * as watchView from "./watch.js";
 
 const POLL_MS = 2000;
+const HIDDEN = "by a server whose /metrics a proxy keeps to itself";
 
 let info = null;
-/** Whether critiques can be had, as /metrics says. */
+/** Whether critiques can be had, as far as is known. */
 let explains = false;
+/** What /v1/info was last asked about, and answered or refused for good; null when it is to be asked. */
+let learned = null;
+let learning = false;
 
 askKeysWith(keyDialog);
 const trying = tryView.start(() => info, () => explains);
@@ -23,9 +27,8 @@ connection.addEventListener("down", () => say(GONE));
 connection.addEventListener("up", () => say(""));
 poll();
 
-/** Reads /metrics for as long as the page is open, and /v1/info whenever something else may be served. */
+/** Reads /metrics while the page is shown, and /v1/info whenever something else may be served. */
 async function poll() {
-  let served = null;
   for (;;) {
     try {
       const reading = new Reading(await text("metrics"), performance.now() / 1000);
@@ -34,18 +37,15 @@ async function poll() {
       const ready = reading.all("jrm_ready").every(({ value }) => value === 1);
       explains = (reading.sum("jrm_ready", { part: "explain" }) ?? 0) > 0;
       state(ready ? "ready" : "loading");
-      if (`${model} ${ready}` !== served) {
-        served = `${model} ${ready}`;
-        learn();
-      }
+      learn(`${model} ${ready}`);
       status.reading(reading);
     } catch (error) {
       if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
       const hidden = error instanceof ApiError && error.status < 500; // a proxy that keeps /metrics to itself
       connection.set(hidden);
       state(!hidden ? "down" : info ? "ready" : "loading");
-      if (hidden && served !== "unknown") learn();
-      served = hidden ? "unknown" : null;
+      if (hidden) learn(HIDDEN);
+      else learned = null;
       status.missing(error.message);
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
@@ -53,19 +53,38 @@ async function poll() {
   }
 }
 
-/** Who is served. A server that is still loading says so, and is asked again when it is ready. */
-async function learn() {
+/** Who is served, unless that is known of `served` already. What may pass by itself is asked again with the next poll. */
+async function learn(served) {
+  if (learning || learned === served) return;
+  learning = true;
   try {
+    if (served === HIDDEN) explains = await offersCritiques();
     info = await json("v1/info");
+    learned = served;
   } catch (error) {
+    if (!(error instanceof ApiError) && !(error instanceof Unreachable)) throw error;
     byId("model").textContent = error instanceof ApiError ? error.message : "no answer";
     byId("fingerprint").textContent = "";
+    const passes = error instanceof Unreachable || error.status === 429 || error.status >= 500;
+    if (!passes) learned = served; // a key that was not given, for one
     return;
+  } finally {
+    learning = false;
   }
   byId("model").textContent = info.model;
   byId("fingerprint").textContent = info.fingerprint.slice(0, 8);
   byId("fingerprint").title = info.fingerprint;
   for (const view of [trying, status]) view.use(info);
+}
+
+/** Without /metrics. Where /health/ready is kept back, too, critiques are offered, and asking for one says why not. */
+async function offersCritiques() {
+  try {
+    return "explain" in (await json("health/ready")).parts;
+  } catch (error) {
+    if (error instanceof ApiError && error.status < 500) return true;
+    throw error;
+  }
 }
 
 function state(name) {
@@ -120,7 +139,7 @@ function keyDialog(refused) {
       done.abort();
       dialog.close();
       resolve(value);
-      if (value !== null) setTimeout(learn); // what was refused at first
+      if (value !== null) learned = null; // what was refused at first
     };
     const listen = (target, type, act) => target.addEventListener(type, act, { signal: done.signal });
     listen(byId("key-form"), "submit", (event) => {

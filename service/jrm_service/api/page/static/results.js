@@ -17,7 +17,8 @@ export class Results {
 
   /**
    * @param {HTMLElement} root
-   * @param {(work: () => Promise<void>, place: HTMLElement) => Promise<void>} guarded runs what may fail, and says why
+   * @param {(work: () => Promise<void>, place: HTMLElement, again: () => void, label: string) => Promise<void>} guarded
+   *   runs what may fail, says why in `place`, and offers to do it again
    */
   constructor(root, guarded) {
     this.root = root;
@@ -107,11 +108,19 @@ export class Results {
     const name = nameOf(score);
     const source = asked.source.map(({ blob }) => blob);
     const question = { source, edited: asked.edits[score.index].blob, instruction: asked.instruction };
-    const toggle = async ({ currentTarget }) => {
+    const shown = h("div", { class: "beside" });
+    const problem = h("div");
+    const ask = () => {
+      problem.replaceChildren();
+      const work = () => critique(shown, question, url, name, dimensions, this.#critiques.signal);
+      return this.guarded(work, problem, ask, "Ask again");
+    };
+    const toggle = ({ currentTarget }) => {
       place.hidden = !place.hidden;
       currentTarget.setAttribute("aria-expanded", String(!place.hidden));
       if (place.hidden || place.childElementCount) return;
-      await this.guarded(() => critique(place, question, url, name, dimensions, this.#critiques.signal), place);
+      place.append(shown, problem);
+      ask();
     };
     return button("Critique", toggle, { "aria-expanded": "false", "aria-label": `Critique of ${name}` });
   }

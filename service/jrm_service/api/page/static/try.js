@@ -62,7 +62,7 @@ export function start(info, explains) {
 
   function invitation() {
     const given = "Give a source picture, what was asked for, and some edits of it.";
-    const ranked = "They come back ranked: reward, dimensions with their sigma, how probably one beats another.";
+    const ranked = "They come back ranked: reward, dimensions with their sigma, how likely one is to beat another.";
     const start = button("Try the example", () => example(), { class: "primary" });
     const question = h("p", { class: "big" }, "Which edit is best?");
     return h("div", { class: "empty" }, question, h("p", {}, `${given} ${ranked}`), start);
@@ -145,8 +145,8 @@ export function start(info, explains) {
     place.replaceChildren(hint("Trying once more …"));
   }
 
-  /** Runs what may fail, and says in `place` what went wrong and what can be done. */
-  async function guarded(work, place, again = null) {
+  /** Runs what may fail, and says in `place` what went wrong and what can be done: `again`, as `label` calls it. */
+  async function guarded(work, place, again = null, label = "Score again") {
     try {
       await work();
     } catch (error) {
@@ -159,7 +159,7 @@ export function start(info, explains) {
         h("p", {}, error.message, " ", error.code && h("code", {}, error.code)),
         advice && hint(advice),
         error.requestId && hint("Request ", h("code", {}, error.requestId)),
-        again && error.status !== 400 && button("Score again", again),
+        again && error.status !== 400 && button(label, () => again()),
       ));
     }
   }
@@ -190,5 +190,5 @@ export function start(info, explains) {
 function adviceOn({ status, retryAfter }) {
   if (status === undefined) return "Nothing is lost: your pictures and the instruction are still here.";
   if (status === 503 && retryAfter) return `The server says to come back in ${plural(retryAfter, "second")}.`;
-  return { 413: "Take some pictures out, or smaller ones.", 429: "Still too much to do, after one more try." }[status];
+  return { 413: "Take some pictures out, or smaller ones.", 429: "The server is overloaded. Try again in a moment." }[status];
 }

@@ -126,7 +126,7 @@ class View extends EventTarget {
       forgetKey();
       this.dispatchEvent(new Event("again"));
     });
-    this.live.hidden = !gone || !this.#cards.size;
+    this.live.hidden = [401, 403, 404].includes(error.status) || !this.#cards.size; // the rest may pass
     this.notice.hidden = false;
     if (gone) {
       say("The server does not answer. What was seen stays here; watching goes on when it is back.");
