@@ -85,7 +85,7 @@ export const QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95];
  *
  * @param {(number | null)[][]} buckets its QUANTILES, or as many nulls
  * @param {string} label what a screen reader says of it
- * @param {(index: number) => string} describe a bucket in words, shown under the pointer
+ * @param {(index: number) => string} describe a bucket in words, shown for the one that the pointer or arrow keys reach
  */
 export function bands(buckets, label, describe) {
   const row = (q) => buckets.map((bucket) => bucket[QUANTILES.indexOf(q)] ?? NaN);
@@ -103,22 +103,37 @@ export function bands(buckets, label, describe) {
     cursor,
   );
   const readout = h("p", { class: "readout" }, "");
+  const last = buckets.length - 1;
+  let at = last;
   const show = (index) => {
-    cursor.setAttribute("transform", `translate(${x(index)} 0)`);
+    at = Math.min(Math.max(index, 0), last);
+    cursor.setAttribute("transform", `translate(${x(at)} 0)`);
     drawing.classList.add("pointed");
-    readout.textContent = describe(index);
+    readout.textContent = describe(at);
+    plot.setAttribute("aria-valuenow", at);
+    plot.setAttribute("aria-valuetext", describe(at) || "nothing");
+  };
+  const hide = () => {
+    drawing.classList.remove("pointed");
+    readout.textContent = "";
   };
   const plot = h(
     "div",
     {
-      class: "plot", role: "img", "aria-label": label,
+      class: "plot", role: "slider", tabindex: "0", "aria-label": label,
+      "aria-valuemin": 0, "aria-valuemax": last, "aria-valuenow": last, "aria-valuetext": describe(last) || "nothing",
       onpointermove: (event) => {
         const box = plot.getBoundingClientRect();
-        show(Math.round(Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * (buckets.length - 1)));
+        show(Math.round(((event.clientX - box.left) / box.width) * last));
       },
-      onpointerleave: () => {
-        drawing.classList.remove("pointed");
-        readout.textContent = "";
+      onpointerleave: hide,
+      onfocus: () => plot.matches(":focus-visible") && show(at),
+      onblur: hide,
+      onkeydown: (event) => {
+        const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+        if (next === undefined) return;
+        event.preventDefault();
+        show(next);
       },
     },
     drawing,

@@ -13,18 +13,27 @@ export const isFar = (shift) => Math.abs(Number((shift ?? 0).toFixed(1))) >= FAR
 
 const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 
+/** Whether both hold enough, and the newest edits are not those of the beginning. Until then nothing is said of drift. */
+export function isCompared({ first_hour: first, now }) {
+  return Boolean(first) && Math.min(scored(first), scored(now)) >= ENOUGH && now.start > first.start;
+}
+
+const scored = ({ candidates, errors }) => candidates - errors;
+
 /**
  * @param {{first_hour: any, now: any, drift: any}} window
  * @returns {{kind: "warn" | "good" | "", text: string}[]} the most telling first; never empty
  */
-export function findings({ first_hour: first, now, drift }) {
-  if (!first) return [{ kind: "", text: "No group has come yet. Score something, or start your trainer." }];
+export function findings(window) {
+  const { first_hour: first, now, drift } = window;
+  if (!first) return [{ kind: "", text: "No groups yet. Score something, or start your trainer." }];
   const since = first.complete ? "since the first hour" : "since the beginning";
   const spreads = `from ${number(first.group_std)} to ${number(now.group_std)}`;
   const told = (moves) => moves.map(({ name, shift }) => `${name} ${signed(shift, 1)}σ`).join(", ");
   const reward = { name: "reward", shift: drift.reward?.shift };
   const moved = Object.entries(drift.dimensions ?? {}).map(([name, { shift }]) => ({ name: words(name), shift }));
-  const far = [reward, ...moved].filter(({ shift }) => isFar(shift));
+  const compared = isCompared(window);
+  const far = compared ? [reward, ...moved].filter(({ shift }) => isFar(shift)) : [];
   const better = far.filter((move) => move !== reward && move.shift > 0);
   const lost = far.filter((move) => move !== reward && move.shift < 0);
   const found = [];
@@ -32,7 +41,7 @@ export function findings({ first_hour: first, now, drift }) {
   if (better.length && lost.length) {
     warn(`${told(better)} ${since}, ${told(lost)}: one is bought with the other. Look at the pictures.`);
   }
-  if (isFar(reward.shift) && reward.shift > 0 && now.group_std <= COLLAPSED * first.group_std) {
+  if (far.includes(reward) && reward.shift > 0 && now.group_std <= COLLAPSED * first.group_std) {
     const trick = "edits of a group become alike, as they do when a policy has found a trick. Look at the pictures.";
     warn(`${told([reward])} ${since}, while the spread within groups fell ${spreads}: ${trick}`);
   }
@@ -44,12 +53,13 @@ export function findings({ first_hour: first, now, drift }) {
     warn(`${percent(now.error_share)} of the newest edits have no score. Status lists the errors.`);
   }
   if (found.length) return found;
-  if (now.candidates < ENOUGH || now.start <= first.start) {
-    return [{ kind: "", text: `${plural(now.candidates, "edit")} so far: too few yet to say how rewards move.` }];
+  if (!compared) {
+    const count = Math.min(first.candidates, now.candidates);
+    return [{ kind: "", text: `${plural(count, "edit")} so far: too few yet to say how rewards move.` }];
   }
   if (far.length) {
     return [{ kind: "", text: sentence(`${told(far)} ${since}; the spread within groups went ${spreads}.`) }];
   }
-  const still = `no dimension has moved by ${FAR}σ or more ${since}, and groups have spread.`;
+  const still = `no dimension has moved by ${FAR}σ or more ${since}, and rewards still vary within groups.`;
   return [{ kind: "good", text: `Nothing stands out: ${still}` }];
 }

@@ -5,6 +5,7 @@ import { byId, bytes, h, hint, number, percent, plural, words } from "./dom.js";
 import { growth, quantile } from "./prometheus.js";
 
 const KEPT = 150; // readings: five minutes of them
+const GAP = 10; // seconds without a reading, after which a drawing begins anew
 const OVER = 5; // readings that a rate is taken over
 const SCORING = /score|explain|compute|infer|rerank|mode/; // routes that are worth a row
 
@@ -18,7 +19,7 @@ const GAUGES = [
     value: (before, now, seconds) => ratio(growth(before, now, "jrm_candidates_total", { outcome: "ok" }), seconds),
   },
   {
-    title: "Latency", unit: "a group takes, 95% of them less", show: duration,
+    title: "Latency", unit: "95th percentile per group", show: duration,
     value: (before, now) => quantile(before, now, "jrm_group_completion_seconds", 0.95),
   },
   {
@@ -39,8 +40,10 @@ const GAUGES = [
   {
     title: "Cache", unit: "of scores were known already", show: percent, bounds: [0, 1],
     value(before, now) {
-      const hits = growth(before, now, "jrm_cache_hits_total") ?? 0;
-      return ratio(hits, hits + (growth(before, now, "jrm_cache_misses_total", { tier: "memory" }) ?? 0));
+      const memory = { tier: "memory" }; // looked into first: a score that is found in Redis was missed here
+      const found = growth(before, now, "jrm_cache_hits_total") ?? 0;
+      const foundHere = growth(before, now, "jrm_cache_hits_total", memory) ?? 0;
+      return ratio(found, foundHere + (growth(before, now, "jrm_cache_misses_total", memory) ?? 0));
     },
   },
   {
@@ -121,6 +124,7 @@ export function start() {
     },
     reading(now) {
       problem.hidden = true;
+      if (now.at - readings.at(-1)?.at > GAP) readings.length = 0; // the tab was hidden, or the server away
       const before = readings.at(-OVER) ?? readings[0];
       readings.push(now);
       if (readings.length > KEPT) readings.shift();

@@ -3,13 +3,15 @@
 import { ApiError, events, forgetKey, request, Unreachable } from "./api.js";
 import { bands, domain, QUANTILES, sparkline, strip, tint } from "./charts.js";
 import { button, byId, bytes, clock, h, hint, number, percent, plural, signed, spread, words } from "./dom.js";
-import { findings, isFar } from "./findings.js";
+import { findings, isCompared, isFar } from "./findings.js";
 import { image, ObjectUrls } from "./pictures.js";
 
 const SHOWN = 24; // groups at first, and how many more a click shows
 const LEAST_SLOTS = 12; // a chart of one bucket would be a wall
 const EQUAL = 1e-6;
 const NEVER = 86_400; // seconds: only another key helps, or coming back
+const AGING_MS = 5000; // a chart ages when nothing comes
+const AGAIN_MS = 5000; // until a picture that did not come is asked for once more
 
 /** @returns {{show: (shown: boolean) => void}} the stream is open only while the view is shown */
 export function start() {
@@ -36,6 +38,7 @@ async function follow(view, signal) {
     try {
       const headers = { accept: "text/event-stream", ...(view.last && { "last-event-id": view.last }) };
       const response = await request("v1/watch", { headers, signal });
+      view.ahead = (Date.parse(response.headers.get("date") ?? "") || Date.now()) - Date.now();
       for await (const { event, id, data } of events(response, signal)) {
         if (id && view.last && id.split("-")[0] !== view.last.split("-")[0]) view.forget(); // of another process
         view.last = id ?? view.last;
@@ -61,11 +64,15 @@ class View extends EventTarget {
   #cards = new Map();
   #limit = SHOWN;
   #most = Infinity;
-  #paused = false;
+  /** What is shown while paused. @type {any[] | null} */
+  #frozen = null;
   #waiting = 0;
   #drawing = false;
   #dimensions = [];
   #range = [0, 1];
+  #window = { buckets: [] };
+  /** How far the clock of the server is ahead of the one here, in milliseconds. */
+  ahead = 0;
   /** The id of the newest event: where the stream goes on. @type {string | null} */
   last = null;
   /** Loads a picture when it comes near the screen. */
@@ -79,15 +86,17 @@ class View extends EventTarget {
   constructor(root) {
     super();
     this.kept = hint();
-    this.pause = button("Pause", () => this.#toggle(), { "aria-pressed": "false" });
+    this.pause = button("Pause", () => this.#toggle());
     this.notice = h("div", { class: "notice", role: "status" }, "Connecting …");
-    this.findings = h("div", { class: "findings" });
-    this.charts = h("div", { class: "charts" });
+    this.findings = h("div", { class: "findings", role: "status" });
+    const left = () => requestAnimationFrame(() => this.#chart()); // when it is known where the focus went
+    this.charts = h("div", { class: "charts", onfocusout: left });
     this.list = h("ol", { class: "groups", role: "list", "aria-label": "Groups, newest first" });
     this.more = button("Show more", () => this.#draw(SHOWN));
     const newest = h("div", { class: "headline" }, h("h3", {}, "Newest groups"), this.pause);
     this.live = h("div", { class: "panel", hidden: true }, this.findings, this.charts, newest, this.list, this.more);
     root.append(h("div", { class: "headline" }, h("h2", {}, "Watch"), this.kept), this.notice, this.live);
+    setInterval(() => this.#date(), AGING_MS);
   }
 
   /** One event of the stream. */
@@ -133,14 +142,14 @@ class View extends EventTarget {
     } else if (error.status === 404) {
       say(
         "Watching is off: this server keeps nothing of what it scores.",
-        "Started like this, it keeps the last 200 groups, with their sources, best and worst edits, in memory only:",
+        "To keep the last 200 groups in memory, with their sources, best and worst edits, start it with:",
         command("jrm serve --keep-recent 200"),
         "With API keys, only a key with the scope watch may see them.",
       );
       return 10;
     } else if (error.status === 403) {
       const how = command("jrm key new --name NAME --file KEYS-FILE --scope watch");
-      const needed = "This API key may score, and not watch: for that a key needs the scope watch.";
+      const needed = "This API key can score but not watch; watching needs the scope watch.";
       say(needed, how, error.message, otherKey("Use another key"));
       return NEVER;
     } else if (error.status === 401) {
@@ -151,25 +160,24 @@ class View extends EventTarget {
   }
 
   #toggle() {
-    this.#paused = !this.#paused;
-    this.pause.setAttribute("aria-pressed", String(this.#paused));
+    this.#frozen = this.#frozen ? null : [...this.#groups];
+    this.#waiting = 0;
     this.#draw();
   }
 
   /** Brings the list up to date: new cards at its top, those beyond the limit away, with their pictures. */
   #draw(further = 0) {
     this.#limit += further;
-    this.pause.textContent = this.#paused ? `Paused, ${this.#waiting} new` : "Pause";
-    if (this.#paused) return;
-    this.#waiting = 0;
-    const wanted = this.#groups.slice(-this.#limit).reverse();
+    this.pause.textContent = this.#frozen ? `Resume (${this.#waiting} new)` : "Pause";
+    const groups = this.#frozen ?? this.#groups;
+    const wanted = groups.slice(-this.#limit).reverse();
     for (const [group, { card, urls }] of this.#cards) {
       if (wanted.includes(group)) continue;
       card.remove();
       urls.release();
       this.#cards.delete(group);
     }
-    const range = domain(this.#groups.flatMap(rewards), false);
+    const range = domain(groups.flatMap(rewards), false);
     if (String(range) !== String(this.#range)) {
       this.#range = range;
       for (const [group, { strips }] of this.#cards) strips.replaceChildren(strip(rewards(group), range));
@@ -181,8 +189,8 @@ class View extends EventTarget {
       if (!card.isConnected) previous ? previous.after(card) : this.list.prepend(card);
       previous = card;
     }
-    this.more.hidden = this.#groups.length <= this.#limit;
-    this.more.textContent = `Show more (${wanted.length} of ${this.#groups.length})`;
+    this.more.hidden = groups.length <= this.#limit;
+    this.more.textContent = `Show more (${wanted.length} of ${groups.length})`;
   }
 
   #card(group) {
@@ -222,23 +230,43 @@ class View extends EventTarget {
     try {
       const blob = await (await request(`v1/watch/pictures/${encodeURIComponent(id)}`)).blob();
       if (place.isConnected) place.replaceWith(image(urls.of(blob), name));
-    } catch {
-      place.replaceWith(h("span", { class: "undrawn" }, "no longer kept"));
+    } catch (error) {
+      if (error.status === 404) place.replaceWith(h("span", { class: "undrawn" }, "no longer kept"));
+      else setTimeout(() => place.isConnected && this.#near.observe(place), AGAIN_MS);
     }
   }
 
-  /** The window: findings in words, then a chart of the reward, of each dimension, and of the spread. */
+  /** The window: findings in words, then charts. */
   #tell(window) {
     const said = findings(window).map(({ kind, text }) => h("p", { class: `notice ${kind}` }, text));
     if (said.map((one) => one.textContent).join() !== this.told) this.findings.replaceChildren(...said);
     this.told = said.map((one) => one.textContent).join();
-    const slots = inTime(window);
+    this.#window = window;
+    this.#chart();
+  }
+
+  /** A chart of the reward, of each dimension, and of the spread. It stands still while it is read with the keyboard. */
+  #chart() {
+    if (this.charts.querySelector(":focus-visible")) return;
+    const slots = inTime(this.#window);
+    const drift = isCompared(this.#window) ? this.#window.drift : null;
     this.charts.replaceChildren(
-      ...["reward", ...this.#dimensions].map((name) => distribution(name, slots, window.drift, this.#dimensions)),
+      ...["reward", ...this.#dimensions].map((name) => distribution(name, slots, drift, this.#dimensions)),
       lines("Spread within groups", "mean standard deviation of the rewards of a group", slots, "group_std", number),
       lines("Groups without spread", "all rewards of a group equal", slots, "no_spread_share", percent, [0, 1]),
       lines("Errors", "edits without a score", slots, "error_share", percent, [0, 1]),
     );
+    this.#date();
+  }
+
+  /** Says at the right end of each chart when that is. */
+  #date() {
+    const { buckets, bucket_seconds: seconds } = this.#window;
+    if (!buckets.length) return;
+    const { start } = buckets.at(-1);
+    const old = (Date.now() + this.ahead) / 1000 - (start + seconds) > 2 * seconds;
+    const said = old ? `nothing since ${clock(start + seconds)}` : clock(start);
+    for (const end of this.charts.querySelectorAll(".until")) end.textContent = said;
   }
 }
 
@@ -279,7 +307,7 @@ function distribution(name, slots, drift, dimensions) {
     const { quantiles, count } = of(bucket) ?? {};
     if (!quantiles) return start > 0 ? `${clock(start)}: nothing` : "";
     const [low, , median, , high] = quantiles;
-    const half = `median ${number(median)}, 90% in ${number(low)} … ${number(high)}`;
+    const half = `median ${number(median)}, 90% between ${number(low)} and ${number(high)}`;
     return `${clock(start)}: ${half}, ${plural(count, "edit")}`;
   };
   return panel(tint(name, dimensions), words(name), moved, bands(rows, label, describe), times(slots));
@@ -293,8 +321,8 @@ function lines(title, unit, slots, field, show, bounds = null) {
   return panel("", title, figure, hint(unit), sparkline(values, bounds), times(slots));
 }
 
-/** From when until when. */
+/** From when until when: the end is filled in as time goes on. */
 function times(slots) {
-  const ends = slots.at(-1).start > 0 ? [clock(slots[0].start), "now"] : [];
-  return h("p", { class: "headline hint" }, ...ends.map((end) => h("span", {}, end)));
+  const begin = slots.at(-1).start > 0 ? clock(slots[0].start) : "";
+  return h("p", { class: "headline hint" }, h("span", {}, begin), h("span", { class: "until" }));
 }
