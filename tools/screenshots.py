@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/page.md: a server with the bundled checkpoint, a trainer that goes astray, and the page.
+"""Draw the pictures of docs/page.md: a server with the bundled checkpoint, a trainer going wrong, and the page.
 
 ``python -m tools.screenshots docs`` writes page-light.png, page-dark.png and page-phone.png; it takes two minutes.
 """
@@ -27,7 +27,6 @@ GROUPS = 210
 ASTRAY = 168  # the group from which on the policy has found that looks do not count
 EVERY_S = 0.4
 SENT = 6  # edits of a group
-_MOST_BYTES = 200_000
 _WORLD = World(GROUPS, seed=2, split="test", edits=4 * SENT, shapes=(2, 4))
 
 
@@ -99,10 +98,7 @@ def _opened(browser: Browser, url: str, theme: str, width: int, height: int) -> 
 
 def _save(page: Page, file: Path) -> None:
     page.mouse.move(0, 0)
-    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    shot.save(file, optimize=True)
-    if file.stat().st_size > _MOST_BYTES:  # a palette moves its colours a little
-        shot.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(file, optimize=True)  # a palette would lose lines
     print(f"{file}: {file.stat().st_size // 1000} KB")
 
 

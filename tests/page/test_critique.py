@@ -1,6 +1,7 @@
 """The critique of an edit: written while one watches, its regions on the picture, each tied to its sentence."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,50 @@ def test_the_words_are_readable_while_they_are_written(criticised):
     assert criticised.evaluate(script, pieces) == ["…", "", 'It "is" bl', "Blue.", "plain"]
 
 
-def test_without_critiques_there_is_no_button(open_page, served):
-    page = open_page(served)
+def test_a_critique_that_breaks_off_stays_as_far_as_it_came_and_is_asked_for_again(open_page, critic):
+    page = open_page(critic)
+    expect(page.locator("#state")).to_have_attribute("data-state", "ready")
+    page.get_by_role("button", name=EXAMPLE).first.click()
+    expect(page.locator(".card")).to_have_count(6)
+    page.evaluate("""() => {
+      const real = window.fetch;
+      const words = { dimension: "visual_quality", delta: '{"reasoning": "Half a sen' };
+      window.fetch = (url, options) => {
+        if (!String(url).endsWith("v1/explain")) return real(url, options);
+        window.fetch = real;
+        return new Response(new ReadableStream({
+          start(stream) {
+            stream.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(words)}\n\n`));
+            setTimeout(() => stream.error(new TypeError("gone")), 300);
+          },
+        }));
+      };
+    }""")
+    page.get_by_role("button", name="Critique of recoloured.png").click()
+    expect(page.locator(".explained .notice.bad")).to_contain_text("broke off")
+    expect(page.locator(".critique")).to_contain_text("Half a sen")
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".sentence")).to_have_count(2)
+    expect(page.locator(".explained .notice.bad")).to_have_count(0)
+
+
+@pytest.mark.parametrize("hidden", ["**/metrics", re.compile("/metrics|/health/ready")])
+def test_a_proxy_that_hides_the_metrics_leaves_the_critiques(open_page, critic, hidden):
+    page = open_page("about:blank", refused=["404"])
+    page.route(hidden, lambda route: route.fulfill(status=404, body="hidden"))
+    page.goto(critic)
+    expect(page.locator("#state")).to_have_attribute("data-state", "ready")
+    page.get_by_role("button", name=EXAMPLE).first.click()
+    page.get_by_role("button", name="Critique of recoloured.png").click()
+    expect(page.locator(".sentence")).to_have_count(2)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_without_critiques_there_is_no_button(open_page, served, hidden):
+    page = open_page("about:blank", refused=["404"])
+    if hidden:
+        page.route("**/metrics", lambda route: route.fulfill(status=404, body="hidden"))
+    page.goto(served)
     expect(page.locator("#state")).to_have_attribute("data-state", "ready")
     page.get_by_role("button", name=EXAMPLE).first.click()
     expect(page.locator(".card")).to_have_count(6)

@@ -196,6 +196,15 @@ def test_a_server_that_dies_takes_nothing_with_it(open_page):
         page.get_by_role("tab", name="Try").click()
 
 
+def test_who_is_served_is_asked_again_until_there_is_an_answer(open_page):
+    with servers.serving(Settings(backend="fake")) as url:
+        page = open_page("about:blank", refused=["503"])
+        page.route("**/v1/info", lambda route: route.fulfill(status=503, body="busy"), times=1)
+        page.goto(url)
+        expect(page.locator("#model")).to_contain_text("503")
+        expect(page.locator("#model")).to_have_text("jrm-fake")
+
+
 def test_something_else_that_answers_is_quoted_with_its_status(open_page):
     with servers.serving(Settings(backend="fake")) as url:
         page = open_page(url, refused=["502"])

@@ -1,5 +1,7 @@
 """Status: the numbers of /metrics, drawn."""
 
+import itertools
+
 import httpx
 import pytest
 from playwright.sync_api import expect
@@ -61,3 +63,51 @@ def test_a_proxy_that_hides_the_metrics_hides_only_those(open_page, served):
     expect(page.locator("#model")).to_have_text("jrm-tiny")
     expect(page.locator("#status-view .notice")).to_contain_text("No numbers from /metrics: 404")
     expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_a_score_that_redis_knew_is_one_that_was_known(open_page, served):
+    page = open_page("about:blank")
+    page.route("**/metrics", counting())
+    page.goto(f"{served}/#status")
+    expect(gauge(page, "Cache").locator(".now")).to_have_text("60%")
+
+
+def test_a_time_without_readings_is_a_gap(open_page, served):
+    page = open_page("about:blank")
+    page.route("**/metrics", counting())
+    page.add_init_script("""
+      const real = performance.now.bind(performance);
+      let hidden = 0;
+      performance.now = () => real() + hidden;
+      window.hide = (seconds) => { hidden += 1000 * seconds; };
+    """)
+    page.goto(f"{served}/#status")
+    pieces = "d => d.getAttribute('d').split('M').length - 1"
+    curve = gauge(page, "Cache").locator(".curve")
+    expect(gauge(page, "Cache").locator(".now")).to_have_text("60%")
+    assert curve.evaluate(pieces) == 1
+    page.evaluate("hide(60)")
+    expect(gauge(page, "Cache").locator(".now")).to_have_text("–")
+    expect(gauge(page, "Cache").locator(".now")).to_have_text("60%")
+    assert curve.evaluate(pieces) == 2
+
+
+def gauge(page, title):
+    return page.locator(".gauges li", has=page.get_by_role("heading", name=title))
+
+
+def counting():
+    """A server that finds two of ten scores in its memory, and four of the others in Redis, in every interval."""
+    readings = itertools.count()
+
+    def answer(route):
+        n = next(readings)
+        counts = {"hits": {"memory": 2 * n, "redis": 4 * n}, "misses": {"memory": 8 * n, "redis": 4 * n}}
+        lines = [
+            f'jrm_cache_{kind}_total{{tier="{tier}"}} {count}'
+            for kind, tiers in counts.items()
+            for tier, count in tiers.items()
+        ]
+        route.fulfill(body="\n".join(["process_start_time_seconds 1", "jrm_ready 1", *lines, ""]))
+
+    return answer

@@ -3,6 +3,7 @@
 import base64
 import json
 from contextlib import ExitStack
+from email.utils import formatdate
 
 import httpx
 import numpy as np
@@ -39,7 +40,7 @@ def watched():
 def test_groups_appear_as_they_are_scored_with_their_best_and_worst(watched, open_page):
     page = open_page(f"{watched}/#watch", refused=["404"])  # the pictures of a group may go before they are shown
     groups = page.locator(".group")
-    expect(page.locator(".findings")).to_contain_text("No group has come yet")
+    expect(page.locator(".findings")).to_contain_text("No groups yet")
     expect(page.locator("#watch-view")).to_contain_text(
         "The last 3 groups are kept with pictures, in this server's memory only: at most 64 MB"
     )
@@ -81,10 +82,55 @@ def test_what_was_seen_can_be_looked_at_in_peace(watched, open_page):
     expect(page.locator(".group")).to_have_count(1)
     page.get_by_role("button", name="Pause").click()
     send(watched, "second")
-    expect(page.get_by_role("button", name="Paused, 1 new")).to_have_attribute("aria-pressed", "true")
+    resume = page.get_by_role("button", name="Resume (1 new)")
+    expect(resume).to_be_visible()
     expect(page.locator(".group")).to_have_count(1)
-    page.get_by_role("button", name="Paused, 1 new").click()
+    resume.click()
     expect(page.locator(".group .asked")).to_have_text(["second", "first"])
+
+
+def test_a_list_that_is_held_can_be_seen_to_its_end(open_page):
+    with servers.serving(Settings(backend="fake", keep_recent=40)) as url:
+        for number in range(1, 27):
+            send(url, f"number {number}", 1)
+        page = open_page(f"{url}/#watch")
+        expect(page.locator(".group")).to_have_count(24)
+        page.get_by_role("button", name="Pause").click()
+        send(url, "another", 1)
+        expect(page.get_by_role("button", name="Resume (1 new)")).to_be_visible()
+        page.get_by_role("button", name="Show more (24 of 26)").click()
+        expect(page.locator(".group")).to_have_count(26)
+        expect(page.locator(".group .asked").first).to_have_text("number 26")
+
+
+def test_what_was_seen_stays_when_a_proxy_has_no_server_for_a_while(watched, open_page):
+    page = open_page(f"{watched}/#watch", refused=["502"])
+    send(watched, "first")
+    expect(page.locator(".group")).to_have_count(1)
+    page.get_by_role("tab", name="Try").click()
+    page.route("**/v1/watch", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    page.get_by_role("tab", name="Watch").click()
+    expect(page.locator("#watch-view > .notice")).to_contain_text("502")
+    expect(page.locator(".group")).to_be_visible()
+    page.unroute("**/v1/watch")
+    expect(page.locator("#watch-view > .notice")).to_be_hidden()
+
+
+def test_a_chart_is_read_with_the_keyboard_and_stands_still_meanwhile(watched, open_page):
+    page = open_page(f"{watched}/#watch")
+    send(watched, "first")
+    expect(page.locator(".findings")).to_contain_text("4 edits so far")
+    plot = page.get_by_role("slider", name="instruction following over time")
+    readout = page.locator(".readout").nth(1)
+    plot.press("End")
+    expect(readout).to_contain_text("4 edits")
+    expect(plot).to_have_attribute("aria-valuetext", readout.inner_text())
+    page.keyboard.press("ArrowLeft")
+    expect(readout).to_contain_text("nothing")
+    send(watched, "second")
+    expect(page.locator(".findings")).to_contain_text("8 edits so far")
+    expect(plot).to_be_focused()
+    expect(readout).to_contain_text("nothing")
 
 
 def test_pictures_that_went_meanwhile_say_so(watched, open_page):
@@ -93,6 +139,14 @@ def test_pictures_that_went_meanwhile_say_so(watched, open_page):
     send(watched, "first")
     page.goto(f"{watched}/#watch")
     expect(page.locator(".group").get_by_text("no longer kept")).to_have_count(3)
+
+
+def test_pictures_that_could_not_come_are_asked_for_again(watched, open_page):
+    page = open_page("about:blank", refused=["503"])
+    page.route("**/v1/watch/pictures/*", lambda route: route.fulfill(status=503, body="{}"), times=3)
+    send(watched, "first")
+    page.goto(f"{watched}/#watch")
+    expect(page.locator(".group img")).to_have_count(3)
 
 
 def test_a_view_that_is_left_does_not_go_on_reading_and_comes_back_without_doubles(watched, open_page):
@@ -152,10 +206,10 @@ def test_a_seventeenth_reader_is_told_and_gets_in_when_there_is_room(watched, op
     expect(page.locator(".group")).to_have_count(1)
 
 
-def story(page, url, *, following: float, quality: float, spread: float) -> list[str]:
+def story(page, url, *, following: float, quality: float, spread: float, silent_s: float = 0) -> list[str]:
     """What the page says when, after a first hour, the dimensions move by so much and the spread is multiplied.
 
-    The numbers are made by the window that the server has, with another clock.
+    The numbers are made by the window that the server has, with another clock. Nothing came for ``silent_s`` since.
     """
     now = 1.8e9
     window = Window(clock=lambda: now)
@@ -178,7 +232,8 @@ def story(page, url, *, following: float, quality: float, spread: float) -> list
     }
     said = [("hello", hello | window.comparison()), ("window", window.document())]
     body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in said)
-    page.route("**/v1/watch", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    headers = {"content-type": "text/event-stream", "date": formatdate(now + silent_s, usegmt=True)}
+    page.route("**/v1/watch", lambda route: route.fulfill(headers=headers, body=body))
     page.goto(f"{url}/#watch")
     expect(page.locator(".bands .curve").first).to_be_visible()
     return page.locator(".findings p").all_inner_texts()
@@ -210,3 +265,29 @@ def test_honest_progress_is_no_alarm(watched, open_page):
 def test_where_nothing_moves_that_is_said(watched, open_page):
     [said] = story(open_page("about:blank"), watched, following=0.0, quality=0.0, spread=1.0)
     assert said.startswith("Nothing stands out")
+
+
+@pytest.mark.parametrize("silent_s", [0, 3600])
+def test_a_chart_ends_when_the_newest_groups_came(watched, open_page, silent_s):
+    page = open_page("about:blank")
+    story(page, watched, following=0.0, quality=0.0, spread=1.0, silent_s=silent_s)
+    end = page.locator(".charts .until").first.inner_text()
+    assert end.startswith("nothing since ") == (silent_s > 0)
+    assert end.removeprefix("nothing since ").count(":") == 2
+
+
+@pytest.mark.parametrize(("first", "said"), [(6, "6 edits so far: too few yet"), (240, "A +16.0σ since the beginning")])
+def test_nothing_is_said_of_drift_from_a_beginning_of_a_few_edits(watched, open_page, first, said):
+    script = """async (window) => {
+      const { findings } = await import(new URL("page/findings.js", location.href));
+      return findings(window).map(({ text }) => text);
+    }"""
+    shifts = {"reward": {"shift": 16.0}, "dimensions": {"a": {"shift": 16.0}, "b": {"shift": -16.0}}}
+    numbers = {"errors": 0, "group_std": 0.5, "no_spread_share": 0.0, "error_share": 0.0, "complete": False}
+    window = {
+        "first_hour": {**numbers, "candidates": first, "start": 1.0},
+        "now": {**numbers, "candidates": 240, "start": 9000.0},
+        "drift": shifts,
+    }
+    [text] = open_page(watched).evaluate(script, window)
+    assert text.startswith(said)
