@@ -13,7 +13,7 @@ export const isFar = (shift) => Math.abs(Number((shift ?? 0).toFixed(1))) >= FAR
 
 const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 
-/** Whether both hold enough, and the newest edits are not those of the beginning. Until then nothing is said of drift. */
+/** Whether both hold enough, and the newest edits are not those of the beginning: until then drift says nothing. */
 export function isCompared({ first_hour: first, now }) {
   return Boolean(first) && Math.min(scored(first), scored(now)) >= ENOUGH && now.start > first.start;
 }

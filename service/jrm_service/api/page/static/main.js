@@ -53,7 +53,7 @@ async function poll() {
   }
 }
 
-/** Who is served, unless that is known of `served` already. What may pass by itself is asked again with the next poll. */
+/** Who is served, unless that is known of `served` already. What may pass is asked again with the next poll. */
 async function learn(served) {
   if (learning || learned === served) return;
   learning = true;

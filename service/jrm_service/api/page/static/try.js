@@ -190,5 +190,6 @@ export function start(info, explains) {
 function adviceOn({ status, retryAfter }) {
   if (status === undefined) return "Nothing is lost: your pictures and the instruction are still here.";
   if (status === 503 && retryAfter) return `The server says to come back in ${plural(retryAfter, "second")}.`;
-  return { 413: "Take some pictures out, or smaller ones.", 429: "The server is overloaded. Try again in a moment." }[status];
+  if (status === 429) return "The server is overloaded. Try again in a moment.";
+  return status === 413 ? "Take some pictures out, or smaller ones." : null;
 }

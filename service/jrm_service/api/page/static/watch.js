@@ -245,7 +245,7 @@ class View extends EventTarget {
     this.#chart();
   }
 
-  /** A chart of the reward, of each dimension, and of the spread. It stands still while it is read with the keyboard. */
+  /** A chart of the reward, of each dimension, and of the spread. They stand still while read with the keyboard. */
   #chart() {
     if (this.charts.querySelector(":focus-visible")) return;
     const slots = inTime(this.#window);
