@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,10 @@ logger = logging.getLogger("jrm.access")
 
 DISCONNECTED = "client_disconnected"
 _SCOPE_KEY = "jrm.record"
+
+HANG_UP = "jrm.hang_up"
+"""In the state of a scope: drops the connection at once. To end a reply is not enough where its reader has stalled: the
+connection would stay until all that was written has been taken."""
 
 
 @dataclass(slots=True)
@@ -91,6 +95,12 @@ class RequestObserver(Protocol):
     ) -> None:
         """``headers`` are the caller's, ``route`` a path of the API or None, ``method`` OTHER if it is none of HTTP."""
         ...
+
+
+def hang_up_of(scope: MutableMapping[str, Any]) -> Callable[[], None]:
+    """What drops the connection of this scope; nothing where its server cannot."""
+    hang_up: Callable[[], None] = scope.get("state", {}).get(HANG_UP, lambda: None)
+    return hang_up
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:

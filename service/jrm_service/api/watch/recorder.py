@@ -25,6 +25,8 @@ from .window import Numbers, Window
 logger = logging.getLogger(__name__)
 
 MAX_READERS = 16
+FAREWELL_S = 1.0
+"""How long readers may take for the rest of their streams when the recorder closes."""
 _MOST_WAITING = 1024  # groups
 _SHARE = 0.2  # of one CPU, on average, that thumbnails may take
 _BURST_SECONDS = 2.0  # and how much of it may be taken at once: the groups of a trainer's step come together
@@ -70,7 +72,7 @@ class Recorder:
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._readers: set[asyncio.Event] = set()
+        self._readers: dict[asyncio.Event, Callable[[], None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jrm-recorder")
         self._allowance = Allowance(_SHARE, _BURST_SECONDS)
         self._failure_logged_at = float("-inf")
@@ -142,20 +144,27 @@ class Recorder:
         await self._idle.wait()
 
     @contextmanager
-    def reader(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever there is something new, and at the end. Raises Overloaded for one too many."""
+    def reader(self, hang_up: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
+        """An event that is set whenever there is something new, and at the end. Raises Overloaded for one too many.
+
+        ``hang_up`` is called a second after the end: whoever has not read to it by then must not keep the server.
+        """
         if len(self._readers) >= MAX_READERS:
             raise Overloaded(f"{MAX_READERS} readers are watching already", retry_after=10)
         changed = asyncio.Event()
-        self._readers.add(changed)
+        self._readers[changed] = hang_up
         try:
             yield changed
         finally:
-            self._readers.discard(changed)
+            del self._readers[changed]
 
     def close(self) -> None:
         """Let the readers go; nothing more is recorded."""
+        if self.closed:
+            return
         self.closed = True
+        for hang_up in self._readers.values():
+            asyncio.get_running_loop().call_later(FAREWELL_S, hang_up)
         self._tell()
 
     def stop(self) -> None:

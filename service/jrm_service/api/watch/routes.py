@@ -14,7 +14,7 @@ from jrm_client.protocol import ErrorResponse
 from jrm_service.api.errors import error_reply
 from jrm_service.api.keys import Key
 from jrm_service.api.methods import asked_method
-from jrm_service.api.record import record_of
+from jrm_service.api.record import hang_up_of, record_of
 from jrm_service.errors import Forbidden
 from jrm_service.scoring.types import ServedModel
 
@@ -77,7 +77,7 @@ def watch_router(
         }
         after = resumed(request.headers.get("last-event-id", ""), run, recorder.store.newest)
         held = ExitStack()
-        changed = held.enter_context(recorder.reader())
+        changed = held.enter_context(recorder.reader(hang_up_of(request.scope)))
         goes_on = partial(may_watch, record_of(request.scope).key)
         return EventStream(events(recorder, changed, hello, after=after, run=run, goes_on=goes_on), held)
 

@@ -13,12 +13,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from jrm_service.api.record import hang_up_of
+
 from .recorder import Recorder
 
 KEEPALIVE_S = 15.0
 WINDOW_S = 1.0
 STALLED_S = 60.0
-_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies must not collect events
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",  # proxies must not collect events
+    "connection": "close",  # nothing comes after the stream, so that it can be ended by hanging up
+}
 
 
 class EventStream(StreamingResponse):
@@ -37,8 +43,12 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(self._stalled_s):
                 await send(message)
 
-        with self._held, suppress(TimeoutError, ClientDisconnect):
-            await super().__call__(scope, receive, send_in_time)
+        with self._held, suppress(ClientDisconnect):
+            try:
+                await super().__call__(scope, receive, send_in_time)
+            except TimeoutError:
+                hang_up_of(scope)()
+                await asyncio.sleep(0)  # the server sees that the connection is gone, and misses no end of the reply
 
 
 async def events(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 import signal
+import socket
 import uuid
 from contextlib import ExitStack
 
@@ -34,6 +35,12 @@ def b64(data: bytes) -> str:
 def request(*edits: bytes, instruction: str = "make it blue", sources=(SOURCE,)) -> dict:
     group = {"instruction": instruction, "edits": [b64(edit) for edit in edits]}
     return {"groups": [group | ({"source": [b64(source) for source in sources]} if sources else {})]}
+
+
+def many_groups(count: int = 100, *, length: int = 2000) -> dict:
+    """A request of so many groups of one edit; events write each é of their instructions with six characters."""
+    group = {"instruction": "é" * length, "source": [b64(SOURCE)], "edits": [b64(EDITS[0])]}
+    return {"groups": [group] * count}
 
 
 def post(url: str, *edits: bytes, secret: str | None = None, name: str = "", **options) -> httpx.Response:
@@ -290,6 +297,21 @@ def test_readers_are_let_go_when_the_server_drains():
         for _ in events:
             pass  # to its end
     assert not running[0].thread.is_alive()
+
+
+def test_a_reader_that_reads_nothing_does_not_hold_a_server_that_drains():
+    running = []
+    with servers.serving(Settings(backend="fake", keep_recent=200), expose=running) as url, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", httpx.URL(url).port))
+        stalled.sendall(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        with watching(url) as events:
+            for _ in range(4):  # more than the buffers of a connection hold
+                httpx.post(f"{url}/v1/score", json=many_groups(), timeout=60)
+                groups(events, 100)
+        running[0].handle_exit(signal.SIGTERM, None)
+        running[0].thread.join(5)
+        assert not running[0].thread.is_alive()
 
 
 def test_while_the_model_loads_there_is_nothing_to_watch():
