@@ -236,7 +236,8 @@ def create_app(
 def _recorder(settings: Settings, metrics: Metrics) -> Recorder | None:
     if not settings.keep_recent or not settings.serves_score:
         return None
-    return Recorder(RecentGroups(settings.keep_recent, settings.keep_recent_mb * 1_000_000), Window(), metrics)
+    half = settings.keep_recent_mb * 500_000  # the other one is for groups that are about to be recorded
+    return Recorder(RecentGroups(settings.keep_recent, half), Window(), metrics, max_waiting_bytes=half)
 
 
 def _takes_requests(part: Served) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ _MOST_WAITING = 1024  # groups
 _SHARE = 0.2  # of one CPU, on average, that thumbnails may take
 _BURST_SECONDS = 2.0  # and how much of it may be taken at once: the groups of a trainer's step come together
 _FULL_LOGS_EVERY_S = 60.0
+_NOT_RECORDED = "a scored group could not be recorded for /v1/watch; its caller has its scores"
 
 
 class Allowance:
@@ -60,11 +62,18 @@ class Recorder:
 
     A group whose pictures would take too much time or memory is kept without them. Nothing here ever waits for a
     reader: each goes at its own pace through what is kept.
+
+    Args:
+        store: what is kept.
+        window: how rewards move.
+        metrics: where groups are counted.
+        max_waiting_bytes: what groups may take that wait to be recorded, beside those that are kept.
     """
 
-    def __init__(self, store: RecentGroups, window: Window, metrics: Metrics) -> None:
+    def __init__(self, store: RecentGroups, window: Window, metrics: Metrics, *, max_waiting_bytes: int) -> None:
         self.store = store
         self.window = window
+        self.max_waiting_bytes = max_waiting_bytes
         self.closed = False
         self._metrics = metrics
         self._waiting: deque[ScoredGroup] = deque()
@@ -92,17 +101,17 @@ class Recorder:
                 )
                 self._put(scored)
         except Exception:
-            self._failed()
+            self._failed(_NOT_RECORDED)
 
     def _put(self, group: ScoredGroup) -> None:
         if self.closed:
             return
-        if len(self._waiting) >= _MOST_WAITING:
-            self._metrics.watch_groups.labels("failed").inc()
-            return
-        if self._waiting_bytes + group.image_bytes > self.store.max_bytes:
+        if self._waiting_bytes + group.bytes > self.max_waiting_bytes:
             group = group.without_images()
-        self._waiting_bytes += group.image_bytes
+        if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes + group.bytes > self.max_waiting_bytes:
+            self._failed("too many groups wait to be recorded for /v1/watch; this one is left out")
+            return
+        self._waiting_bytes += group.bytes
         self._waiting.append(group)
         self._idle.clear()
         self._arrived.set()
@@ -113,11 +122,11 @@ class Recorder:
             await self._arrived.wait()
             while self._waiting:
                 group = self._waiting.popleft()
-                self._waiting_bytes -= group.image_bytes
                 try:
                     await self._record(group)
                 except Exception:
-                    self._failed()
+                    self._failed(_NOT_RECORDED)
+                self._waiting_bytes -= group.bytes
             self._arrived.clear()
             self._idle.set()
 
@@ -131,13 +140,13 @@ class Recorder:
         self._metrics.watch_groups.labels("kept" if made.complete else "without_pictures").inc()
         self._tell()
 
-    def _failed(self) -> None:
+    def _failed(self, message: str) -> None:
         """Count, and log now and then: what fails for one group fails for many."""
         self._metrics.watch_groups.labels("failed").inc()
         now = time.monotonic()
         if now >= self._failure_logged_at + _FULL_LOGS_EVERY_S:
             self._failure_logged_at = now
-            logger.exception("a scored group could not be recorded for /v1/watch; its caller has its scores")
+            logger.error(message, exc_info=sys.exc_info()[0] is not None)
 
     async def settled(self) -> None:
         """Wait until everything that was offered has been recorded."""

@@ -69,7 +69,7 @@ def watch_router(
             return Response(media_type="text/event-stream")
         hello = {
             "keep_recent": recorder.store.max_groups,
-            "keep_bytes": recorder.store.max_bytes,
+            "keep_bytes": recorder.store.max_bytes + recorder.max_waiting_bytes,
             "dimensions": list(served.description.get("dimensions") or recorder.window.dimensions),
             "model": served.name,
             "fingerprint": served.fingerprint,

@@ -22,7 +22,7 @@ class Reader:
     """Takes an event whenever it is asked to."""
 
     def __init__(self, *, groups: int = 0, after: int = 0, **options) -> None:
-        self.recorder = Recorder(RecentGroups(3, 1000), Window(), Metrics(CollectorRegistry()))
+        self.recorder = Recorder(RecentGroups(3, 1000), Window(), Metrics(CollectorRegistry()), max_waiting_bytes=0)
         self.add(groups)
         self.changed = asyncio.Event()
         self.stream = events(self.recorder, self.changed, HELLO, after=after, run="run", **options)
