@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from jrm_service.api.record import RequestRecord
 from jrm_service.errors import Overloaded
@@ -21,7 +23,7 @@ from jrm_service.scoring.types import ServedModel
 from .groups import ScoredGroup
 from .pictures import Picture, picture_of
 from .store import RecentGroups
-from .window import Numbers, Window
+from .window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +60,14 @@ class Allowance:
 
 
 class Recorder:
-    """Keeps the last groups and tells its readers of them. Use from one event loop; a thread of its own reads images.
+    """Keeps the last groups and tells its readers of them. Use from one event loop; the work is done in a thread.
 
     A group whose pictures would take too much time or memory is kept without them. Nothing here ever waits for a
     reader: each goes at its own pace through what is kept.
 
     Args:
         store: what is kept.
-        window: how rewards move.
+        window: how rewards move; only the thread touches it, but for how many ``groups`` it has.
         metrics: where groups are counted.
         max_waiting_bytes: what groups may take that wait to be recorded, beside those that are kept.
     """
@@ -133,9 +135,8 @@ class Recorder:
     async def _record(self, group: ScoredGroup) -> None:
         known = [picture for image in group.images if (picture := self.store.picture(image.key.hex())) is not None]
         loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._thread, _make, group, known, self._allowance.left() > 0.0)
+        made = await loop.run_in_executor(self._thread, self._make, group, known, self._allowance.left() > 0.0)
         self._allowance.spend(made.seconds)
-        self.window.add(made.numbers)
         self.store.add(made.event, made.pictures)
         self._metrics.watch_groups.labels("kept" if made.complete else "without_pictures").inc()
         self._tell()
@@ -147,6 +148,32 @@ class Recorder:
         if now >= self._failure_logged_at + _FULL_LOGS_EVERY_S:
             self._failure_logged_at = now
             logger.error(message, exc_info=sys.exc_info()[0] is not None)
+
+    def _make(self, group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
+        """In the thread. ``known`` are pictures that are kept already."""
+        began = time.thread_time()
+        pictures: dict[str, Picture] = {picture.id: picture for picture in known}
+        for image in group.images:
+            if image.key.hex() not in pictures:
+                picture = picture_of(image, may_decode=may_decode)
+                if picture is not None:
+                    pictures[picture.id] = picture
+        event = group.event(pictures.keys())
+        self.window.add(group.numbers())
+        return _Made(
+            event=event,
+            pictures=list(pictures.values()),
+            complete=all(image.key.hex() in pictures for image in group.images),
+            seconds=time.thread_time() - began,
+        )
+
+    async def moved(self) -> Moved:
+        """How rewards move, as of now."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._moved)
+
+    def _moved(self) -> Moved:
+        document = self.window.document()
+        return Moved(self.window.groups, document, json.dumps(document, separators=(",", ":")))
 
     async def settled(self) -> None:
         """Wait until everything that was offered has been recorded."""
@@ -187,29 +214,19 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The window after so many groups: its event's data, also as JSON."""
+
+    groups: int
+    document: dict[str, Any]
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Made:
     """What is kept of a group. ``seconds`` of a CPU were spent on it."""
 
     event: str
     pictures: list[Picture]
-    numbers: Numbers
     complete: bool
     seconds: float
-
-
-def _make(group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
-    """In the recorder's thread. ``known`` are pictures that are kept already."""
-    began = time.thread_time()
-    pictures: dict[str, Picture] = {picture.id: picture for picture in known}
-    for image in group.images:
-        if image.key.hex() not in pictures:
-            picture = picture_of(image, may_decode=may_decode)
-            if picture is not None:
-                pictures[picture.id] = picture
-    return _Made(
-        event=group.event(pictures.keys()),
-        pictures=list(pictures.values()),
-        numbers=group.numbers(),
-        complete=all(image.key.hex() in pictures for image in group.images),
-        seconds=time.thread_time() - began,
-    )

@@ -67,13 +67,15 @@ def watch_router(
         served = model()
         if asked_method(request.scope) == "HEAD":
             return Response(media_type="text/event-stream")
+        now = (await recorder.moved()).document
+        seen = now["first_hour"]["dimensions"] if now["first_hour"] else {}
         hello = {
             "keep_recent": recorder.store.max_groups,
             "keep_bytes": recorder.store.max_bytes + recorder.max_waiting_bytes,
-            "dimensions": list(served.description.get("dimensions") or recorder.window.dimensions),
+            "dimensions": list(served.description.get("dimensions") or seen),
             "model": served.name,
             "fingerprint": served.fingerprint,
-            **recorder.window.comparison(),
+            **{name: now[name] for name in ("first_hour", "now", "drift")},
         }
         after = resumed(request.headers.get("last-event-id", ""), run, recorder.store.newest)
         held = ExitStack()

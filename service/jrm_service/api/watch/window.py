@@ -130,20 +130,15 @@ class Window:
             self._fit(start)
         self._buckets[-1].add(group)
 
-    @property
-    def dimensions(self) -> list[str]:
-        """The names that have been seen."""
-        return [] if self._reference is None else list(self._reference.dimensions)
-
     def document(self) -> dict[str, Any]:
         """The event ``window``, for JSON."""
         return {
             "bucket_seconds": self.seconds,
             "buckets": [bucket.document() for bucket in self._buckets],
-            **self.comparison(),
+            **self._comparison(),
         }
 
-    def comparison(self) -> dict[str, Any]:
+    def _comparison(self) -> dict[str, Any]:
         """The newest buckets beside the first hour, and how far they have moved away from it."""
         first = self._reference
         if first is None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 import tracemalloc
 
 import pytest
@@ -129,6 +130,31 @@ def test_what_goes_wrong_is_logged_once_and_counted_and_nobodys_failure(caplog):
     [line] = caplog.records
     assert "broken" in caplog.text
     assert "blue" not in line.getMessage()
+
+
+def test_the_event_loop_counts_and_summarizes_nothing():
+    """Both take milliseconds, in which nobody is answered."""
+    used = set()
+
+    def clock() -> float:
+        used.add(threading.current_thread())
+        return 0.0
+
+    async def run(recorder: Recorder) -> None:
+        running = asyncio.create_task(recorder.run())
+        await recorder.settled()
+        moved = await recorder.moved()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        recorder.stop()
+        assert json.loads(moved.json) == moved.document
+        assert (moved.groups, moved.document["now"]["groups"]) == (1, 1)
+
+    recorder = make(clock=clock)
+    offer(recorder)
+    asyncio.run(run(recorder))
+    assert len(used) == 1
+    assert threading.main_thread() not in used
 
 
 def test_an_offer_that_makes_no_sense_raises_nothing(caplog):
