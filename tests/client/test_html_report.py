@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from client.scripted_server import ScriptedServer, reward_of
-from jrm_client import AsyncJRMClient, CandidateError, Dimension, GroupScores, JRMClient, Score
+from jrm_client import AsyncJRMClient, CandidateError, Dimension, GroupScores, JRMClient, Score, aio
 from jrm_client.html_report import Picture, Pictures, document, fragment
 from jrm_client.results import failed_score
+from jrm_client.thumbnails import pictures_of
 from support.pictures import encode, photo
 
 VOID = {"meta", "img", "rect", "path"}
@@ -217,6 +218,22 @@ def test_a_notebook_shows_numbers_alone_unless_images_are_kept(serve) -> None:
     assert bare == kept
     assert pickle.loads(pickle.dumps(kept))._repr_html_() == kept._repr_html_()
     assert kept.rewards[1] == pytest.approx(reward_of(edits[1]))
+
+
+def test_a_file_that_is_gone_after_it_was_scored_costs_its_picture_and_no_score(serve, tmp_path, monkeypatch) -> None:
+    server: ScriptedServer = serve()
+    gone = tmp_path / "edit.png"
+    gone.write_bytes(encode(photo()))
+
+    def then(*arguments) -> Pictures:
+        gone.unlink()
+        return pictures_of(*arguments)
+
+    monkeypatch.setattr(aio, "pictures_of", then)
+    with JRMClient(server.url) as client:
+        kept = client.score_group(encode(photo()), "red", [gone, encode(photo(seed=1))], keep_images=True)
+    assert np.isfinite(kept.rewards).all()
+    assert [image["alt"] for image in Page(kept._repr_html_()).images] == ["source 1: source", "edit: edit 1"]
 
 
 def test_whatever_can_be_scored_can_be_kept(serve) -> None:
