@@ -27,7 +27,8 @@ class RequestRecord:
 
     ``error`` is the code of the reply's error, or DISCONNECTED; ``refused`` whether it ended the request as a whole,
     rather than each of its candidates. ``wire`` names whose words the request used, empty for ours. ``started``, and
-    when its candidates were handed over and had their outcomes, are seconds of ``time.perf_counter``.
+    when its candidates were handed over and had their outcomes, are seconds of ``time.perf_counter``. ``endless`` is a
+    reply that lasts as long as its reader stays, whose duration says nothing about the server.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class RequestRecord:
     started: float = field(default_factory=time.perf_counter)
     scoring_began: float | None = None
     scoring_ended: float | None = None
+    endless: bool = False
 
     def attach(self, scope: MutableMapping[str, Any]) -> None:
         """Let the layers below find it."""

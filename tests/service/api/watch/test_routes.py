@@ -5,6 +5,7 @@ import base64
 import logging
 import signal
 import socket
+import time
 import uuid
 from contextlib import ExitStack
 
@@ -214,6 +215,20 @@ def test_off_there_is_nothing_and_it_says_how_to_turn_it_on(fake_server):
         assert error_of(reply) == (404, "not_found")
         assert "--keep-recent" in reply.json()["error"]["message"]
     assert "/v1/watch" not in httpx.get(f"{fake_server}/openapi.json").json()["paths"]
+
+
+def test_a_stream_is_counted_and_its_duration_is_not():
+    with servers.serving(Settings(backend="fake", keep_recent=5)) as url:
+        with watching(url) as events:
+            next(events)
+        for _ in range(100):  # until the server has seen that its reader left
+            metrics = httpx.get(f"{url}/metrics").text
+            if 'jrm_http_requests_total{method="GET",route="/v1/watch",status="200"} 1.0' in metrics:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("it was not counted")
+        assert 'jrm_http_request_duration_seconds_count{method="GET",route="/v1/watch"}' not in metrics
 
 
 @pytest.fixture(scope="module")
