@@ -11,10 +11,12 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from jrm_client import AsyncJRMClient, JRMClient
 from jrm_service.api.keys import Key, digest
 from jrm_service.api.watch.recorder import MAX_READERS
+from jrm_service.api.watch.routes import watch_router
 from jrm_service.errors import InternalError
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, NaNBackend
 from jrm_service.settings import Settings
@@ -215,6 +217,21 @@ def test_off_there_is_nothing_and_it_says_how_to_turn_it_on(fake_server):
         assert error_of(reply) == (404, "not_found")
         assert "--keep-recent" in reply.json()["error"]["message"]
     assert "/v1/watch" not in httpx.get(f"{fake_server}/openapi.json").json()["paths"]
+
+
+def test_a_server_that_does_not_score_says_so():
+    app = FastAPI()
+    app.include_router(watch_router(None, lambda: servers.FAKE_MODEL, scores=False, current_key=None))
+
+    async def ask(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return await client.get(path)
+
+    for path in ("/v1/watch", "/v1/watch/pictures/x"):
+        reply = asyncio.run(ask(path))
+        assert reply.status_code == 404
+        assert "this server does not score" in reply.text
+        assert "--keep-recent" not in reply.text
 
 
 def test_a_stream_is_counted_and_its_duration_is_not():
