@@ -21,7 +21,7 @@ VOID = {"meta", "img", "rect", "path"}
 TAGS = {
     *VOID,
     *("html", "head", "title", "style", "body", "main", "div", "h1", "ul", "li", "bdi", "p", "svg"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td"),
 }
 HOSTILE = "</title></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b[31m\u202e\udcff"
 PIXEL = "data:image/png;base64,AAAA"
@@ -93,7 +93,7 @@ ERROR = failed_score(CandidateError("edits[1]: not an image", code="invalid_imag
 def test_edits_are_ranked_and_those_without_a_score_stand_last_with_their_reason() -> None:
     page = Page(document(GroupScores((score(0.5), ERROR, score(2.0))), pictures("a", "b", "c")))
     header, *rows = page.rows
-    assert header == ["rank", "edit", "reward", "follows", "quality", "P(better than the best)"]
+    assert header == ["rank", "edit", "reward", "follows", "quality", "chance of beating the best"]
     assert [row[:2] for row in rows] == [["1", "c"], ["2", "a"], ["–", "b"]]
     assert rows[0][2:] == ["2.000 ± 0.500", "4.000 ± 0.500", "-2.000 ± 0.500", "the best"]
     assert rows[2][2:] == ["invalid_image: edits[1]: not an image"]
@@ -104,7 +104,7 @@ def test_edits_are_ranked_and_those_without_a_score_stand_last_with_their_reason
 
 def test_the_chance_to_beat_the_best_is_that_of_the_group() -> None:
     group = GroupScores((score(0.5), score(2.0), score(1.0)))
-    rows = Page(fragment(group, None)).rows[1:]
+    rows = Page(fragment(group, None)).rows[1:4]
     assert [row[-1] for row in rows] == [
         "the best",
         f"{group.win_probability(2, 1):.2f}",
@@ -112,8 +112,30 @@ def test_the_chance_to_beat_the_best_is_that_of_the_group() -> None:
     ]
 
 
+def test_up_to_twelve_edits_have_a_table_of_all_pairs() -> None:
+    group = GroupScores((score(0.5), ERROR, score(2.0), score(1.0)))
+    page = Page(document(group, pictures("a", "b", "c", "d")))
+    assert page.rows[5:] == [
+        ["", "c", "d", "a"],
+        *(
+            [name, *("–" if i == j else f"{group.win_probability(i, j):.2f}" for j in (2, 3, 0))]
+            for name, i in (("c", 2), ("d", 3), ("a", 0))
+        ),
+    ]
+    for count, tables in ((1, 1), (2, 1), (3, 2), (12, 2), (13, 1)):
+        html = fragment(GroupScores(tuple(score(float(n)) for n in range(count))), None)
+        assert html.count("<table") == tables
+
+
+def test_all_bars_are_on_one_scale() -> None:
+    html = fragment(GroupScores((score(1.0, None), score(2.0, None))), None)
+    means = [float(label.split()[-1]) for label in Page(html).bars]
+    widths = [float(width) for width in re.findall(r'class="bar"[^>]* width="([^"]+)"', html)]
+    assert len({round(width / abs(mean), 1) for width, mean in zip(widths, means, strict=True)}) == 1
+
+
 def test_equal_rewards_have_equal_ranks() -> None:
-    rows = Page(fragment(GroupScores((score(1.0), score(2.0), score(2.0), score(0.0))), None)).rows[1:]
+    rows = Page(fragment(GroupScores((score(1.0), score(2.0), score(2.0), score(0.0))), None)).rows[1:5]
     assert [row[:2] for row in rows] == [["1", "edit 1"], ["1", "edit 2"], ["3", "edit 0"], ["4", "edit 3"]]
 
 
