@@ -135,10 +135,10 @@ class Window:
         return {
             "bucket_seconds": self.seconds,
             "buckets": [bucket.document() for bucket in self._buckets],
-            **self._comparison(),
+            **self.comparison(),
         }
 
-    def _comparison(self) -> dict[str, Any]:
+    def comparison(self) -> dict[str, Any]:
         """The newest buckets beside the first hour, and how far they have moved away from it."""
         first = self._reference
         if first is None:
