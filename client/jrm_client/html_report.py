@@ -29,6 +29,8 @@ _STYLE = """
   border-bottom: 1px solid var(--line); }
 .jrm thead th { color: var(--muted); font-weight: 600; white-space: nowrap; }
 .jrm tbody th { font-weight: 600; max-width: 16em; overflow-wrap: anywhere; }
+.jrm table.pairs { margin-top: 1em; }
+.jrm caption { color: var(--muted); text-align: left; }
 .jrm td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .jrm td.error { color: var(--error); overflow-wrap: anywhere; }
 .jrm svg { display: block; margin-top: .3em; }
@@ -39,6 +41,7 @@ _STYLE = """
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT = 140, 12  # of a bar, in pixels
+_MOST_PAIRED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def fragment(group: GroupScores, pictures: Pictures | None) -> str:
     """Return the part of a page that shows a group; without ``pictures``, its edits are called by their numbers."""
     edits = [Picture(f"edit {n}") for n in range(len(group))] if pictures is None else pictures.edits
     return (
-        f'<div class="jrm">\n<style>{_STYLE}</style>\n{_head(pictures)}{_table(group, edits)}{_origin(group)}</div>\n'
+        f'<div class="jrm">\n<style>{_STYLE}</style>\n{_head(pictures)}{_table(group, edits)}{_pairs(group, edits)}'
+        f"{_origin(group)}</div>\n"
     )
 
 
@@ -90,13 +94,12 @@ def _head(pictures: Pictures | None) -> str:
 
 
 def _table(group: GroupScores, edits: Sequence[Picture]) -> str:
-    scored = [index for index, score in enumerate(group) if score.error is None]
-    ranked = sorted(scored, key=lambda index: -group[index].reward)
+    ranked = _ranked(group)
     names = list(group[ranked[0]].dimensions) if ranked else []
-    scales = [_Scale.of([_value(group[index], name) for index in ranked]) for name in (None, *names)]
-    headings = ["rank", "edit", "reward", *names, "P(better than the best)"]
+    scale = _Scale.of([_value(group[index], name) for index in ranked for name in (None, *names)])
+    headings = ["rank", "edit", "reward", *names, "chance of beating the best"]
     head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
-    rows = [_row(group, index, ranked[0], edits[index], names, scales) for index in ranked]
+    rows = [_row(group, index, ranked[0], edits[index], names, scale) for index in ranked]
     rows += [
         f"<tr><td>–</td>{_edit(edits[index])}"
         f'<td class="error" colspan="{len(names) + 2}">{_text(error.code)}: {_isolated(error.message)}</td></tr>\n'
@@ -109,14 +112,38 @@ def _table(group: GroupScores, edits: Sequence[Picture]) -> str:
     )
 
 
-def _row(
-    group: GroupScores, index: int, best: int, edit: Picture, names: Sequence[str], scales: Sequence[_Scale]
-) -> str:
+def _pairs(group: GroupScores, edits: Sequence[Picture]) -> str:
+    """Who beats whom, best first: of two edits the other table says it, and of many nobody reads it."""
+    ranked = _ranked(group)
+    if not 3 <= len(ranked) <= _MOST_PAIRED:
+        return ""
+    head = "".join(f'<th scope="col">{_isolated(edits[column].name)}</th>' for column in ranked)
+    rows = [
+        f'<tr><th scope="row">{_isolated(edits[row].name)}</th>'
+        + "".join(
+            f'<td class="number">{"–" if row == column else f"{group.win_probability(row, column):.2f}"}</td>'
+            for column in ranked
+        )
+        + "</tr>\n"
+        for row in ranked
+    ]
+    return (
+        '<div class="wide" tabindex="0" role="region" aria-label="all pairs">\n<table class="pairs">\n'
+        "<caption>Chance that the edit of a row is better than the edit of a column</caption>\n"
+        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n</div>\n"
+    )
+
+
+def _ranked(group: GroupScores) -> list[int]:
+    """The edits that have a score, best first."""
+    scored = [index for index, score in enumerate(group) if score.error is None]
+    return sorted(scored, key=lambda index: -group[index].reward)
+
+
+def _row(group: GroupScores, index: int, best: int, edit: Picture, names: Sequence[str], scale: _Scale) -> str:
     score = group[index]
     rank = 1 + sum(other.reward > score.reward for other in group)  # a comparison with NaN is false
-    cells = "".join(
-        _cell(*_value(score, name), scale, name or "reward") for name, scale in zip((None, *names), scales, strict=True)
-    )
+    cells = "".join(_cell(*_value(score, name), scale, name or "reward") for name in (None, *names))
     wins = "the best" if index == best else f"{group.win_probability(index, best):.2f}"
     return f'<tr><td class="number">{rank}</td>{_edit(edit)}{cells}<td class="number">{wins}</td></tr>\n'
 
@@ -134,7 +161,7 @@ def _value(score: Score, dimension: str | None) -> tuple[float, float | None]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From numbers to pixels of a bar: zero is always on it, and every whisker."""
+    """From numbers to pixels of a bar, the same for all: zero is always on it, and every whisker."""
 
     low: float
     high: float

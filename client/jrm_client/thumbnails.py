@@ -33,9 +33,19 @@ def data_url(image: ImageInput, name: str) -> str | None:
 def pictures_of(
     instruction: str, sources: Iterable[tuple[str, ImageInput]], edits: Iterable[tuple[str, ImageInput]]
 ) -> Pictures:
-    """Return what a group looks like, its images under the names that they are given. Raises as ``data_url``."""
+    """Return what a group looks like, its images under the names that they are given.
+
+    Raises nothing for an image: there are scores already, and a file may be gone that was there when it was sent.
+    """
     return Pictures(
         instruction,
-        tuple(Picture(name, data_url(image, name)) for name, image in sources),
-        tuple(Picture(name, data_url(image, name)) for name, image in edits),
+        tuple(_picture(name, image) for name, image in sources),
+        tuple(_picture(name, image) for name, image in edits),
     )
+
+
+def _picture(name: str, image: ImageInput) -> Picture:
+    try:
+        return Picture(name, data_url(image, name))
+    except Exception:  # whatever it was, the image has been scored
+        return Picture(name)

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .api import docs_page, openapi
 from .api import errors as api_errors
-from .api import openapi, pages
 from .api.explain import explain_router
 from .api.gate import Gate
 from .api.guards import BodyLimits, BodyReader, RequestContext
@@ -165,7 +165,7 @@ def create_app(
         description="Rewards for image edits from a JRM checkpoint.",
         lifespan=lifespan,
         redirect_slashes=False,  # a path that is not ours is a 404, and no redirect to the host that the caller named
-        docs_url=None,  # see api.pages
+        docs_url=None,  # see api.docs_page
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
@@ -213,13 +213,15 @@ def create_app(
         )
     )
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
-    app.include_router(watch_router(recorder, main.model, current_key=keys.current if keys else None))
+    app.include_router(
+        watch_router(recorder, main.model, scores=scoring is not None, current_key=keys.current if keys else None)
+    )
     api_errors.install(app)
     openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
-    docs = pages.install(app)
+    docs = docs_page.install(app)
     page_files = static_files() if settings.page else {}
     page.install(app, page_files, documentation=docs, greets=scoring is not None and uses_root(wires))
-    documentation = {pages.DOCS, *([app.openapi_url] if app.openapi_url else []), *page.open_paths(page_files)}
+    documentation = {docs_page.DOCS, *([app.openapi_url] if app.openapi_url else []), *page.open_paths(page_files)}
     probes = PROBES.union(*(wire_probes for name, wire_probes in WIRE_PROBES.items() if name in wires and scoring))
     gate = Gate(
         Methods(app, probes=probes),
@@ -236,7 +238,8 @@ def create_app(
 def _recorder(settings: Settings, metrics: Metrics) -> Recorder | None:
     if not settings.keep_recent or not settings.serves_score:
         return None
-    return Recorder(RecentGroups(settings.keep_recent, settings.keep_recent_mb * 1_000_000), Window(), metrics)
+    half = settings.keep_recent_mb * 500_000  # the other one is for groups that are about to be recorded
+    return Recorder(RecentGroups(settings.keep_recent, half), Window(), metrics, max_waiting_bytes=half)
 
 
 def _takes_requests(part: Served) -> float:

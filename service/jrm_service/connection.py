@@ -7,18 +7,22 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .api.record import HANG_UP
+
 
 class Connection(H11Protocol):
     """Answers requests.
 
     A connection on which no request is being answered is closed when nothing has arrived for ``timeout_keep_alive``
     seconds: between two requests, and also before the first one, in the middle of a request's head, and in a body that
-    goes on after its answer.
+    goes on after its answer. A reply without an end can drop its connection, with what its reader has not taken: see
+    ``api.record.HANG_UP``.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
         super().connection_made(transport)
+        self.app_state = {**self.app_state, HANG_UP: transport.abort}
         self._close_when_idle()
 
     def data_received(self, data: bytes) -> None:

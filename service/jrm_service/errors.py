@@ -97,7 +97,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The API key has not the scope that the route asks for."""
+    """The API key does not have the scope that the route asks for."""
 
     code = "forbidden"
 

@@ -368,11 +368,15 @@ class Metrics:
         std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
         self.group_reward_std.observe(0.0 if equal else std)  # the mean, rounded, may differ from equal rewards
 
-    def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered HTTP request. ``route`` is the path template, never the raw path: labels must be few."""
+    def observe_http(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count one answered HTTP request, and its ``seconds`` if they say anything.
+
+        ``route`` is the path template, never the raw path: labels must be few.
+        """
         method = known_method(method)
         self.http_requests.labels(method, route, str(status)).inc()
-        self.http_request_seconds.labels(method, route).observe(seconds)
+        if seconds is not None:
+            self.http_request_seconds.labels(method, route).observe(seconds)
 
     def watch_line(self, *, depth: Callable[[], float], limit: int) -> None:
         """Read how many candidates have a place whenever the metrics are read."""

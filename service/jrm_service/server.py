@@ -84,7 +84,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to listen, and let what is being answered end. Drained or not: some replies have no end of their own."""
+        """Stop listening, and let what is being answered end. Drained or not: some replies have no end of their own."""
         self._app.end_streams()
         await super().shutdown(sockets=sockets)
 

@@ -11,16 +11,17 @@ import pytest
 from PIL import Image
 
 from client.scripted_server import ScriptedServer, reward_of
-from jrm_client import AsyncJRMClient, CandidateError, Dimension, GroupScores, JRMClient, Score
+from jrm_client import AsyncJRMClient, CandidateError, Dimension, GroupScores, JRMClient, Score, aio
 from jrm_client.html_report import Picture, Pictures, document, fragment
 from jrm_client.results import failed_score
+from jrm_client.thumbnails import pictures_of
 from support.pictures import encode, photo
 
 VOID = {"meta", "img", "rect", "path"}
 TAGS = {
     *VOID,
     *("html", "head", "title", "style", "body", "main", "div", "h1", "ul", "li", "bdi", "p", "svg"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td"),
 }
 HOSTILE = "</title></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\x1b[31m\u202e\udcff"
 PIXEL = "data:image/png;base64,AAAA"
@@ -92,7 +93,7 @@ ERROR = failed_score(CandidateError("edits[1]: not an image", code="invalid_imag
 def test_edits_are_ranked_and_those_without_a_score_stand_last_with_their_reason() -> None:
     page = Page(document(GroupScores((score(0.5), ERROR, score(2.0))), pictures("a", "b", "c")))
     header, *rows = page.rows
-    assert header == ["rank", "edit", "reward", "follows", "quality", "P(better than the best)"]
+    assert header == ["rank", "edit", "reward", "follows", "quality", "chance of beating the best"]
     assert [row[:2] for row in rows] == [["1", "c"], ["2", "a"], ["–", "b"]]
     assert rows[0][2:] == ["2.000 ± 0.500", "4.000 ± 0.500", "-2.000 ± 0.500", "the best"]
     assert rows[2][2:] == ["invalid_image: edits[1]: not an image"]
@@ -103,7 +104,7 @@ def test_edits_are_ranked_and_those_without_a_score_stand_last_with_their_reason
 
 def test_the_chance_to_beat_the_best_is_that_of_the_group() -> None:
     group = GroupScores((score(0.5), score(2.0), score(1.0)))
-    rows = Page(fragment(group, None)).rows[1:]
+    rows = Page(fragment(group, None)).rows[1:4]
     assert [row[-1] for row in rows] == [
         "the best",
         f"{group.win_probability(2, 1):.2f}",
@@ -111,8 +112,30 @@ def test_the_chance_to_beat_the_best_is_that_of_the_group() -> None:
     ]
 
 
+def test_up_to_twelve_edits_have_a_table_of_all_pairs() -> None:
+    group = GroupScores((score(0.5), ERROR, score(2.0), score(1.0)))
+    page = Page(document(group, pictures("a", "b", "c", "d")))
+    assert page.rows[5:] == [
+        ["", "c", "d", "a"],
+        *(
+            [name, *("–" if i == j else f"{group.win_probability(i, j):.2f}" for j in (2, 3, 0))]
+            for name, i in (("c", 2), ("d", 3), ("a", 0))
+        ),
+    ]
+    for count, tables in ((1, 1), (2, 1), (3, 2), (12, 2), (13, 1)):
+        html = fragment(GroupScores(tuple(score(float(n)) for n in range(count))), None)
+        assert html.count("<table") == tables
+
+
+def test_all_bars_are_on_one_scale() -> None:
+    html = fragment(GroupScores((score(1.0, None), score(2.0, None))), None)
+    means = [float(label.split()[-1]) for label in Page(html).bars]
+    widths = [float(width) for width in re.findall(r'class="bar"[^>]* width="([^"]+)"', html)]
+    assert len({round(width / abs(mean), 1) for width, mean in zip(widths, means, strict=True)}) == 1
+
+
 def test_equal_rewards_have_equal_ranks() -> None:
-    rows = Page(fragment(GroupScores((score(1.0), score(2.0), score(2.0), score(0.0))), None)).rows[1:]
+    rows = Page(fragment(GroupScores((score(1.0), score(2.0), score(2.0), score(0.0))), None)).rows[1:5]
     assert [row[:2] for row in rows] == [["1", "edit 1"], ["1", "edit 2"], ["3", "edit 0"], ["4", "edit 3"]]
 
 
@@ -217,6 +240,22 @@ def test_a_notebook_shows_numbers_alone_unless_images_are_kept(serve) -> None:
     assert bare == kept
     assert pickle.loads(pickle.dumps(kept))._repr_html_() == kept._repr_html_()
     assert kept.rewards[1] == pytest.approx(reward_of(edits[1]))
+
+
+def test_a_file_that_is_gone_after_it_was_scored_costs_its_picture_and_no_score(serve, tmp_path, monkeypatch) -> None:
+    server: ScriptedServer = serve()
+    gone = tmp_path / "edit.png"
+    gone.write_bytes(encode(photo()))
+
+    def then(*arguments) -> Pictures:
+        gone.unlink()
+        return pictures_of(*arguments)
+
+    monkeypatch.setattr(aio, "pictures_of", then)
+    with JRMClient(server.url) as client:
+        kept = client.score_group(encode(photo()), "red", [gone, encode(photo(seed=1))], keep_images=True)
+    assert np.isfinite(kept.rewards).all()
+    assert [image["alt"] for image in Page(kept._repr_html_()).images] == ["source 1: source", "edit: edit 1"]
 
 
 def test_whatever_can_be_scored_can_be_kept(serve) -> None:

@@ -69,6 +69,26 @@ def test_without_explain_nothing_leads_to_it(routes, values):
     assert set(routes(values)) == set(ROUTES) - {"/explain", "/v1/explain"}
 
 
+@each(("routes", "values"), [(ingress_routes, INGRESS), (gateway_routes, GATEWAY)])
+def test_the_page_is_let_out_where_one_says_so(routes, values):
+    (kind,) = values
+    shown = {kind: values[kind] | {"page": True}}
+    page = {"/": "rl-jrm-score", "/page": "rl-jrm-score", "/v1/watch": "rl-jrm-score"}
+    assert routes(shown | BOTH) == ROUTES | page
+    critiques = routes(shown | BOTH | {"score": {"enabled": False}})
+    assert critiques.keys() & page.keys() == {"/", "/page"}
+
+
+def test_what_is_below_the_page_is_let_out_and_nothing_else_is_below_anything():
+    (rule,) = one_of(render({"ingress": INGRESS["ingress"] | {"page": True}}), "Ingress")["spec"]["rules"]
+    kinds = {one["path"]: one["pathType"] for one in rule["http"]["paths"]}
+    assert {path for path, kind in kinds.items() if kind == "Prefix"} == {"/page", "/v1/watch"}
+    rules = one_of(render({"gateway": GATEWAY["gateway"] | {"page": True}}), "HTTPRoute")["spec"]["rules"]
+    matches = [match["path"] for rule in rules for match in rule["matches"]]
+    assert {one["value"] for one in matches if one["type"] == "PathPrefix"} == {"/page", "/v1/watch"}
+    assert {one["type"] for one in matches} == {"PathPrefix", "Exact"}
+
+
 @every_case
 def test_a_backend_is_a_port_of_its_service(case):
     objects = render(case)

@@ -1,8 +1,11 @@
 {{/*
 What is routed from outside, as YAML: paths, each with the role that answers. Health and metrics are not among them:
-they are open to everyone who reaches them.
+they are open to everyone who reaches them. "prefix" also stands for what is below the path. Takes root, and whether the
+page is routed.
 */}}
 {{- define "jrm.routes" -}}
+{{- $page := .page }}
+{{- with .root }}
 {{- if .Values.score.enabled }}
 - {path: /score, role: score}
 - {path: /v1/score, role: score}
@@ -13,4 +16,12 @@ they are open to everyone who reaches them.
 {{- end }}
 - {path: /v1/info, role: {{ ternary "score" "explain" .Values.score.enabled }}}
 - {path: /v1/models, role: {{ ternary "score" "explain" .Values.score.enabled }}}
+{{- if $page }}
+- {path: /, role: {{ ternary "score" "explain" .Values.score.enabled }}}
+- {path: /page, prefix: true, role: {{ ternary "score" "explain" .Values.score.enabled }}}
+{{- if .Values.score.enabled }}
+- {path: /v1/watch, prefix: true, role: score}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}

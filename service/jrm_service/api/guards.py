@@ -93,7 +93,7 @@ class RequestContext:
             route = self._route(scope)
             method = known_method(scope["method"])
             seconds = time.perf_counter() - record.started
-            self._metrics.observe_http(method, route, status, seconds)
+            self._metrics.observe_http(method, route, status, None if record.endless else seconds)
             if record.wire:
                 self._metrics.wire_requests.labels(record.wire, record.outcome).inc()
             if record.refused and record.error is not None:

@@ -54,4 +54,8 @@ class Methods:
 
         # A copy: the server itself must still know that the answer to a HEAD has no body.
         asked = {**scope, "method": "GET", _ASKED: method} if method in also else scope
-        await self._app(asked, receive, send_allowed)
+        try:
+            await self._app(asked, receive, send_allowed)
+        finally:
+            if "route" in asked:  # for the layers above, which know the scope that was copied
+                scope["route"] = asked["route"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,10 @@ logger = logging.getLogger("jrm.access")
 DISCONNECTED = "client_disconnected"
 _SCOPE_KEY = "jrm.record"
 
+HANG_UP = "jrm.hang_up"
+"""In the state of a scope: drops the connection at once. To end a reply is not enough where its reader has stalled: the
+connection would stay until all that was written has been taken."""
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -23,7 +27,8 @@ class RequestRecord:
 
     ``error`` is the code of the reply's error, or DISCONNECTED; ``refused`` whether it ended the request as a whole,
     rather than each of its candidates. ``wire`` names whose words the request used, empty for ours. ``started``, and
-    when its candidates were handed over and had their outcomes, are seconds of ``time.perf_counter``.
+    when its candidates were handed over and had their outcomes, are seconds of ``time.perf_counter``. ``endless`` is a
+    reply that lasts as long as its reader stays, whose duration says nothing about the server.
     """
 
     request_id: str
@@ -44,6 +49,7 @@ class RequestRecord:
     started: float = field(default_factory=time.perf_counter)
     scoring_began: float | None = None
     scoring_ended: float | None = None
+    endless: bool = False
 
     def attach(self, scope: MutableMapping[str, Any]) -> None:
         """Let the layers below find it."""
@@ -91,6 +97,12 @@ class RequestObserver(Protocol):
     ) -> None:
         """``headers`` are the caller's, ``route`` a path of the API or None, ``method`` OTHER if it is none of HTTP."""
         ...
+
+
+def hang_up_of(scope: MutableMapping[str, Any]) -> Callable[[], None]:
+    """What drops the connection of this scope; nothing where its server cannot."""
+    hang_up: Callable[[], None] = scope.get("state", {}).get(HANG_UP, lambda: None)
+    return hang_up
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request
@@ -162,11 +163,11 @@ class ScorePath:
                     result = await unless_disconnected(request, work)
                     record.scoring_ended = time.perf_counter()
             _note(record, result)
-            try:
-                return asked.answer(Answered(scorer.model, result, time.perf_counter() - started))
-            finally:
-                if self._recorder is not None:
-                    self._recorder.offer(asked.groups, result, model=scorer.model, record=record)
+            reply = asked.answer(Answered(scorer.model, result, time.perf_counter() - started))
+            if self._recorder is not None:  # which comes after the reply, as far as that goes without waiting
+                offer = partial(self._recorder.offer, asked.groups, result, model=scorer.model, record=record)
+                asyncio.get_running_loop().call_soon(offer)
+            return reply
         except ClientDisconnect:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)

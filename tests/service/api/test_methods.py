@@ -31,6 +31,11 @@ def test_head_is_get_without_the_body(fake_server):
     assert 'method="HEAD",route="/health/live",status="200"' in httpx.get(f"{fake_server}/metrics").text
 
 
+def test_a_head_is_counted_by_the_route_that_a_get_would_have(fake_server):
+    assert httpx.head(f"{fake_server}/page/main.js").status_code == 200
+    assert 'method="HEAD",route="/page/{name:path}",status="200"' in httpx.get(f"{fake_server}/metrics").text
+
+
 def test_a_health_check_sees_the_same_status_however_it_asks():
     failing = servers.starting(load=lambda: (_ for _ in ()).throw(ValueError("no such weights")), on_failed=print)
     with failing as url:

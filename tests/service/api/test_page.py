@@ -64,7 +64,7 @@ def test_nothing_but_the_pages_own_files_may_run(fake_server, path):
         "default-src": "'none'",
         "script-src": "'self'",
         "style-src": "'self'",
-        "img-src": "'self' blob: data:",
+        "img-src": "'self' blob:",
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",

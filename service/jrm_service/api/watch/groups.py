@@ -16,17 +16,17 @@ from jrm_service.scoring.types import Score, ServedModel
 
 from .window import Numbers
 
-Outcome = Score | CandidateError
-
 _MOST_CHARACTERS = 2000  # of an instruction
+_GROUP_BYTES, _IMAGE_BYTES, _OUTCOME_BYTES, _DIMENSION_BYTES = 1000, 300, 200, 250  # of the objects that hold them
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group that has just been answered, without the images that nobody will look at.
+    """A group that has just been answered, without what nobody will look at.
 
-    ``time`` is in seconds since 1970. ``best`` and ``worst`` are indices of edits: the highest reward and the lowest,
-    or None where there is no such edit, or only one. ``images`` are the sources, then the edits of these two.
+    ``time`` is in seconds since 1970. ``outcomes`` are scores, and codes of errors: an exception may hold on to images.
+    ``best`` and ``worst`` are indices of edits: the highest reward and the lowest, or None where there is no such edit,
+    or only one. ``images`` are the sources, so many, then the edits of these two.
     """
 
     time: float
@@ -35,8 +35,9 @@ class ScoredGroup:
     wire: str
     model: ServedModel
     instruction: str
-    outcomes: Sequence[Outcome]
-    sources: Sequence[ImageInput]
+    instruction_cut: bool
+    outcomes: Sequence[Score | str]
+    sources: int
     best: int | None
     worst: int | None
     images: Sequence[ImageInput]
@@ -45,7 +46,7 @@ class ScoredGroup:
     def of(
         cls,
         group: GroupInput,
-        outcomes: Sequence[Outcome],
+        outcomes: Sequence[Score | CandidateError],
         *,
         time: float,
         request_id: str,
@@ -65,9 +66,10 @@ class ScoredGroup:
             key=key,
             wire=wire,
             model=model,
-            instruction=group.instruction,
-            outcomes=outcomes,
-            sources=group.sources,
+            instruction=group.instruction[:_MOST_CHARACTERS],
+            instruction_cut=len(group.instruction) > _MOST_CHARACTERS,
+            outcomes=[outcome if isinstance(outcome, Score) else outcome.code for outcome in outcomes],
+            sources=len(group.sources),
             best=best,
             worst=worst,
             images=[*group.sources, *shown],
@@ -78,9 +80,12 @@ class ScoredGroup:
         return replace(self, images=[replace(image, data=InternalError("not kept")) for image in self.images])
 
     @property
-    def image_bytes(self) -> int:
-        """What its images take as they were sent."""
-        return sum(len(image.data) for image in self.images if isinstance(image.data, bytes))
+    def bytes(self) -> int:
+        """What it takes in memory, or a little more: mostly its images, as they were sent."""
+        images = sum(_IMAGE_BYTES + (len(image.data) if isinstance(image.data, bytes) else 0) for image in self.images)
+        dimensions = next((len(outcome.dimensions) for outcome in self.outcomes if isinstance(outcome, Score)), 0)
+        outcomes = len(self.outcomes) * (_OUTCOME_BYTES + dimensions * _DIMENSION_BYTES)
+        return _GROUP_BYTES + 4 * len(self.instruction) + images + outcomes
 
     def numbers(self) -> Numbers:
         """Its rewards, for the window."""
@@ -98,7 +103,7 @@ class ScoredGroup:
         def id_of(image: ImageInput) -> str | None:
             return image.key.hex() if image.key.hex() in kept else None
 
-        edits = iter(self.images[len(self.sources) :])
+        sources, edits = self.images[: self.sources], iter(self.images[self.sources :])
         document: dict[str, Any] = {
             "time": round(self.time, 3),
             "request_id": self.request_id,
@@ -106,13 +111,13 @@ class ScoredGroup:
             "wire": self.wire or None,
             "model": self.model.name,
             "fingerprint": self.model.fingerprint,
-            "instruction": self.instruction[:_MOST_CHARACTERS],
-            "instruction_cut": len(self.instruction) > _MOST_CHARACTERS,
+            "instruction": self.instruction,
+            "instruction_cut": self.instruction_cut,
             "scores": [_told(index, outcome) for index, outcome in enumerate(self.outcomes)],
             "best": self.best,
             "worst": self.worst,
             "pictures": {
-                "sources": [id_of(source) for source in self.sources],
+                "sources": [id_of(source) for source in sources],
                 "best": None if self.best is None else id_of(next(edits)),
                 "worst": None if self.worst is None else id_of(next(edits)),
             },
@@ -120,10 +125,10 @@ class ScoredGroup:
         return json.dumps(document, separators=(",", ":"))
 
 
-def _told(index: int, outcome: Outcome) -> dict[str, Any]:
+def _told(index: int, outcome: Score | str) -> dict[str, Any]:
     """As in the reply of ``/v1/score``; of an error the code alone, as messages quote what callers sent."""
-    if isinstance(outcome, CandidateError):
-        return {"index": index, "status": "error", "error": {"code": outcome.code}}
+    if isinstance(outcome, str):
+        return {"index": index, "status": "error", "error": {"code": outcome}}
     return {
         "index": index,
         "status": "ok",

@@ -13,7 +13,7 @@ SIDE = 512
 """The longest side of a thumbnail, in pixels."""
 SMALL_BYTES = 64 * 1024
 _SMALL_PIXELS = 2 * 1024 * 1024  # a tiny file may hold a huge image, and a browser would decode it
-_MOST_DECODED_BYTES = 256 * 1024 * 1024  # at one moment, beside what requests may take
+_MOST_DECODED_BYTES = 64 * 1024 * 1024  # at one moment, beside what requests may take
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WebP": "image/webp"}  # browsers know no PPM
 
 
@@ -29,8 +29,9 @@ class Picture:
 def picture_of(image: ImageInput, *, may_decode: bool) -> Picture | None:
     """What is kept of an image, at most SIDE pixels wide and high unless it is small as it came.
 
-    None where there is nothing to show: no image, one that is damaged, or one that takes over 256 MiB to decode, which
-    is at least 7 Mpixel; and for one that would have to be decoded, unless that ``may`` be.
+    None where there is nothing to show: no image, one that is damaged, or one that takes over 64 MiB to decode, which
+    is at least 1.8 Mpixel (of a JPEG or an 8-bit PNG: 3.1); and for one that would have to be decoded, unless that
+    ``may`` be.
     """
     if isinstance(image.data, CandidateError):
         return None

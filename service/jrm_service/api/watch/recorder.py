@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from jrm_service.api.record import RequestRecord
 from jrm_service.errors import Overloaded
@@ -20,15 +23,18 @@ from jrm_service.scoring.types import ServedModel
 from .groups import ScoredGroup
 from .pictures import Picture, picture_of
 from .store import RecentGroups
-from .window import Numbers, Window
+from .window import Window
 
 logger = logging.getLogger(__name__)
 
 MAX_READERS = 16
+FAREWELL_S = 1.0
+"""How long readers may take for the rest of their streams when the recorder closes."""
 _MOST_WAITING = 1024  # groups
 _SHARE = 0.2  # of one CPU, on average, that thumbnails may take
 _BURST_SECONDS = 2.0  # and how much of it may be taken at once: the groups of a trainer's step come together
 _FULL_LOGS_EVERY_S = 60.0
+_NOT_RECORDED = "a scored group could not be recorded for /v1/watch; its caller has its scores"
 
 
 class Allowance:
@@ -54,15 +60,22 @@ class Allowance:
 
 
 class Recorder:
-    """Keeps the last groups and tells its readers of them. Use from one event loop; a thread of its own reads images.
+    """Keeps the last groups and tells its readers of them. Use from one event loop; the work is done in a thread.
 
     A group whose pictures would take too much time or memory is kept without them. Nothing here ever waits for a
     reader: each goes at its own pace through what is kept.
+
+    Args:
+        store: what is kept.
+        window: how rewards move; only the thread touches it, but for how many ``groups`` it has.
+        metrics: where groups are counted.
+        max_waiting_bytes: what groups may take that wait to be recorded, beside those that are kept.
     """
 
-    def __init__(self, store: RecentGroups, window: Window, metrics: Metrics) -> None:
+    def __init__(self, store: RecentGroups, window: Window, metrics: Metrics, *, max_waiting_bytes: int) -> None:
         self.store = store
         self.window = window
+        self.max_waiting_bytes = max_waiting_bytes
         self.closed = False
         self._metrics = metrics
         self._waiting: deque[ScoredGroup] = deque()
@@ -70,7 +83,7 @@ class Recorder:
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._readers: set[asyncio.Event] = set()
+        self._readers: dict[asyncio.Event, Callable[[], None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jrm-recorder")
         self._allowance = Allowance(_SHARE, _BURST_SECONDS)
         self._failure_logged_at = float("-inf")
@@ -90,17 +103,17 @@ class Recorder:
                 )
                 self._put(scored)
         except Exception:
-            self._failed()
+            self._failed(_NOT_RECORDED)
 
     def _put(self, group: ScoredGroup) -> None:
         if self.closed:
             return
-        if len(self._waiting) >= _MOST_WAITING:
-            self._metrics.watch_groups.labels("failed").inc()
-            return
-        if self._waiting_bytes + group.image_bytes > self.store.max_bytes:
+        if self._waiting_bytes + group.bytes > self.max_waiting_bytes:
             group = group.without_images()
-        self._waiting_bytes += group.image_bytes
+        if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes + group.bytes > self.max_waiting_bytes:
+            self._failed("too many groups wait to be recorded for /v1/watch; this one is left out")
+            return
+        self._waiting_bytes += group.bytes
         self._waiting.append(group)
         self._idle.clear()
         self._arrived.set()
@@ -111,51 +124,83 @@ class Recorder:
             await self._arrived.wait()
             while self._waiting:
                 group = self._waiting.popleft()
-                self._waiting_bytes -= group.image_bytes
                 try:
                     await self._record(group)
                 except Exception:
-                    self._failed()
+                    self._failed(_NOT_RECORDED)
+                self._waiting_bytes -= group.bytes
             self._arrived.clear()
             self._idle.set()
 
     async def _record(self, group: ScoredGroup) -> None:
         known = [picture for image in group.images if (picture := self.store.picture(image.key.hex())) is not None]
         loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._thread, _make, group, known, self._allowance.left() > 0.0)
+        made = await loop.run_in_executor(self._thread, self._make, group, known, self._allowance.left() > 0.0)
         self._allowance.spend(made.seconds)
-        self.window.add(made.numbers)
         self.store.add(made.event, made.pictures)
         self._metrics.watch_groups.labels("kept" if made.complete else "without_pictures").inc()
         self._tell()
 
-    def _failed(self) -> None:
+    def _failed(self, message: str) -> None:
         """Count, and log now and then: what fails for one group fails for many."""
         self._metrics.watch_groups.labels("failed").inc()
         now = time.monotonic()
         if now >= self._failure_logged_at + _FULL_LOGS_EVERY_S:
             self._failure_logged_at = now
-            logger.exception("a scored group could not be recorded for /v1/watch; its caller has its scores")
+            logger.error(message, exc_info=sys.exc_info()[0] is not None)
+
+    def _make(self, group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
+        """In the thread. ``known`` are pictures that are kept already."""
+        began = time.thread_time()
+        pictures: dict[str, Picture] = {picture.id: picture for picture in known}
+        for image in group.images:
+            if image.key.hex() not in pictures:
+                picture = picture_of(image, may_decode=may_decode)
+                if picture is not None:
+                    pictures[picture.id] = picture
+        event = group.event(pictures.keys())
+        self.window.add(group.numbers())
+        return _Made(
+            event=event,
+            pictures=list(pictures.values()),
+            complete=all(image.key.hex() in pictures for image in group.images),
+            seconds=time.thread_time() - began,
+        )
+
+    async def moved(self) -> Moved:
+        """How rewards move, as of now."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._moved)
+
+    def _moved(self) -> Moved:
+        document = self.window.document()
+        return Moved(self.window.groups, document, json.dumps(document, separators=(",", ":")))
 
     async def settled(self) -> None:
         """Wait until everything that was offered has been recorded."""
         await self._idle.wait()
 
     @contextmanager
-    def reader(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever there is something new, and at the end. Raises Overloaded for one too many."""
+    def reader(self, hang_up: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
+        """An event that is set whenever there is something new, and at the end. Raises Overloaded for one too many.
+
+        ``hang_up`` is called a second after the end: whoever has not read to it by then must not keep the server.
+        """
         if len(self._readers) >= MAX_READERS:
             raise Overloaded(f"{MAX_READERS} readers are watching already", retry_after=10)
         changed = asyncio.Event()
-        self._readers.add(changed)
+        self._readers[changed] = hang_up
         try:
             yield changed
         finally:
-            self._readers.discard(changed)
+            del self._readers[changed]
 
     def close(self) -> None:
         """Let the readers go; nothing more is recorded."""
+        if self.closed:
+            return
         self.closed = True
+        for hang_up in self._readers.values():
+            asyncio.get_running_loop().call_later(FAREWELL_S, hang_up)
         self._tell()
 
     def stop(self) -> None:
@@ -169,29 +214,19 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The window after so many groups: its event's data, also as JSON."""
+
+    groups: int
+    document: dict[str, Any]
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Made:
     """What is kept of a group. ``seconds`` of a CPU were spent on it."""
 
     event: str
     pictures: list[Picture]
-    numbers: Numbers
     complete: bool
     seconds: float
-
-
-def _make(group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
-    """In the recorder's thread. ``known`` are pictures that are kept already."""
-    began = time.thread_time()
-    pictures: dict[str, Picture] = {picture.id: picture for picture in known}
-    for image in group.images:
-        if image.key.hex() not in pictures:
-            picture = picture_of(image, may_decode=may_decode)
-            if picture is not None:
-                pictures[picture.id] = picture
-    return _Made(
-        event=group.event(pictures.keys()),
-        pictures=list(pictures.values()),
-        numbers=group.numbers(),
-        complete=all(image.key.hex() in pictures for image in group.images),
-        seconds=time.thread_time() - began,
-    )

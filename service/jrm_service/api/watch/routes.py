@@ -14,7 +14,7 @@ from jrm_client.protocol import ErrorResponse
 from jrm_service.api.errors import error_reply
 from jrm_service.api.keys import Key
 from jrm_service.api.methods import asked_method
-from jrm_service.api.record import record_of
+from jrm_service.api.record import hang_up_of, record_of
 from jrm_service.errors import Forbidden
 from jrm_service.scoring.types import ServedModel
 
@@ -30,12 +30,16 @@ _PICTURE_HEADERS = {
 
 
 def watch_router(
-    recorder: Recorder | None, model: Callable[[], ServedModel], *, current_key: Callable[[Key], Key | None] | None
+    recorder: Recorder | None,
+    model: Callable[[], ServedModel],
+    *,
+    scores: bool,
+    current_key: Callable[[Key], Key | None] | None,
 ) -> APIRouter:
-    """Without a ``recorder`` the routes answer 404, and the schema has them not.
+    """Without a ``recorder`` the routes answer 404, and are left out of the schema.
 
-    ``model`` is what is served, or raises NotReady. ``current_key`` is what has become of a caller's key, which needs
-    the scope ``watch``; None where there are no keys.
+    ``model`` is what is served, or raises NotReady; ``scores`` whether this process scores at all. ``current_key`` is
+    what has become of a caller's key, which needs the scope ``watch``; None where there are no keys.
     """
 
     def may_watch(key: Key | None) -> bool:
@@ -46,10 +50,13 @@ def watch_router(
 
     def require_scope(request: Request) -> None:
         if not may_watch(record_of(request.scope).key):
-            raise Forbidden(f"this API key has not the scope '{SCOPE}': add scope={SCOPE} to its line in the keys file")
+            raise Forbidden(
+                f"this API key does not have the scope '{SCOPE}': add scope={SCOPE} to its line in the keys file"
+            )
 
     router = APIRouter(tags=["watch"], include_in_schema=recorder is not None)
     run = secrets.token_hex(4)
+    off = "start the server with --keep-recent 200" if scores else "this server does not score"
 
     @router.get(
         "/v1/watch",
@@ -62,22 +69,25 @@ def watch_router(
     async def watch(request: Request) -> Response:
         """The groups that were scored last, and those to come, as server-sent events."""
         if recorder is None:
-            return error_reply("not_found", "no groups are kept: start the server with --keep-recent 200")
+            return error_reply("not_found", f"no groups are kept: {off}")
         require_scope(request)
         served = model()
         if asked_method(request.scope) == "HEAD":
             return Response(media_type="text/event-stream")
+        now = (await recorder.moved()).document
+        seen = now["first_hour"]["dimensions"] if now["first_hour"] else {}
         hello = {
             "keep_recent": recorder.store.max_groups,
-            "keep_bytes": recorder.store.max_bytes,
-            "dimensions": list(served.description.get("dimensions") or recorder.window.dimensions),
+            "keep_bytes": recorder.store.max_bytes + recorder.max_waiting_bytes,
+            "dimensions": list(served.description.get("dimensions") or seen),
             "model": served.name,
             "fingerprint": served.fingerprint,
-            **recorder.window.comparison(),
+            **{name: now[name] for name in ("first_hour", "now", "drift")},
         }
         after = resumed(request.headers.get("last-event-id", ""), run, recorder.store.newest)
+        record_of(request.scope).endless = True
         held = ExitStack()
-        changed = held.enter_context(recorder.reader())
+        changed = held.enter_context(recorder.reader(hang_up_of(request.scope)))
         goes_on = partial(may_watch, record_of(request.scope).key)
         return EventStream(events(recorder, changed, hello, after=after, run=run, goes_on=goes_on), held)
 
@@ -92,7 +102,7 @@ def watch_router(
     async def picture(request: Request, id: str) -> Response:
         """A picture of a group, while the group is kept."""
         if recorder is None:
-            return error_reply("not_found", "no pictures are kept: start the server with --keep-recent 200")
+            return error_reply("not_found", f"no pictures are kept: {off}")
         require_scope(request)
         found = recorder.store.picture(id)
         if found is None:

@@ -120,7 +120,7 @@ def stability_index(reference: Sample, now: Sample) -> float | None:
 
 
 def _quantiles(values: Values, at: Values) -> Values:
-    """As ``np.quantile``, which takes ten times as long for so few numbers: an event loop waits for this."""
+    """As ``np.quantile``, which takes ten times as long for so few numbers."""
     ordered = np.sort(values)
     places = at * (len(ordered) - 1)
     below = places.astype(np.intp)

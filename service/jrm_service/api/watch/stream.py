@@ -13,12 +13,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from jrm_service.api.record import hang_up_of
+
 from .recorder import Recorder
 
 KEEPALIVE_S = 15.0
 WINDOW_S = 1.0
 STALLED_S = 60.0
-_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies must not collect events
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",  # proxies must not collect events
+    "connection": "close",  # nothing comes after the stream, so that it can be ended by hanging up
+}
 
 
 class EventStream(StreamingResponse):
@@ -37,8 +43,12 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(self._stalled_s):
                 await send(message)
 
-        with self._held, suppress(TimeoutError, ClientDisconnect):
-            await super().__call__(scope, receive, send_in_time)
+        with self._held, suppress(ClientDisconnect):
+            try:
+                await super().__call__(scope, receive, send_in_time)
+            except TimeoutError:
+                hang_up_of(scope)()
+                await asyncio.sleep(0)  # the server sees that the connection is gone, and misses no end of the reply
 
 
 async def events(
@@ -65,7 +75,7 @@ async def events(
         keepalive_s: when nothing was to be said for so long, a comment is.
     """
     loop = asyncio.get_running_loop()
-    yield _event("hello", hello)
+    yield _event("hello", _json(hello))
     told_groups, next_window, spoke_at = -1, loop.time(), loop.time()
     kept_before = recorder.store.newest  # these come before the first window
     while goes_on() and not recorder.closed:
@@ -73,12 +83,13 @@ async def events(
         group = recorder.store.after(after)
         moved = recorder.window.groups != told_groups
         if moved and loop.time() >= next_window and (group is None or group.number > kept_before):
-            told_groups = recorder.window.groups
-            yield _event("window", recorder.window.document())
+            now = await recorder.moved()
+            told_groups = now.groups
+            yield _event("window", now.json)
             next_window = loop.time() + window_s
         elif group is not None:
             if after and group.number > after + 1:
-                yield _event("missed", {"groups": group.number - after - 1})
+                yield _event("missed", _json({"groups": group.number - after - 1}))
             after = group.number
             yield f"id: {run}-{group.number}\nevent: group\ndata: {group.event}\n\n"
         elif loop.time() >= spoke_at + keepalive_s:
@@ -99,5 +110,9 @@ def resumed(last_event_id: str, run: str, newest: int) -> int:
     return number if number <= newest else 0
 
 
-def _event(name: str, document: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(document, separators=(',', ':'))}\n\n"
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"

@@ -21,7 +21,7 @@ HOUR = 3600.0
 _EQUAL = 1e-6  # rewards that are no further apart teach nothing
 _BUCKET_VALUES = 512
 _REFERENCE_VALUES = 4096
-_NOW = 200  # candidates that the newest buckets must hold to be compared with the first hour
+_ENOUGH = 200  # rewards that the newest buckets, and the first hour, must hold to be compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +122,13 @@ class Window:
         self._compared = None
         if self._reference is None:
             self._reference = Bucket(now, _REFERENCE_VALUES, self._random)
-        if now < self._reference.start + HOUR:
+        if not self._is_complete(self._reference, now):
             self._reference.add(group)
         start = self._start_of(now)
         if not self._buckets or start > self._buckets[-1].start:
             self._buckets.append(Bucket(start, _BUCKET_VALUES, self._random))
             self._fit(start)
         self._buckets[-1].add(group)
-
-    @property
-    def dimensions(self) -> list[str]:
-        """The names that have been seen."""
-        return [] if self._reference is None else list(self._reference.dimensions)
 
     def document(self) -> dict[str, Any]:
         """The event ``window``, for JSON."""
@@ -150,8 +145,13 @@ class Window:
             return {"first_hour": None, "now": None, "drift": None}
         if self._compared is None:
             self._compared = self._compare(first)
-        complete = self._clock() >= first.start + HOUR
+        complete = self._is_complete(first, self._clock())
         return {"first_hour": {**first.document(), "complete": complete}, **self._compared}
+
+    @staticmethod
+    def _is_complete(first: Bucket, now: float) -> bool:
+        """Whether the first hour is over. It goes on while it holds too little: somebody may have tried an example."""
+        return now >= first.start + HOUR and first.reward.count >= _ENOUGH
 
     def _compare(self, first: Bucket) -> dict[str, Any]:
         now = self._newest()
@@ -173,7 +173,7 @@ class Window:
         for bucket in reversed(self._buckets):
             merged.merge(bucket)
             merged.start = bucket.start
-            if merged.reward.count >= _NOW:
+            if merged.reward.count >= _ENOUGH:
                 break
         return merged
 
@@ -199,4 +199,6 @@ class Window:
 
 
 def _moved(first: Sample, now: Sample) -> dict[str, float | None]:
+    if first.count < _ENOUGH:
+        return {"shift": None, "psi": None}
     return {"shift": shift(first, now), "psi": stability_index(first, now)}

@@ -42,7 +42,7 @@ def test_a_ppm_is_never_kept_as_it_came():
 
 
 def test_a_small_file_of_many_pixels_is_not_left_to_browsers():
-    data = encode(Image.new("RGB", (3000, 3000)), optimize=True)
+    data = encode(Image.new("RGB", (1700, 1700)), optimize=True)
     assert len(data) < SMALL_BYTES
     with Image.open(io.BytesIO(kept(data).content)) as image:
         assert image.size == (SIDE, SIDE)
@@ -57,8 +57,8 @@ def test_a_thumbnail_is_upright():
         assert image.height == SIDE > image.width
 
 
-@each("name", ODD_FILES)
-def test_whatever_can_be_scored_can_be_shown(name):
+@each("name", ODD_FILES.keys() - {"huge"})  # see "too much to decode"
+def test_odd_files_are_shown(name):
     picture = kept(ODD_FILES[name]())
     with Image.open(io.BytesIO(picture.content)) as image:
         image.load()
@@ -72,7 +72,7 @@ def test_whatever_can_be_scored_can_be_shown(name):
         b"",
         b"<script>alert(1)</script>",
         encode(photo(1024, 640))[:-100_000],
-        encode(Image.new("1", (5600, 5600))),
+        encode(Image.new("RGB", (1800, 1800))),
     ],
     ids=["no image", "empty", "not an image", "cut short", "too much to decode"],
 )

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import threading
+import tracemalloc
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -18,6 +20,7 @@ from jrm_service.images.reader import ImageInput
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.service import GroupInput, ScoreResult
 from jrm_service.scoring.types import Dimension, Score, ServedModel
+from support.cases import each
 from support.pictures import encode, photo
 
 MODEL = ServedModel("fake", "f" * 32, {})
@@ -35,7 +38,8 @@ def result(*groups) -> ScoreResult:
 
 def make(*, max_groups: int = 10, max_bytes: int = 10_000_000, clock=None) -> Recorder:
     window = Window() if clock is None else Window(clock)
-    return Recorder(RecentGroups(max_groups, max_bytes), window, Metrics(CollectorRegistry()))
+    store = RecentGroups(max_groups, max_bytes)
+    return Recorder(store, window, Metrics(CollectorRegistry()), max_waiting_bytes=max_bytes)
 
 
 def counted(recorder: Recorder) -> dict[str, float]:
@@ -43,9 +47,17 @@ def counted(recorder: Recorder) -> dict[str, float]:
     return {one.labels["outcome"]: one.value for one in family.samples if one.name.endswith("_total") and one.value}
 
 
-def offer(recorder: Recorder, edits=(SMALL, SMALL), outcomes=None, record=None) -> None:
+def offer(
+    recorder: Recorder,
+    edits=(SMALL, SMALL),
+    outcomes=None,
+    record=None,
+    *,
+    sources=(SMALL,),
+    instruction="make it blue",
+) -> None:
     outcomes = [score(float(n)) for n, _ in enumerate(edits)] if outcomes is None else outcomes
-    group = GroupInput([SMALL], "make it blue", list(edits))
+    group = GroupInput(list(sources), instruction, list(edits))
     recorder.offer([group], result(outcomes), model=MODEL, record=record or RequestRecord("req-1"))
 
 
@@ -120,6 +132,31 @@ def test_what_goes_wrong_is_logged_once_and_counted_and_nobodys_failure(caplog):
     assert "blue" not in line.getMessage()
 
 
+def test_the_event_loop_counts_and_summarizes_nothing():
+    """Both take milliseconds, in which nobody is answered."""
+    used = set()
+
+    def clock() -> float:
+        used.add(threading.current_thread())
+        return 0.0
+
+    async def run(recorder: Recorder) -> None:
+        running = asyncio.create_task(recorder.run())
+        await recorder.settled()
+        moved = await recorder.moved()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        recorder.stop()
+        assert json.loads(moved.json) == moved.document
+        assert (moved.groups, moved.document["now"]["groups"]) == (1, 1)
+
+    recorder = make(clock=clock)
+    offer(recorder)
+    asyncio.run(run(recorder))
+    assert len(used) == 1
+    assert threading.main_thread() not in used
+
+
 def test_an_offer_that_makes_no_sense_raises_nothing(caplog):
     recorder = make()
     recorder.offer([], result([score(1.0)]), model=MODEL, record=RequestRecord("x"))
@@ -127,22 +164,65 @@ def test_an_offer_that_makes_no_sense_raises_nothing(caplog):
     recorder.stop()
 
 
-def test_while_the_thread_is_behind_little_is_held():
-    """Nothing runs: so many groups wait, and no more of their images than may be kept."""
-    size = sum(len(image.data) for image in (SMALL, LARGE[0], LARGE[1]))
-    recorder = make(max_bytes=3 * size)
+def test_while_the_thread_is_behind_few_groups_wait(caplog):
+    recorder = make(max_bytes=20_000_000)
     for _ in range(1030):
-        offer(recorder, LARGE[:2])
-    waiting = list(recorder._waiting)
-    assert len(waiting) == 1024
-    assert sum(group.image_bytes for group in waiting) == 3 * size
+        offer(recorder)
+    assert len(recorder._waiting) == 1024
     assert counted(recorder) == {"failed": 6}
+    assert "too many groups wait" in caplog.text
     asyncio.run(recorded(recorder))
-    assert counted(recorder) == {"failed": 6, "kept": 1024}  # the pictures were there already: equal ones are kept once
+    assert counted(recorder) == {"failed": 6, "kept": 1024}
+    assert recorder._waiting_bytes == 0
+
+
+def raised() -> InvalidImage:
+    """As one is that has come through functions which had an image in hand."""
+    data = bytes(500_000)
+    try:
+        raise InvalidImage(f"no image in {len(data)} bytes")
+    except InvalidImage as error:
+        return error
+
+
+@each(
+    "options",
+    [
+        {"sources": [ImageInput.of("source", b"")], "edits": ["fresh", "fresh"]},
+        {"sources": ["fresh"] * 3},
+        {"instruction": "x" * 100_000},
+        {"instruction": "\N{PARTY POPPER}" * 2000},
+        {"edits": [SMALL] * 2000},
+        {"sources": [ImageInput.of("source", b"")] * 500},
+        {"outcomes": "raised"},
+    ],
+    ids=["edits", "sources", "long instruction", "wide instruction", "outcomes", "many images", "errors"],
+)
+def test_while_the_thread_is_behind_little_memory_is_held(options):
+    most = 2_000_000
+    recorder = make(max_bytes=most)
+
+    def filled(images) -> list[ImageInput]:
+        return [ImageInput.of("x", bytes(500_000)) if image == "fresh" else image for image in images]
+
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            made = {name: filled(value) if name in ("sources", "edits") else value for name, value in options.items()}
+            if options.get("outcomes") == "raised":
+                made["outcomes"] = [raised(), raised()]
+            offer(recorder, **made)
+            del made
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert recorder._waiting
+    assert held < 1.2 * most
+    recorder.stop()
 
 
 def test_groups_whose_pictures_are_left_out_still_count():
-    recorder = make(max_bytes=2000)
+    recorder = make(max_bytes=5000)
     offer(recorder, LARGE[:2])
     asyncio.run(recorded(recorder))
     assert counted(recorder) == {"without_pictures": 1}

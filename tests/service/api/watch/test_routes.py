@@ -4,15 +4,19 @@ import asyncio
 import base64
 import logging
 import signal
+import socket
+import time
 import uuid
 from contextlib import ExitStack
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from jrm_client import AsyncJRMClient, JRMClient
 from jrm_service.api.keys import Key, digest
 from jrm_service.api.watch.recorder import MAX_READERS
+from jrm_service.api.watch.routes import watch_router
 from jrm_service.errors import InternalError
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, NaNBackend
 from jrm_service.settings import Settings
@@ -34,6 +38,12 @@ def b64(data: bytes) -> str:
 def request(*edits: bytes, instruction: str = "make it blue", sources=(SOURCE,)) -> dict:
     group = {"instruction": instruction, "edits": [b64(edit) for edit in edits]}
     return {"groups": [group | ({"source": [b64(source) for source in sources]} if sources else {})]}
+
+
+def many_groups(count: int = 100, *, length: int = 2000) -> dict:
+    """A request of so many groups of one edit; events write each é of their instructions with six characters."""
+    group = {"instruction": "é" * length, "source": [b64(SOURCE)], "edits": [b64(EDITS[0])]}
+    return {"groups": [group] * count}
 
 
 def post(url: str, *edits: bytes, secret: str | None = None, name: str = "", **options) -> httpx.Response:
@@ -158,7 +168,7 @@ def test_every_wire_is_told_of(url):
     assert picture(url, unirl["pictures"]["best"]).content in EDITS[:2]
 
 
-def test_a_request_whose_wire_must_fail_it_all_is_told_of_too():
+def test_a_request_whose_wire_fails_it_all_has_no_rewards_to_tell_of():
     backend = NaNBackend(FakeBackend(), when=lambda candidate: candidate.instruction == "nan")
     settings = Settings(backend="fake", keep_recent=5)
     with (
@@ -167,8 +177,9 @@ def test_a_request_whose_wire_must_fail_it_all_is_told_of_too():
     ):
         reply = httpx.post(f"{url}/compute", json=wire_bodies.flow_factory([Pair(SOURCE, EDITS[0], "nan")]))
         assert set(reply.json()) == {"error"}
+        post(url, EDITS[0], instruction="after it")
         [event] = groups(events, 1)
-        assert event.data["scores"][0]["error"]["code"] == "non_finite_score"
+        assert event.data["instruction"] == "after it"
 
 
 def test_requests_at_once_are_all_told_of_with_their_own_numbers():
@@ -206,6 +217,35 @@ def test_off_there_is_nothing_and_it_says_how_to_turn_it_on(fake_server):
         assert error_of(reply) == (404, "not_found")
         assert "--keep-recent" in reply.json()["error"]["message"]
     assert "/v1/watch" not in httpx.get(f"{fake_server}/openapi.json").json()["paths"]
+
+
+def test_a_server_that_does_not_score_says_so():
+    app = FastAPI()
+    app.include_router(watch_router(None, lambda: servers.FAKE_MODEL, scores=False, current_key=None))
+
+    async def ask(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return await client.get(path)
+
+    for path in ("/v1/watch", "/v1/watch/pictures/x"):
+        reply = asyncio.run(ask(path))
+        assert reply.status_code == 404
+        assert "this server does not score" in reply.text
+        assert "--keep-recent" not in reply.text
+
+
+def test_a_stream_is_counted_and_its_duration_is_not():
+    with servers.serving(Settings(backend="fake", keep_recent=5)) as url:
+        with watching(url) as events:
+            next(events)
+        for _ in range(100):  # until the server has seen that its reader left
+            metrics = httpx.get(f"{url}/metrics").text
+            if 'jrm_http_requests_total{method="GET",route="/v1/watch",status="200"} 1.0' in metrics:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("it was not counted")
+        assert 'jrm_http_request_duration_seconds_count{method="GET",route="/v1/watch"}' not in metrics
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +330,21 @@ def test_readers_are_let_go_when_the_server_drains():
         for _ in events:
             pass  # to its end
     assert not running[0].thread.is_alive()
+
+
+def test_a_reader_that_reads_nothing_does_not_hold_a_server_that_drains():
+    running = []
+    with servers.serving(Settings(backend="fake", keep_recent=200), expose=running) as url, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", httpx.URL(url).port))
+        stalled.sendall(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        with watching(url) as events:
+            for _ in range(4):  # more than the buffers of a connection hold
+                httpx.post(f"{url}/v1/score", json=many_groups(), timeout=60)
+                groups(events, 100)
+        running[0].handle_exit(signal.SIGTERM, None)
+        running[0].thread.join(5)
+        assert not running[0].thread.is_alive()
 
 
 def test_while_the_model_loads_there_is_nothing_to_watch():

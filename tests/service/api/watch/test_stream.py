@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from jrm_service.api.record import HANG_UP
 from jrm_service.api.watch.recorder import Recorder
 from jrm_service.api.watch.store import RecentGroups
 from jrm_service.api.watch.stream import EventStream, events, resumed
@@ -21,7 +22,7 @@ class Reader:
     """Takes an event whenever it is asked to."""
 
     def __init__(self, *, groups: int = 0, after: int = 0, **options) -> None:
-        self.recorder = Recorder(RecentGroups(3, 1000), Window(), Metrics(CollectorRegistry()))
+        self.recorder = Recorder(RecentGroups(3, 1000), Window(), Metrics(CollectorRegistry()), max_waiting_bytes=0)
         self.add(groups)
         self.changed = asyncio.Event()
         self.stream = events(self.recorder, self.changed, HELLO, after=after, run="run", **options)
@@ -146,13 +147,14 @@ def test_an_id_of_another_run_begins_at_the_beginning(sent, after):
 def test_a_reader_that_takes_nothing_is_let_go_of():
     async def run() -> None:
         reader, held, left = Reader(), ExitStack(), []
-        held.callback(lambda: left.append(True))
+        held.callback(lambda: left.append("the stream"))
 
         async def send(message) -> None:
             await asyncio.Event().wait()
 
         scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "method": "GET", "headers": []}
+        scope["state"] = {HANG_UP: lambda: left.append("the connection")}
         await EventStream(reader.stream, held, stalled_s=0.01)(scope, asyncio.Event().wait, send)
-        assert left
+        assert left == ["the connection", "the stream"]
 
     asyncio.run(run())

@@ -118,12 +118,35 @@ def test_the_newest_rewards_are_compared_with_the_first_hour():
 def test_the_first_hour_ends():
     clock = Clock()
     window = Window(clock)
-    window.add(group(1.0))
+    window.add(group(*[1.0] * 200))
     clock.now += HOUR
     window.add(group(9.0))
     document = window.document()
     assert document["first_hour"]["reward"]["mean"] == 1.0
-    assert document["now"]["reward"]["count"] == 2  # too few to leave any out
+    assert document["now"]["reward"]["count"] == 201  # one is too few to leave any out
+
+
+def test_a_few_edits_that_were_tried_are_not_the_first_hour():
+    """Somebody tries an example, and two hours later the trainer starts."""
+    clock, random = Clock(), np.random.default_rng(0)
+    window = Window(clock)
+    window.add(group(*random.normal(5.0, 0.1, 6)))
+    clock.now += 2 * HOUR
+
+    def train(groups: int) -> dict:
+        for _ in range(groups):
+            window.add(group(*random.normal(0.0, 1.0, 12)))
+            clock.now += 1
+        return window.document()
+
+    document = train(16)
+    assert document["first_hour"]["complete"] is False
+    assert document["drift"]["reward"] == {"shift": None, "psi": None}
+    assert document["drift"]["dimensions"] == {"quality": {"shift": None, "psi": None}}
+    document = train(100)
+    assert document["first_hour"]["complete"] is True
+    assert document["first_hour"]["reward"]["count"] == 210
+    assert abs(document["drift"]["reward"]["shift"]) < 0.4
 
 
 def test_before_the_first_group_there_is_nothing_to_compare():
