@@ -143,29 +143,35 @@ def test_a_server_that_is_killed_and_restarted_costs_time_alone(undisturbed, edi
     alike(log, undisturbed[0])
 
 
+def instructions(seed):
+    first = FIRST_TASK + seed * 100_000
+    return [tasks.task(tasks.TRAINING, first + number).instruction for number in range(3 * PROMPTS)]
+
+
+# A run whose first instruction is not its longest one: a server that takes no longer ones refuses some, but not it.
+SEED = next(seed for seed in range(1, 20) if any(len(t) > len(instructions(seed)[0]) for t in instructions(seed)))
+REFUSED = [len(text) > len(instructions(SEED)[0]) for text in instructions(SEED)]
+
+
 @pytest.fixture(scope="module")
 def strict_url(tmp_path_factory):
     """A server of the same checkpoint that refuses some of the instructions, none of the first task."""
-    allowed = len(INSTRUCTIONS[0])
-    assert any(len(text) > allowed for text in INSTRUCTIONS[1:])
-    flags = ["--max-instruction-chars", str(allowed)]
+    flags = ["--max-instruction-chars", str(len(instructions(SEED)[0]))]
     with served(None, tmp_path_factory.mktemp("strict") / "log", flags=flags) as at:
         yield at
 
 
 def test_an_edit_that_one_rank_gets_no_reward_for_stops_all_ranks_alike(url, strict_url, editor, tmp_path):
-    ended = Run([url, strict_url], editor, tmp_path).ended()
+    ended = Run([url, strict_url], editor, tmp_path, seed=SEED).ended()
     for status, text in ended:
         assert status != 0
         assert "rank 1: " in text
         assert "instruction_too_long" in text
-    refused = next(number for number, text in enumerate(INSTRUCTIONS) if len(text) > len(INSTRUCTIONS[0]))
-    assert len(read_log(tmp_path)) == refused // PROMPTS  # no step was taken with a made-up number
+    assert len(read_log(tmp_path)) == REFUSED.index(True) // PROMPTS  # no step was taken with a made-up number
 
 
 def test_an_edit_without_a_reward_takes_no_part_where_the_run_is_to_go_on(url, strict_url, editor, tmp_path):
-    log = Run([url, strict_url], editor, tmp_path, on_error="nan").succeeded()
-    refused = [len(text) > len(INSTRUCTIONS[0]) for text in INSTRUCTIONS]
-    expected = [GROUP // 2 * sum(refused[step * PROMPTS : (step + 1) * PROMPTS]) for step in range(3)]
+    log = Run([url, strict_url], editor, tmp_path, seed=SEED, on_error="nan").succeeded()
+    expected = [GROUP // 2 * sum(REFUSED[step * PROMPTS : (step + 1) * PROMPTS]) for step in range(3)]
     assert [row["failed"] for row in log] == expected
     assert all(row["spread"] > 0 for row in log)
