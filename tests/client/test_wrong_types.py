@@ -76,6 +76,7 @@ BAD: dict[str, list[Any]] = {
     "pairs": [*NO_LIST, [5], ["red"], [(IMAGE, IMAGE)], [(IMAGE, IMAGE, 5)], [(IMAGE, None, "x")], [{}]],
     "dimensions": [5, True, "quality", b"quality", {}, {"quality"}, [5], [None], [], object(), ["\ud800"]],
     "max_tokens": [*NO_WHOLE, 0, -1],
+    "std_penalty": [*NO_NUMBER, -1.0, float("nan"), float("inf")],
     "source_key": [5, True, b"key", ["key"], object()],
     "source_root": [5, True, ["a"], object()],
     "distributed": ["yes", 5, 1.5],

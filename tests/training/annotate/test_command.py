@@ -163,6 +163,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert asked.wait(60)
         process.send_signal(signal.SIGINT)
