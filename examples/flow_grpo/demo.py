@@ -54,13 +54,17 @@ def _train(url: str, out: Path, settings: Settings) -> None:
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
-        while program.poll() is None:
-            if rows := read_log(out):
-                row = rows[-1]
-                told = f"reward {row['rewards']['avg']:+.2f}  true following {row['true_following']:.2f}"
-                told += f"  true quality {row['true_quality']:.2f}"
-                progress.update(bar, completed=len(rows), description=told)
-            time.sleep(0.5)
+        try:
+            while program.poll() is None:
+                if rows := read_log(out):
+                    row = rows[-1]
+                    told = f"reward {row['rewards']['avg']:+.2f}  true following {row['true_following']:.2f}"
+                    told += f"  true quality {row['true_quality']:.2f}"
+                    progress.update(bar, completed=len(rows), description=told)
+                time.sleep(0.5)
+        finally:
+            program.terminate()
+            program.wait()
         progress.update(bar, completed=len(read_log(out)))
     if program.returncode:
         raise SystemExit(f"the run failed; {out / 'training.log'} says why")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,10 @@ def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
         "tasks": len(before["reward"]),
         "fingerprint": documents[0]["fingerprint"],
         "before": evaluate.means(before),
-        "gains": {metric: _plain(difference(last, before, metric)) for metric in before},
-        "gains_of_seeds": {metric: [_plain(difference([one], before, metric)) for one in last] for metric in before},
+        "gains_of_seeds": {metric: [asdict(difference([one], before, metric)) for one in last] for metric in before},
         "course": {
             step: {
-                metric: _plain(difference([document["judged"][step] for document in documents], before, metric))
+                metric: asdict(difference([document["judged"][step] for document in documents], before, metric))
                 for metric in before
             }
             for step in documents[0]["judged"]
@@ -137,10 +137,6 @@ def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
         },
         "work": work,
     }
-
-
-def _plain(one: evaluate.Estimate) -> dict[str, float]:
-    return {"value": one.value, "low": one.low, "high": one.high}
 
 
 def _interval(gain: Mapping[str, float]) -> str:

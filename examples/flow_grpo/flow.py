@@ -4,8 +4,9 @@ A step from t to t' < t, with velocity v and sigma_t = a sqrt(t / (1 - t)) (Flow
 
     x_t' = x_t + (v + sigma_t^2 / (2 t) (x_t + (1 - t) v)) (t' - t) + sigma_t sqrt(t - t') noise
 
-which has the marginals of the ODE x_t' = x_t + v (t' - t) for any a. The steps that are random are the first ones,
-where it is decided what is drawn; the last ones follow the ODE, so that no noise is left in a picture.
+which has the marginals of the ODE x_t' = x_t + v (t' - t) for any a, as steps become small. The steps that are random
+are the first ones, where it is decided what is drawn; the last ones follow the ODE, so that no noise is left in a
+picture.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ class Samples:
 
 def times(steps: int = STEPS) -> Tensor:
     """From 1 to 0, [steps + 1]."""
-    u = torch.linspace(1, 0, steps + 1)
+    return shifted(torch.linspace(1, 0, steps + 1))
+
+
+def shifted(u: Tensor) -> Tensor:
+    """Times t for u from 0 to 1, of the same shape: more of them near 1."""
     return SHIFT * u / (1 + (SHIFT - 1) * u)
 
 

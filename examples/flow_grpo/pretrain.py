@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from . import tasks
 from .editor import Editor, as_float, save, split
-from .flow import SHIFT
+from .flow import shifted
 
 BATCH = 48
 PEAK, FINAL = 1e-3, 5e-5  # learning rate, cosine
@@ -78,8 +78,7 @@ def pretrain(out: Path, steps: int, seed: int = 0, save_every: int = 250) -> Non
         progress = step / steps
         for group in optimizer.param_groups:
             group["lr"] = (FINAL + (PEAK - FINAL) * (1 + np.cos(np.pi * progress)) / 2) * min(1, (step + 1) / 200)
-        u = torch.rand(BATCH)
-        t = (SHIFT * u / (1 + (SHIFT - 1) * u)).clamp(min=0.02)
+        t = shifted(torch.rand(BATCH)).clamp(min=0.02)
         source, edited = as_float(source), as_float(edited)
         loss = flow_loss(editor, instructions, source, edited, torch.randn_like(edited), t)
         optimizer.zero_grad()
@@ -98,6 +97,7 @@ def pretrain(out: Path, steps: int, seed: int = 0, save_every: int = 250) -> Non
                 flush=True,
             )
             losses.clear()
+            save(average, out / "editor.safetensors", steps=str(step + 1))
             torch.save(
                 {
                     "step": step + 1,
@@ -108,7 +108,6 @@ def pretrain(out: Path, steps: int, seed: int = 0, save_every: int = 250) -> Non
                 out / "state.partial",
             )
             (out / "state.partial").replace(state_file)
-            save(average, out / "editor.safetensors", steps=str(step + 1))
 
 
 if __name__ == "__main__":

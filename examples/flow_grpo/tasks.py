@@ -15,7 +15,7 @@ from jrm_training.world.scene import draw
 from jrm_training.world.tasks import SEEN, Task, sample_task
 
 SIDE = 64
-# Never in training: the scenes of the held-out tasks, by seed, and one in six combinations of colour and kind.
+# The splits differ in their seeds alone: other scenes and instructions of the same kinds.
 TRAINING, HELD_OUT = "training", "held-out"
 
 # What the editor is pretrained on: right in less than half of the cases.
