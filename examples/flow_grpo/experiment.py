@@ -58,8 +58,15 @@ def train(url: str, start: Path, out: Path, settings: Settings) -> None:
     Raises CalledProcessError when it fails.
     """
     before = counters(url)
+    arguments = command(url, start, out, settings)
     try:
-        subprocess.run(command(url, start, out, settings), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        with subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}) as launcher:
+            try:
+                code = launcher.wait()
+            finally:
+                launcher.terminate()  # it ends its ranks; `subprocess.run` would kill it, and they would stay
+        if code:
+            raise subprocess.CalledProcessError(code, arguments)
     finally:
         done = {name: value - before.get(name, 0.0) for name, value in counters(url).items()}
         with (out / "work.jsonl").open("a") as work:

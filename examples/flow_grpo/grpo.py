@@ -50,7 +50,7 @@ class Settings:
     ValueError for tasks that cannot be shared by the updates of a step.
     """
 
-    steps: int = 150
+    steps: int = 100
     prompts: int = 8  # of GROUP edits each [24]
     updates: int = 2  # each from its share of the groups
     learning_rate: float = 1e-4  # of the blocks' matrices themselves [4e-4 of a LoRA of them]

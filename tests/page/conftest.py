@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 from tools import chromium
 
-from support import processes
+from jrm_service.settings import Settings
+from support import processes, servers
 
 from . import browsing
 
@@ -21,7 +22,22 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+def serve() -> Iterator[Callable[..., str]]:
+    """As ``servers.serving``, but until the test's pages are closed: they would complain of a server that went first.
+
+    ``ready=False``: as ``servers.starting``.
+    """
+    with ExitStack() as stack:
+
+        def serve(settings: Settings, *, ready: bool = True, **options: Any) -> str:
+            start = servers.serving if ready else servers.starting
+            return stack.enter_context(start(settings, **options))
+
+        yield serve
+
+
+@pytest.fixture
+def open_page(browser: Browser, serve: object) -> Iterator[Callable[..., Page]]:
     """As ``browsing.opened``; what a page has to complain about fails the test that opened it."""
     with ExitStack() as stack:
 

@@ -42,10 +42,9 @@ def keys_file(folder: Path, **limits: int) -> Path:
 
 
 @pytest.fixture
-def guarded(tmp_path):
+def guarded(tmp_path, serve):
     """A server that asks for a key."""
-    with servers.serving(Settings(backend="fake", api_keys_file=keys_file(tmp_path))) as url:
-        yield url
+    return serve(Settings(backend="fake", api_keys_file=keys_file(tmp_path)))
 
 
 def test_a_key_is_asked_for_once_and_kept_for_the_session(guarded, open_page):
@@ -87,75 +86,75 @@ def test_who_has_no_key_keeps_what_was_typed_and_is_asked_again_when_scoring(gua
     ranked(page)
 
 
-def test_too_much_at_once_is_counted_down_and_sent_once_more(tmp_path, open_page):
+def test_too_much_at_once_is_counted_down_and_sent_once_more(tmp_path, open_page, serve):
     keys = keys_file(tmp_path, candidates_per_minute=90)
-    with servers.serving(Settings(backend="fake", api_keys_file=keys)) as url:
-        page = open_page("about:blank", refused=["401", "429"])
-        page.goto(url)
-        page.get_by_label("Key", exact=True).fill(SECRET)
-        page.keyboard.press("Enter")
-        filled(page)
-        with JRMClient(url, api_key=SECRET) as client:
-            client.score_group(PICTURES[0]["buffer"], "use it up", [PICTURES[1]["buffer"]] * 90)
-        with page.expect_response("**/v1/score") as refused:
-            score(page)
-        assert refused.value.status == 429
-        assert int(refused.value.headers["retry-after"]) <= 3
-        waiting = page.locator(".notice.wait")
-        expect(waiting).to_contain_text("rate_limited")
-        expect(waiting.locator("strong")).to_have_text("1 s")
-        ranked(page)
+    url = serve(Settings(backend="fake", api_keys_file=keys))
+    page = open_page("about:blank", refused=["401", "429"])
+    page.goto(url)
+    page.get_by_label("Key", exact=True).fill(SECRET)
+    page.keyboard.press("Enter")
+    filled(page)
+    with JRMClient(url, api_key=SECRET) as client:
+        client.score_group(PICTURES[0]["buffer"], "use it up", [PICTURES[1]["buffer"]] * 90)
+    with page.expect_response("**/v1/score") as refused:
+        score(page)
+    assert refused.value.status == 429
+    assert int(refused.value.headers["retry-after"]) <= 3
+    waiting = page.locator(".notice.wait")
+    expect(waiting).to_contain_text("rate_limited")
+    expect(waiting.locator("strong")).to_have_text("1 s")
+    ranked(page)
 
 
-def test_a_second_429_is_the_last_word(open_page):
-    with servers.serving(Settings(backend="fake")) as url:
-        page = open_page(url, refused=["429"])
-        asked = []
+def test_a_second_429_is_the_last_word(open_page, serve):
+    url = serve(Settings(backend="fake"))
+    page = open_page(url, refused=["429"])
+    asked = []
 
-        def refuse(route):
-            asked.append(route.request.url)
-            body = {"error": {"message": "busy", "type": "rate_limit_error", "param": None, "code": "overloaded"}}
-            route.fulfill(status=429, headers={"retry-after": "1"}, json=body)
-
-        page.route("**/v1/score", refuse)
-        score(filled(page))
-        expect(page.get_by_role("alert").last).to_contain_text("busy overloaded")
-        assert len(asked) == 2
-        still_filled(page)
-
-
-def test_waiting_can_be_stopped(open_page):
-    with servers.serving(Settings(backend="fake")) as url:
-        page = open_page(url, refused=["429"])
+    def refuse(route):
+        asked.append(route.request.url)
         body = {"error": {"message": "busy", "type": "rate_limit_error", "param": None, "code": "overloaded"}}
-        page.route("**/v1/score", lambda route: route.fulfill(status=429, headers={"retry-after": "60"}, json=body))
-        score(filled(page))
-        expect(page.locator(".notice.wait strong")).to_have_text("60 s")
-        page.get_by_role("button", name="Stop").click()
-        expect(page.locator("#results")).to_contain_text("Stopped.")
-        expect(page.locator("#score")).to_have_text("Score 3 edits")
-        still_filled(page)
+        route.fulfill(status=429, headers={"retry-after": "1"}, json=body)
+
+    page.route("**/v1/score", refuse)
+    score(filled(page))
+    expect(page.get_by_role("alert").last).to_contain_text("busy overloaded")
+    assert len(asked) == 2
+    still_filled(page)
 
 
-def test_a_server_that_is_loading_says_so_and_scores_when_it_is_ready(open_page):
+def test_waiting_can_be_stopped(open_page, serve):
+    url = serve(Settings(backend="fake"))
+    page = open_page(url, refused=["429"])
+    body = {"error": {"message": "busy", "type": "rate_limit_error", "param": None, "code": "overloaded"}}
+    page.route("**/v1/score", lambda route: route.fulfill(status=429, headers={"retry-after": "60"}, json=body))
+    score(filled(page))
+    expect(page.locator(".notice.wait strong")).to_have_text("60 s")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#results")).to_contain_text("Stopped.")
+    expect(page.locator("#score")).to_have_text("Score 3 edits")
+    still_filled(page)
+
+
+def test_a_server_that_is_loading_says_so_and_scores_when_it_is_ready(open_page, serve):
     gate = threading.Event()
 
     def load():
         gate.wait(60)
         return servers.fake_parts()
 
-    with servers.starting(Settings(backend="fake"), load=load) as url:
-        page = open_page(url, refused=["503"])
-        expect(page.locator("#state")).to_have_attribute("data-state", "loading")
-        score(filled(page))
-        alert = page.get_by_role("alert").last
-        expect(alert).to_contain_text("not_ready")
-        expect(alert).to_contain_text("The server says to come back in 5 seconds.")
-        gate.set()
-        expect(page.locator("#state")).to_have_attribute("data-state", "ready")
-        expect(page.locator("#model")).to_have_text("fake")
-        page.get_by_role("button", name="Score again").click()
-        ranked(page)
+    url = serve(Settings(backend="fake"), load=load, ready=False)
+    page = open_page(url, refused=["503"])
+    expect(page.locator("#state")).to_have_attribute("data-state", "loading")
+    score(filled(page))
+    alert = page.get_by_role("alert").last
+    expect(alert).to_contain_text("not_ready")
+    expect(alert).to_contain_text("The server says to come back in 5 seconds.")
+    gate.set()
+    expect(page.locator("#state")).to_have_attribute("data-state", "ready")
+    expect(page.locator("#model")).to_have_text("fake")
+    page.get_by_role("button", name="Score again").click()
+    ranked(page)
 
 
 def test_a_server_that_dies_takes_nothing_with_it(open_page):
@@ -196,27 +195,27 @@ def test_a_server_that_dies_takes_nothing_with_it(open_page):
         page.get_by_role("tab", name="Try").click()
 
 
-def test_who_is_served_is_asked_again_until_there_is_an_answer(open_page):
-    with servers.serving(Settings(backend="fake")) as url:
-        page = open_page("about:blank", refused=["503"])
-        page.route("**/v1/info", lambda route: route.fulfill(status=503, body="busy"), times=1)
-        page.goto(url)
-        expect(page.locator("#model")).to_contain_text("503")
-        expect(page.locator("#model")).to_have_text("jrm-fake")
+def test_who_is_served_is_asked_again_until_there_is_an_answer(open_page, serve):
+    url = serve(Settings(backend="fake"))
+    page = open_page("about:blank", refused=["503"])
+    page.route("**/v1/info", lambda route: route.fulfill(status=503, body="busy"), times=1)
+    page.goto(url)
+    expect(page.locator("#model")).to_contain_text("503")
+    expect(page.locator("#model")).to_have_text("jrm-fake")
 
 
-def test_something_else_that_answers_is_quoted_with_its_status(open_page):
-    with servers.serving(Settings(backend="fake")) as url:
-        page = open_page(url, refused=["502"])
-        page.route("**/v1/score", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
-        score(filled(page))
-        expect(page.get_by_role("alert").last).to_contain_text("502")
-        still_filled(page)
+def test_something_else_that_answers_is_quoted_with_its_status(open_page, serve):
+    url = serve(Settings(backend="fake"))
+    page = open_page(url, refused=["502"])
+    page.route("**/v1/score", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    score(filled(page))
+    expect(page.get_by_role("alert").last).to_contain_text("502")
+    still_filled(page)
 
 
-def test_more_than_the_server_takes_is_said_before_it_is_sent(open_page):
-    with servers.serving(Settings(backend="fake", max_body_bytes=10_000)) as url:
-        page = open_page(url)
-        expect(page.locator("#model")).to_have_text("jrm-fake")
-        score(filled(page))
-        expect(page.locator("#edits .problem")).to_contain_text("this server takes 10 KB at once")
+def test_more_than_the_server_takes_is_said_before_it_is_sent(open_page, serve):
+    url = serve(Settings(backend="fake", max_body_bytes=10_000))
+    page = open_page(url)
+    expect(page.locator("#model")).to_have_text("jrm-fake")
+    score(filled(page))
+    expect(page.locator("#edits .problem")).to_contain_text("this server takes 10 KB at once")

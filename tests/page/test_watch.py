@@ -14,7 +14,6 @@ from jrm_client import JRMClient
 from jrm_service.api.keys import Key, digest
 from jrm_service.api.watch.window import HOUR, Numbers, Window
 from jrm_service.settings import Settings
-from support import servers
 from support.pictures import encode, photo
 
 from .browsing import axe_violations
@@ -31,10 +30,9 @@ def send(url: str, instruction: str, count: int = 4, *, api_key: str | None = No
 
 
 @pytest.fixture
-def watched():
+def watched(serve):
     """A server that keeps three groups."""
-    with servers.serving(Settings(backend="fake", keep_recent=3)) as url:
-        yield url
+    return serve(Settings(backend="fake", keep_recent=3))
 
 
 def test_groups_appear_as_they_are_scored_with_their_best_and_worst(watched, open_page):
@@ -89,18 +87,18 @@ def test_what_was_seen_can_be_looked_at_in_peace(watched, open_page):
     expect(page.locator(".group .asked")).to_have_text(["second", "first"])
 
 
-def test_a_list_that_is_held_can_be_seen_to_its_end(open_page):
-    with servers.serving(Settings(backend="fake", keep_recent=40)) as url:
-        for number in range(1, 27):
-            send(url, f"number {number}", 1)
-        page = open_page(f"{url}/#watch")
-        expect(page.locator(".group")).to_have_count(24)
-        page.get_by_role("button", name="Pause").click()
-        send(url, "another", 1)
-        expect(page.get_by_role("button", name="Resume (1 new)")).to_be_visible()
-        page.get_by_role("button", name="Show more (24 of 26)").click()
-        expect(page.locator(".group")).to_have_count(26)
-        expect(page.locator(".group .asked").first).to_have_text("number 26")
+def test_a_list_that_is_held_can_be_seen_to_its_end(open_page, serve):
+    url = serve(Settings(backend="fake", keep_recent=40))
+    for number in range(1, 27):
+        send(url, f"number {number}", 1)
+    page = open_page(f"{url}/#watch")
+    expect(page.locator(".group")).to_have_count(24)
+    page.get_by_role("button", name="Pause").click()
+    send(url, "another", 1)
+    expect(page.get_by_role("button", name="Resume (1 new)")).to_be_visible()
+    page.get_by_role("button", name="Show more (24 of 26)").click()
+    expect(page.locator(".group")).to_have_count(26)
+    expect(page.locator(".group .asked").first).to_have_text("number 26")
 
 
 def test_what_was_seen_stays_when_a_proxy_has_no_server_for_a_while(watched, open_page):
@@ -160,34 +158,34 @@ def test_a_view_that_is_left_does_not_go_on_reading_and_comes_back_without_doubl
     expect(page.locator(".group .asked")).to_have_text(["second", "first"])
 
 
-def test_where_watching_is_off_the_page_says_how_it_is_switched_on(open_page):
-    with servers.serving(Settings(backend="fake")) as url:
-        page = open_page(f"{url}/#watch", refused=["404"])
-        expect(page.locator("#watch-view")).to_contain_text("Watching is off")
-        expect(page.locator("#watch-view pre")).to_have_text("jrm serve --keep-recent 200")
-        assert axe_violations(page) == []
+def test_where_watching_is_off_the_page_says_how_it_is_switched_on(open_page, serve):
+    url = serve(Settings(backend="fake"))
+    page = open_page(f"{url}/#watch", refused=["404"])
+    expect(page.locator("#watch-view")).to_contain_text("Watching is off")
+    expect(page.locator("#watch-view pre")).to_have_text("jrm serve --keep-recent 200")
+    assert axe_violations(page) == []
 
 
-def test_only_a_key_with_the_scope_may_watch(tmp_path, open_page):
+def test_only_a_key_with_the_scope_may_watch(tmp_path, open_page, serve):
     keys = tmp_path / "keys.txt"
     lines = [Key("trainer", digest(b"jrm_scores")), Key("person", digest(b"jrm_watches"), scopes=("watch",))]
     keys.write_text("".join(key.line() + "\n" for key in lines))
-    with servers.serving(Settings(backend="fake", keep_recent=3, api_keys_file=keys)) as url:
-        page = open_page(f"{url}/#watch", refused=["401", "403"])
-        requested = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.get_by_label("Key", exact=True).fill("jrm_scores")
-        page.keyboard.press("Enter")
-        expect(page.locator("#watch-view")).to_contain_text("needs the scope watch")
-        expect(page.locator("#watch-view pre")).to_contain_text("--scope watch")
-        assert axe_violations(page) == []
-        page.get_by_role("button", name="Use another key").click()
-        page.get_by_label("Key", exact=True).fill("jrm_watches")
-        page.keyboard.press("Enter")
-        send(url, "from a trainer", api_key="jrm_scores")
-        expect(page.locator(".group").first).to_contain_text("trainer · 4 edits")
-        expect(page.locator(".group img")).to_have_count(3)
-        assert [one for one in requested if "jrm_scores" in one or "jrm_watches" in one] == []
+    url = serve(Settings(backend="fake", keep_recent=3, api_keys_file=keys))
+    page = open_page(f"{url}/#watch", refused=["401", "403"])
+    requested = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.get_by_label("Key", exact=True).fill("jrm_scores")
+    page.keyboard.press("Enter")
+    expect(page.locator("#watch-view")).to_contain_text("needs the scope watch")
+    expect(page.locator("#watch-view pre")).to_contain_text("--scope watch")
+    assert axe_violations(page) == []
+    page.get_by_role("button", name="Use another key").click()
+    page.get_by_label("Key", exact=True).fill("jrm_watches")
+    page.keyboard.press("Enter")
+    send(url, "from a trainer", api_key="jrm_scores")
+    expect(page.locator(".group").first).to_contain_text("trainer · 4 edits")
+    expect(page.locator(".group img")).to_have_count(3)
+    assert [one for one in requested if "jrm_scores" in one or "jrm_watches" in one] == []
 
 
 def test_a_seventeenth_reader_is_told_and_gets_in_when_there_is_room(watched, open_page):
