@@ -33,7 +33,8 @@ from .pictures import Pictures
 
 GROUP = 12
 GROUPS_OF_A_BATCH = 4
-Numbers = Mapping[str, npt.NDArray[np.float64]]
+Array = npt.NDArray[np.float64]
+Numbers = Mapping[str, Array]
 """Every number of a score by name, [candidates] each."""
 
 
@@ -99,7 +100,7 @@ def compare(checkpoint: Checkpoint, groups: Sequence[Sequence[Candidate]], devic
     ]
 
 
-def order_kept(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], sizes: Sequence[int]) -> float:
+def order_kept(ours: Array, theirs: Array, sizes: Sequence[int]) -> float:
     """Share of the pairs within a group that both put in the same order, ties included; 1 without any pair."""
     kept: list[bool] = []
     start = 0
@@ -110,7 +111,7 @@ def order_kept(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], s
     return sum(kept) / len(kept) if kept else 1.0
 
 
-def spread(values: npt.NDArray[np.float64], sizes: Sequence[int]) -> float:
+def spread(values: Array, sizes: Sequence[int]) -> float:
     """Standard deviation within a group, averaged over groups: what GRPO divides by."""
     ends = np.cumsum(sizes)[:-1]
     return float(np.mean([group.std() for group in np.split(values, ends)]))

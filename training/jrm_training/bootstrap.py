@@ -113,6 +113,68 @@ class MacroShare:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Mean:
+    """The average of an amount over units: ``sums`` is [groups, 2], (total, units). The interval takes quantiles."""
+
+    sums: Array
+
+    @classmethod
+    def of(cls, amounts: Array, group: npt.NDArray[np.int64], groups: int) -> Mean:
+        """``amounts`` [units], each of the group with this number."""
+        return cls(np.stack([np.bincount(group, amounts, groups), np.bincount(group, minlength=groups)], axis=1))
+
+    def estimate(self, resamples: Array, level: float) -> Estimate:
+        """Implements ``Tally``."""
+        total, units = (float(one) for one in self.sums.sum(axis=0))
+        groups = int((self.sums[:, 1] > 0).sum())
+        if groups == 0:
+            return Estimate(None, None, None, 0, 0)
+        low, high = _quantiles(_ratio(resamples[:, 0], resamples[:, 1]), level) if groups > 1 else (None, None)
+        return Estimate(total / units, low, high, round(units), groups)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankCorrelation:
+    """Spearman's correlation: ``sums`` is [groups, 6], of 1, x, y, x², y² and x·y over the ranks of a group's units.
+
+    Ranks are those among all units, and stay what they are when groups are drawn again. Where all x or all y are equal
+    there is no value.
+    """
+
+    sums: Array
+
+    @classmethod
+    def of(cls, x: Array, y: Array, group: npt.NDArray[np.int64], groups: int) -> RankCorrelation:
+        """``x`` and ``y`` [units] are ranks, each pair of the group with this number."""
+        x, y = x - x.mean(), y - y.mean()  # products of ranks would lose digits
+        parts = (np.ones_like(x), x, y, x * x, y * y, x * y)
+        return cls(np.stack([np.bincount(group, part, groups) for part in parts], axis=1))
+
+    def estimate(self, resamples: Array, level: float) -> Estimate:
+        """Implements ``Tally``."""
+        count = int((self.sums[:, 0] > 0).sum())
+        value = float(self._correlation(self.sums.sum(axis=0)))
+        if np.isnan(value):
+            return Estimate(None, None, None, 0, 0)
+        low, high = _quantiles(self._correlation(resamples), level) if count > 1 else (None, None)
+        return Estimate(value, low, high, round(float(self.sums[:, 0].sum())), count)
+
+    @staticmethod
+    def _correlation(sums: Array) -> Array:
+        n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        x_variance, y_variance = n * xx - x * x, n * yy - y * y
+        varies = (x_variance > 0) & (y_variance > 0)
+        return _ratio(np.where(varies, n * xy - x * y, np.nan), np.sqrt(np.where(varies, x_variance * y_variance, 1)))
+
+
+def ranks(values: Array) -> Array:
+    """Ranks from 1, float64 [units]; equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    mean_ranks: Array = np.cumsum(count) - (count - 1) / 2
+    return mean_ranks[place]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CalibrationError:
     """Expected calibration error: sum over bins of |observed - predicted|, over all predictions.
 

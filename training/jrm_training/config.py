@@ -22,13 +22,15 @@ class _Section(BaseModel):
 class Stage(_Section):
     """A stretch of a curriculum in the synthetic world: ``groups`` groups with sources of ``shapes`` (fewest, most).
 
-    ``flawed`` is the share of edits with a visual flaw, ``two_sources`` that of groups with two source images.
+    ``flawed`` is the share of edits with a visual flaw, ``two_sources`` that of groups with two source images. Labels
+    are as the ``annotator`` of that number reads them, or the true ones.
     """
 
     groups: PositiveInt
     shapes: tuple[PositiveInt, PositiveInt]
     flawed: Share = 0.65
     two_sources: Share = 0.0
+    annotator: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -129,7 +129,9 @@ def _group_sums(group: Rated) -> dict[str, Sequence[float] | Array]:
         "ties_found": ((tied & even).sum(), ties),
         "false_ties": ((better & even).sum(), pairs),
         "accuracy_with_ties": ((right & ~even).sum() + (tied & even).sum(), pairs + ties),
-        "calibration_error": _calibration_sums(win[better]),
+        "calibration_error": calibration_sums(
+            np.concatenate([win[better], 1.0 - win[better]]), np.repeat([1.0, 0.0], better.sum())
+        ),
     }
     for k in KS:
         tuples = _chains(better, k)
@@ -142,10 +144,11 @@ def _group_sums(group: Rated) -> dict[str, Sequence[float] | Array]:
     return sums
 
 
-def _calibration_sums(win: Array) -> Array:
-    """From the win probabilities of the better edits [P]: predictions, their sum, and events, [3·BINS]."""
-    predicted = np.concatenate([win, 1.0 - win])
-    won = np.repeat([1.0, 0.0], len(win))
+def calibration_sums(predicted: Array, won: Array) -> Array:
+    """Predictions, their sum and events in each bin, [3·BINS], for ``CalibrationError``.
+
+    ``predicted``: win probabilities [P], of every pair from both sides; ``won``: the share of times that it came so.
+    """
     bins = np.minimum((predicted * BINS).astype(np.int64), BINS - 1)
     return np.concatenate([np.bincount(bins, weights, BINS) for weights in (np.ones(len(bins)), predicted, won)])
 

@@ -67,6 +67,7 @@ def open_data(data: Data, dimensions: Sequence[str]) -> Sequence[Group]:
                 shapes=stage.shapes,
                 flawed=stage.flawed,
                 two_sources=stage.two_sources,
+                annotator=stage.annotator,
             )
             for number, stage in enumerate(data.curriculum)
         ]

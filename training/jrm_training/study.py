@@ -2,9 +2,11 @@
 
 Everything that is measured goes into one JSON document, and tables and plots are made from that alone:
 
-    {"format": "jrm-study/1", "plan": {"groups", "edits", "critiques", "seed"}, "differences": {...}, "runs": [
+    {"format": "jrm-study/1", "plan": {"groups", "edits", "critiques", "annotators", "seed"}, "differences": {...},
+     "runs": [
         {"name", "alpha", "steps", "fingerprint",
          "splits": {"test": {what `jrm evaluate --json` writes}, "unseen": {...}},
+         "annotators": {dimension: {figure of ``study_annotators``: estimate}},
          "gain": {split: {output: {figure: estimate}}}, "representation": {...}, "curves": {...}}]}
 
 ``critiques`` of the test split have the verdict's figures too (``study_verdicts``). ``gain`` is what a run has over the
@@ -21,12 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jrm_client import strict_json
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.devices import resolve_device
 
-from .bootstrap import Share, estimates
+from .bootstrap import Array, Share, estimates
 from .data import Group
 from .evaluate import Judged, make_report, rated, rated_reward, score_groups
 from .evaluate_report import to_json
@@ -34,6 +38,7 @@ from .evaluate_results import ResultsFile, inputs_hash
 from .evaluate_scorers import BackendScorer, open_scorer
 from .generate import write_critiques
 from .metrics import tallies
+from .study_annotators import annotator_tallies
 from .study_curves import curves, stage_ends
 from .study_gain import gain
 from .study_representation import hidden_states, represent
@@ -60,11 +65,15 @@ _SETTINGS = ("recipe", "steps", "groups", "start")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: ``groups`` of ``edits`` edits of each split, and critiques of ``critiques`` edits of "test"."""
+    """What is measured: ``groups`` of ``edits`` edits of each split, and critiques of ``critiques`` edits of "test".
+
+    Edits of "test" are judged by ``annotators`` people too, who disagree.
+    """
 
     groups: int = 200
     edits: int = 12
     critiques: int = 200
+    annotators: int = 10
     seed: int = 0
 
 
@@ -117,6 +126,7 @@ def measure(
     _check_comparable(runs)
     device = resolve_device(device)
     groups = {split: list(_drawn(plan, split, advance)) for split in SPLITS}
+    readings = _readings(plan, advance)
     results, states, shares = [], [], []
     for run in runs:
         scorer = open_scorer(
@@ -129,7 +139,7 @@ def measure(
             "test": _report(run, judged["test"], scorer, texts),
             "unseen": _report(run, judged["unseen"], scorer),
         }
-        results.append(_result(run, reports))
+        results.append(_result(run, reports) | {"annotators": _annotated(run, judged["test"], readings)})
         shares.append({split: _shares(judged[split], scorer) for split in SPLITS})
         counted = partial(advance, f"{run.folder.name}: h")
         states.append(hidden_states(run.checkpoint, groups["test"], device=device, advance=counted))
@@ -189,6 +199,32 @@ def _drawn(plan: Plan, split: Split, advance: Advance) -> Iterator[Group]:
         advance(f"drawing the {split} split", number, plan.groups)
         yield world[number]
     advance(f"drawing the {split} split", plan.groups, plan.groups)
+
+
+def _readings(plan: Plan, advance: Advance) -> list[dict[str, Array]]:
+    """What annotators read of each group of the test split: dimension -> [annotators, edits]."""
+    worlds = [
+        World(plan.groups, seed=plan.seed, split="test", edits=plan.edits, annotator=number)
+        for number in range(plan.annotators)
+    ]
+    read: list[dict[str, Array]] = []
+    for number in range(plan.groups):
+        advance("asking annotators", number, plan.groups)
+        groups = [world[number] for world in worlds]
+        names = groups[0].edits[0].labels
+        read.append({name: np.array([group.ranking(name) for group in groups], np.float64) for name in names})
+    advance("asking annotators", plan.groups, plan.groups)
+    return read
+
+
+def _annotated(run: Run, judged: Sequence[Judged], readings: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    """The figures of ``annotator_tallies``, for every dimension that people were asked about."""
+    found = {
+        name: estimates(annotator_tallies(judged, [of[name] for of in readings], name))
+        for name in run.checkpoint.manifest.dimensions
+        if name in readings[0]
+    }
+    return {name: {figure: asdict(one) for figure, one in figures.items()} for name, figures in found.items()}
 
 
 def _score(run: Run, split: Split, groups: Sequence[Group], scorer: BackendScorer, advance: Advance) -> list[Judged]:

@@ -33,6 +33,12 @@ _CRITIQUE_FIGURES = {
     "verdict_accuracy": "pairwise accuracy of the verdicts",
     "verdict_agreement": "score head orders as the verdicts do",
 }
+_ANNOTATOR_FIGURES = {
+    "std_rank_correlation": "σ follows their spread, rank correlation",
+    "vote_calibration_error": "calibration error on their votes ↓",
+    "vote_loss": "-log P of their votes, nats ↓",
+    "saved_by_std": "of which σ saves, against the best constant one",
+}
 _SPECTRUM = {
     "effective_rank": ("effective rank", ".1f"),
     "spectral_entropy": ("spectral entropy, nats", ".2f"),
@@ -102,6 +108,16 @@ def _sections(study: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
                 if figure in written[name]
             ],
         )
+    if any(run.get("annotators", {}) for run in runs):
+        yield (
+            f"{plan['annotators']} annotators who err, test split",
+            [
+                _annotator_row(runs, name, figure, words)
+                for figure, words in _ANNOTATOR_FIGURES.items()
+                for name in runs[0]["splits"]["test"]["dimensions"]
+                if any(figure in run.get("annotators", {}).get(name, {}) for run in runs)
+            ],
+        )
     first = runs[0]["representation"]
     yield (
         f"Hidden states h of {next(iter(first.values()))['states']:,} edits of the test split",
@@ -123,6 +139,11 @@ def _row(runs: Sequence[Mapping[str, Any]], split: str, output: str, figure: str
 def _critique_row(runs: Sequence[Mapping[str, Any]], name: str, figure: str, words: str) -> list[str]:
     found = [run["splits"]["test"]["critiques"].get(name, {}).get(figure) for run in runs]
     return [f"{spoken(name)}: {words}", _GOALS.get(("test", name, figure), ""), *map(_cell, found), ""]
+
+
+def _annotator_row(runs: Sequence[Mapping[str, Any]], name: str, figure: str, words: str) -> list[str]:
+    found = [run.get("annotators", {}).get(name, {}).get(figure) for run in runs]
+    return [f"{spoken(name)}: {words}", "", *map(_cell, found), ""]
 
 
 def _output(report: Mapping[str, Any], output: str) -> Mapping[str, Any]:

@@ -134,15 +134,23 @@ def world(
     two_sources: Annotated[
         float, typer.Option(min=0, max=1, help="Share of groups with two source images.", show_default="none")
     ] = 0.0,
+    annotator: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of a person who errs, for labels as read.", show_default="true labels"),
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=64, help="Pixels of the shorter side.", show_default="64 to 256")
+    ] = None,
 ) -> None:
-    """Write groups of the synthetic world as preference data, to look at or to score."""
+    """Write groups of the synthetic world as preference data, to look at, to score, or to train on."""
     if split not in ("train", "test", "unseen"):
         raise typer.BadParameter(f"--split {split}: expected train, test or unseen")
     from .data import write_groups
     from .world import World
 
     try:
-        write_groups(out, World(count, seed, split, edits, two_sources=two_sources))  # type: ignore[arg-type] # split is checked above
+        groups = World(count, seed, split, edits, two_sources=two_sources, annotator=annotator, side=side)  # type: ignore[arg-type] # split is checked above
+        write_groups(out, groups)
     except FileExistsError:
         _fail([f"{out}: is there already, and nothing is overwritten"])
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Literal, get_args, overload
 
 from jrm_training.data import Edit, Group
 
-from . import critique, edits, flaws, tasks, two_sources
+from . import annotators, critique, edits, flaws, tasks, two_sources
 from .scene import draw
 from .tasks import ALL, HELD_OUT, SEEN
 
@@ -25,8 +25,9 @@ class World(Sequence[Group]):
     ``shapes`` are the fewest and the most in a source, ``flawed`` is the share of edits with a visual flaw,
     ``two_sources`` that of groups with two source images; the other groups are the same for any share. The train and
     test splits never show a held-out combination of colour and kind; in "unseen", every task is about one. Each
-    split is drawn from a stream of its own. Labels ("instruction_following", "visual_quality") are 1 to 4, critiques
-    those of appendix C; images are 64 to 343 pixels wide and high. Cheap to make and to pickle: a group is drawn anew
+    split is drawn from a stream of its own. Labels ("instruction_following", "visual_quality") are 1 to 4, or what the
+    ``annotator`` of this number, who errs, makes of those; critiques are those of appendix C; images are 64 to 343
+    pixels wide and high, or their shorter side has ``side`` pixels. Cheap to make and to pickle: a group is drawn anew
     at every access. Raises ValueError, naming the field, for values that no world could have.
     """
 
@@ -37,6 +38,8 @@ class World(Sequence[Group]):
     shapes: tuple[int, int] = (1, 5)
     flawed: float = 0.65
     two_sources: float = 0.0
+    annotator: int | None = None
+    side: int | None = None
 
     def __post_init__(self) -> None:
         fewest, most = self.shapes
@@ -48,6 +51,8 @@ class World(Sequence[Group]):
             raise ValueError(f"edits is {self.edits}, must be at least 1")
         if not 0 <= fewest <= most <= MOST_SHAPES:
             raise ValueError(f"shapes is {self.shapes}, must be (fewest, most) within 0 and {MOST_SHAPES}")
+        if self.side is not None and self.side < min(_SIDES):
+            raise ValueError(f"side is {self.side}, must be at least {min(_SIDES)}")
         for name, share in (("flawed", self.flawed), ("two_sources", self.two_sources)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is {share}, must be between 0 and 1")
@@ -66,13 +71,16 @@ class World(Sequence[Group]):
             raise IndexError(f"group {index} of {self.groups}")
         name = f"{self.seed}/{self.split}/{index % self.groups}"
         two = Random(f"{name}/sources").random() < self.two_sources  # noqa: S311 - not a secret
-        return self._group(Random(name), two_sources.sample_task if two else tasks.sample_task)  # noqa: S311 - as above
+        sample_task = two_sources.sample_task if two else tasks.sample_task
+        person = None if self.annotator is None else Random(f"{name}/annotator {self.annotator}")  # noqa: S311 - as above
+        return self._group(Random(name), person, sample_task)  # noqa: S311 - as above
 
-    def _group(self, random: Random, sample_task: Callable[..., tasks.Task]) -> Group:
+    def _group(self, random: Random, person: Random | None, sample_task: Callable[..., tasks.Task]) -> Group:
         unseen = self.split == "unseen"
         palette = ALL if unseen else SEEN
         task = sample_task(random, shapes=self.shapes, palette=palette, featured=HELD_OUT if unseen else None)
         side, oversample = random.choice(_SIDES), random.choice((1, 2, 4))
+        side = self.side or side  # drawn all the same, so that it is the same group at any size
 
         made: list[Edit] = []
         queue: list[str] = []
@@ -87,7 +95,7 @@ class World(Sequence[Group]):
             made.append(
                 Edit(
                     image=image if flaw is None else flaws.apply(image, flaw),
-                    labels={"instruction_following": edit.label, "visual_quality": quality},
+                    labels=_labels(edit, quality, person),
                     critiques={
                         "instruction_following": critique.instruction_following(edit, task.scene),
                         "visual_quality": critique.visual_quality(quality, flaw, edit.scene),
@@ -97,3 +105,13 @@ class World(Sequence[Group]):
         source = draw(task.scene, side, oversample)
         sources = source if task.second is None else (source, draw(task.second, side, oversample))
         return Group(source=sources, instruction=task.instruction, edits=tuple(made))
+
+
+def _labels(edit: edits.Edit, quality: int, person: Random | None) -> dict[str, float]:
+    """The true labels, or what a person makes of them."""
+    if person is None:
+        return {"instruction_following": edit.label, "visual_quality": quality}
+    return {
+        "instruction_following": annotators.read(edit.label, annotators.FOLLOWING_DOUBT[edit.quality], person),
+        "visual_quality": annotators.read(quality, annotators.QUALITY_DOUBT[quality], person),
+    }

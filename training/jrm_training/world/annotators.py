@@ -1,0 +1,37 @@
+"""People who judge the world's edits: they disagree, and more about some edits than about others.
+
+An annotator reads a label with a Gaussian error whose standard deviation, the doubt about the edit, can be seen in the
+edit itself: everybody knows an untouched picture, while half of a wish, or a wish with something else besides, is taken
+for more or for less; a slight flaw is overlooked or resented. Edits are compared by what was read, so that two
+annotators agree on edits that are far apart and differ where they are close.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from random import Random
+
+FOLLOWING_DOUBT: Mapping[str, float] = {
+    "right": 0.25,
+    "partly_right": 0.8,
+    "wrong_result": 0.5,
+    "over_edited": 1.0,
+    "wrong_object": 0.4,
+    "unchanged": 0.15,
+}
+"""Doubt about instruction following by an edit's quality, in units of the label."""
+
+QUALITY_DOUBT: Mapping[int, float] = {4: 0.2, 3: 0.8, 2: 0.5, 1: 0.25}
+"""Doubt about visual quality by its label, in units of the label."""
+
+
+def read(label: float, doubt: float, random: Random) -> float:
+    """What one annotator makes of a label, to three digits: two edits are hardly ever equal to a person."""
+    return round(label + doubt * random.gauss(0.0, 1.0), 3)
+
+
+def agreement(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Share of annotators who prefer the first of two edits, each a (label, doubt)."""
+    spread = math.hypot(first[1], second[1])
+    return 0.5 * (1.0 + math.erf((first[0] - second[0]) / spread / math.sqrt(2.0)))
