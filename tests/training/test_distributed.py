@@ -1,12 +1,7 @@
 """Two real processes against one: equal weights, with and without sharding, and states that either can go on from."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +15,9 @@ from jrm_training.distributed import place, sum_over_devices
 from jrm_training.run import run
 from jrm_training.trainer import read_log
 from support import checkpoints
+from support.launch import two_processes
 from support.training import groups, recipe, weights
 
-TESTS = Path(__file__).parents[1]
 TOLERANCE = 1e-5
 JOBS = {
     "plain": {},
@@ -47,9 +42,8 @@ class Runs:
     def alone(self, name: str) -> None:
         run(self.recipe[name], self.start, self.folder / name, "cpu", Console(quiet=True))
 
-    def state(self, name: str, step: int, to: str) -> None:
-        """Copy one state of a run: a run that was killed after it."""
-        shutil.copytree(self.folder / name / "states" / f"{step:08}", self.folder / to / "states" / f"{step:08}")
+    def state(self, name: str, step: int) -> Path:
+        return self.folder / name / "states" / f"{step:08}"
 
 
 @pytest.fixture(scope="module")
@@ -63,35 +57,17 @@ def runs(tmp_path_factory):
     made = Runs(folder, start, recipes)
     made.alone("alone")
     made.alone("alone, one step")
-    made.state("alone", 1, "resumed")
-    two_processes(made)
-    return made
-
-
-def two_processes(made):
-    """What torchrun does: the same program twice, told apart by the environment."""
-    with ExitStack() as stack:  # ports that are free now, each for one process group
-        listening = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in JOBS]
-        ports = [one.getsockname()[1] for one in listening]
     jobs = [
         {
-            "recipe": made.recipe[name].model_dump(mode="json"),
-            "start": str(made.start),
-            "out": str(made.folder / name),
-            "port": port,
+            "recipe": recipes[name].model_dump(mode="json"),
+            "start": str(start),
+            "out": str(folder / name),
+            **({"state": str(made.state("alone", 1))} if name == "resumed" else {}),
         }
-        for name, port in zip(JOBS, ports, strict=True)
+        for name in JOBS
     ]
-    file = made.folder / "jobs.json"
-    file.write_text(json.dumps(jobs))
-    shared = os.environ | {"PYTHONPATH": str(TESTS), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "support.two_processes", str(file)]
-    processes = [
-        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    told = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
+    two_processes(jobs, folder)
+    return made
 
 
 def furthest(one, other):
@@ -126,7 +102,7 @@ def test_two_processes_go_on_from_a_state_of_one(runs):
 
 
 def test_one_process_goes_on_from_a_state_of_two(runs):
-    runs.state("sharded", 1, "back")
+    shutil.copytree(runs.state("sharded", 1), runs.state("back", 1))
     runs.alone("back")
     assert [line["step"] for line in read_log(runs.folder / "back")] == [2]
     assert furthest(runs.weights("alone"), runs.weights("back")) < TOLERANCE

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import SupportsIndex, cast, overload
+from typing import Any, SupportsIndex, cast, overload
 
 import torch
 import torch.distributed as dist
@@ -94,7 +94,7 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
     another run made.
     """
     with ExitStack() as stack:
-        device = stack.enter_context(_processes(device))
+        device = stack.enter_context(_processes(device, alone=recipe.shard))
         checkpoint = open_checkpoint(start)
         groups = open_data(recipe.data, checkpoint.manifest.dimensions)
         trainer = Trainer(recipe, checkpoint, groups, out, device)
@@ -116,15 +116,19 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[str]:
-    """This process's own device, with a process group around it where torchrun has set one up."""
-    if "WORLD_SIZE" not in os.environ:
+def _processes(device: str, *, alone: bool) -> Iterator[str]:
+    """This process's own device, in a process group where torchrun started several, or one ``alone`` is wanted."""
+    if "WORLD_SIZE" not in os.environ and not alone:
         yield device
         return
-    if device.startswith("cuda"):
+    options: dict[str, Any] = {}
+    if "WORLD_SIZE" not in os.environ:
+        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    elif device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **options)
     try:
         yield device
     finally:

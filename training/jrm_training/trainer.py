@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -96,9 +97,10 @@ class Trainer:
         self.model = JointModel.load(checkpoint, self.device)
         if recipe.gradient_checkpointing:
             self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        self._sharded = recipe.shard and self._world > 1
+        self._sharded = recipe.shard and dist.is_initialized()
         if self._sharded:
             shard(self.model, torch.bfloat16 if recipe.dtype == "bfloat16" else None)
+        self._autocast = recipe.dtype == "bfloat16" and not self._sharded
         self._optimizers = Optimizers(self.model, recipe.optimizer)
         collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
         self._rows = Rows(groups, collator)
@@ -140,7 +142,7 @@ class Trainer:
         losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # sums over pairs, over critique tokens
         right = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
         for row, compare in zip(rows, pairs, strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 joint = self.model(row)
             rank = self._ranking(joint, compare, right)
             language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
