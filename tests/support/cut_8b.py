@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.shapes import SHAPES
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer, Qwen3VLConfig
 
-from benchmarks.shapes import SHAPES
 from jrm_service.model.editreward import default_prompts
 from jrm_service.model.tiny_shapes import CHAT_TEMPLATES
 from jrm_service.model.weights import expected_tensors
@@ -52,7 +52,9 @@ def config(*, cut: bool) -> dict[str, Any]:
     whole = json.loads(json.dumps(SHAPES["8b"].config))
     architecture = {"architectures": ["Qwen3VLForConditionalGeneration"], "transformers_version": "4.57.0.dev0"}
     text = whole["text_config"] | {"bos_token_id": 151_643, "eos_token_id": 151_645} | (_TEXT if cut else {})
-    return architecture | whole | {"text_config": text, "vision_config": whole["vision_config"] | (_VISION if cut else {})}
+    return (
+        architecture | whole | {"text_config": text, "vision_config": whole["vision_config"] | (_VISION if cut else {})}
+    )
 
 
 def write_base(path: Path) -> Path:
@@ -74,14 +76,23 @@ def write_base(path: Path) -> Path:
 
 def write_settings(path: Path, config: dict[str, Any]) -> None:
     """``config.json`` and the files of the processors, as the hub has them."""
-    rules = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    rules = {
+        "patch_size": 16,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     sizes = {"size": {"shortest_edge": 65_536, "longest_edge": 16_777_216}}
     image = {"processor_class": "Qwen3VLProcessor", "image_processor_type": "Qwen2VLImageProcessorFast"}
     video = {"processor_class": "Qwen3VLProcessor", "video_processor_type": "Qwen3VLVideoProcessor"}
     for name, content in (
         ("config.json", config),
         ("preprocessor_config.json", rules | sizes | image),
-        ("video_preprocessor_config.json", rules | {"size": {"shortest_edge": 4096, "longest_edge": 25_165_824}} | video),
+        (
+            "video_preprocessor_config.json",
+            rules | {"size": {"shortest_edge": 4096, "longest_edge": 25_165_824}} | video,
+        ),
     ):
         (path / name).write_text(json.dumps(content))
 

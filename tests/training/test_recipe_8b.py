@@ -1,7 +1,7 @@
 """The recipe ``jrm-8b`` as it is shipped, on two processes that torchrun starts, with all but the layers as in 8B.
 
-Only sizes and data are others. Both the real number of tokens and the paper's prompts are there: what ``jrm init`` makes
-of a folder as the hub has it.
+Only sizes and data are others. Both the real number of tokens and the paper's prompts are there: it starts from what
+``jrm init`` makes of a folder as the hub has it.
 """
 
 import json

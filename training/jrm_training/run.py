@@ -25,6 +25,7 @@ from .config import Data, Recipe
 from .data import Group, GroupFile, read_groups
 from .distributed import place
 from .export import export
+from .lora import merged
 from .trainer import StepLog, Trainer, append_log
 from .world import World
 
@@ -109,9 +110,11 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
                 console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         show = stack.enter_context(_Show(trainer, out, console)) if first else None
         trainer.fit(show or (lambda _log: None))
-        # Every process gives its share of the weights, and the first has them all.
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = cast(dict[str, torch.Tensor], get_model_state_dict(trainer.model, options=options))
+        if recipe.lora is not None:
+            state = merged(trainer.model)
+        else:  # every process gives its share of the weights, and the first has them all
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = cast(dict[str, torch.Tensor], get_model_state_dict(trainer.model, options=options))
         return _export(trainer, checkpoint, groups, state) if first else None
 
 
