@@ -9,9 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.source import open_source
+from jrm_training.batch import Collator
 from jrm_training.data import write_groups
 from jrm_training.distributed import place, sum_over_devices
+from jrm_training.memory import count_memory
 from jrm_training.run import run
 from jrm_training.trainer import read_log
 from support import checkpoints
@@ -94,6 +97,15 @@ def test_rows_add_up_to_the_step_of_one_process(runs):
 def test_no_device_keeps_whole_gradients_until_the_step_ends(runs):
     """For 8B they would be 35 GB on each."""
     assert json.loads((runs.folder / "accumulated" / "spread.json").read_text()) == [False, True]
+
+
+@pytest.mark.parametrize("name", ["plain", "sharded", "bfloat16"])
+def test_a_process_holds_what_the_dry_run_counts(runs, name):
+    held = json.loads((runs.folder / name / "bytes.json").read_text())
+    checkpoint = open_checkpoint(runs.start)
+    collator = Collator(checkpoint)
+    counted = count_memory(runs.recipe[name], checkpoint, collator.new_tokens, collator.row(groups(1)), devices=2)
+    assert held == {key: getattr(counted, key) for key in ("weights", "gradients", "optimizer")}
 
 
 def test_two_processes_go_on_from_a_state_of_one(runs):
