@@ -140,7 +140,7 @@ def as_tables(run: DryRun) -> RenderableType:
     if recipe.gradient_checkpointing:
         without = memory.peak - memory.row + memory.row_kept
         device.add_row("without checkpointing", gigabytes(without), f"a row takes {gigabytes(memory.row_kept)} GB")
-    device.add_row("while loading", gigabytes(memory.loading), "every weight, before it is spread")
+    device.add_row("while loading", gigabytes(memory.loading), "every weight, on each device")
 
     rest = Table(show_header=False)
     rest.add_column("")
@@ -163,11 +163,11 @@ def as_tables(run: DryRun) -> RenderableType:
     if run.data is None:
         rest.add_row("steps", "not known without the data")
     else:
-        size = run.data
-        rest.add_row("steps", f"{size.steps:,} of {recipe.batch} groups, {recipe.epochs} times {size.groups:,} groups")
+        data = run.data
+        rest.add_row("steps", f"{data.steps:,} of {recipe.batch} groups, {recipe.epochs} times {data.groups:,} groups")
         rest.add_row(
             "in all",
-            f"about {recipe.epochs * size.edits:,.0f} candidates, {recipe.epochs * size.tokens:,.0f} tokens",
+            f"about {recipe.epochs * data.edits:,.0f} candidates, {recipe.epochs * data.tokens:,.0f} tokens",
         )
     return Lines(device, rest)
 

@@ -24,6 +24,8 @@ class TrainedRows(nn.Module):
     ``weight`` [V, H] is the frozen table, ``rows`` float32 [tokens, H] are those of ``ids`` int64 [tokens].
     """
 
+    ids: torch.Tensor
+
     def __init__(self, table: nn.Embedding | nn.Linear, ids: torch.Tensor, rows: nn.Parameter) -> None:
         super().__init__()
         self.table, self.rows = table, rows
@@ -40,7 +42,7 @@ class TrainedRows(nn.Module):
         rows = self.rows.to(output.dtype)
         if isinstance(self.table, nn.Linear):
             return output.index_copy(-1, self.ids, inputs @ rows.T)
-        here = inputs.unsqueeze(-1) == self.ids
+        here = torch.eq(inputs.unsqueeze(-1), self.ids)
         return torch.where(here.any(-1, keepdim=True), rows[here.int().argmax(-1)], output)
 
 
@@ -54,7 +56,7 @@ def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) ->
     model.requires_grad_(False)
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft only divides it by r
+        lora_alpha=lora.alpha,
         target_modules=_targets(model.backbone, lora.targets),
     )
     with torch.random.fork_rng(devices=[]):
@@ -63,12 +65,13 @@ def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) ->
     for adapter in model.parameters():
         if adapter.requires_grad:
             adapter.data = adapter.data.float()
-    language: Any = model.backbone.language_model
-    tied = language.embed_tokens.weight is model.lm_head.weight
+    joint: Any = model  # its tables are about to be of another class
+    language = joint.backbone.language_model
+    tied = language.embed_tokens.weight is joint.lm_head.weight
     ids = torch.tensor(tokens, device=language.embed_tokens.weight.device)
     language.embed_tokens = _with_rows(language.embed_tokens, ids)
-    model.lm_head = (
-        TrainedRows(model.lm_head, ids, language.embed_tokens.rows) if tied else _with_rows(model.lm_head, ids)
+    joint.lm_head = (
+        TrainedRows(joint.lm_head, ids, language.embed_tokens.rows) if tied else _with_rows(joint.lm_head, ids)
     )
     model.heads.requires_grad_(True)
 
@@ -76,7 +79,8 @@ def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) ->
 def merged(model: JointModel) -> dict[str, torch.Tensor]:
     """The state dict of the model as it was before ``add_lora``, with what was learned in its place.
 
-    W + alpha / r · B A is computed and returned in float32. Frozen tensors are returned as they are.
+    W + alpha / r · B A is computed and returned in float32, on the host: a GPU has no room for it beside W. Frozen
+    tensors are returned as they are.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -85,12 +89,12 @@ def merged(model: JointModel) -> dict[str, torch.Tensor]:
         if isinstance(module, LoraLayer):
             delta = module.get_delta_weight(_ADAPTER).detach()
             state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.lora_")}
-            state[f"{name}.weight"] = state.pop(f"{name}.base_layer.weight").float() + delta
+            state[f"{name}.weight"] = (state.pop(f"{name}.base_layer.weight").float() + delta).cpu()
             if f"{name}.base_layer.bias" in state:
                 state[f"{name}.bias"] = state.pop(f"{name}.base_layer.bias")
         elif isinstance(module, TrainedRows):
             table, rows = state.pop(f"{name}.table.weight"), state.pop(f"{name}.rows")
-            state[f"{name}.weight"] = table.float().index_copy(0, module.ids, rows)
+            state[f"{name}.weight"] = table.float().index_copy(0, module.ids, rows).cpu()
     return state
 
 

@@ -234,7 +234,7 @@ def language_loss(logits: Tensor, targets: Tensor, *, reduction: Literal["mean",
     if len(targets) <= _CHUNK:
         total = _cross_entropy(logits, targets)
     else:
-        chunks = zip(logits.split(_CHUNK), targets.split(_CHUNK), strict=True)
+        chunks = zip(torch.split(logits, _CHUNK), torch.split(targets, _CHUNK), strict=True)
         total = torch.stack(
             [checkpoint(_cross_entropy, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         ).sum()

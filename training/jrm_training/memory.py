@@ -136,7 +136,7 @@ def row_bytes(model: JointModel, row: GroupRow, alpha: float, *, checkpointed: b
         model.backbone.gradient_checkpointing_disable()
     # A gradient is summed, or spread, as soon as it is there.
     hooks = [
-        weight.register_post_accumulate_grad_hook(lambda weight: setattr(weight, "grad", None))
+        weight.register_post_accumulate_grad_hook(_forget)  # type: ignore[no-untyped-call]
         for weight in model.parameters()
         if weight.requires_grad
     ]
@@ -147,17 +147,21 @@ def row_bytes(model: JointModel, row: GroupRow, alpha: float, *, checkpointed: b
             targets = row.targets.to(joint.logits.device)
             loss = (1 - alpha) * loss + alpha * language_loss(joint.logits, targets, reduction="sum")
             loss.backward()
-            return alive.most
+        return int(alive.most)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-class Alive(TorchDispatchMode):
+def _forget(weight: torch.Tensor) -> None:
+    weight.grad = None
+
+
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives these two no types
     """Counts bytes of the storages that operations make, while they are alive: ``now``, and the ``most`` there were."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._known: set[int] = set()
 
@@ -212,12 +216,13 @@ def fused_attention(*, repeat: bool) -> Iterator[None]:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return kernel(query, key, value, 0.0, False, attn_mask=mask, scale=scale)[0]
 
-    plain = varlen.scaled_dot_product_attention
-    varlen.scaled_dot_product_attention = fused  # type: ignore[assignment] # for a while
+    name = "scaled_dot_product_attention"
+    plain = getattr(varlen, name)
+    setattr(varlen, name, fused)
     try:
         yield
     finally:
-        varlen.scaled_dot_product_attention = plain
+        setattr(varlen, name, plain)
 
 
 def _share(weight: torch.Tensor, world: int) -> int:

@@ -37,8 +37,7 @@ class JointModel(nn.Module):
 
     def __init__(self, backbone: Qwen3VLModel, heads: RewardHeads, lm_head: nn.Linear, spec: ImageSpec) -> None:
         super().__init__()
-        self.backbone, self.heads = backbone, heads
-        self.lm_head: nn.Module = lm_head
+        self.backbone, self.heads, self.lm_head = backbone, heads, lm_head
         self.packed = PackedModel(backbone, spec)
 
     @classmethod

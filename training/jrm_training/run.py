@@ -126,7 +126,7 @@ def _processes(device: str, *, alone: bool) -> Iterator[str]:
         return
     options: dict[str, Any] = {}
     if "WORLD_SIZE" not in os.environ:
-        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined] # not in its stubs
     elif device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device.startswith("cuda"):
