@@ -28,6 +28,7 @@ JOBS = {
     "resumed": {"shard": True},  # from a state of one process
     "accumulated": {"shard": True, "batch": 4},  # two rows of each process in a step
     "bfloat16": {"shard": True, "gradient_checkpointing": True, "dtype": "bfloat16"},  # as jrm-8b
+    "lora": {"lora": {"r": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}, "gradient_checkpointing": True},
 }
 
 
@@ -57,9 +58,11 @@ def runs(tmp_path_factory):
     recipes = {name: recipe(data=data, save_every=1, **changes) for name, changes in JOBS.items()}
     recipes["alone"] = recipes["back"] = recipe(data=data, save_every=1, shard=True)
     recipes["alone, one step"] = recipe(data=data, **JOBS["accumulated"])
+    recipes["alone, lora"] = recipe(data=data, save_every=1, **JOBS["lora"])
     made = Runs(folder, start, recipes)
     made.alone("alone")
     made.alone("alone, one step")
+    made.alone("alone, lora")
     jobs = [
         {
             "recipe": recipes[name].model_dump(mode="json"),
@@ -90,6 +93,10 @@ def test_two_processes_log_the_steps_of_one(runs, name):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
 
 
+def test_adapters_are_trained_alike_by_two_processes(runs):
+    assert furthest(runs.weights("alone, lora"), runs.weights("lora")) < TOLERANCE
+
+
 def test_rows_add_up_to_the_step_of_one_process(runs):
     assert furthest(runs.weights("alone, one step"), runs.weights("accumulated")) < TOLERANCE
 
@@ -99,13 +106,18 @@ def test_no_device_keeps_whole_gradients_until_the_step_ends(runs):
     assert json.loads((runs.folder / "accumulated" / "spread.json").read_text()) == [False, True]
 
 
-@pytest.mark.parametrize("name", ["plain", "sharded", "bfloat16"])
+@pytest.mark.parametrize("name", ["plain", "sharded", "bfloat16", "lora"])
 def test_a_process_holds_what_the_dry_run_counts(runs, name):
     held = json.loads((runs.folder / name / "bytes.json").read_text())
     checkpoint = open_checkpoint(runs.start)
     collator = Collator(checkpoint)
     counted = count_memory(runs.recipe[name], checkpoint, collator.new_tokens, collator.row(groups(1)), devices=2)
-    assert held == {key: getattr(counted, key) for key in ("weights", "gradients", "optimizer")}
+    frozen = counted.parameters - counted.trained
+    assert held == {
+        "weights": counted.weights - 4 * frozen,
+        "gradients": counted.gradients,
+        "optimizer": counted.optimizer,
+    }
 
 
 def test_two_processes_go_on_from_a_state_of_one(runs):

@@ -49,9 +49,13 @@ class TrainedRows(nn.Module):
 def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) -> None:
     """Freeze the backbone and both tables, and train adapters, the rows of ``tokens`` and the heads instead.
 
-    Equal seeds give equal adapters, which change nothing yet. Raises ValueError for a target that no layer has.
+    Equal seeds give equal adapters, which change nothing yet. Raises ValueError for a target that no layer has, and
+    where peft is not installed.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ValueError(f"lora: needs peft, which 'jrm-serve[train]' brings ({error})") from None
 
     model.requires_grad_(False)
     config = LoraConfig(
