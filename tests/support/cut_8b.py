@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import Qwen2Tokenizer, Qwen3VLConfig
 from jrm_service.model.editreward import default_prompts
 from jrm_service.model.tiny_shapes import CHAT_TEMPLATES
 from jrm_service.model.weights import expected_tensors
+from jrm_training.start import PIXELS
 
 NAME = "Qwen3-VL-8B-Instruct"
 TOKENS, ROWS = 151_669, 151_936  # of the tokenizer; of the embedding, which has rows to spare
@@ -72,6 +74,20 @@ def write_base(path: Path) -> Path:
     }
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+def without_weights(start: Path, out: Path) -> Path:
+    """What ``jrm init`` made of the cut model, as it would be for the whole one, less all tensors."""
+    shutil.copytree(start, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    (out / "config.json").write_text(json.dumps(config(cut=False)))
+    for name, key, sizes in (
+        ("reward/manifest.json", "image", {"min_pixels": PIXELS, "max_pixels": PIXELS}),
+        ("preprocessor_config.json", "size", {"shortest_edge": PIXELS, "longest_edge": PIXELS}),
+    ):
+        content = json.loads((out / name).read_text())
+        content[key] |= sizes
+        (out / name).write_text(json.dumps(content))
+    return out
 
 
 def write_settings(path: Path, config: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ Only sizes and data are others. Both the real number of tokens and the paper's p
 ``jrm init`` makes of a folder as the hub has it.
 """
 
+import io
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from jrm_training.batch import Collator
 from jrm_training.config import find_recipe, read_recipe
 from jrm_training.data import write_groups
 from jrm_training.distributed import shard
+from jrm_training.dry_run import as_tables, dry_run
 from jrm_training.model import JointModel
 from jrm_training.run import run
 from jrm_training.start import prepare
@@ -35,8 +37,9 @@ from support import cut_8b
 from support.launch import two_processes
 from support.training import groups
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 STEPS = 2
 SIZES = {"epochs": "2", "batch": "8", "save_every": "1", "workers": "0"}  # two rows of each process in a step
 TOLERANCE = 1e-5  # of a moment, in units of its norm: rows are equal to the bit, but not the order of their sum
@@ -151,6 +154,20 @@ def test_layers_compute_what_a_server_in_bfloat16_computes(start):
             assert model(row).h.equal(hidden[row.reads])
     finally:
         dist.destroy_process_group()
+
+
+def test_the_docs_have_the_dry_run_of_the_whole_8b(start, tmp_path):
+    """Line by line, without a weight."""
+    folder = cut_8b.without_weights(start, tmp_path / "whole")
+    checkpoint = open_checkpoint(folder, weights=False)
+    found = dry_run(read_recipe(find_recipe("jrm-8b")), checkpoint, None, 8)
+    assert found.memory.parameters == 8_775_547_220  # 8.77 billion, and two heads
+    assert found.memory.peak < 80e9
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(as_tables(found))
+    docs = DOCS.read_text()
+    for line in console.export_text().splitlines():
+        assert line.rstrip() in docs, line
 
 
 def test_states_are_spread_over_the_processes(runs):

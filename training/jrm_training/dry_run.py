@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from rich.box import SIMPLE
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
@@ -116,7 +117,8 @@ def _made_up(recipe: Recipe, checkpoint: Checkpoint, collator: Collator) -> Grou
 def as_tables(run: DryRun) -> RenderableType:
     """The tables that are printed; sizes in GB of 10^9 bytes."""
     recipe, memory, row = run.recipe, run.memory, run.row
-    device = Table(title=f"{recipe.name} on {run.devices} device{'s' * (run.devices != 1)}: memory of each")
+    title = f"{recipe.name} on {run.devices} device{'s' * (run.devices != 1)}: memory of each"
+    device = Table(title=title, title_justify="left", box=SIMPLE)
     device.add_column("")
     device.add_column("GB", justify="right")
     device.add_column("how it is counted")
@@ -126,7 +128,7 @@ def as_tables(run: DryRun) -> RenderableType:
     kept = "layers are computed again" if recipe.gradient_checkpointing else "all layers are kept"
     lines = [
         ("weights", memory.weights, f"{spread}{memory.parameters:,}{frozen}; {at_rest}"),
-        ("copies", memory.copies, f"all of them, gathered or cast, in {recipe.dtype}"),
+        ("copies", memory.copies, f"all weights, gathered or cast, in {recipe.dtype}"),
         ("gradients", memory.gradients, f"{spread}what is trained, float32"),
         ("optimizer", memory.optimizer, f"{spread}what is trained, two moments in float32"),
         ("a row", memory.row, f"the most alive at once, forward and back; {kept}"),
@@ -142,7 +144,7 @@ def as_tables(run: DryRun) -> RenderableType:
         device.add_row("without checkpointing", gigabytes(without), f"a row takes {gigabytes(memory.row_kept)} GB")
     device.add_row("while loading", gigabytes(memory.loading), "every weight, on each device")
 
-    rest = Table(show_header=False)
+    rest = Table(show_header=False, box=SIMPLE)
     rest.add_column("")
     rest.add_column("")
     where = (
@@ -151,9 +153,10 @@ def as_tables(run: DryRun) -> RenderableType:
     groups = int(row.group_of.max()) + 1
     rest.add_row(
         "the row",
-        f"{groups} group{'s' * (groups != 1)}, {len(row.labels)} edits, {row.packed.ids.numel():,} tokens, "
-        f"{len(row.targets):,} of critiques, {len(row.packed.distinct_images)} images ({where})",
+        f"{groups} group{'s' * (groups != 1)}, {len(row.labels)} edits, {len(row.packed.distinct_images)} images; "
+        f"{row.packed.ids.numel():,} tokens, {len(row.targets):,} of them critiques",
     )
+    rest.add_row("", where)
     state = state_bytes(memory)
     rest.add_row(
         "states on disk",
