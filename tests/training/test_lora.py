@@ -1,6 +1,7 @@
 """Adapters on a frozen backbone: what is trained, what is merged, and that the merged checkpoint is an ordinary one."""
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -161,6 +162,12 @@ def test_frozen_weights_are_kept_in_what_is_computed_in(start, jsonl, tmp_path):
 def test_a_target_that_is_not_there_is_named_with_those_that_are(start, jsonl, tmp_path):
     with pytest.raises(ValueError, match=r"no linear layer is named query; there are .*q_proj"):
         trainer(start, jsonl, tmp_path / "run", lora=LORA | {"targets": ("q_proj", "query")})
+
+
+def test_without_peft_the_extra_is_named(start, jsonl, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"lora: needs peft, which 'jrm-serve\[train\]' brings"):
+        trainer(start, jsonl, tmp_path / "run")
 
 
 def test_the_shipped_recipe_has_the_papers_losses_and_schedule():

@@ -39,11 +39,11 @@ class TrainedRows(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Ids to vectors, or hidden states [C, H] to logits [C, V]."""
         output: torch.Tensor = self.table(inputs)
-        rows = self.rows.to(output.dtype)
         if isinstance(self.table, nn.Linear):
-            return output.index_copy(-1, self.ids, inputs @ rows.T)
+            return output.index_copy(-1, self.ids, inputs @ self.rows.to(output.dtype).T)
         here = torch.eq(inputs.unsqueeze(-1), self.ids)
-        return torch.where(here.any(-1, keepdim=True), rows[here.int().argmax(-1)], output)
+        rows = self.rows[here.int().argmax(-1)].to(output.dtype)  # in this order the gradient is summed in float32
+        return torch.where(here.any(-1, keepdim=True), rows, output)
 
 
 def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) -> None:
