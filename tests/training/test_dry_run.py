@@ -1,6 +1,7 @@
 """What a run takes, counted on the meta device, against what a real one takes."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,7 +101,18 @@ def test_shards_are_counted_with_their_padding(start):
     assert one.weights / 2 <= two.weights < 0.51 * one.weights
     model = JointModel.load(start)
     assert many.weights == 4 * sum(weight[0].numel() for weight in model.parameters())
-    assert counted(start, row, devices=2).weights == one.weights  # not sharded: each has them all
+    plain = counted(start, row, devices=2)  # each has them all, and sends all gradients at once
+    assert (plain.weights, plain.summed) == (one.weights, one.gradients)
+    assert counted(start, row).summed == 0
+
+
+def test_the_peak_is_the_sum_or_what_comes_before_or_after(start):
+    row = Collator(start).row(groups(1))
+    memory = counted(start, row, devices=2, shard=True, dtype="bfloat16")
+    kept = memory.weights + memory.gradients + memory.optimizer
+    assert memory.peak == kept + memory.copies + memory.row + memory.summed
+    assert replace(memory, row=0, copies=0, summed=0).peak == kept + memory.gradients
+    assert replace(memory, loading=10**12).peak == 10**12
 
 
 def test_states_and_the_checkpoint_take_that_much_disk(start, tmp_path):

@@ -126,13 +126,16 @@ def as_tables(run: DryRun) -> RenderableType:
     frozen = "" if memory.trained == memory.parameters else f", {memory.trained:,} of them trained"
     at_rest = f"{recipe.dtype}, and float32 what is trained" if recipe.lora else "float32"
     kept = "layers are computed again" if recipe.gradient_checkpointing else "all layers are kept"
+    summed = "gradients of the largest part, as computed and in float32" if recipe.shard else "all gradients, flat"
+    if recipe.dtype == "bfloat16" and not (recipe.shard or recipe.lora):
+        kept += "; counted in float32, autocast takes less"
     lines = [
         ("weights", memory.weights, f"{spread}{memory.parameters:,}{frozen}; {at_rest}"),
         ("copies", memory.copies, f"all weights, gathered or cast, in {recipe.dtype}"),
         ("gradients", memory.gradients, f"{spread}what is trained, float32"),
         ("optimizer", memory.optimizer, f"{spread}what is trained, two moments in float32"),
         ("a row", memory.row, f"the most alive at once, forward and back; {kept}"),
-        ("sums in flight", memory.summed, "gradients of the largest part, as computed and in float32"),
+        ("sums in flight", memory.summed, summed),
     ]
     for name, size, how in lines:
         if size:

@@ -40,9 +40,9 @@ class Memory:
 
     ``weights`` at rest, float32 but for frozen ones; ``copies`` of them in what layers compute in; ``gradients``;
     ``optimizer``: two moments and a step count for each weight; ``row``: the most that a row adds, activations and what
-    the way back needs in passing; ``row_kept``: the same without gradient checkpointing; ``summed``: the gradients of
-    one part in flight between devices; ``loading``: all weights, before they are spread. ``parameters`` and ``trained``
-    count weights over all devices.
+    the way back needs in passing; ``row_kept``: the same without gradient checkpointing; ``summed``: gradients in
+    flight between devices, those of the largest part where they are spread, else all; ``loading``: all weights, before
+    they are spread. ``parameters`` and ``trained`` count weights over all devices.
     """
 
     parameters: int
@@ -58,9 +58,9 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most at once: while a row goes back, or while the weights are loaded."""
-        training = self.weights + self.copies + self.gradients + self.optimizer + self.row + self.summed
-        return max(training, self.loading)
+        """The most at once: while a row goes back, while AdamW holds roots of the moments, or while weights load."""
+        kept = self.weights + self.gradients + self.optimizer
+        return max(kept + self.copies + self.row + self.summed, kept + self.gradients, self.loading)
 
 
 def count_memory(
@@ -91,7 +91,7 @@ def count_memory(
         optimizer=2 * float_share + FLOAT * len(trained),
         row=rows[recipe.gradient_checkpointing],
         row_kept=rows[False],
-        summed=_in_flight(model, world, half=half) if sharded else 0,
+        summed=_in_flight(model, world, half=half) if sharded else float_share * (devices > 1),
         loading=sum(weight.numel() * (FLOAT if recipe.lora is None else weight.element_size()) for weight in every),
     )
 
