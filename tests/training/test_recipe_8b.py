@@ -43,7 +43,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 STEPS = 2
 SIZES = {"epochs": "2", "batch": "8", "save_every": "1", "workers": "0"}  # two rows of each process in a step
 TOLERANCE = 1e-5  # of a moment, in units of its norm: rows are equal to the bit, but not the order of their sum
-PIXELS = 65_536
+PIXELS = 16_384
 
 
 @dataclass(frozen=True)
