@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from jrm_training.config import SHIPPED, Recipe, find_recipe, read_recipe
 
 WORLD = {"curriculum": [{"groups": 8, "shapes": [1, 2]}]}
+LORA = {"r": 8, "alpha": 16, "targets": ["q_proj"]}
 SMALL = {"name": "x", "batch": 4, "micro_batch": 2, "data": WORLD, "optimizer": {"lr": 1e-3}}
 
 
@@ -59,6 +60,12 @@ def test_the_papers_recipe():
         ({"optimizer": {"lr": 1, "weight_decay": -1}}, "optimizer.weight_decay"),
         ({"optimizer": {"lr": 1, "clip": 0}}, "optimizer.clip"),
         ({"optimizer": {"lr": 1, "muon_lr": 0.1}, "shard": True}, "shard and optimizer.muon_lr exclude each other"),
+        ({"lora": LORA, "shard": True}, "lora and shard exclude each other"),
+        ({"lora": LORA, "optimizer": {"lr": 1, "muon_lr": 0.1}}, "lora and optimizer.muon_lr exclude each other"),
+        ({"lora": LORA | {"targets": []}}, "lora.targets"),
+        ({"lora": LORA | {"r": 0}}, "lora.r"),
+        ({"lora": LORA | {"alpha": 0}}, "lora.alpha"),
+        ({"lora": LORA | {"rank": 1}}, "lora.rank"),
         ({"data": {}}, "needs either jsonl or a curriculum"),
         ({"data": WORLD | {"jsonl": "x"}}, "needs either jsonl or a curriculum"),
         ({"data": WORLD | {"edits": 1}}, "data.edits"),
@@ -103,5 +110,5 @@ def test_what_is_no_toml_is_told_with_its_file(tmp_path):
 
 
 def test_an_unknown_recipe_names_those_that_there_are():
-    with pytest.raises(FileNotFoundError, match=r"jrm-70b: no such file, .* \(jrm-8b, jrm-tiny\)"):
+    with pytest.raises(FileNotFoundError, match=r"jrm-70b: no such file, .* \(jrm-8b-lora, jrm-8b, jrm-tiny\)"):
         find_recipe("jrm-70b")

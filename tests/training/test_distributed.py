@@ -1,12 +1,7 @@
 """Two real processes against one: equal weights, with and without sharding, and states that either can go on from."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +9,18 @@ import pytest
 import torch
 from rich.console import Console
 
+from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.source import open_source
+from jrm_training.batch import Collator
 from jrm_training.data import write_groups
 from jrm_training.distributed import place, sum_over_devices
+from jrm_training.memory import count_memory
 from jrm_training.run import run
 from jrm_training.trainer import read_log
 from support import checkpoints
+from support.launch import two_processes
 from support.training import groups, recipe, weights
 
-TESTS = Path(__file__).parents[1]
 TOLERANCE = 1e-5
 JOBS = {
     "plain": {},
@@ -30,6 +28,7 @@ JOBS = {
     "resumed": {"shard": True},  # from a state of one process
     "accumulated": {"shard": True, "batch": 4},  # two rows of each process in a step
     "bfloat16": {"shard": True, "gradient_checkpointing": True, "dtype": "bfloat16"},  # as jrm-8b
+    "lora": {"lora": {"r": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}, "gradient_checkpointing": True},
 }
 
 
@@ -47,9 +46,8 @@ class Runs:
     def alone(self, name: str) -> None:
         run(self.recipe[name], self.start, self.folder / name, "cpu", Console(quiet=True))
 
-    def state(self, name: str, step: int, to: str) -> None:
-        """Copy one state of a run: a run that was killed after it."""
-        shutil.copytree(self.folder / name / "states" / f"{step:08}", self.folder / to / "states" / f"{step:08}")
+    def state(self, name: str, step: int) -> Path:
+        return self.folder / name / "states" / f"{step:08}"
 
 
 @pytest.fixture(scope="module")
@@ -60,38 +58,22 @@ def runs(tmp_path_factory):
     recipes = {name: recipe(data=data, save_every=1, **changes) for name, changes in JOBS.items()}
     recipes["alone"] = recipes["back"] = recipe(data=data, save_every=1, shard=True)
     recipes["alone, one step"] = recipe(data=data, **JOBS["accumulated"])
+    recipes["alone, lora"] = recipe(data=data, save_every=1, **JOBS["lora"])
     made = Runs(folder, start, recipes)
     made.alone("alone")
     made.alone("alone, one step")
-    made.state("alone", 1, "resumed")
-    two_processes(made)
-    return made
-
-
-def two_processes(made):
-    """What torchrun does: the same program twice, told apart by the environment."""
-    with ExitStack() as stack:  # ports that are free now, each for one process group
-        listening = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in JOBS]
-        ports = [one.getsockname()[1] for one in listening]
+    made.alone("alone, lora")
     jobs = [
         {
-            "recipe": made.recipe[name].model_dump(mode="json"),
-            "start": str(made.start),
-            "out": str(made.folder / name),
-            "port": port,
+            "recipe": recipes[name].model_dump(mode="json"),
+            "start": str(start),
+            "out": str(folder / name),
+            **({"state": str(made.state("alone", 1))} if name == "resumed" else {}),
         }
-        for name, port in zip(JOBS, ports, strict=True)
+        for name in JOBS
     ]
-    file = made.folder / "jobs.json"
-    file.write_text(json.dumps(jobs))
-    shared = os.environ | {"PYTHONPATH": str(TESTS), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "support.two_processes", str(file)]
-    processes = [
-        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    told = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
+    two_processes(jobs, folder)
+    return made
 
 
 def furthest(one, other):
@@ -111,6 +93,10 @@ def test_two_processes_log_the_steps_of_one(runs, name):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
 
 
+def test_adapters_are_trained_alike_by_two_processes(runs):
+    assert furthest(runs.weights("alone, lora"), runs.weights("lora")) < TOLERANCE
+
+
 def test_rows_add_up_to_the_step_of_one_process(runs):
     assert furthest(runs.weights("alone, one step"), runs.weights("accumulated")) < TOLERANCE
 
@@ -120,13 +106,27 @@ def test_no_device_keeps_whole_gradients_until_the_step_ends(runs):
     assert json.loads((runs.folder / "accumulated" / "spread.json").read_text()) == [False, True]
 
 
+@pytest.mark.parametrize("name", ["plain", "sharded", "bfloat16", "lora"])
+def test_a_process_holds_what_the_dry_run_counts(runs, name):
+    held = json.loads((runs.folder / name / "bytes.json").read_text())
+    checkpoint = open_checkpoint(runs.start)
+    collator = Collator(checkpoint)
+    counted = count_memory(runs.recipe[name], checkpoint, collator.new_tokens, collator.row(groups(1)), devices=2)
+    frozen = counted.parameters - counted.trained
+    assert held == {
+        "weights": counted.weights - 4 * frozen,
+        "gradients": counted.gradients,
+        "optimizer": counted.optimizer,
+    }
+
+
 def test_two_processes_go_on_from_a_state_of_one(runs):
     assert [line["step"] for line in read_log(runs.folder / "resumed")] == [2]
     assert furthest(runs.weights("alone"), runs.weights("resumed")) < TOLERANCE
 
 
 def test_one_process_goes_on_from_a_state_of_two(runs):
-    runs.state("sharded", 1, "back")
+    shutil.copytree(runs.state("sharded", 1), runs.state("back", 1))
     runs.alone("back")
     assert [line["step"] for line in read_log(runs.folder / "back")] == [2]
     assert furthest(runs.weights("alone"), runs.weights("back")) < TOLERANCE

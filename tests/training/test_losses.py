@@ -288,6 +288,19 @@ def test_an_empty_critique_costs_nothing(targets):
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
+def test_a_long_critique_is_summed_in_chunks_to_the_same_loss_and_gradients():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(2500, 7, generator=random, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 7, (2500,), generator=random)
+    targets[::5] = IGNORED
+    for reduction in ("sum", "mean"):
+        ours = language_loss(logits, targets, reduction=reduction)
+        theirs = torch.nn.functional.cross_entropy(logits, targets, reduction=reduction)
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+        gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+        assert torch.allclose(*gradients, rtol=1e-12, atol=0)
+
+
 def test_language_loss_is_not_rounded_to_the_backbones_dtype():
     logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(2)).bfloat16()
     targets = torch.arange(50) % 40

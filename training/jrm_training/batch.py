@@ -70,6 +70,12 @@ class Collator:
         self._plain.no_padding()
         added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
         self._regions = {token: number for token, number in added.items() if _REGION.fullmatch(token)}
+        self._reward_token = added[checkpoint.manifest.reward_token]
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """Ids of the tokens that no stock model has: the reward token, and the region tags that are tokens."""
+        return sorted({self._reward_token, *self._regions.values()})
 
     def __reduce__(self) -> tuple[Callable[..., Collator], tuple[Path, bool, int]]:
         """Opened anew in another process: a pickled Rust tokenizer forgets that special tokens are to be plain text."""

@@ -77,18 +77,32 @@ class Optimizer(_Section):
     vision: Share = 1.0
 
 
+class Lora(_Section):
+    """Low-rank adapters in place of the whole backbone: W + alpha / r · B A for the linear layers named in ``targets``.
+
+    A name stands for every layer that has it; those of Qwen3-VL's vision tower have names of their own. ``r`` is the
+    rank. There is no dropout: a run that goes on from a state would draw other numbers.
+    """
+
+    r: PositiveInt
+    alpha: Positive
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class Recipe(_Section):
     """A whole run.
 
     ``alpha`` is Eq. 7's. A step takes ``batch`` groups over all devices, in rows of ``micro_batch`` groups on each: the
     quotient is what is accumulated. ``dtype`` is what the backbone computes in; weights, heads, losses and optimizer
     stay in float32. ``shard`` spreads optimizer state and gradients over the devices (ZeRO-2); on a single one there is
-    nothing to spread. ``saved_dtype`` is that of the backbone's weights in the checkpoint that comes out.
+    nothing to spread. ``saved_dtype`` is that of the backbone's weights in the checkpoint that comes out. With ``lora``
+    the backbone is frozen, and kept in ``dtype``.
     """
 
     name: Annotated[str, Field(min_length=1)]
     data: Data
     optimizer: Optimizer
+    lora: Lora | None = None
     alpha: Share = 0.7
     epochs: PositiveInt = 1
     batch: PositiveInt
@@ -106,6 +120,10 @@ class Recipe(_Section):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if self.shard and self.optimizer.muon_lr is not None:
             raise ValueError("shard and optimizer.muon_lr exclude each other: Muon needs whole matrices")
+        if self.lora is not None and self.shard:
+            raise ValueError("lora and shard exclude each other: what is frozen is not spread, and the rest is small")
+        if self.lora is not None and self.optimizer.muon_lr is not None:
+            raise ValueError("lora and optimizer.muon_lr exclude each other: adapters are no matrices of their own")
         return self
 
 

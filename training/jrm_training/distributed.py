@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from .model import JointModel
@@ -54,17 +55,25 @@ def shard(model: JointModel, dtype: torch.dtype | None) -> None:
     """Spread weights at rest, gradients and optimizer state; weights stay gathered between forward and backward.
 
     That is ZeRO-2: the gradients of every row are summed and spread as its backward pass makes them, since whole ones
-    that wait for the step's last row would be 35 GB of float32 on each device for 8B. ``dtype`` is what layers compute
-    in and weights are sent as; gradients are summed in float32, and the heads stay in float32 throughout. Needs a
-    process group.
+    that wait for the step's last row would be 35 GB of float32 on each device for 8B. ``dtype`` is what weights are
+    sent as and layers compute in, as a server's do in that dtype; gradients are summed in float32, and the heads stay
+    in float32 throughout. Needs a process group, of one process at least.
     """
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    # What a layer is given stays as it is: rotary tables of images are in float32, as a server has them.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     fully_shard(model.heads, reshard_after_forward=False)
-    for layer in [*model.backbone.visual.blocks, *model.backbone.language_model.layers]:
-        fully_shard(layer, mp_policy=policy, reshard_after_forward=False)
+    for part in parts(model):
+        fully_shard(part, mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mp_policy=policy, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are already divided by counts over all devices. As a plain sum, since only NCCL scales on its way.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def parts(model: JointModel) -> list[nn.Module]:
+    """What is gathered and summed in one transfer each; all that is left over makes one more."""
+    language = model.backbone.language_model
+    tables = [] if model.backbone.config.tie_word_embeddings else [language.embed_tokens, model.lm_head]
+    return [*tables, *model.backbone.visual.blocks, *language.layers]

@@ -41,16 +41,21 @@ class JointModel(nn.Module):
         self.packed = PackedModel(backbone, spec)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, device: str | torch.device = "cpu") -> JointModel:
-        """All weights in float32, ready to train. Raises CheckpointError when a tensor holds NaN or infinity."""
-        backbone, heads = load_model(checkpoint, device, torch.float32)
+    def load(
+        cls, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> JointModel:
+        """All weights in ``dtype``, heads in float32, ready to train.
+
+        Raises CheckpointError when a tensor holds NaN or infinity.
+        """
+        backbone, heads = load_model(checkpoint, device, dtype)
         embedding = backbone.get_input_embeddings().weight
         lm_head = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False, device="meta")
         lm_head.weight = embedding
         if not checkpoint.config.tie_word_embeddings:
             problems: list[str] = []
             header = {LM_HEAD: checkpoint.weights[LM_HEAD]}
-            ((_, weight),) = read_tensors(header, torch.device(device), torch.float32, problems)
+            ((_, weight),) = read_tensors(header, torch.device(device), dtype, problems)
             if problems:
                 raise CheckpointError(problems)
             lm_head.weight = nn.Parameter(weight)
@@ -58,7 +63,7 @@ class JointModel(nn.Module):
 
     def forward(self, row: GroupRow) -> JointOutput:
         """Run one packed row, from the host. The language head sees only the slots before critique tokens."""
-        device, vision = self.lm_head.weight.device, self.packed.vision
+        device, vision = self.backbone.device, self.packed.vision
         images = row.packed.distinct_images
         encoded = vision.encode([vision.inputs(image.pixels) for image in images.values()])
         hidden = self.packed.hidden_states(row.packed.to(device), dict(zip(images, encoded, strict=True)))
@@ -70,7 +75,11 @@ class JointModel(nn.Module):
 
         A tied language head is left out: it is the embedding.
         """
-        stock = {f"model.{name}": state[f"backbone.{name}"] for name, _ in self.backbone.named_parameters()}
+        stock = {
+            f"model.{name.removeprefix('backbone.')}": tensor
+            for name, tensor in state.items()
+            if name.startswith("backbone.")
+        }
         if not self.backbone.config.tie_word_embeddings:
             stock[LM_HEAD] = state["lm_head.weight"]
         heads: dict[str, torch.Tensor] = {}

@@ -24,13 +24,14 @@ def schedule(step: int, total: int, recipe: Optimizer) -> float:
 class Optimizers:
     """AdamW for all weights, or Muon for the layers' matrices and AdamW for the rest, as one optimizer.
 
-    Norms, biases and embeddings do not decay: there is nothing to pull them back to.
+    Norms, biases and embeddings do not decay: there is nothing to pull them back to. Frozen weights are left out.
     """
 
     def __init__(self, model: nn.Module, recipe: Optimizer) -> None:
         matrices = dict(_layer_matrices(model)) if recipe.muon_lr else {}
         taken = {id(weight) for weight in matrices.values()}
-        rest = {name: weight for name, weight in model.named_parameters() if id(weight) not in taken}
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        rest = {name: weight for name, weight in trained.items() if id(weight) not in taken}
         decayed = {name: weight for name, weight in rest.items() if weight.ndim >= 2 and "embed" not in name}
         kept = {name: weight for name, weight in rest.items() if name not in decayed}
         adamw = [*_by_tower(decayed, recipe.lr, recipe), *_by_tower(kept, recipe.lr, recipe, weight_decay=0.0)]

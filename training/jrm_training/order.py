@@ -7,6 +7,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .config import Recipe
+
+
+def steps_of(recipe: Recipe, groups: int) -> int:
+    """Steps of a run on so many groups. Raises ValueError where they do not fill one."""
+    steps = recipe.epochs * groups // recipe.batch
+    if not steps:
+        raise ValueError(
+            f"{groups} groups in {recipe.epochs} epochs do not fill a batch of {recipe.batch}: "
+            "more epochs or a smaller batch in the recipe"
+        )
+    return steps
+
 
 @dataclass
 class Order:

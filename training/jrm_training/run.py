@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import SupportsIndex, cast, overload
+from typing import Any, SupportsIndex, cast, overload
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from .config import Data, Recipe
 from .data import Group, GroupFile, read_groups
 from .distributed import place
 from .export import export
+from .lora import merged
 from .trainer import StepLog, Trainer, append_log
 from .world import World
 
@@ -95,7 +96,7 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
     another run made.
     """
     with ExitStack() as stack:
-        device = stack.enter_context(_processes(device))
+        device = stack.enter_context(_processes(device, alone=recipe.shard))
         checkpoint = open_checkpoint(start)
         groups = open_data(recipe.data, checkpoint.manifest.dimensions)
         trainer = Trainer(recipe, checkpoint, groups, out, device)
@@ -110,22 +111,28 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
                 console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         show = stack.enter_context(_Show(trainer, out, console)) if first else None
         trainer.fit(show or (lambda _log: None))
-        # Every process gives its share of the weights, and the first has them all.
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = cast(dict[str, torch.Tensor], get_model_state_dict(trainer.model, options=options))
+        if recipe.lora is not None:
+            state = merged(trainer.model)
+        else:  # every process gives its share of the weights, and the first has them all
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = cast(dict[str, torch.Tensor], get_model_state_dict(trainer.model, options=options))
         return _export(trainer, checkpoint, groups, state) if first else None
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[str]:
-    """This process's own device, with a process group around it where torchrun has set one up."""
-    if "WORLD_SIZE" not in os.environ:
+def _processes(device: str, *, alone: bool) -> Iterator[str]:
+    """This process's own device, in a process group where torchrun started several, or one ``alone`` is wanted."""
+    if "WORLD_SIZE" not in os.environ and not alone:
         yield device
         return
-    if device.startswith("cuda"):
+    options: dict[str, Any] = {}
+    if "WORLD_SIZE" not in os.environ:
+        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined] # not in its stubs
+    elif device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", **options)
     try:
         yield device
     finally:

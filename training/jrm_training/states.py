@@ -1,7 +1,7 @@
 """States of a run on disk, from which it goes on after a kill: ``states/00000200`` is the one after step 200.
 
 A state is torch's distributed checkpoint of model and optimizers with the recipe beside it, and what tells the data
-apart. It does not depend on how many processes saved it.
+apart. It does not depend on how many processes saved it. Frozen weights are not in it: they are those of the start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -34,7 +34,7 @@ _RECIPE = "recipe.json"
 _DATA = "data.json"
 
 Data = Mapping[str, int | str]
-"""What tells the data of a run from other data: the number of groups, a checksum."""
+"""What tells the data of a run from other data, and a start from others: the number of groups, checksums."""
 
 
 def save_state(
@@ -90,7 +90,13 @@ def load_state(
     state = _tensors(model, optimizers)
     with _alone_is_fine():
         load(state, checkpoint_id=newest, no_dist=place().world == 1)
-    set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
+    set_state_dict(
+        model,
+        optimizers,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizers"],
+        options=_options(model),
+    )
     return int(newest.name)
 
 
@@ -101,8 +107,13 @@ def saved_states(out: Path) -> list[Path]:
 
 
 def _tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizers)
+    weights, moments = get_state_dict(model, optimizers, options=_options(model))
     return {"model": weights, "optimizers": moments}
+
+
+def _options(model: nn.Module) -> StateDictOptions:
+    frozen = any(not weight.requires_grad for weight in model.parameters())
+    return StateDictOptions(ignore_frozen_params=frozen, strict=not frozen)
 
 
 @contextmanager
@@ -118,7 +129,7 @@ def _changes(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> li
     changes: list[str] = []
     for key, value in now.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(saved[key], dict):
             changes += _changes(saved[key], value, f"{name}.")
         elif saved[key] != value and name not in _FREE:
             changes.append(f"{name} was {saved[key]}, is {value}")

@@ -14,10 +14,18 @@ from jrm_service.options import AllowPipelineDrift
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from .config import Recipe
+    from .data import Group
+
 
 def train(
-    recipe: Annotated[str, typer.Option(help="A TOML file, or the name of one that is shipped: jrm-tiny or jrm-8b.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; one that was stopped there goes on.")],
+    recipe: Annotated[
+        str, typer.Option(help="A TOML file, or the name of one that is shipped: jrm-tiny, jrm-8b or jrm-8b-lora.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the run; one that was stopped there goes on.", show_default=False),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -30,6 +38,10 @@ def train(
     alpha: Annotated[float | None, typer.Option(help="Weight of the language loss in place of the recipe's.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in place of the recipe's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0; under torchrun to each its own.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count memory, disk and steps, and train nothing. Needs no weights.")
+    ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs that --dry-run counts for.")] = 1,
     allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Train a checkpoint on ranking and language together (Eq. 7).
@@ -55,6 +67,11 @@ def train(
         require_pinned(allow_drift=allow_pipeline_drift)
         overrides = {"alpha": alpha, "name": name, "data": {"jsonl": data, "curriculum": ()} if data else None}
         read = read_recipe(find_recipe(recipe), **overrides)
+        if dry_run:
+            _count(read, checkpoint or BUNDLED, devices, given=data is not None, gpu=device != "cpu")
+            return
+        if out is None:
+            raise ValueError("--out: missing, the folder of the run")
         chosen = resolve_device(device)
         start = checkpoint or out / "start"
         if checkpoint is None and read.data.jsonl is not None and not start.exists():
@@ -77,6 +94,22 @@ def train(
         _fail([str(error)])
     if written is not None:
         typer.echo(f"wrote {written}; serve it with: {shlex.join(['jrm', 'serve', '--checkpoint', str(written)])}")
+
+
+def _count(recipe: Recipe, start: Path, devices: int, *, given: bool, gpu: bool) -> None:
+    """Print what a run would take. Without data of the user's, the recipe's file need not be there."""
+    from rich.console import Console
+
+    from jrm_service.model.checkpoint import open_checkpoint
+
+    from .dry_run import as_tables, dry_run
+    from .run import open_data
+
+    checkpoint = open_checkpoint(start, weights=any(start.glob("*.safetensors")))
+    groups: Sequence[Group] | None = None
+    if given or recipe.data.jsonl is None or recipe.data.jsonl.exists():
+        groups = open_data(recipe.data, checkpoint.manifest.dimensions)
+    Console().print(as_tables(dry_run(recipe, checkpoint, groups, devices, gpu=gpu)))
 
 
 def init(

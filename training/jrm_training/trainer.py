@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,10 +26,11 @@ from .batch import Collator, GroupRow
 from .config import Recipe
 from .data import Group, GroupFile
 from .distributed import place, shard, sum_gradients, sum_over_devices
+from .lora import add_lora
 from .losses import Pairs, language_loss, pairs_of, ranking_loss
 from .model import JointModel, JointOutput
 from .optimization import Optimizers, schedule
-from .order import Order
+from .order import Order, steps_of
 from .states import load_state, save_state
 
 LOG = "log.jsonl"
@@ -87,25 +89,27 @@ class Trainer:
             len(groups), recipe.batch, recipe.micro_batch, recipe.data.seed, shuffle=not recipe.data.curriculum
         )
         self._rows_of_step = self._order.rows_each(self._world)
-        self.steps = recipe.epochs * len(groups) // recipe.batch
-        if not self.steps:
-            raise ValueError(
-                f"{len(groups)} groups in {recipe.epochs} epochs do not fill a batch of {recipe.batch}: "
-                "more epochs or a smaller batch in the recipe"
-            )
-        self.model = JointModel.load(checkpoint, self.device)
+        self.steps = steps_of(recipe, len(groups))
+        half = recipe.dtype == "bfloat16"
+        self.model = JointModel.load(checkpoint, self.device, torch.bfloat16 if half and recipe.lora else torch.float32)
+        collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
+        if recipe.lora is not None:
+            add_lora(self.model, recipe.lora, collator.new_tokens, recipe.data.seed)
         if recipe.gradient_checkpointing:
             self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        self._sharded = recipe.shard and self._world > 1
+        self._sharded = recipe.shard and dist.is_initialized()
         if self._sharded:
-            shard(self.model, torch.bfloat16 if recipe.dtype == "bfloat16" else None)
+            shard(self.model, torch.bfloat16 if half else None)
+        # Weights that are frozen or spread are in bfloat16 already.
+        self._autocast = half and not (self._sharded or recipe.lora)
         self._optimizers = Optimizers(self.model, recipe.optimizer)
-        collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
         self._rows = Rows(groups, collator)
         self._dimensions = checkpoint.manifest.dimensions
         self._data: dict[str, int | str] = {"groups": len(groups)}
         if isinstance(groups, GroupFile):
             self._data["rows"] = groups.checksum
+        if recipe.lora is not None:  # states are of what is trained alone
+            self._data["start"] = checkpoint.pinned_fingerprint
         self.step = load_state(out, recipe, self._data, self.model, self._optimizers.parts)
 
     @property
@@ -140,7 +144,7 @@ class Trainer:
         losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # sums over pairs, over critique tokens
         right = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
         for row, compare in zip(rows, pairs, strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 joint = self.model(row)
             rank = self._ranking(joint, compare, right)
             language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")

@@ -120,8 +120,11 @@ class Checkpoint:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open and cross-check a checkpoint folder. Raises CheckpointError naming every problem by file and key."""
+def open_checkpoint(path: str | Path, *, weights: bool = True) -> Checkpoint:
+    """Open and cross-check a checkpoint folder. Raises CheckpointError naming every problem by file and key.
+
+    Without ``weights`` no file of tensors is looked at, and none has to be there: both mappings of them are empty.
+    """
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError([f"{path}: not a folder"])
@@ -129,12 +132,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     raw = read_json(path / "config.json", problems)
     config = None if raw is None else read_architecture(raw, "config.json", problems)
     spec = _read_image_spec(path, manifest, config, problems)
-    weights = _read_weight_headers(path, problems)
-    heads = read_headers(path / "reward" / "heads.safetensors", path, problems)
-    if config is not None and weights:
+    backbone = _read_weight_headers(path, problems) if weights else {}
+    heads = read_headers(path / "reward" / "heads.safetensors", path, problems) if weights else {}
+    if config is not None and backbone:
         optional = frozenset({LM_HEAD} if config.tie_word_embeddings else ())
         expected = expected_tensors(config)
-        problems += compare_tensors(weights, expected, optional=optional, source="config.json", root=path)
+        problems += compare_tensors(backbone, expected, optional=optional, source="config.json", root=path)
     if config is not None and manifest is not None and heads:
         shapes = head_shapes(manifest, config.text_config.hidden_size)
         problems += compare_tensors(heads, shapes, source="reward/manifest.json", root=path)
@@ -144,7 +147,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         builder = _read_tokenizer(path, manifest, config, template, problems)
     if problems or manifest is None or config is None or spec is None or template is None or builder is None:
         raise CheckpointError(problems)
-    return Checkpoint(path, manifest, config, spec, builder, template, weights, heads)
+    return Checkpoint(path, manifest, config, spec, builder, template, backbone, heads)
 
 
 def load_model(

@@ -280,6 +280,20 @@ def test_a_problem_is_named_with_file_and_key(path, kind):
     assert any(expected in problem for problem in found), found
 
 
+def test_without_weights_all_else_is_checked_as_ever(path):
+    whole = open_checkpoint(path)
+    for file in path.rglob("*.safetensors"):
+        file.unlink()
+    checkpoint = open_checkpoint(path, weights=False)
+    assert (checkpoint.weights, checkpoint.heads) == ({}, {})
+    assert (checkpoint.manifest, checkpoint.image_spec) == (whole.manifest, whole.image_spec)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
+        open_checkpoint(path)
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="the tokenizer says"):
+        open_checkpoint(path, weights=False)
+
+
 def test_every_problem_is_named_at_once(path):
     edit_tensors(path / "model.safetensors", lambda t: t.pop("model.visual.pos_embed.weight"))
     edit_json(path / "preprocessor_config.json", patch_size=14)
