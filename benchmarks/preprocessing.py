@@ -27,6 +27,7 @@ from jrm_service.model.engine import TrieScorer
 from jrm_service.model.source import BUNDLED
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate
+from jrm_training.data import Group
 from jrm_training.world import World
 
 from .bf16 import GROUP, Array, order_kept, scored, spread
@@ -129,10 +130,10 @@ def treatments(spec: ImageSpec, large: int) -> list[Treatment]:
     ]
 
 
-def prepared(preparer: CheckpointPreparer, groups: int, one: Treatment) -> list[list[Candidate]]:
-    """The same groups every time, treated."""
+def prepared(preparer: CheckpointPreparer, groups: Sequence[Group], one: Treatment) -> list[list[Candidate]]:
+    """The groups with their pictures treated."""
     made = []
-    for group in World(groups, split="test", edits=GROUP, side=one.side):
+    for group in groups:
         sources = [preparer.image(one.treat(source) if one.sources_too else source) for source in group.sources]
         edits = [preparer.image(one.treat(edit.image)) for edit in group.edits]
         made.append([preparer.candidate(sources, edited, group.instruction) for edited in edits])
@@ -172,11 +173,13 @@ def main() -> None:
     scorer = TrieScorer(checkpoint, options.device, torch.float32)
     print(f"{machine()}; {checkpoint.manifest.name}, {options.groups} groups of {GROUP}", flush=True)
 
-    def rewards(one: Treatment) -> Array:
-        return scored(scorer, prepared(preparer, options.groups, one))["reward"]
-
     large, half = options.large, options.large // 2
-    untouched = {side: rewards(Treatment("", lambda image: image, side)) for side in (None, large, half)}
+    drawn = {side: list(World(options.groups, split="test", edits=GROUP, side=side)) for side in (None, large, half)}
+
+    def rewards(one: Treatment) -> Array:
+        return scored(scorer, prepared(preparer, drawn[one.side], one))["reward"]
+
+    untouched = {side: rewards(Treatment("", lambda image: image, side)) for side in drawn}
     rows: list[Sequence[str]] = [row(f"drawn with {half} pixels, against {large}", untouched[half], untouched[large])]
     for one in treatments(checkpoint.image_spec, large):
         rows.append(row(one.name, rewards(one), untouched[one.side]))
