@@ -16,6 +16,7 @@ import httpx
 
 from . import sse, tls
 from .addresses import Resolve, Target, resolve
+from .concurrency import gather
 from .deadline import Deadline
 from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
@@ -146,6 +147,27 @@ class Transport:
                 _, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
                 if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
                     raise
+
+    async def call_each(self, path: str, body: Body, read: Callable[[Reply], T], deadline: Deadline) -> list[T]:
+        """POST to every replica, and return what each answers; what another attempt can mend is tried there again."""
+        fleet = await self._fleet()
+        await fleet.refresh()
+        loop, request_id = asyncio.get_running_loop(), uuid.uuid4().hex
+
+        async def ask(replica: str) -> T:
+            schedule = Schedule(self._max_retries, self._backoff)
+            while True:
+                try:
+                    return read(await _send(fleet, replica, "POST", path, body, {"x-request-id": request_id}))
+                except JRMError as failure:
+                    deadline.failure = failure
+                    schedule.failed(replica, loop.time(), failure)
+                    wait = schedule.ready[replica] - loop.time()
+                    if not retryable(failure) or schedule.exhausted(1) or wait >= deadline.remaining():
+                        raise
+                    await asyncio.sleep(max(0.0, wait))
+
+        return await gather(ask(replica) for replica in fleet.replicas.names)
 
     async def replicas(self) -> int:
         """Return how many replicas there are, after looking up the names whose addresses are due."""

@@ -13,7 +13,9 @@ JRMError
 │   ├── Overloaded               the wait would be too long; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
+│   ├── Sleeping                 the devices are lent to somebody else, until the server is woken
 │   ├── Draining                 the server is shutting down
+│   ├── ExplainRunning           vLLM holds a device that is to be let go of
 │   ├── ExplainDisabled          this process does not serve /explain
 │   └── ExplainUnavailable       it does, but the engine behind it is not there now
 ├── CandidateError               one candidate has no score; its neighbours are untouched
@@ -118,6 +120,18 @@ class NotReady(RequestError):
     """The model is not loaded, no worker is alive, or something else holds the memory of the device."""
 
     code = "not_ready"
+
+
+class Sleeping(RequestError):
+    """The server has let go of its devices, and takes no requests until it is woken."""
+
+    code = "sleeping"
+
+
+class ExplainRunning(RequestError):
+    """The server also writes critiques: vLLM, which does not sleep, holds a device."""
+
+    code = "explain_running"
 
 
 class Draining(RequestError):

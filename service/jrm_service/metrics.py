@@ -340,6 +340,8 @@ class Metrics:
 
     def show_model(self, *, model: str, fingerprint: str, facts: Mapping[str, object]) -> None:
         """Name what is served; of the facts, ``device``, ``dtype``, ``engine`` and ``kernels`` are shown."""
+        self.model_info.clear()  # of one that was served before
+        self.kernel_info.clear()
         shown = (str(facts.get(name) or "none") for name in ("device", "dtype", "engine"))
         self.model_info.labels(model, fingerprint, *shown).set(1)
         kernels = facts.get("kernels")

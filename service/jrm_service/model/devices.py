@@ -70,6 +70,34 @@ def answers(
     return True
 
 
+def device_bytes(device: str) -> int:
+    """What this process holds of a GPU's memory through torch; 0 on a CPU, whose memory is the host's own."""
+    return torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0
+
+
+def move_weights(module: torch.nn.Module, device: str) -> None:
+    """Move every parameter and buffer, bit for bit; on the host they are pinned where a GPU is what they come from.
+
+    A tensor that several modules share stays one.
+    """
+
+    def there(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device == torch.device(device):
+            return tensor
+        pinned = device == "cpu" and tensor.is_cuda
+        return torch.empty_like(tensor, device=device, pin_memory=pinned).copy_(tensor)
+
+    moved: dict[torch.Tensor, torch.Tensor] = {}  # by identity
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.data = there(parameter.data)
+        for owner in list(module.modules()):
+            for name, buffer in list(owner.named_buffers(recurse=False)):
+                if buffer not in moved:
+                    moved[buffer] = there(buffer)
+                setattr(owner, name, moved[buffer])
+
+
 def release_memory(device: str) -> None:
     """Give back to a GPU what torch keeps of it and nothing uses, so that what comes next finds room in one piece."""
     if device.startswith("cuda"):

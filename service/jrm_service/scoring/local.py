@@ -113,6 +113,12 @@ class LocalWorker:
         assert self._lost is not None
         return self._lost
 
+    async def sleep(self) -> None:
+        """What computes in the server itself, such as fakes, holds no device."""
+
+    async def wake(self) -> None:
+        """As ``sleep``."""
+
     async def end(self, *, patience_s: float = 0.0) -> None:
         """Leave the thread to itself: it ends after its present call."""
         if self._under_way and patience_s:
