@@ -251,6 +251,7 @@ class AsyncJRMClient:
         then, or "after" it was dropped. A pinned fingerprint stays what it is, and the next score raises. Raises as
         other calls do, and APIResponseError where the servers' checkpoints differ.
         """
+        arguments.text(checkpoint, "checkpoint")
         arguments.choice(load, "load", ("beside", "after"))
         replies = await self._operate("/v1/reload", {"checkpoint": checkpoint, "load": load}, timeout)
         fingerprints = {reply.fingerprint for reply in replies}

@@ -92,7 +92,7 @@ def admin_router(
         await scoring.wake()
         return reply(began)
 
-    @router.post("/v1/reload", response_model=OperatorReply, responses=errors | {422: {"model": ErrorResponse}})
+    @router.post("/v1/reload", response_model=OperatorReply, responses=errors | {409: {"model": ErrorResponse}})
     async def reload(request: Request) -> OperatorReply | JSONResponse:
         """Serve another checkpoint; 200 once it does. A checkpoint that fails its self-test changes nothing."""
         began = time.perf_counter()

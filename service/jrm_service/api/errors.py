@@ -18,6 +18,7 @@ from .record import record_of
 
 STATUS: dict[str, int] = {
     "invalid_request": 400,
+    "invalid_checkpoint": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -28,7 +29,6 @@ STATUS: dict[str, int] = {
     "unsupported_media_type": 415,
     "invalid_image": 422,
     "image_too_large": 422,
-    "invalid_checkpoint": 422,
     "instruction_too_long": 422,
     "candidate_too_large": 422,  # as sent, it never fits here: asking again is no use, sending less is
     "overloaded": 429,

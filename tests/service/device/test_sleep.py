@@ -131,7 +131,7 @@ def test_what_cannot_be_served_changes_nothing(root, load):
         with JRMClient(server.url, timeout=120, max_retries=0) as client:
             first = client.score_group(source, "make it blue", edits)
             for name, status, code in (
-                ("broken", 422, "invalid_checkpoint"),
+                ("broken", 400, "invalid_checkpoint"),
                 ("file", 400, "invalid_request"),
                 ("link", 400, "invalid_request"),
                 ("../", 400, "invalid_request"),
