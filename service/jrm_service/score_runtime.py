@@ -127,7 +127,7 @@ class ScoreRuntime:
             cost=parts.cost,
             on_score=cache.remember,
             on_drained=self._line.drained,
-            on_failed=self._worker_failed,
+            on_failed=lambda error: self._worker_failed(batcher, error),
         )
         service = ScoreService(
             parts.model,
@@ -154,7 +154,13 @@ class ScoreRuntime:
         self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
         return self.batch_tokens
 
-    def _worker_failed(self, error: BaseException) -> None:
+    def _worker_failed(self, batcher: Batcher, error: BaseException) -> None:
+        retiring = next((service for service in self._retiring if service.batcher is batcher), None)
+        if retiring is not None:  # what is served now does not depend on it
+            logger.error("a worker of %s, which was replaced, is gone: %s", retiring.model.fingerprint, error)
+            if not batcher.alive:
+                retiring.abandon()
+            return
         self._patience_s = 0.0  # whatever still hangs had its time
         if self._service is not None and not self._service.batcher.alive:
             self._service.abandon()  # nothing will score it, so draining must not wait for it
@@ -294,7 +300,7 @@ class ScoreRuntime:
         self._level = level
         self._line.rest(True)
         if finished:
-            await service.drain()
+            await service.let_go()
         await service.batcher.sleep(level)
 
     async def _rouse(self, service: ScoreService) -> None:
@@ -311,7 +317,7 @@ class ScoreRuntime:
         """Let a service that was replaced finish what it was asked for, and end it."""
         try:
             async with asyncio.timeout(self._settings.grace_s):
-                await service.drain()
+                await service.let_go()
         except TimeoutError:
             logger.warning("gave up on unfinished candidates of %s", service.model.fingerprint)
         await service.batcher.stop(self._patience_s)

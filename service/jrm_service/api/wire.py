@@ -143,7 +143,8 @@ class ScorePath:
             unread = True
             scorer = await self._service(patience_s)
             scorer.line.check(tenant, patience_s)
-            async with self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s) as body:
+            reading = self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s)
+            async with scorer.held(), reading as body:
                 unread = False
                 record.body_bytes = len(body)
                 sent = Sent(

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,6 +104,9 @@ class ScoreService:
         self._requests: set[Request] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
+        self._unheld = asyncio.Event()
+        self._unheld.set()
 
     def close(self) -> None:
         """Stop the preprocessing threads; work that has not started is dropped."""
@@ -111,6 +115,22 @@ class ScoreService:
     async def drain(self) -> None:
         """Wait until every request has its outcomes."""
         await self._idle.wait()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Within the block a request is on its way here: whoever ends the service waits for it with ``let_go``."""
+        self._holders += 1
+        self._unheld.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._unheld.set()
+
+    async def let_go(self) -> None:
+        """Wait until no request holds the service, those included whose bodies are still being read."""
+        await self._unheld.wait()
 
     def abandon(self) -> None:
         """Whatever is unfinished fails: the server stops."""

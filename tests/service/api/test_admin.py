@@ -1,8 +1,11 @@
 """Sleep, wake and reload over HTTP: who may, what requests do meanwhile, and that nothing overtakes anything."""
 
 import asyncio
+import json
+import socket
 import threading
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -234,3 +237,25 @@ def test_a_sleep_is_refused_while_there_is_nothing_to_put_to_sleep():
         reply = post(url, "/v1/sleep")
         gate.set()
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "not_ready")
+
+
+def test_a_request_whose_body_is_still_on_its_way_is_finished_by_what_it_came_to():
+    """A server that refuses in its sleep waits for it first; so does the checkpoint that is replaced."""
+    with servers.serving(ADMIN.model_copy(update={"when_sleeping": "refuse"})) as url, ThreadPoolExecutor(2) as pool:
+        host, port = url.removeprefix("http://").split(":")
+        body = json.dumps(
+            {"source": b64encode(SOURCE).decode(), "edited": b64encode(EDIT).decode(), "instruction": "make it red"}
+        ).encode()
+        lines = ["POST /v1/score HTTP/1.1", "host: a", "content-type: application/json", f"content-length: {len(body)}"]
+        with socket.create_connection((host, int(port)), timeout=30) as slow_caller:
+            slow_caller.sendall("\r\n".join([*lines, "connection: close", "", ""]).encode() + body[:100])
+            time.sleep(0.3)
+            asleep = pool.submit(post, url, "/v1/sleep")
+            time.sleep(0.3)
+            assert not asleep.done()
+            slow_caller.sendall(body[100:])
+            reply = b""
+            while piece := slow_caller.recv(65_536):
+                reply += piece
+        assert reply.startswith(b"HTTP/1.1 200")
+        assert asleep.result(30).status_code == 200
