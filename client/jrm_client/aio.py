@@ -236,8 +236,8 @@ class AsyncJRMClient:
     async def awake(self, level: SleepLevel = "host", *, timeout: float | None = None) -> AsyncGenerator[None, None]:
         """Wake the servers for a block, and put them to sleep again behind it, whatever happens inside."""
         arguments.choice(level, "level", ("host", "drop"))
-        await self.wake(timeout=timeout)
         try:
+            await self.wake(timeout=timeout)
             yield
         finally:
             await self.sleep(level, timeout=timeout)
@@ -253,15 +253,20 @@ class AsyncJRMClient:
         """
         arguments.text(checkpoint, "checkpoint")
         arguments.choice(load, "load", ("beside", "after"))
-        replies = await self._operate("/v1/reload", {"checkpoint": checkpoint, "load": load}, timeout)
+        body = {"checkpoint": checkpoint, "load": load}
+        replies = await self._operate("/v1/reload", body, timeout, attempts=1)  # each would load it once more
         fingerprints = {reply.fingerprint for reply in replies}
         if len(fingerprints) > 1:
             raise APIResponseError(f"the servers have different checkpoints: {', '.join(sorted(fingerprints))}")
         return fingerprints.pop()
 
-    async def _operate(self, path: str, body: dict[str, str], timeout: float | None) -> list[OperatorReply]:
+    async def _operate(
+        self, path: str, body: dict[str, str], timeout: float | None, *, attempts: int | None = None
+    ) -> list[OperatorReply]:
         async with deadline_of(self._seconds(timeout)) as deadline:
-            return await self._transport.call_each(path, {"json": body}, wire.read_operator_reply, deadline)
+            return await self._transport.call_each(
+                path, {"json": body}, wire.read_operator_reply, deadline, attempts=attempts
+            )
 
     async def close(self) -> None:
         """Close the connections that were opened on the running event loop."""

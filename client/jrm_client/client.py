@@ -162,8 +162,8 @@ class JRMClient:
     def awake(self, level: SleepLevel = "host", *, timeout: float | None = None) -> Generator[None, None, None]:
         """Wake the servers for a block, and put them to sleep behind it; see ``AsyncJRMClient.awake``."""
         arguments.choice(level, "level", ("host", "drop"))
-        self.wake(timeout=timeout)
         try:
+            self.wake(timeout=timeout)
             yield
         finally:
             self.sleep(level, timeout=timeout)

@@ -16,7 +16,6 @@ import httpx
 
 from . import sse, tls
 from .addresses import Resolve, Target, resolve
-from .concurrency import gather
 from .deadline import Deadline
 from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
@@ -148,14 +147,27 @@ class Transport:
                 if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
                     raise
 
-    async def call_each(self, path: str, body: Body, read: Callable[[Reply], T], deadline: Deadline) -> list[T]:
-        """POST to every replica, and return what each answers; what another attempt can mend is tried there again."""
+    async def call_each(
+        self,
+        path: str,
+        body: Body,
+        read: Callable[[Reply], T],
+        deadline: Deadline,
+        *,
+        attempts: int | None = None,
+    ) -> list[T]:
+        """POST to every replica, and return what each answers; what another attempt can mend is tried there again.
+
+        ``attempts`` bounds them, in place of ``max_retries``. All replicas are heard before the first failure is
+        raised, with what became of the others as notes: what one was told, it does, whoever waits for it.
+        """
         fleet = await self._fleet()
         await fleet.refresh()
         loop, request_id = asyncio.get_running_loop(), uuid.uuid4().hex
+        retries = self._max_retries if attempts is None else attempts - 1
 
         async def ask(replica: str) -> T:
-            schedule = Schedule(self._max_retries, self._backoff)
+            schedule = Schedule(retries, self._backoff)
             while True:
                 try:
                     return read(await _send(fleet, replica, "POST", path, body, {"x-request-id": request_id}))
@@ -167,7 +179,15 @@ class Transport:
                         raise
                     await asyncio.sleep(max(0.0, wait))
 
-        return await gather(ask(replica) for replica in fleet.replicas.names)
+        names = fleet.replicas.names
+        results = await asyncio.gather(*(ask(replica) for replica in names), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            for replica, result in zip(names, results, strict=True):
+                if result is not failures[0]:
+                    failures[0].add_note(f"{replica}: {result if isinstance(result, BaseException) else 'done'}")
+            raise failures[0]
+        return [result for result in results if not isinstance(result, BaseException)]
 
     async def replicas(self) -> int:
         """Return how many replicas there are, after looking up the names whose addresses are due."""

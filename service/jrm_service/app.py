@@ -218,16 +218,9 @@ def create_app(
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
     scopes = Scopes(keys.current if keys else None)
     app.include_router(watch_router(recorder, main.model, scores=scoring is not None, scopes=scopes))
-    if settings.admin and scoring is not None:
-        app.include_router(
-            admin_router(
-                scoring,
-                scopes,
-                explains=explaining is not None,
-                reload_root=settings.reload_root,
-                served_checkpoint=settings.backend != "fake",
-            )
-        )
+    if settings.admin:
+        root = None if settings.backend == "fake" else settings.reload_root
+        app.include_router(admin_router(scoring, scopes, explains=explaining is not None, reload_root=root))
     api_errors.install(app)
     openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
     docs = docs_page.install(app)

@@ -145,6 +145,7 @@ class Metrics:
         self.rejections = counter(
             "jrm_rejections_total", "Requests that were refused as a whole, by the code of their error.", "reason"
         )
+        self.sleeping = gauge("jrm_sleeping", "1 while the devices are lent to somebody else, until /v1/wake.")
         self.keys = gauge("jrm_keys", "API keys in force.")
         self.keys.set(0)  # without a keys file too: a replica that asks for none beside one that does is to be seen
         self.key_reloads = counter(

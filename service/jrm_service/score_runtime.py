@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .api.limits import CandidateQuota, LocalQuota
 from .api.ops import SERVING, PartState
-from .errors import DeadlineExceeded, Draining, NotReady, Sleeping
+from .errors import CheckpointError, DeadlineExceeded, Draining, NotReady, ReloadFailed, Sleeping
 from .metrics import Metrics
 from .scoring.backend import Backend, Preparer, SleepLevel, StartFailed, Worker
 from .scoring.batcher import Batcher
@@ -77,6 +77,7 @@ class ScoreRuntime:
     ) -> None:
         self.metrics = metrics
         self._line = line
+        metrics.sleeping.set_function(lambda: float(self._level is not None))
         metrics.watch_line(depth=lambda: line.places_taken, limit=settings.max_queue)
         self._settings = settings
         self._load = load
@@ -171,8 +172,8 @@ class ScoreRuntime:
         self._state, self._reason = "draining", "the server is shutting down"
         self._awake.set()  # whoever waits for it reads that the server is going
         if self._service is not None:
-            if self._level is not None:
-                self._service.abandon()
+            if self._level is not None and not self._service.batcher.alive:
+                self._service.abandon()  # it will not be woken any more
             try:
                 async with asyncio.timeout(self._settings.grace_s):
                     await self._service.drain()
@@ -249,79 +250,99 @@ class ScoreRuntime:
     async def sleep(self, level: SleepLevel) -> SleepLevel:
         """Let go of the devices until ``wake``; returns when they are free, with the level that is in force.
 
-        Batches on a device are finished. Where requests wait meanwhile, those that were admitted wait too; where they
-        are refused, the ones that were admitted are finished first. Raises NotReady or Draining.
+        Batches on a device are finished. Where requests wait meanwhile, those that came before wait too; where they
+        are refused, the ones that came before are finished first. Raises NotReady or Draining.
         """
         async with self._changing:
-            service = self._running()
-            if self._level is not None and self._level in (level, "drop"):
-                return self._level
-            await self._rest(service, level, finished=self._settings.when_sleeping == "refuse")
-            return level
+            service = await self._settled()
+            if self._level is None and self._settings.when_sleeping == "refuse":
+                await self._close(service)
+            return await self._rest(service, level)
 
     async def wake(self) -> None:
         """Score again, as before; returns at once where nobody sleeps.
 
-        Raises NotReady where a device cannot be taken: then the server sleeps on. Draining.
+        Raises CheckpointError where the checkpoint has become another, NotReady where a device cannot be taken: then
+        the server sleeps on. Draining.
         """
         async with self._changing:
-            service = self._running()
+            service = await self._settled()
             if self._level is not None:
                 await self._rouse(service)
 
-    async def reload(self, checkpoint: Path, *, beside: bool) -> ServedModel:
-        """Serve another checkpoint, or the same anew; returns what is served from now on.
+    async def reload(self, checkpoint: Path, *, beside: bool) -> None:
+        """Serve another checkpoint, or the same anew; returns once it does, and wakes a server that sleeps.
 
         With ``beside``, the old one serves until the new one, in the same memory, has tested itself. Else the old one
-        finishes what was admitted and is dropped first, and requests wait or are refused as while the server sleeps.
-        Raises CheckpointError, NotReady where no worker starts, Sleeping and Draining: the old one goes on then.
+        finishes what came before and is dropped first, and requests wait or are refused as while the server sleeps.
+        Raises CheckpointError, ReloadFailed where no worker starts, and Draining. Then the old one is in its place
+        again, awake or asleep as it was; if it cannot be, the server sleeps.
         """
         async with self._changing:
-            old = self._running()
-            if self._level is not None:
-                raise Sleeping("wake the server before it loads anything", retry_after=_RETRY_AFTER_S)
-            if not beside:
-                await self._rest(old, "drop", finished=True)
+            old = await self._settled()
+            was_awake = self._level is None
+            if was_awake and not beside:
+                await self._close(old)
+            if not was_awake or not beside:
+                await self._rest(old, "drop")
             try:
                 self._service = await self._loaded(checkpoint)
-            except StartFailed as error:
-                raise NotReady(f"no worker starts: {error}", retry_after=_RETRY_AFTER_S) from error
-            finally:
-                if not beside and self._service is old:
-                    await self._rouse(old)
-            self._level = None
-            self._line.rest(False)
-            self._awake.set()
+            except Exception as error:
+                if was_awake and not beside:
+                    await self._back(old)
+                if isinstance(error, StartFailed):
+                    raise ReloadFailed(f"no worker starts with it: {error}") from error
+                raise
+            if not was_awake:
+                old.abandon("another checkpoint is served now")  # what waited for the old one to wake
+            self._open()
             self._retiring[old] = asyncio.create_task(self._retire(old))
-            return self._service.model
 
-    async def _rest(self, service: ScoreService, level: SleepLevel, *, finished: bool) -> None:
+    async def _settled(self) -> ScoreService:
+        """The service, once those that it replaced have let go of their devices. Raises NotReady or Draining."""
+        await asyncio.gather(*self._retiring.values())
+        return self._running()
+
+    async def _close(self, service: ScoreService) -> None:
+        """Let nobody in any more, and whoever is in finish."""
+        self._level = "host"
         self._awake.clear()
-        self._level = level
-        self._line.rest(True)
-        if finished:
-            await service.let_go()
-        await service.batcher.sleep(level)
+        await service.let_go()
+
+    async def _rest(self, service: ScoreService, level: SleepLevel) -> SleepLevel:
+        self._level = self._level or level
+        self._awake.clear()
+        self._level = kept = await service.batcher.sleep(level)
+        return kept
 
     async def _rouse(self, service: ScoreService) -> None:
         try:
             await service.batcher.wake()
-        except StartFailed as error:
+        except BaseException as error:
             self._level = "drop"
+            if not isinstance(error, StartFailed):
+                raise
+            if error.problems:
+                raise CheckpointError(error.problems) from error
             raise NotReady(f"asleep still, a device cannot be taken: {error}", retry_after=_RETRY_AFTER_S) from error
+        self._line.rested()
+        self._open()
+
+    async def _back(self, service: ScoreService) -> None:
+        """Serve again what was to be replaced; where that fails, the server sleeps, and the reason is in the log."""
+        try:
+            await self._rouse(service)
+        except (CheckpointError, NotReady) as error:
+            logger.error("%s does not come back: %s", service.model.fingerprint, error)
+
+    def _open(self) -> None:
         self._level = None
-        self._line.rest(False)
         self._awake.set()
 
     async def _retire(self, service: ScoreService) -> None:
-        """Let a service that was replaced finish what it was asked for, and end it."""
-        try:
-            async with asyncio.timeout(self._settings.grace_s):
-                await service.let_go()
-        except TimeoutError:
-            logger.warning("gave up on unfinished candidates of %s", service.model.fingerprint)
+        """Let a service that was replaced finish what came to it, and end it. Every request has a deadline."""
+        await service.let_go()
         await service.batcher.stop(self._patience_s)
-        service.abandon()
         service.close()
         del self._retiring[service]
 
@@ -336,7 +357,8 @@ class ScoreRuntime:
         state, reason = self.state()
         if state not in SERVING:
             self._running()
-            raise NotReady(f"not ready to score: {reason or state}", retry_after=_RETRY_AFTER_S)
+            kind = Sleeping if state == "sleeping" else NotReady
+            raise kind(f"not ready to score: {reason}", retry_after=_RETRY_AFTER_S)
         return self.model()
 
     def state(self) -> tuple[PartState, str]:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from jrm_client.protocol import ErrorResponse, OperatorReply, ReloadRequest, SleepRequest
-from jrm_service.errors import BodyTooLarge, CheckpointError, ExplainRunning, InvalidRequest, RequestTimeout
+from jrm_service.errors import (
+    BadCheckpoint,
+    BodyTooLarge,
+    CheckpointError,
+    ExplainRunning,
+    Forbidden,
+    InvalidRequest,
+    RequestTimeout,
+)
 from jrm_service.scoring.backend import SleepLevel
 from jrm_service.scoring.types import ServedModel
 
-from .errors import error_reply
 from .keys import Scopes
 from .parse import invalid, load_json_body
 from .record import record_of
@@ -46,25 +55,33 @@ class Operated(Protocol):
         ...
 
     async def wake(self) -> None:
-        """Take the devices again."""
+        """Take the devices again. Raises CheckpointError."""
         ...
 
-    async def reload(self, checkpoint: Path, *, beside: bool) -> ServedModel:
+    async def reload(self, checkpoint: Path, *, beside: bool) -> None:
         """Serve another checkpoint. Raises CheckpointError."""
         ...
 
 
-def admin_router(
-    scoring: Operated, scopes: Scopes, *, explains: bool, reload_root: Path | None, served_checkpoint: bool
-) -> APIRouter:
-    """``explains``: whether vLLM holds a device too. ``reload_root``: the folder that checkpoints are loaded from.
+def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, reload_root: Path | None) -> APIRouter:
+    """``scoring``: None where this process does not score. ``explains``: whether vLLM holds a device too.
 
-    ``served_checkpoint``: whether it is a checkpoint that is served, and not fakes.
+    ``reload_root``: the folder that checkpoints are loaded from; None where nothing can be loaded.
     """
     router = APIRouter(tags=["operators"])
-    errors: _Statuses = {status: {"model": ErrorResponse} for status in (400, 401, 403, 408, 413, 415, 503)}
+    errors: _Statuses = {status: {"model": ErrorResponse} for status in (400, 401, 403, 408, 409, 413, 415, 503)}
 
-    def reply(began: float, level: SleepLevel | None = None) -> OperatorReply:
+    def operated(request: Request, *, alone: bool) -> Operated:
+        """What scores, for whoever may operate it; ``alone`` on its devices. Raises Forbidden, ExplainRunning."""
+        scopes.require(record_of(request.scope).key, SCOPE)
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise Forbidden("a page of another origin may not operate this server")
+        if scoring is None or (alone and explains):
+            raise ExplainRunning("this server writes critiques, and vLLM does not let go: serve scores apart")
+        return scoring
+
+    def reply(scoring: Operated, began: float, level: SleepLevel | None = None) -> OperatorReply:
         model = scoring.model()
         return OperatorReply(
             status="ready" if level is None else "sleeping",
@@ -74,43 +91,47 @@ def admin_router(
             seconds=round(time.perf_counter() - began, 3),
         )
 
-    @router.post("/v1/sleep", response_model=OperatorReply, responses=errors | {409: {"model": ErrorResponse}})
+    @router.post("/v1/sleep", response_model=OperatorReply, responses=errors)
     async def sleep(request: Request) -> OperatorReply:
         """Finish what runs and let go of the devices; 200 once they are free. Again: nothing, or a deeper sleep."""
         began = time.perf_counter()
-        scopes.require(record_of(request.scope).key, SCOPE)
+        scoring = operated(request, alone=True)
         asked = await _read(request, SleepRequest)
-        if explains:
-            raise ExplainRunning("this server also writes critiques, and vLLM does not let go: serve them apart")
-        return reply(began, await scoring.sleep(asked.level))
+        return reply(scoring, began, await scoring.sleep(asked.level))
 
     @router.post("/v1/wake", response_model=OperatorReply, responses=errors)
     async def wake(request: Request) -> OperatorReply:
         """Take the devices again; 200 once the server is ready. After a sleep that is still going on, not before."""
         began = time.perf_counter()
-        scopes.require(record_of(request.scope).key, SCOPE)
-        await scoring.wake()
-        return reply(began)
+        scoring = operated(request, alone=False)
+        with _as_refusal():
+            await scoring.wake()
+        return reply(scoring, began)
 
-    @router.post("/v1/reload", response_model=OperatorReply, responses=errors | {409: {"model": ErrorResponse}})
-    async def reload(request: Request) -> OperatorReply | JSONResponse:
+    @router.post("/v1/reload", response_model=OperatorReply, responses=errors)
+    async def reload(request: Request) -> OperatorReply:
         """Serve another checkpoint; 200 once it does. A checkpoint that fails its self-test changes nothing."""
         began = time.perf_counter()
-        scopes.require(record_of(request.scope).key, SCOPE)
+        scoring = operated(request, alone=True)
         asked = await _read(request, ReloadRequest)
-        if reload_root is None or not served_checkpoint:
+        if reload_root is None:
             raise InvalidRequest("this server loads nothing: start it with --reload-root and a checkpoint")
-        if explains:
-            raise ExplainRunning("this server also writes critiques, of the checkpoint that it has: serve them apart")
         folder = await asyncio.to_thread(_under, reload_root, asked.checkpoint)
-        try:
+        with _as_refusal():
             await scoring.reload(folder, beside=asked.load == "beside")
-        except CheckpointError as error:
-            logger.error("%s is not served: %s", folder, error)
-            return error_reply(error.code, "; ".join(error.problems))
-        return reply(began)
+        return reply(scoring, began)
 
     return router
+
+
+@contextmanager
+def _as_refusal() -> Iterator[None]:
+    """What is wrong with a checkpoint is told to whoever asked for it. Raises BadCheckpoint."""
+    try:
+        yield
+    except CheckpointError as error:
+        logger.error("not served: %s", error)
+        raise BadCheckpoint("; ".join(error.problems)) from None
 
 
 def _under(root: Path, name: str) -> Path:

@@ -25,6 +25,7 @@ STATUS: dict[str, int] = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "explain_running": 409,
+    "reload_failed": 409,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_image": 422,

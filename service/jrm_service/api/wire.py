@@ -142,7 +142,7 @@ class ScorePath:
             patience_s = patience_ms(request.headers, wire.timeout_ms) / 1e3
             unread = True
             scorer = await self._service(patience_s)
-            scorer.line.check(tenant, patience_s)
+            scorer.line.check(tenant, patience_s - (asyncio.get_running_loop().time() - arrived))
             reading = self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s)
             async with scorer.held(), reading as body:
                 unread = False

@@ -67,13 +67,21 @@ class ProcessWorker:
         return answer
 
     async def sleep(self) -> None:
-        """Let go of the device and keep the weights. Raises WorkerLost when the process ends first."""
-        done: Done = await self._ask(Sleep())
+        """Let go of the device and keep the weights. Raises WorkerLost when the process ends or takes too long."""
+        done: Done = await self._ask_in_time(Sleep())
         logger.info("worker on %s sleeps and holds %s bytes there", self.device, f"{done.device_bytes:,}")
 
     async def wake(self) -> None:
-        """Take the device again. Raises WorkerLost when the process ends first."""
-        await self._ask(Wake())
+        """Take the device again. Raises WorkerLost when the process ends first, or takes too long."""
+        await self._ask_in_time(Wake())
+
+    async def _ask_in_time(self, message: object) -> Any:
+        """As ``_ask``, for as long as a start may take: a process that was stopped says nothing."""
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                return await self._ask(message)
+        except TimeoutError:
+            raise WorkerLost(f"no answer within {self._start_timeout_s:g} s") from None
 
     async def _ask(self, message: object) -> Any:
         """The answer to a message, which comes in its turn."""

@@ -19,7 +19,7 @@ from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
-from .devices import move_weights, on_device, release_memory
+from .devices import forget_host_copies, leave, move_weights, on_device
 from .heads import RewardHeads, to_score
 from .kernels import PLAIN
 from .vision import use_patch_product
@@ -91,13 +91,14 @@ class PlainScorer:
         """Implements ``SleepingBackend``."""
         for module in (self._model, self._heads):
             move_weights(module, "cpu")
-        release_memory(self.device)
+        leave(self.device)
 
     def wake(self) -> None:
         """Implements ``SleepingBackend``."""
         with on_device(self.device):
             for module in (self._model, self._heads):
                 move_weights(module, self.device)
+            forget_host_copies(self.device)
 
     @torch.inference_mode()
     def _score(self, batch: list[list[SequenceInputs]]) -> Scored:

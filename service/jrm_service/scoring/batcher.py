@@ -95,15 +95,17 @@ class Batcher:
     async def stop(self, patience_s: float = 5.0) -> None:
         """End the workers; a batch on a device has ``patience_s`` seconds to come to its end."""
         await self._leave_all()
+        self._resting = False
         for fed in self._fed:
             fed.state = State.FAILED
         await asyncio.gather(*(fed.end(patience_s) for fed in self._fed))
 
-    async def sleep(self, level: SleepLevel) -> None:
+    async def sleep(self, level: SleepLevel) -> SleepLevel:
         """Let go of every device, once what was sent to it has come to its end; what waits goes on waiting.
 
-        A worker that is being started is ended, and so is one that cannot keep its weights. Calling it again drops what
-        was kept, where ``level`` says so. Not while ``sleep`` or ``wake`` runs.
+        Returns "host" if all workers keep their weights. A worker that is being started is ended, and so is one that
+        cannot keep them. Calling it again drops what was kept, where ``level`` says so. Not while ``sleep`` or ``wake``
+        runs.
         """
         self._resting = True
         while answers := [under_way.answer for fed in self._fed for under_way in fed.under_way]:
@@ -111,6 +113,7 @@ class Batcher:
             await asyncio.sleep(0)  # whoever feeds the worker settles them
         await self._leave_all()
         await asyncio.gather(*(fed.sleep(level) for fed in self._fed))
+        return "host" if all(fed.keeps_weights for fed in self._fed) else "drop"
 
     async def wake(self) -> None:
         """Take the devices again, and go on with what waits. Not while ``sleep`` or ``wake`` runs.

@@ -77,6 +77,7 @@ class Fed:
 
     async def rouse(self) -> None:
         """After ``sleep``: take the device, with the weights that were kept or loaded anew. Raises StartFailed."""
+        self.state = State.STARTING
         if self.keeps_weights:
             self.keeps_weights = False
             try:

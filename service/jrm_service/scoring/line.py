@@ -122,7 +122,6 @@ class WaitingLine:
         self._places = Share(max_queue)
         self._unread: Counter[str] = Counter()  # requests that wait for room for their bodies
         self._drain = DrainRate()
-        self._resting = False
         self._mean_candidates = 1.0
 
     @property
@@ -140,7 +139,7 @@ class WaitingLine:
 
         Raises Overloaded; ``retry_after`` is when, at the measured rate, little enough is left of what is before it.
         """
-        if self._idle() or self._resting:  # how long a rest lasts is not measured
+        if self._idle():
             return
         now = asyncio.get_running_loop().time()
         wait = _CAUTION * self._drain.seconds_for(self._before(tenant), now)
@@ -178,11 +177,9 @@ class WaitingLine:
         """So many have left through a device."""
         self._drain.record(candidates, asyncio.get_running_loop().time())
 
-    def rest(self, resting: bool) -> None:
-        """Whether the devices rest: that time says nothing of how fast they are."""
-        if self._resting and not resting:
-            self._drain.resume(asyncio.get_running_loop().time())
-        self._resting = resting
+    def rested(self) -> None:
+        """The devices have rested until now, which says nothing of how fast they are."""
+        self._drain.resume(asyncio.get_running_loop().time())
 
     def _idle(self) -> bool:
         return self._places.spent == 0 and self.waiting == 0

@@ -18,6 +18,8 @@ from .types import Candidate, Score
 
 logger = logging.getLogger(__name__)
 
+_IDLE_END_S = 5.0  # for a thread with nothing to do
+
 
 def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: Any = None) -> Answer:
     """Score candidates so that a backend that raises fails only those that make it raise by themselves.
@@ -124,6 +126,8 @@ class LocalWorker:
         if self._under_way and patience_s:
             await asyncio.wait(self._under_way, timeout=patience_s)
         self._batches.put(None)
+        if not self._under_way and self._thread is not None:
+            await asyncio.to_thread(self._thread.join, _IDLE_END_S)  # so that it can be started again at once
         for answer in list(self._under_way):
             if not answer.done():
                 answer.set_exception(WorkerLost("the worker was ended"))

@@ -214,16 +214,46 @@ def test_a_body_that_is_not_understood_changes_nothing(body, options, status):
         assert state(url).status_code == 200
 
 
-def test_a_server_that_sleeps_can_be_stopped():
-    running = []
-    with servers.starting(ADMIN, expose=running) as url, ThreadPoolExecutor(1) as pool:
-        while state(url).status_code != 200:
-            time.sleep(0.01)
+def test_a_page_of_another_origin_may_not_operate_the_server():
+    with servers.serving(ADMIN) as url:
+        for origin, status in (("http://elsewhere", 403), (url, 200)):
+            for path in ("/v1/sleep", "/v1/wake"):
+                assert post(url, path, headers={"origin": origin}).status_code == status, (origin, path)
+
+
+def test_a_sleeping_server_says_so_to_trainers_probes():
+    with servers.serving(ADMIN) as url:
         post(url, "/v1/sleep")
-        waiting = pool.submit(post, url, "/v1/score", json={})
+        assert "jrm_sleeping 1.0" in httpx.get(f"{url}/metrics").text
+        assert httpx.get(f"{url}/rewards").json()["error"]["code"] == "sleeping"
+
+
+def test_every_replica_is_heard_before_one_that_refuses_is_told_of():
+    slow_one = ADMIN.model_copy(update={"max_batch_tokens": 1})
+    with (
+        servers.serving(Settings(backend="fake")) as other,
+        servers.serving(slow_one, load=slow(1.0)) as url,
+        JRMClient(url) as busy,
+        JRMClient([other, url]) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        score = pool.submit(busy.score, SOURCE, EDIT, "make it red")
         time.sleep(0.3)
-        running[0].should_exit = True
-        assert waiting.result(30).json()["error"]["code"] in ("draining", "not_ready")
+        with pytest.raises(APIStatusError) as refused:
+            client.sleep()
+        assert refused.value.status == 404
+        assert refused.value.__notes__ == [f"{url}: done"]
+        assert state(url).json()["error"]["code"] == "sleeping"
+        busy.wake()
+        score.result(30)
+
+
+def test_awake_sleeps_behind_a_wake_that_failed():
+    with servers.serving(Settings(backend="fake")) as other, servers.serving(ADMIN) as url:
+        post(url, "/v1/sleep")
+        with JRMClient([url, other]) as client, pytest.raises(APIStatusError), client.awake():
+            pytest.fail("one of them is not awake")
+        assert state(url).json()["error"]["code"] == "sleeping"
 
 
 def test_a_sleep_is_refused_while_there_is_nothing_to_put_to_sleep():

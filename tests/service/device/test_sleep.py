@@ -7,7 +7,9 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 
@@ -122,6 +124,53 @@ def test_another_checkpoint_takes_over_at_one_point(root):
             assert (info["model"], info["fingerprint"]) == ("jrm-second", second)
 
 
+def test_a_worker_that_is_stopped_in_its_sleep_does_not_keep_the_server_asleep():
+    source, *edits = images(2)
+    with processes.serving(*FLAGS, "--start-timeout-s", "20") as server:
+        server.wait_until_ready()
+        with JRMClient(server.url, timeout=180) as client:
+            before = alone(client, source, edits)
+            client.sleep()
+            os.kill(server.children(WORKER)[0], signal.SIGSTOP)
+            client.wake()
+            assert alone(client, source, edits) == before
+
+
+def test_weights_that_changed_in_the_sleep_are_not_taken_for_the_old_ones(root, tmp_path):
+    source, *edits = images(2)
+    shutil.copytree(root / "first", tmp_path / "step")
+    flags = (*FLAGS, "--checkpoint", str(tmp_path / "step"), "--reload-root", str(tmp_path))
+    with processes.serving(*flags) as server:
+        server.wait_until_ready()
+        with JRMClient(server.url, timeout=120) as client, ThreadPoolExecutor(1) as pool:
+            first = client.score(source, edits[0], "make it blue").fingerprint
+            client.sleep("drop")
+            shutil.rmtree(tmp_path / "step")
+            shutil.copytree(root / "second", tmp_path / "step")
+            with pytest.raises(APIStatusError) as refused:
+                client.wake()
+            assert (refused.value.status, refused.value.code) == (400, "invalid_checkpoint")
+            waiting = pool.submit(client.score, source, edits[0], "make it blue")
+            second = client.reload("step")  # which wakes it
+            assert waiting.result(60).fingerprint == second != first
+            assert client.score(source, edits[0], "make it blue").fingerprint == second
+
+
+def test_a_server_that_is_stopped_in_its_sleep_says_so_to_those_who_wait():
+    source, *edits = images(2)
+    with processes.serving("--backend", "fake", "--admin", "true") as server, ThreadPoolExecutor(1) as pool:
+        server.wait_until_ready()
+        with JRMClient(server.url, timeout=60, max_retries=0) as client:
+            client.sleep()
+            waiting = pool.submit(client.score, source, edits[0], "make it blue")
+            time.sleep(0.5)
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(APIStatusError) as told:
+                waiting.result(30)
+            assert (told.value.status, told.value.code) == (503, "draining")
+        assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("load", ["beside", "after"])
 def test_what_cannot_be_served_changes_nothing(root, load):
     source, *edits = images(3)
@@ -144,10 +193,12 @@ def test_what_cannot_be_served_changes_nothing(root, load):
                 again = client.score_group(source, "make it blue", edits)
                 assert again.scores[0].fingerprint == first.scores[0].fingerprint, name
                 np.testing.assert_allclose(again.rewards, first.rewards, atol=1e-5)
-            client.sleep()
-            with pytest.raises(APIStatusError) as asleep:
-                client.reload("second", load=load)
-            assert (asleep.value.status, asleep.value.code) == (503, "sleeping")
+            client.sleep("drop")
+            with pytest.raises(APIStatusError):
+                client.reload("broken", load=load)
+            assert httpx.get(f"{server.url}/health").json()["status"] == "sleeping"
+            client.wake()
+            assert client.info()["fingerprint"] == first.scores[0].fingerprint
 
 
 def test_a_server_without_a_root_loads_nothing():
