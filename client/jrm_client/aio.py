@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .deadline import Deadline, deadline_of
 from .errors import APIResponseError, CandidateError, ScoreError
 from .images import ImageFormat, ImageInput
 from .pin import Pin
-from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
+from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation, OperatorReply, SleepLevel
 from .results import GroupScores, Score, failed_score
 from .retry import MAX_RETRIES, Backoff
 from .thumbnails import pictures_of
@@ -217,6 +218,55 @@ class AsyncJRMClient:
         """Return ``GET /v1/info``: fingerprint, manifest summary, image spec, limits, device, versions."""
         async with deadline_of(self._seconds(timeout)) as deadline:
             return await self._transport.call("GET", "/v1/info", lambda _: {}, wire.read_object, deadline)
+
+    async def sleep(self, level: SleepLevel = "host", *, timeout: float | None = None) -> None:
+        """Let every server finish what runs and let go of its devices; returns when they are free.
+
+        ``level``: "host" keeps the weights in the memory of the host, "drop" loads them again in the wake. The servers
+        run with ``--admin``, and where they ask for keys, this one has the scope ``admin``. Raises as other calls do.
+        """
+        arguments.choice(level, "level", ("host", "drop"))
+        await self._operate("/v1/sleep", {"level": level}, timeout)
+
+    async def wake(self, *, timeout: float | None = None) -> None:
+        """Let every server take its devices again; returns when all are ready. Loading may take longer than a score."""
+        await self._operate("/v1/wake", {}, timeout)
+
+    @contextlib.asynccontextmanager
+    async def awake(self, level: SleepLevel = "host", *, timeout: float | None = None) -> AsyncGenerator[None, None]:
+        """Wake the servers for a block, and put them to sleep again behind it, whatever happens inside."""
+        arguments.choice(level, "level", ("host", "drop"))
+        try:
+            await self.wake(timeout=timeout)
+            yield
+        finally:
+            await self.sleep(level, timeout=timeout)
+
+    async def reload(
+        self, checkpoint: str, *, load: Literal["beside", "after"] = "beside", timeout: float | None = None
+    ) -> str:
+        """Let every server serve another checkpoint; returns its fingerprint once all do.
+
+        ``checkpoint``: a folder under the servers' ``--reload-root``. ``load``: "beside" the one that is served until
+        then, or "after" it was dropped. A pinned fingerprint stays what it is, and the next score raises. Raises as
+        other calls do, and APIResponseError where the servers' checkpoints differ.
+        """
+        arguments.text(checkpoint, "checkpoint")
+        arguments.choice(load, "load", ("beside", "after"))
+        body = {"checkpoint": checkpoint, "load": load}
+        replies = await self._operate("/v1/reload", body, timeout, attempts=1)  # each would load it once more
+        fingerprints = {reply.fingerprint for reply in replies}
+        if len(fingerprints) > 1:
+            raise APIResponseError(f"the servers have different checkpoints: {', '.join(sorted(fingerprints))}")
+        return fingerprints.pop()
+
+    async def _operate(
+        self, path: str, body: dict[str, str], timeout: float | None, *, attempts: int | None = None
+    ) -> list[OperatorReply]:
+        async with deadline_of(self._seconds(timeout)) as deadline:
+            return await self._transport.call_each(
+                path, {"json": body}, wire.read_operator_reply, deadline, attempts=attempts
+            )
 
     async def close(self) -> None:
         """Close the connections that were opened on the running event loop."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from . import arguments
 from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError
 from .arguments import REQUIRED, Pair, Sources
 from .images import ImageFormat, ImageInput
 from .loop import LoopThread
-from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
+from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation, SleepLevel
 from .results import GroupScores, Score
 from .retry import MAX_RETRIES, Backoff
 
@@ -148,6 +149,30 @@ class JRMClient:
     def info(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Return ``GET /v1/info``: fingerprint, manifest summary, image spec, limits, device, versions."""
         return self._loop.run(lambda: self._client.info(timeout=timeout))
+
+    def sleep(self, level: SleepLevel = "host", *, timeout: float | None = None) -> None:
+        """Let every server let go of its devices; see ``AsyncJRMClient.sleep``."""
+        self._loop.run(lambda: self._client.sleep(level, timeout=timeout))
+
+    def wake(self, *, timeout: float | None = None) -> None:
+        """Let every server take its devices again; see ``AsyncJRMClient.wake``."""
+        self._loop.run(lambda: self._client.wake(timeout=timeout))
+
+    @contextlib.contextmanager
+    def awake(self, level: SleepLevel = "host", *, timeout: float | None = None) -> Generator[None, None, None]:
+        """Wake the servers for a block, and put them to sleep behind it; see ``AsyncJRMClient.awake``."""
+        arguments.choice(level, "level", ("host", "drop"))
+        try:
+            self.wake(timeout=timeout)
+            yield
+        finally:
+            self.sleep(level, timeout=timeout)
+
+    def reload(
+        self, checkpoint: str, *, load: Literal["beside", "after"] = "beside", timeout: float | None = None
+    ) -> str:
+        """Let every server serve another checkpoint, by its fingerprint; see ``AsyncJRMClient.reload``."""
+        return self._loop.run(lambda: self._client.reload(checkpoint, load=load, timeout=timeout))
 
     def close(self) -> None:
         """End the client's thread and its connections; calls in progress raise RuntimeError."""

@@ -327,6 +327,40 @@ class ErrorResponse(_Reply):
     groups: list[GroupResult] | None = None
 
 
+# --- operators: POST /v1/sleep, /v1/wake, /v1/reload ------------------------------------------------------------------
+
+SleepLevel = Literal["host", "drop"]
+"""What becomes of the weights: they move to the memory of the host, or are loaded again by the wake."""
+
+
+class SleepRequest(_Request):
+    """Let go of the devices. An empty body is the default level."""
+
+    level: SleepLevel = "host"
+
+
+class ReloadRequest(_Request):
+    """Serve another checkpoint.
+
+    ``checkpoint``: a folder under the server's ``--reload-root``, by its path from there or whole. ``load``: "beside"
+    the one that is served, which goes on until the new one has tested itself, or "after" it was dropped, where the
+    memory has room for one alone.
+    """
+
+    checkpoint: Annotated[str, Field(min_length=1, max_length=4096)]
+    load: Literal["beside", "after"] = "beside"
+
+
+class OperatorReply(_Reply):
+    """What the server does now. ``level`` is that of a sleeping one."""
+
+    status: Literal["ready", "sleeping"]
+    level: SleepLevel | None = None
+    model: str
+    fingerprint: str
+    seconds: float
+
+
 class ModelCard(_Reply):
     """One entry of the OpenAI model list."""
 

@@ -147,6 +147,48 @@ class Transport:
                 if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
                     raise
 
+    async def call_each(
+        self,
+        path: str,
+        body: Body,
+        read: Callable[[Reply], T],
+        deadline: Deadline,
+        *,
+        attempts: int | None = None,
+    ) -> list[T]:
+        """POST to every replica, and return what each answers; what another attempt can mend is tried there again.
+
+        ``attempts`` bounds them, in place of ``max_retries``. All replicas are heard before the first failure is
+        raised, with what became of the others as notes: what one was told, it does, whoever waits for it.
+        """
+        fleet = await self._fleet()
+        await fleet.refresh()
+        loop, request_id = asyncio.get_running_loop(), uuid.uuid4().hex
+        retries = self._max_retries if attempts is None else attempts - 1
+
+        async def ask(replica: str) -> T:
+            schedule = Schedule(retries, self._backoff)
+            while True:
+                try:
+                    return read(await _send(fleet, replica, "POST", path, body, {"x-request-id": request_id}))
+                except JRMError as failure:
+                    deadline.failure = failure
+                    schedule.failed(replica, loop.time(), failure)
+                    wait = schedule.ready[replica] - loop.time()
+                    if not retryable(failure) or schedule.exhausted(1) or wait >= deadline.remaining():
+                        raise
+                    await asyncio.sleep(max(0.0, wait))
+
+        names = fleet.replicas.names
+        results = await asyncio.gather(*(ask(replica) for replica in names), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            for replica, result in zip(names, results, strict=True):
+                if result is not failures[0]:
+                    failures[0].add_note(f"{replica}: {result if isinstance(result, BaseException) else 'done'}")
+            raise failures[0]
+        return [result for result in results if not isinstance(result, BaseException)]
+
     async def replicas(self) -> int:
         """Return how many replicas there are, after looking up the names whose addresses are due."""
         fleet = await self._fleet()

@@ -149,6 +149,14 @@ def read_object(reply: Reply) -> dict[str, Any]:
     return value
 
 
+def read_operator_reply(reply: Reply) -> protocol.OperatorReply:
+    """Return what an operator's request was answered with. Raises as ``read_object`` does."""
+    try:
+        return protocol.OperatorReply.model_validate(read_object(reply))
+    except ValidationError:
+        raise APIResponseError(_foreign(reply, "is not an operator's reply"), request_id=reply.request_id) from None
+
+
 def status_error(reply: Reply) -> APIStatusError:
     """Return the error that a refused request raises, whoever sent it: JRM Serve, or a proxy with a page of HTML."""
     fields = _json_object(_json_object(_load(reply.body)).get("error"))

@@ -16,10 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import docs_page, openapi
 from .api import errors as api_errors
+from .api.admin import PATHS as ADMIN_PATHS
+from .api.admin import admin_router
 from .api.explain import explain_router
 from .api.gate import Gate
 from .api.guards import BodyLimits, BodyReader, RequestContext
 from .api.keyfile import KeyFile
+from .api.keys import Scopes
 from .api.limits import RequestSlots
 from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
@@ -213,9 +216,11 @@ def create_app(
         )
     )
     keys = KeyFile(settings.api_keys_file, metrics) if settings.api_keys_file else None
-    app.include_router(
-        watch_router(recorder, main.model, scores=scoring is not None, current_key=keys.current if keys else None)
-    )
+    scopes = Scopes(keys.current if keys else None)
+    app.include_router(watch_router(recorder, main.model, scores=scoring is not None, scopes=scopes))
+    if settings.admin:
+        root = None if settings.backend == "fake" else settings.reload_root
+        app.include_router(admin_router(scoring, scopes, explains=explaining is not None, reload_root=root))
     api_errors.install(app)
     openapi.install(app, guarded=keys is not None, max_sources=partial(_max_sources, main))
     docs = docs_page.install(app)
@@ -228,6 +233,7 @@ def create_app(
         find=keys.find if keys else None,
         slots=RequestSlots(settings.max_requests),
         open_paths=probes | documentation,
+        uncounted_paths=ADMIN_PATHS,
         is_open=page.is_page if page_files else lambda _scope: False,
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}

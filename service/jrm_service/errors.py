@@ -13,7 +13,11 @@ JRMError
 │   ├── Overloaded               the wait would be too long; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
+│   ├── Sleeping                 the devices are lent to somebody else, until the server is woken
 │   ├── Draining                 the server is shutting down
+│   ├── ExplainRunning           vLLM holds a device that is to be let go of
+│   ├── BadCheckpoint            what was to be loaded must not be served: a CheckpointError, for whoever asked for it
+│   ├── ReloadFailed             no worker starts with the other checkpoint
 │   ├── ExplainDisabled          this process does not serve /explain
 │   └── ExplainUnavailable       it does, but the engine behind it is not there now
 ├── CandidateError               one candidate has no score; its neighbours are untouched
@@ -24,6 +28,7 @@ JRMError
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
 │   ├── NoMemory                 others hold the device's memory just now: the request becomes a NotReady
+│   ├── Abandoned                the server stops before there was a score: the request becomes a Draining
 │   ├── DeviceLost               every device that it was on was lost with it
 │   └── InternalError            the backend raised
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
@@ -120,6 +125,30 @@ class NotReady(RequestError):
     code = "not_ready"
 
 
+class Sleeping(RequestError):
+    """The server has let go of its devices, and takes no requests until it is woken."""
+
+    code = "sleeping"
+
+
+class ExplainRunning(RequestError):
+    """The server also writes critiques: vLLM, which does not sleep, holds a device."""
+
+    code = "explain_running"
+
+
+class BadCheckpoint(RequestError):
+    """What an operator wants to have served must not be served; the message has every problem."""
+
+    code = "invalid_checkpoint"
+
+
+class ReloadFailed(RequestError):
+    """No worker starts with the checkpoint that was to be loaded, though nothing is wrong with it: for want of room."""
+
+    code = "reload_failed"
+
+
 class Draining(RequestError):
     """The server is shutting down."""
 
@@ -186,6 +215,12 @@ class NoMemory(CandidateError):
     """The device has no room for it just now, though it is within the budget of a batch: something else took it."""
 
     code = "no_memory"
+
+
+class Abandoned(CandidateError):
+    """The server stops, and nothing will score it any more."""
+
+    code = "abandoned"
 
 
 class DeviceLost(CandidateError):

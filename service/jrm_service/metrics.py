@@ -145,6 +145,7 @@ class Metrics:
         self.rejections = counter(
             "jrm_rejections_total", "Requests that were refused as a whole, by the code of their error.", "reason"
         )
+        self.sleeping = gauge("jrm_sleeping", "1 while the devices are lent to somebody else, until /v1/wake.")
         self.keys = gauge("jrm_keys", "API keys in force.")
         self.keys.set(0)  # without a keys file too: a replica that asks for none beside one that does is to be seen
         self.key_reloads = counter(
@@ -340,6 +341,8 @@ class Metrics:
 
     def show_model(self, *, model: str, fingerprint: str, facts: Mapping[str, object]) -> None:
         """Name what is served; of the facts, ``device``, ``dtype``, ``engine`` and ``kernels`` are shown."""
+        self.model_info.clear()  # of one that was served before
+        self.kernel_info.clear()
         shown = (str(facts.get(name) or "none") for name in ("device", "dtype", "engine"))
         self.model_info.labels(model, fingerprint, *shown).set(1)
         kernels = facts.get("kernels")

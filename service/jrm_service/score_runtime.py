@@ -1,4 +1,4 @@
-"""The scoring half of a server: loaded, warmed, drained and stopped. With ``app``, all that reads the settings."""
+"""The scoring half of a server: loaded, reloaded, asleep, drained, stopped. With ``app``, all that reads settings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api.limits import CandidateQuota, LocalQuota
 from .api.ops import SERVING, PartState
-from .errors import Draining, NotReady
+from .errors import CheckpointError, DeadlineExceeded, Draining, NotReady, ReloadFailed, Sleeping
 from .metrics import Metrics
-from .scoring.backend import Backend, Preparer, Worker
-from .scoring.batcher import Batcher, State
+from .scoring.backend import Backend, Preparer, SleepLevel, StartFailed, Worker
+from .scoring.batcher import Batcher
 from .scoring.cache import ScoreCache, scope_of
+from .scoring.fed import State
 from .scoring.fitting import DEFAULT_TOKENS
 from .scoring.line import WaitingLine
 from .scoring.planner import BatchCost, unshared_tokens
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnFailed = Callable[[BaseException], None]
+Loader = Callable[[Path | None], Awaitable["Started"]]
+"""Loads a checkpoint, or without one what the settings name, and starts its workers."""
+
+_RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Started:
 
 
 class ScoreRuntime:
-    """What scores behind the routes: loading, ready, draining, failed.
+    """What scores behind the routes: loading, ready, sleeping, draining, failed.
 
     ``check`` raises for what was loaded and cannot be served with these settings.
     """
@@ -63,7 +69,7 @@ class ScoreRuntime:
     def __init__(
         self,
         settings: Settings,
-        load: Callable[[], Awaitable[Started]],
+        load: Loader,
         check: Callable[[ServedModel], None],
         line: WaitingLine,
         metrics: Metrics,
@@ -71,6 +77,7 @@ class ScoreRuntime:
     ) -> None:
         self.metrics = metrics
         self._line = line
+        metrics.sleeping.set_function(lambda: float(self._level is not None))
         metrics.watch_line(depth=lambda: line.places_taken, limit=settings.max_queue)
         self._settings = settings
         self._load = load
@@ -80,6 +87,11 @@ class ScoreRuntime:
         self._redis = _redis_link(settings, self.metrics)
         self._shared_quota = _redis_quota(settings, self._redis, self.metrics)
         self._stored: RedisScores | None = None
+        self._changing = asyncio.Lock()  # a wake must not overtake a sleep, nor either of them a reload
+        self._level: SleepLevel | None = None  # asleep
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._retiring: dict[ScoreService, asyncio.Task[None]] = {}
         self._state: PartState = "loading"
         self._reason = "the model is being loaded"
         self.batch_tokens = settings.max_batch_tokens  # None until it was measured
@@ -87,30 +99,38 @@ class ScoreRuntime:
 
     async def start(self) -> None:
         """Load, check what was loaded, open the queue. Raises what these raise, and then no worker is left."""
-        parts: Started | None = None
         try:
-            parts = await self._load()
-            self._check(parts.model)
-            cache = self._score_cache(parts.model)
             if self._redis is not None:
                 await self._redis.connect()
-            batcher = Batcher(
-                parts.workers,
-                max_batch_tokens=self._batch_tokens(parts),
-                hang_timeout_s=self._settings.hang_timeout_s,
-                metrics=self.metrics,
-                cost=parts.cost,
-                on_score=cache.remember,
-                on_drained=self._line.drained,
-                on_failed=self._worker_failed,
-            )
-            batcher.start()
+            self._service = await self._loaded(None)
         except BaseException as error:
             self._state, self._reason = "failed", type(error).__name__
-            if parts is not None:
-                await asyncio.gather(*(worker.end() for worker in parts.workers))
             raise
-        self._service = ScoreService(
+        self._state, self._reason = "ready", ""
+
+    async def _loaded(self, checkpoint: Path | None) -> ScoreService:
+        """A checkpoint with workers that take batches. Raises what loading raises, and then no worker is left."""
+        parts = await self._load(checkpoint)
+        try:
+            self._check(parts.model)
+            return self._serving(parts)
+        except BaseException:
+            await asyncio.gather(*(worker.end() for worker in parts.workers))
+            raise
+
+    def _serving(self, parts: Started) -> ScoreService:
+        cache = self._score_cache(parts.model)
+        batcher = Batcher(
+            parts.workers,
+            max_batch_tokens=self._batch_tokens(parts),
+            hang_timeout_s=self._settings.hang_timeout_s,
+            metrics=self.metrics,
+            cost=parts.cost,
+            on_score=cache.remember,
+            on_drained=self._line.drained,
+            on_failed=lambda error: self._worker_failed(batcher, error),
+        )
+        service = ScoreService(
             parts.model,
             parts.preparer,
             batcher,
@@ -125,16 +145,23 @@ class ScoreRuntime:
             threads=self._settings.preprocess_threads,
             metrics=self.metrics,
         )
+        batcher.start()
         model = parts.model
         self.metrics.show_model(model=model.name, fingerprint=model.fingerprint, facts=model.description)
         self.metrics.expect_rewards(model.description.get("dimensions") or ())
-        self._state, self._reason = "ready", ""
+        return service
 
     def _batch_tokens(self, parts: Started) -> int:
         self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
         return self.batch_tokens
 
-    def _worker_failed(self, error: BaseException) -> None:
+    def _worker_failed(self, batcher: Batcher, error: BaseException) -> None:
+        retiring = next((service for service in self._retiring if service.batcher is batcher), None)
+        if retiring is not None:  # what is served now does not depend on it
+            logger.error("a worker of %s, which was replaced, is gone: %s", retiring.model.fingerprint, error)
+            if not batcher.alive:
+                retiring.abandon()
+            return
         self._patience_s = 0.0  # whatever still hangs had its time
         if self._service is not None and not self._service.batcher.alive:
             self._service.abandon()  # nothing will score it, so draining must not wait for it
@@ -143,7 +170,10 @@ class ScoreRuntime:
     async def drain(self) -> None:
         """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
         self._state, self._reason = "draining", "the server is shutting down"
+        self._awake.set()  # whoever waits for it reads that the server is going
         if self._service is not None:
+            if self._level is not None and not self._service.batcher.alive:
+                self._service.abandon()  # it will not be woken any more
             try:
                 async with asyncio.timeout(self._settings.grace_s):
                     await self._service.drain()
@@ -154,10 +184,12 @@ class ScoreRuntime:
     async def stop(self) -> None:
         """Let go of the devices; what is unfinished fails."""
         self._state, self._reason = "draining", "the server is shutting down"
-        if self._service is not None:
-            await self._service.batcher.stop(self._patience_s)
-            self._service.abandon()
-            self._service.close()
+        for task in self._retiring.values():
+            task.cancel()
+        for service in [*self._retiring, *([self._service] if self._service is not None else [])]:
+            await service.batcher.stop(self._patience_s)
+            service.abandon()
+            service.close()
         if self._stored is not None:
             await self._stored.close()
         if self._shared_quota is not None:
@@ -172,7 +204,7 @@ class ScoreRuntime:
     def _score_cache(self, model: ServedModel) -> ScoreCache:
         """The cache of what this model scores."""
         settings = self._settings
-        if self._redis is not None:
+        if self._redis is not None and self._stored is None:
             from .scoring.redis_store import RedisScores
 
             self._stored = RedisScores(
@@ -186,33 +218,155 @@ class ScoreRuntime:
             store=self._stored,
         )
 
-    def service(self) -> ScoreService:
-        """The service that scores. Raises NotReady or Draining."""
+    async def service(self, patience_s: float) -> ScoreService:
+        """The service that scores; one that sleeps is waited for, unless requests are to be refused meanwhile.
+
+        Raises NotReady, Draining, Sleeping, and DeadlineExceeded after ``patience_s``.
+        """
+        if not self._awake.is_set():
+            self._running()
+            if self._settings.when_sleeping == "refuse":
+                raise Sleeping("the server sleeps; POST /v1/wake wakes it", retry_after=_RETRY_AFTER_S)
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._awake.wait()
+            except TimeoutError:
+                raise DeadlineExceeded(f"the server slept for all of the {patience_s:g} s") from None
+        return self._running()
+
+    def _running(self) -> ScoreService:
+        """The service, awake or not. Raises NotReady or Draining."""
         state, reason = self.state()
         if state == "draining":
-            raise Draining("the server is shutting down; send the request to another replica", retry_after=5)
+            raise Draining(
+                "the server is shutting down; send the request to another replica", retry_after=_RETRY_AFTER_S
+            )
         if self._service is None or state == "failed":
-            raise NotReady(f"not ready to score: {reason}", retry_after=5)
+            raise NotReady(f"not ready to score: {reason}", retry_after=_RETRY_AFTER_S)
         return self._service
+
+    # --- operators ----------------------------------------------------------------------------------------------------
+
+    async def sleep(self, level: SleepLevel) -> SleepLevel:
+        """Let go of the devices until ``wake``; returns when they are free, with the level that is in force.
+
+        Batches on a device are finished. Where requests wait meanwhile, those that came before wait too; where they
+        are refused, the ones that came before are finished first. Raises NotReady or Draining.
+        """
+        async with self._changing:
+            service = await self._settled()
+            if self._level is None and self._settings.when_sleeping == "refuse":
+                await self._close(service)
+            return await self._rest(service, level)
+
+    async def wake(self) -> None:
+        """Score again, as before; returns at once where nobody sleeps.
+
+        Raises CheckpointError where the checkpoint has become another, NotReady where a device cannot be taken: then
+        the server sleeps on. Draining.
+        """
+        async with self._changing:
+            service = await self._settled()
+            if self._level is not None:
+                await self._rouse(service)
+
+    async def reload(self, checkpoint: Path, *, beside: bool) -> None:
+        """Serve another checkpoint, or the same anew; returns once it does, and wakes a server that sleeps.
+
+        With ``beside``, the old one serves until the new one, in the same memory, has tested itself. Else the old one
+        finishes what came before and is dropped first, and requests wait or are refused as while the server sleeps.
+        Raises CheckpointError, ReloadFailed where no worker starts, and Draining. Then the old one is in its place
+        again, awake or asleep as it was; if it cannot be, the server sleeps.
+        """
+        async with self._changing:
+            old = await self._settled()
+            was_awake = self._level is None
+            if was_awake and not beside:
+                await self._close(old)
+            if not was_awake or not beside:
+                await self._rest(old, "drop")
+            try:
+                self._service = await self._loaded(checkpoint)
+            except Exception as error:
+                if was_awake and not beside:
+                    await self._back(old)
+                if isinstance(error, StartFailed):
+                    raise ReloadFailed(f"no worker starts with it: {error}") from error
+                raise
+            if not was_awake:
+                old.abandon("another checkpoint is served now")  # what waited for the old one to wake
+            self._open()
+            self._retiring[old] = asyncio.create_task(self._retire(old))
+
+    async def _settled(self) -> ScoreService:
+        """The service, once those that it replaced have let go of their devices. Raises NotReady or Draining."""
+        await asyncio.gather(*self._retiring.values())
+        return self._running()
+
+    async def _close(self, service: ScoreService) -> None:
+        """Let nobody in any more, and whoever is in finish."""
+        self._level = "host"
+        self._awake.clear()
+        await service.let_go()
+
+    async def _rest(self, service: ScoreService, level: SleepLevel) -> SleepLevel:
+        self._level = self._level or level
+        self._awake.clear()
+        self._level = kept = await service.batcher.sleep(level)
+        return kept
+
+    async def _rouse(self, service: ScoreService) -> None:
+        try:
+            await service.batcher.wake()
+        except BaseException as error:
+            self._level = "drop"
+            if not isinstance(error, StartFailed):
+                raise
+            if error.problems:
+                raise CheckpointError(error.problems) from error
+            raise NotReady(f"asleep still, a device cannot be taken: {error}", retry_after=_RETRY_AFTER_S) from error
+        self._line.rested()
+        self._open()
+
+    async def _back(self, service: ScoreService) -> None:
+        """Serve again what was to be replaced; where that fails, the server sleeps, and the reason is in the log."""
+        try:
+            await self._rouse(service)
+        except (CheckpointError, NotReady) as error:
+            logger.error("%s does not come back: %s", service.model.fingerprint, error)
+
+    def _open(self) -> None:
+        self._level = None
+        self._awake.set()
+
+    async def _retire(self, service: ScoreService) -> None:
+        """Let a service that was replaced finish what came to it, and end it. Every request has a deadline."""
+        await service.let_go()
+        await service.batcher.stop(self._patience_s)
+        service.close()
+        del self._retiring[service]
 
     def model(self) -> ServedModel:
         """What is served. Raises NotReady while it loads."""
         if self._service is None:
-            raise NotReady(f"not ready: {self._reason}", retry_after=5)
+            raise NotReady(f"not ready: {self._reason}", retry_after=_RETRY_AFTER_S)
         return self._service.model
 
     def served(self) -> ServedModel:
         """What is served, while requests are taken. Raises NotReady or Draining."""
         state, reason = self.state()
         if state not in SERVING:
-            self.service()
-            raise NotReady(f"not ready to score: {reason}", retry_after=5)
+            self._running()
+            kind = Sleeping if state == "sleeping" else NotReady
+            raise kind(f"not ready to score: {reason}", retry_after=_RETRY_AFTER_S)
         return self.model()
 
     def state(self) -> tuple[PartState, str]:
         """State of scoring and, when it is not ready, why."""
         if self._state != "ready" or self._service is None:
             return self._state, self._reason
+        if self._level is not None:
+            return "sleeping", "POST /v1/wake wakes it"
         states = self._service.batcher.states
         away = sum(not state.alive for state in states)
         if away == 0:

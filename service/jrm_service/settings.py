@@ -91,6 +91,16 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[
         Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
     ] = None
+    admin: Annotated[
+        bool, Field(description="serve /v1/sleep, /v1/wake and /v1/reload; where there are keys, for the scope admin")
+    ] = False
+    reload_root: Annotated[
+        Path | None, Field(description="folder of the checkpoints that /v1/reload may load; without it, none")
+    ] = None
+    when_sleeping: Annotated[
+        Literal["wait", "refuse"],
+        Field(description="what requests do while the server sleeps: wait for as long as they may take, or get a 503"),
+    ] = "wait"
     page: Annotated[bool, Field(description="show browsers a page at / to try edits on and to look at rewards")] = True
     keep_recent: Annotated[
         int, Field(ge=0, le=100_000, description="groups kept in memory, with pictures, for /v1/watch; 0 keeps none")
@@ -169,7 +179,7 @@ class Settings(BaseSettings):
                 values.pop(setting)
         return values
 
-    @field_validator("checkpoint", "api_keys_file", mode="before")
+    @field_validator("checkpoint", "api_keys_file", "reload_root", mode="before")
     @classmethod
     def _path_is_given(cls, path: Any) -> Any:
         if path == "":
@@ -222,6 +232,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_candidates {self.max_candidates} could never be admitted: max_queue is {self.max_queue}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _admin_is_on_for_reload(self) -> Self:
+        if self.reload_root is not None and not self.admin:
+            raise ValueError("reload_root is of no use without admin")
         return self
 
     @model_validator(mode="after")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from .device.channel import Load
 from .device.process import ProcessWorker, load_all
@@ -19,7 +20,7 @@ from .host_memory import available_memory
 from .metrics import Metrics
 from .model.manifest import read_manifest
 from .model.trie import BATCH_COSTS
-from .score_runtime import OnFailed, Parts, Started
+from .score_runtime import Loader, OnFailed, Parts, Started
 from .scoring.fakes import DIMENSIONS, FakeBackend, FakePreparer
 from .scoring.local import LocalWorker
 from .scoring.preparing import CheckpointPreparer
@@ -28,8 +29,8 @@ from .settings import Settings
 from .threads import in_daemon_thread
 
 
-def score_loader(settings: Settings, load: Callable[[], Parts] | None) -> Callable[[], Awaitable[Started]]:
-    """How scores come to be computed. ``load`` replaces what the settings name, and runs in a thread."""
+def score_loader(settings: Settings, load: Callable[[], Parts] | None) -> Loader:
+    """How scores come to be computed. ``load`` replaces every checkpoint, and runs in a thread."""
     if load is None and settings.backend != "fake":
         return partial(_in_processes, settings)
     return partial(_in_threads, load or partial(_fakes, settings))
@@ -53,7 +54,7 @@ def _fakes(settings: Settings) -> Parts:
     return Parts(model, preparer, [FakeBackend(device=device) for device in devices])
 
 
-async def _in_threads(load: Callable[[], Parts]) -> Started:
+async def _in_threads(load: Callable[[], Parts], _checkpoint: Path | None) -> Started:
     """Backends of this process, each in a thread of its own."""
     parts = await in_daemon_thread(load)
     workers = [LocalWorker(backend) for backend in parts.backends]
@@ -61,12 +62,16 @@ async def _in_threads(load: Callable[[], Parts]) -> Started:
     return Started(parts.model, parts.preparer, workers, parts.cost, parts.batch_tokens)
 
 
-async def _in_processes(settings: Settings) -> Started:
-    """One process for each device, and what they tell of the checkpoint. Raises CheckpointError, StartFailed."""
+async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
+    """One process for each device, and what they tell of a checkpoint, by default that of the settings.
+
+    Raises CheckpointError, StartFailed.
+    """
+    folder = checkpoint or settings.checkpoint
     workers = [
         ProcessWorker(
             Load(
-                checkpoint=None if settings.checkpoint is None else str(settings.checkpoint),
+                checkpoint=None if folder is None else str(folder),
                 devices=settings.devices,
                 number=number,
                 dtype=settings.dtype,

@@ -5,6 +5,7 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ GOOD: dict[str, Any] = {
     "std_j": 1.0,
     "region": 0,
     "regions": [],
+    "checkpoint": "step-200",
 }
 NO_NUMBER: list[Any] = ["1", None, True, [1], {}, object(), 1j, b"1"]
 NO_WHOLE: list[Any] = [*NO_NUMBER, 1.5, 2.0, float("nan"), np.float32(1)]
@@ -98,6 +100,9 @@ BAD: dict[str, list[Any]] = {
     "first": [*NO_NUMBER, -1.0, float("nan"), float("inf")],
     "most": [*NO_NUMBER, -1.0, float("nan"), float("inf")],
     "uniform": [None, 5, "random"],
+    "level": NO_ENUM,
+    "load": NO_ENUM,
+    "checkpoint": [*NO_TEXT, "\ud800"],
 }
 BAD["url"] = BAD["base_url"]
 REQUIRED = {"edited", "instruction", "edits", "ref_images"}  # whatever their default
@@ -137,6 +142,10 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
         next(result)
     elif inspect.iscoroutine(result):
         asyncio.run(result)
+    elif isinstance(result, AbstractContextManager):
+        result.__enter__()
+    elif isinstance(result, AbstractAsyncContextManager):
+        asyncio.run(result.__aenter__())
 
 
 def test_every_argument_of_every_function_is_named_when_it_is_wrong() -> None:

@@ -18,11 +18,14 @@ from .record import record_of
 
 STATUS: dict[str, int] = {
     "invalid_request": 400,
+    "invalid_checkpoint": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
+    "explain_running": 409,
+    "reload_failed": 409,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_image": 422,
@@ -35,6 +38,7 @@ STATUS: dict[str, int] = {
     "internal": 500,
     "not_ready": 503,
     "device_lost": 503,
+    "sleeping": 503,
     "draining": 503,
     "explain_disabled": 503,
     "explain_unavailable": 503,

@@ -28,6 +28,7 @@ class Gate:
         app: what is behind the gate.
         find: the key that a secret is, or None for an unknown one; without ``find``, no key is asked for.
         slots: how many POST requests may run at once. The other methods cost nothing.
+        uncounted_paths: paths whose POST requests need no slot: what ends a wait must not wait for those who wait.
         open_paths: paths that anybody may call, such as health and metrics.
         is_open: whether a request for another path is open to anybody too.
     """
@@ -39,12 +40,14 @@ class Gate:
         find: FindKey | None,
         slots: RequestSlots,
         open_paths: Collection[str],
+        uncounted_paths: Collection[str] = (),
         is_open: Callable[[Scope], bool] = lambda _scope: False,
     ) -> None:
         self._app = app
         self._find = find
         self._slots = slots
         self._open_paths = frozenset(open_paths)
+        self._uncounted_paths = frozenset(uncounted_paths)
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
@@ -55,7 +58,7 @@ class Gate:
             try:
                 key = self._caller(scope)
                 record_of(scope).key = key
-                if scope["method"] == "POST":
+                if scope["method"] == "POST" and scope["path"] not in self._uncounted_paths:
                     held.enter_context(self._slots.hold(key))
             except RequestError as error:
                 # A body may be on its way, and the caller reads the reply only once it has been let in or cut off.

@@ -7,6 +7,7 @@ follows a ``#``::
     trainer-a   sha256:2bd806c9…1f32    requests=64 candidates_per_minute=20000
     eval        sha256:9c56cc51…b374
     dashboard   sha256:71f80be3…08ac    scope=watch
+    launcher    sha256:0be34c1d…77e2    scope=admin
 
 The file holds no secret. A key is 256 random bits and is stored as its plain SHA-256: salts and slow hashes make it
 expensive to guess what a human made up, whereas this cannot be guessed at any speed, and a slow hash would be paid on
@@ -17,18 +18,18 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from jrm_service.errors import KeysError
+from jrm_service.errors import Forbidden, KeysError
 
 # So that a scanner for leaked secrets can know one when it sees one.
 _SECRET_PREFIX = "jrm_"  # noqa: S105 - this much of it everybody may know
 _SECRET_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
-SCOPES = ("watch",)
+SCOPES = ("watch", "admin")
 """What a key can be for beside scores and critiques, which every key is for."""
 _SCOPE = "scope="
 _LIMIT = re.compile(r"(requests|candidates_per_minute)=([1-9][0-9]{0,8})")
@@ -79,6 +80,31 @@ def read_scopes(text: str) -> tuple[str, ...]:
 def is_name(text: str) -> bool:
     """Whether a key may be called so: 1 to 64 letters, digits, dots, dashes and underscores."""
     return _NAME.fullmatch(text) is not None
+
+
+class Scopes:
+    """What a caller may do beside scoring.
+
+    ``current_key`` is what has become of a key, or None where it is none any more; without it there are no keys, and
+    everybody may do everything.
+    """
+
+    def __init__(self, current_key: Callable[[Key], Key | None] | None) -> None:
+        self._current_key = current_key
+
+    def allow(self, key: Key | None, scope: str) -> bool:
+        """Whether the caller with this key may do what the scope is for."""
+        if self._current_key is None:
+            return True
+        known = None if key is None else self._current_key(key)
+        return known is not None and scope in known.scopes
+
+    def require(self, key: Key | None, scope: str) -> None:
+        """Raise Forbidden unless ``allow``."""
+        if not self.allow(key, scope):
+            raise Forbidden(
+                f"this API key does not have the scope '{scope}': add scope={scope} to its line in the keys file"
+            )
 
 
 class KeyRing:

@@ -20,7 +20,7 @@ from jrm_service.versions import installed
 
 from .errors import error_reply
 
-PartState = Literal["loading", "ready", "degraded", "restarting", "draining", "failed"]
+PartState = Literal["loading", "ready", "degraded", "restarting", "sleeping", "draining", "failed"]
 SERVING: frozenset[PartState] = frozenset({"ready", "degraded"})
 """The states in which a part takes requests."""
 
@@ -54,7 +54,7 @@ class Ready(BaseModel):
 class Health(BaseModel):
     """Whether scores can be asked for, and under which names: what the clients of other reward servers ask."""
 
-    status: Literal["ok", "unavailable"] = "ok"
+    status: Literal["ok", "sleeping", "unavailable"] = "ok"
     rewards: dict[str, list[Literal["ready"]]]
 
 
@@ -90,18 +90,20 @@ def ops_router(
 
     @router.get("/health/ready", response_model=Ready, responses=_NOT_READY)
     async def ready() -> Ready | JSONResponse:
-        """Every part that this process serves is loaded, warm and not draining. Else 503 with the parts and why."""
+        """Every part that this process serves is loaded, warm and takes requests. Else 503 with the parts and why."""
         parts = {name: state for name, (state, _) in states().items()}
         if all(state in SERVING for state in parts.values()):
             return Ready(parts=parts)
-        return error_reply("draining" if "draining" in parts.values() else "not_ready", reasons())
+        code = next((state for state in ("draining", "sleeping") if state in parts.values()), "not_ready")
+        return error_reply(code, reasons())
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Health | JSONResponse:
         """As ``/health/ready``, in the words that trainers expect of a reward server."""
         if all(state in SERVING for state, _ in states().values()):
             return Health(rewards={name: ["ready"] for name in reward_names()})
-        body = Health(status="unavailable", rewards={}).model_dump()
+        asleep = any(state == "sleeping" for state, _ in states().values())
+        body = Health(status="sleeping" if asleep else "unavailable", rewards={}).model_dump()
         return JSONResponse(body, 503, {"retry-after": "1"})
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

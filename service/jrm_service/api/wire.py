@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -91,7 +91,8 @@ class ScorePath:
     """Takes requests for scores through the waiting line, body limits, quota, scoring, and back.
 
     Args:
-        service: the running service, or raises NotReady or Draining.
+        service: the running service, when it is awake within so many seconds; or raises NotReady, Draining, Sleeping
+            or DeadlineExceeded.
         bodies: reads bodies within their limits.
         quota: counts the candidates of API keys.
         max_candidates: of one request.
@@ -101,7 +102,7 @@ class ScorePath:
 
     def __init__(
         self,
-        service: Callable[[], ScoreService],
+        service: Callable[[float], Awaitable[ScoreService]],
         bodies: BodyReader,
         quota: CandidateQuota,
         *,
@@ -137,12 +138,13 @@ class ScorePath:
         record.wire = wire.name
         try:
             started, arrived = time.perf_counter(), asyncio.get_running_loop().time()
-            scorer = self._service()
             tenant = record.key.name if record.key else ""
             patience_s = patience_ms(request.headers, wire.timeout_ms) / 1e3
             unread = True
-            scorer.line.check(tenant, patience_s)
-            async with self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s) as body:
+            scorer = await self._service(patience_s)
+            scorer.line.check(tenant, patience_s - (asyncio.get_running_loop().time() - arrived))
+            reading = self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s)
+            async with scorer.held(), reading as body:
                 unread = False
                 record.body_bytes = len(body)
                 sent = Sent(

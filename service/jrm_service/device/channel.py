@@ -79,9 +79,26 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """From a worker: the answer for the oldest batch that has none."""
+    """From a worker: the answer for the oldest batch that has none. Every message to it is answered in its turn."""
 
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """To a worker: let go of the device, after the batches before; answered with ``Done``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """To a worker that sleeps: take the device again; answered with ``Done``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """From a worker: it has done what it was told, and holds this many bytes on its device."""
+
+    device_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +13,10 @@ from jrm_service.errors import CheckpointError
 from jrm_service.scoring.backend import Answer, StartFailed, WorkerLost
 from jrm_service.scoring.types import Candidate, ServedModel
 
-from .channel import Batch, Load, Loaded, Scores
+from .channel import Batch, Done, Load, Loaded, Scores, Sleep, Wake
 from .child import Child, patiently
+
+logger = logging.getLogger(__name__)
 
 
 class ProcessWorker:
@@ -32,7 +35,7 @@ class ProcessWorker:
         self._module = module
         self._precision: str | None = None
         self._child: Child | None = None
-        self._answers: deque[asyncio.Future[Answer]] = deque()
+        self._answers: deque[asyncio.Future[Any]] = deque()
 
     async def start(self) -> None:
         """Start the process. Raises StartFailed, with ``problems`` where the worker said what keeps it from loading."""
@@ -60,12 +63,34 @@ class ProcessWorker:
 
     async def score(self, candidates: Sequence[Candidate]) -> Answer:
         """Score one batch after those before it. Raises WorkerLost when the process ends first."""
+        answer: Answer = await self._ask(Batch(_each_image_once(candidates)))
+        return answer
+
+    async def sleep(self) -> None:
+        """Let go of the device and keep the weights. Raises WorkerLost when the process ends or takes too long."""
+        done: Done = await self._ask_in_time(Sleep())
+        logger.info("worker on %s sleeps and holds %s bytes there", self.device, f"{done.device_bytes:,}")
+
+    async def wake(self) -> None:
+        """Take the device again. Raises WorkerLost when the process ends first, or takes too long."""
+        await self._ask_in_time(Wake())
+
+    async def _ask_in_time(self, message: object) -> Any:
+        """As ``_ask``, for as long as a start may take: a process that was stopped says nothing."""
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                return await self._ask(message)
+        except TimeoutError:
+            raise WorkerLost(f"no answer within {self._start_timeout_s:g} s") from None
+
+    async def _ask(self, message: object) -> Any:
+        """The answer to a message, which comes in its turn."""
         assert self._child is not None
         if self._child.lost.done():
             raise WorkerLost("the worker has ended")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
-        self._child.send(Batch(_each_image_once(candidates)))
+        self._child.send(message)
         return await answer
 
     @property
@@ -83,10 +108,9 @@ class ProcessWorker:
             await self._child.end()
 
     def _received(self, message: Any) -> None:
-        assert isinstance(message, Scores)
         answer = self._answers.popleft()
         if not answer.done():
-            answer.set_result(message.answer)
+            answer.set_result(message.answer if isinstance(message, Scores) else message)
 
     def _ended(self, how: str) -> None:
         for answer in self._answers:

@@ -70,6 +70,49 @@ def answers(
     return True
 
 
+def device_bytes(device: str) -> int:
+    """What this process holds of a GPU's memory through torch; 0 on a CPU, whose memory is the host's own."""
+    return torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0
+
+
+def move_weights(module: torch.nn.Module, device: str) -> None:
+    """Move every parameter and buffer, bit for bit; on the host they are pinned where a GPU is what they come from."""
+
+    def there(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device == torch.device(device):
+            return tensor
+        pinned = device == "cpu" and tensor.is_cuda
+        return torch.empty_like(tensor, device=device, pin_memory=pinned).copy_(tensor)
+
+    replace_tensors(module, there)
+
+
+def replace_tensors(module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Put what ``change`` makes of each parameter's data and each buffer in its place; what is shared stays shared."""
+    changed: dict[torch.Tensor, torch.Tensor] = {}  # by identity
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.data = change(parameter.data)
+        for owner in list(module.modules()):
+            for name, buffer in list(owner.named_buffers(recurse=False, remove_duplicate=False)):
+                if buffer not in changed:
+                    changed[buffer] = change(buffer)
+                setattr(owner, name, changed[buffer])
+
+
+def leave(device: str) -> None:
+    """Give back to a GPU all that torch keeps of it, with nothing on it in use: workspaces of products, too."""
+    if device.startswith("cuda"):
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
+
+
+def forget_host_copies(device: str) -> None:
+    """Give back pinned memory that nothing uses any more, which torch would keep for later copies."""
+    if device.startswith("cuda"):
+        torch.accelerator.empty_host_cache()
+
+
 def release_memory(device: str) -> None:
     """Give back to a GPU what torch keeps of it and nothing uses, so that what comes next finds room in one piece."""
     if device.startswith("cuda"):

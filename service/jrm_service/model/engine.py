@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from jrm_service.errors import CandidateError
+from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.scoring.backend import OutOfMemory, Scored
 from jrm_service.scoring.types import Candidate, Score
 
 from .checkpoint import Checkpoint, load_model
-from .devices import on_device, release_memory
+from .devices import forget_host_copies, leave, move_weights, on_device, release_memory
 from .families import text_head_dim
 from .features import FeatureCache, Features
 from .graphs import find_graphs
@@ -46,7 +46,7 @@ class ScoringRow:
 
 
 class TrieScorer:
-    """Implements ``Backend``: every distinct segment path once, every distinct image through the vision tower once."""
+    """Implements ``SleepingBackend``: every distinct segment path, and every distinct image, is computed once."""
 
     def __init__(
         self,
@@ -80,11 +80,16 @@ class TrieScorer:
             ways=ways_on(device) if ways is None else ways,
             arithmetic=arithmetic,
         )
-        language_model, deepstack = self._model.language_model, len(getattr(self._model.visual, _DEEPSTACK, ()))
-        recorded = find_graphs(language_model, kernel, device, deepstack) if graphs else None
-        if recorded is not None:
-            self.packed.layers = recorded
+        self._one_by_one = self.packed.layers
+        if graphs and self._record():
             self.kernels = self.kernels | {"graphs": "recorded"}
+
+    def _record(self) -> bool:
+        """Run short rows as graphs from now on, where they are right."""
+        deepstack = len(getattr(self._model.visual, _DEEPSTACK, ()))
+        graphs = find_graphs(self._model.language_model, self.packed.kernel, self.device, deepstack)
+        self.packed.layers = graphs or self._one_by_one
+        return graphs is not None
 
     # --- host ---------------------------------------------------------------------------------------------------------
 
@@ -147,6 +152,24 @@ class TrieScorer:
             images_reused=used - encoded,
             feature_bytes=self.features.nbytes,
         )
+
+    def sleep(self) -> None:
+        """Implements ``SleepingBackend``: features and graphs, which hold addresses, are made again when needed."""
+        self.features.clear()
+        self.packed.vision.forget()
+        self.packed.layers = self._one_by_one
+        for module in (self._model, self._heads):
+            move_weights(module, "cpu")
+        leave(self.device)
+
+    def wake(self) -> None:
+        """Implements ``SleepingBackend``. Raises CheckpointError where graphs that were right are not any more."""
+        with on_device(self.device):
+            for module in (self._model, self._heads):
+                move_weights(module, self.device)
+            forget_host_copies(self.device)
+            if self.kernels["graphs"] == "recorded" and not self._record():
+                raise CheckpointError([f"{self.device}: graphs of short rows could not be recorded again"])
 
     def outputs(self, row: Row, features: Mapping[bytes, Features]) -> torch.Tensor:
         """Float32 [candidates, columns], see ``RewardHeads.table``; arguments as ``PackedModel.hidden_states`` has."""

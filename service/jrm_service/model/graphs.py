@@ -207,14 +207,14 @@ class _Capture:
     def __init__(self, device: str) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call] # one: a library has a workspace for each
 
     def __call__(self, run: Run) -> Run:
         # What is made in a first call, such as a library's workspace, must not be made while it is recorded.
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
             run()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._side)
         graph = torch.cuda.CUDAGraph()
         # thread_local: what another thread does meanwhile, such as pinning memory, is no part of it.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):

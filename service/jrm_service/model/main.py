@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from .worker import DEVICE_LOST, connect, give_up, require_same
 
 if TYPE_CHECKING:
-    from jrm_service.device.channel import Channel, Load
-    from jrm_service.scoring.backend import Backend
-    from jrm_service.scoring.types import Candidate
+    from jrm_service.device.channel import Batch, Channel, Load, Sleep, Wake
+    from jrm_service.scoring.backend import SleepingBackend
+
+    _Work = tuple[Batch | Sleep | Wake, Any]  # what the server asks for, and what was built of a batch meanwhile
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Serve batches from the channel. Ends with the server, whatever ends that."""
     channel = connect()
-    batches: SimpleQueue[tuple[Sequence[Candidate], Any]] = SimpleQueue()
+    batches: SimpleQueue[_Work] = SimpleQueue()
     loaded: SimpleQueue[Load] = SimpleQueue()
-    backend: list[Backend[Any]] = []
+    backend: list[SleepingBackend[Any]] = []
     # Begun before anything is loaded: a server that goes away meanwhile is not waited for.
     threading.Thread(target=_receive, args=(channel, loaded, backend, batches), name="jrm-receive", daemon=True).start()
     load = loaded.get()
@@ -37,31 +38,32 @@ def main() -> None:
         backend.append(_load(load, channel))
     except Exception as error:
         give_up(channel, error)
-    _score_all(backend[0], batches, channel)
+    _work(backend[0], batches, channel)
 
 
 def _receive(
     channel: Channel,
     loaded: SimpleQueue[Load],
-    backend: list[Backend[Any]],
-    batches: SimpleQueue[tuple[Sequence[Candidate], Any]],
+    backend: list[SleepingBackend[Any]],
+    batches: SimpleQueue[_Work],
 ) -> None:
     """Build each batch as it arrives, while the device works on the one before."""
+    from jrm_service.device.channel import Batch
+
     try:
         loaded.put(channel.receive())
         while True:
-            candidates = channel.receive().candidates
-            try:
-                batch = backend[0].collate(candidates)
-            except Exception:
-                batch = None  # it raises again where that is handled, and tells which candidate it is
-            batches.put((candidates, batch))
-            del candidates, batch
+            message, batch = channel.receive(), None
+            if isinstance(message, Batch):
+                with suppress(Exception):  # it raises again where that is handled, and tells which candidate it is
+                    batch = backend[0].collate(message.candidates)
+            batches.put((message, batch))
+            del message, batch
     finally:
         os._exit(0)  # the server is gone; the main thread may be anywhere
 
 
-def _load(load: Load, channel: Channel) -> Backend[Any]:
+def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
     import torch
 
     from jrm_service.cpus import usable_cpus
@@ -98,20 +100,27 @@ def _load(load: Load, channel: Channel) -> Backend[Any]:
     return backend
 
 
-def _score_all(backend: Backend[Any], batches: SimpleQueue[tuple[Sequence[Candidate], Any]], channel: Channel) -> None:
-    from jrm_service.device.channel import Scores
-    from jrm_service.scoring.backend import WorkerLost
+def _work(backend: SleepingBackend[Any], batches: SimpleQueue[_Work], channel: Channel) -> None:
+    """Do what the server asks for, in the order in which it does."""
+    from jrm_service.device.channel import Batch, Done, Scores, Sleep
     from jrm_service.scoring.local import score_batch
 
+    from .devices import device_bytes
+
     while True:
-        candidates, batch = batches.get()
+        message, batch = batches.get()
+        answer: Scores | Done
         try:
-            answer = score_batch(backend, candidates, batch)
-        except WorkerLost:
+            if isinstance(message, Batch):
+                answer = Scores(score_batch(backend, message.candidates, batch))
+            else:
+                (backend.sleep if isinstance(message, Sleep) else backend.wake)()
+                answer = Done(device_bytes(backend.device))
+        except Exception:  # the device is lost, or has no room for what is to come back
             logger.exception("the device is lost")
             os._exit(DEVICE_LOST)
-        channel.send(Scores(answer))
-        del candidates, batch, answer  # while it waits, nothing of the last batch is kept
+        channel.send(answer)
+        del message, batch, answer  # while it waits, nothing of the last batch is kept
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
-from .devices import on_device
+from .devices import forget_host_copies, leave, move_weights, on_device
 from .heads import RewardHeads, to_score
 from .kernels import PLAIN
 from .vision import use_patch_product
@@ -44,7 +44,7 @@ class SequenceInputs:
 
 
 class PlainScorer:
-    """Implements ``Backend``: one forward pass per sequence, batch size 1."""
+    """Implements ``SleepingBackend``: one forward pass per sequence, batch size 1."""
 
     def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
         """Loads the weights. Raises CheckpointError."""
@@ -86,6 +86,19 @@ class PlainScorer:
         """One score per candidate; every token of every sequence is computed. Raises WorkerLost as ``Backend`` does."""
         with on_device(self.device):
             return self._score(batch)
+
+    def sleep(self) -> None:
+        """Implements ``SleepingBackend``."""
+        for module in (self._model, self._heads):
+            move_weights(module, "cpu")
+        leave(self.device)
+
+    def wake(self) -> None:
+        """Implements ``SleepingBackend``."""
+        with on_device(self.device):
+            for module in (self._model, self._heads):
+                move_weights(module, self.device)
+            forget_host_copies(self.device)
 
     @torch.inference_mode()
     def _score(self, batch: list[list[SequenceInputs]]) -> Scored:

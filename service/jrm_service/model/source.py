@@ -14,7 +14,7 @@ import torch
 from PIL import Image as PILImage
 
 from jrm_service.errors import CandidateError, CheckpointError
-from jrm_service.scoring.backend import Backend
+from jrm_service.scoring.backend import Backend, SleepingBackend
 from jrm_service.scoring.fitting import DEFAULT_TOKENS, fitting_tokens
 from jrm_service.scoring.planner import BatchCost
 from jrm_service.scoring.preparing import CheckpointPreparer
@@ -79,7 +79,7 @@ class CheckpointSource:
         """What a batch costs against the token budget."""
         return BATCH_COSTS[self.engine]
 
-    def load(self, *, hashed: bool = True) -> tuple[ServedModel, Sequence[Backend[Any]]]:
+    def load(self, *, hashed: bool = True) -> tuple[ServedModel, Sequence[SleepingBackend[Any]]]:
         """What is served, and one backend per device: warm, and with the golden scores that were recorded.
 
         Reads every weight once more than there are devices, for the fingerprint; without ``hashed`` it is left empty,

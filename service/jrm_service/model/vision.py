@@ -98,6 +98,11 @@ class VisionTower:
         values = self._levels(device, self._visual.dtype).index_select(0, index.flatten()).view(*pixels.shape)
         return values[:, :, None].expand(-1, -1, spec.temporal_patch_size, -1).flatten(1)
 
+    def forget(self) -> None:
+        """Let go of the tables on the device; they are made again when they are needed."""
+        self._tables.cache_clear()
+        self._levels.cache_clear()
+
     def _cut(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [H, W, 3] -> [P, 3, patch · patch], the patches of a merge block next to each other."""
         patch, merge = self._spec.patch_size, self._spec.merge_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from PIL import Image as PILImage
 
@@ -14,6 +14,9 @@ from jrm_service.errors import CandidateError
 from .types import Candidate, Image, Score
 
 BatchT = TypeVar("BatchT")
+
+SleepLevel = Literal["host", "drop"]
+"""What becomes of a sleeping worker's weights: they move to the memory of the host, or are loaded again later."""
 
 
 class WorkerLost(Exception):
@@ -82,6 +85,14 @@ class Worker(Protocol):
         """Done once the device that was started last is gone."""
         ...
 
+    async def sleep(self) -> None:
+        """Let go of the device, with the weights in the host's memory, after the batches before. Raises WorkerLost."""
+        ...
+
+    async def wake(self) -> None:
+        """After ``sleep``: take the device again and score as before. Raises WorkerLost."""
+        ...
+
     async def end(self, *, patience_s: float = 0.0) -> None:
         """Let go of the device, whatever it is doing; a batch under way has ``patience_s`` to come to its end."""
         ...
@@ -129,4 +140,16 @@ class Backend(Protocol, Generic[BatchT]):
         candidates that make the backend raise by themselves are left. Raises OutOfMemory when a smaller batch might
         fit, and WorkerLost when trying again on this device is pointless.
         """
+        ...
+
+
+class SleepingBackend(Backend[BatchT], Protocol[BatchT]):
+    """A backend whose weights can leave the device for a while. Nothing is scored between ``sleep`` and ``wake``."""
+
+    def sleep(self) -> None:
+        """Move the weights to the host's memory and give back all that is held on the device."""
+        ...
+
+    def wake(self) -> None:
+        """Bring back what ``sleep`` moved: scores are bitwise what they were. Raises OutOfMemory, WorkerLost."""
         ...

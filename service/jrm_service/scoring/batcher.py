@@ -8,22 +8,20 @@ a device works, its next batch is fixed and sent ahead only if the waiting candi
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from jrm_service.errors import NotReady
 from jrm_service.metrics import Metrics, begin
 
-from .backend import Answer, StartFailed, Worker, WorkerLost
+from .backend import Answer, SleepLevel, StartFailed, Worker, WorkerLost
+from .fed import Fed, State, UnderWay
 from .outcomes import LABELS
 from .planner import BatchCost, unshared_tokens
-from .queue import OnScore, ScoreQueue, Task
+from .queue import OnScore, ScoreQueue
 from .rates import BusyShare
 from .request import Entry
 
@@ -34,41 +32,6 @@ UNDER_WAY = 2
 MOST_FAILED_STARTS = 5
 _LONGEST_PAUSE_S = 30.0
 STABLE_S = 60.0  # a worker that lived so long is started again at once
-
-
-class State(enum.Enum):
-    """What a worker is doing. ``FAILED`` is for good, the others pass."""
-
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    FAILED = "failed"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the worker takes work."""
-        return self in (State.IDLE, State.BUSY)
-
-
-@dataclass(slots=True)
-class _UnderWay:
-    """A batch at a worker, its answer to come, and when it was begun: None while another is on the device."""
-
-    batch: list[Task]
-    answer: asyncio.Task[Answer]
-    begun: float | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Fed:
-    """One worker with what it has under way, oldest first."""
-
-    number: int
-    worker: Worker
-    busy: BusyShare
-    state: State = State.STARTING
-    under_way: deque[_UnderWay] = field(default_factory=deque)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Batcher:
@@ -106,38 +69,76 @@ class Batcher:
             raise ValueError("a batcher needs at least one worker")
         self._clock = clock
         self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, cost=cost, on_score=on_score)
-        self._fed = [_Fed(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
+        self._fed = [Fed(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
         self._hang_timeout_s = hang_timeout_s
         self._metrics = metrics
         self._cost = cost
         self._on_drained = on_drained
         self._on_failed = on_failed
         self._tasks: list[asyncio.Task[None]] = []
+        self._resting = False  # nothing is taken from the queue
         metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._fed))
         for outcome in LABELS:
             begin(metrics.candidates, outcome)
         for fed in self._fed:
             labels = str(fed.number), fed.worker.device
-            metrics.device_busy_ratio.labels(*labels).set_function(partial(_busy_share, fed, self._clock))
+            metrics.device_busy_ratio.labels(*labels).set_function(partial(self._busy_share, fed))
             for reason in ("hung", "lost"):
                 begin(metrics.worker_failures, *labels, reason)
 
     def start(self) -> None:
         """Feed the workers, which have been started before, from now on. Raises RuntimeError when called again."""
-        if self._tasks:
+        if self._tasks or self._resting:
             raise RuntimeError("a batcher is started once")
-        self._tasks = [asyncio.create_task(self._keep(fed), name=f"jrm-worker-{fed.number}") for fed in self._fed]
-        for fed in self._fed:
-            fed.state = State.IDLE
+        self._feed_all()
 
     async def stop(self, patience_s: float = 5.0) -> None:
         """End the workers; a batch on a device has ``patience_s`` seconds to come to its end."""
+        await self._leave_all()
+        self._resting = False
+        for fed in self._fed:
+            fed.state = State.FAILED
+        await asyncio.gather(*(fed.end(patience_s) for fed in self._fed))
+
+    async def sleep(self, level: SleepLevel) -> SleepLevel:
+        """Let go of every device, once what was sent to it has come to its end; what waits goes on waiting.
+
+        Returns "host" if all workers keep their weights. A worker that is being started is ended, and so is one that
+        cannot keep them. Calling it again drops what was kept, where ``level`` says so. Not while ``sleep`` or ``wake``
+        runs.
+        """
+        self._resting = True
+        while answers := [under_way.answer for fed in self._fed for under_way in fed.under_way]:
+            await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # whoever feeds the worker settles them
+        await self._leave_all()
+        await asyncio.gather(*(fed.sleep(level) for fed in self._fed))
+        return "host" if all(fed.keeps_weights for fed in self._fed) else "drop"
+
+    async def wake(self) -> None:
+        """Take the devices again, and go on with what waits. Not while ``sleep`` or ``wake`` runs.
+
+        Raises StartFailed when a device cannot be taken; then all sleep on, with their weights dropped.
+        """
+        roused = await asyncio.gather(*(fed.rouse() for fed in self._fed), return_exceptions=True)
+        failures = [result for result in roused if result is not None]
+        if failures:
+            await asyncio.gather(*(fed.sleep("drop") for fed in self._fed))
+            raise failures[0]
+        self._resting = False
+        self._feed_all()
+
+    def _feed_all(self) -> None:
+        for fed in self._fed:
+            fed.state = State.IDLE
+        self._tasks = [asyncio.create_task(self._keep(fed), name=f"jrm-worker-{fed.number}") for fed in self._fed]
+
+    async def _leave_all(self) -> None:
+        """From now on nobody feeds or watches the workers. What they have begun is still under way."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for fed in self._fed:
-            fed.state = State.FAILED
-        await asyncio.gather(*(_end(fed, patience_s) for fed in self._fed))
+        self._tasks = []
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
@@ -158,9 +159,12 @@ class Batcher:
         return [fed.state for fed in self._fed]
 
     def check_ready(self) -> None:
-        """Raises NotReady while no worker takes work."""
-        if not self.alive:
+        """Raises NotReady while no worker takes work, and none will when it is woken."""
+        if not self.alive and not self._resting:
             raise NotReady("no worker is alive", retry_after=1.0)
+
+    def _busy_share(self, fed: Fed) -> float:
+        return fed.busy.at(self._clock())
 
     # --- one worker ---------------------------------------------------------------------------------------------------
 
@@ -170,7 +174,7 @@ class Batcher:
         for fed in idle or self._fed:
             fed.wake.set()
 
-    async def _keep(self, fed: _Fed) -> None:
+    async def _keep(self, fed: Fed) -> None:
         """Feed a worker for as long as it lives, then start it again."""
         quick_ends = 0  # lives in a row that were short
         while True:
@@ -185,7 +189,7 @@ class Batcher:
             if not await self._start_again(fed, quick_ends - 1):
                 return
 
-    async def _start_again(self, fed: _Fed, quick_ends: int) -> bool:
+    async def _start_again(self, fed: Fed, quick_ends: int) -> bool:
         for pause in restart_pauses(quick_ends):
             await asyncio.sleep(pause)
             try:
@@ -201,7 +205,7 @@ class Batcher:
         self._on_failed(failure)
         return False
 
-    async def _feed(self, fed: _Fed) -> str:
+    async def _feed(self, fed: Fed) -> str:
         """Keep a worker's hands full. Returns the reason when it is lost: ``hung`` or ``lost``."""
         lost = fed.worker.lost
         while True:
@@ -226,8 +230,8 @@ class Batcher:
             elif not done:
                 return "hung"
 
-    def _fill(self, fed: _Fed) -> None:
-        while len(fed.under_way) < UNDER_WAY:
+    def _fill(self, fed: Fed) -> None:
+        while len(fed.under_way) < UNDER_WAY and not self._resting:
             if fed.under_way and any(other.state is State.IDLE for other in self._fed if other is not fed):
                 break  # they begin it at once, and then wake this one
             batch = self._queue.take(only_full=bool(fed.under_way))
@@ -235,14 +239,14 @@ class Batcher:
                 break
             candidates = [task.candidate for task in batch]
             sent = asyncio.create_task(fed.worker.score(candidates))
-            fed.under_way.append(_UnderWay(batch, sent))
+            fed.under_way.append(UnderWay(batch, sent))
             if len(fed.under_way) == 1:
                 self._begin(fed)
         was, fed.state = fed.state, State.BUSY if fed.under_way else State.IDLE
         if was is State.IDLE and fed.state is State.BUSY:
             self._wake()
 
-    def _begin(self, fed: _Fed) -> None:
+    def _begin(self, fed: Fed) -> None:
         """The oldest batch of a worker is on its device from now on."""
         now = self._clock()
         first = fed.under_way[0]
@@ -257,7 +261,7 @@ class Batcher:
             ],
         )
 
-    def _settle(self, fed: _Fed, answer: Answer) -> None:
+    def _settle(self, fed: Fed, answer: Answer) -> None:
         """The oldest batch of a worker has its answer, and the next is on the device."""
         done, now, device = fed.under_way.popleft(), self._clock(), fed.worker.device
         fed.busy.switch(False, now)
@@ -270,13 +274,13 @@ class Batcher:
         if fed.under_way:
             self._begin(fed)
 
-    async def _give_up(self, fed: _Fed, reason: str) -> None:
+    async def _give_up(self, fed: Fed, reason: str) -> None:
         """A worker takes no more work; what it had begun is tried again, what it had not goes to whoever is free."""
         fed.state = State.STARTING
         now, device = self._clock(), fed.worker.device
         fed.busy.switch(False, now)
-        begun = [under_way.batch for under_way in fed.under_way if under_way.begun is not None]
-        ahead = [under_way.batch for under_way in fed.under_way if under_way.begun is None]
+        begun = [one.batch for one in fed.under_way if one.begun is not None]
+        ahead = [one.batch for one in fed.under_way if one.begun is None]
         logger.error(
             "worker %d on %s: %s with %d candidates on its device",
             fed.number,
@@ -285,30 +289,16 @@ class Batcher:
             sum(len(batch) for batch in begun),
         )
         self._metrics.worker_failures.labels(str(fed.number), device, reason).inc()
-        await _end(fed, 0.0)
         for batch in ahead:
             self._queue.give_back(batch)
         for batch in begun:
             why = f"the worker on {device} {'hung' if reason == 'hung' else 'died'}"
             self._queue.worker_lost(batch, why, now)
+        await fed.end()  # whoever cancels this call has lost nothing: all that was here is back in the queue
         self._wake()
-
-
-async def _end(fed: _Fed, patience_s: float) -> None:
-    """End a worker, and whoever waits for an answer of it."""
-    answers = [under_way.answer for under_way in fed.under_way]
-    fed.under_way.clear()
-    await fed.worker.end(patience_s=patience_s)
-    for answer in answers:
-        answer.cancel()
-    await asyncio.gather(*answers, return_exceptions=True)
 
 
 def restart_pauses(quick_ends: int = 0) -> Iterator[float]:
     """Seconds before each attempt to start a worker: none, then 1, 2, 4 and so on; further on after short lives."""
     for attempt in range(quick_ends, quick_ends + MOST_FAILED_STARTS):
         yield 0.0 if attempt <= 0 else min(_LONGEST_PAUSE_S, 2.0 ** (attempt - 1))
-
-
-def _busy_share(fed: _Fed, clock: Callable[[], float]) -> float:
-    return fed.busy.at(clock())

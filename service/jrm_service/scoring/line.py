@@ -177,6 +177,10 @@ class WaitingLine:
         """So many have left through a device."""
         self._drain.record(candidates, asyncio.get_running_loop().time())
 
+    def rested(self) -> None:
+        """The devices have rested until now, which says nothing of how fast they are."""
+        self._drain.resume(asyncio.get_running_loop().time())
+
     def _idle(self) -> bool:
         return self._places.spent == 0 and self.waiting == 0
 

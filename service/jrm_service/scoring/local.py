@@ -18,6 +18,8 @@ from .types import Candidate, Score
 
 logger = logging.getLogger(__name__)
 
+_IDLE_END_S = 5.0  # for a thread with nothing to do
+
 
 def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: Any = None) -> Answer:
     """Score candidates so that a backend that raises fails only those that make it raise by themselves.
@@ -113,11 +115,19 @@ class LocalWorker:
         assert self._lost is not None
         return self._lost
 
+    async def sleep(self) -> None:
+        """What computes in the server itself, such as fakes, holds no device."""
+
+    async def wake(self) -> None:
+        """As ``sleep``."""
+
     async def end(self, *, patience_s: float = 0.0) -> None:
         """Leave the thread to itself: it ends after its present call."""
         if self._under_way and patience_s:
             await asyncio.wait(self._under_way, timeout=patience_s)
         self._batches.put(None)
+        if not self._under_way and self._thread is not None:
+            await asyncio.to_thread(self._thread.join, _IDLE_END_S)  # so that it can be started again at once
         for answer in list(self._under_way):
             if not answer.done():
                 answer.set_exception(WorkerLost("the worker was ended"))

@@ -6,11 +6,21 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from jrm_service.errors import CandidateError, InstructionTooLong, InternalError, InvalidRequest, NoMemory, NotReady
+from jrm_service.errors import (
+    Abandoned,
+    CandidateError,
+    Draining,
+    InstructionTooLong,
+    InternalError,
+    InvalidRequest,
+    NoMemory,
+    NotReady,
+)
 from jrm_service.images.reader import ImageInput, ImageReader, RequestImages
 from jrm_service.metrics import Metrics
 
@@ -25,7 +35,7 @@ from .types import Candidate, Image, Score, ServedModel
 
 logger = logging.getLogger(__name__)
 
-_MEMORY_RETRY_AFTER_S = 5.0
+_RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,10 @@ class ScoreService:
         self._requests: set[Request] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._abandoned: str | None = None
+        self._holders = 0
+        self._unheld = asyncio.Event()
+        self._unheld.set()
 
     def close(self) -> None:
         """Stop the preprocessing threads; work that has not started is dropped."""
@@ -112,20 +126,39 @@ class ScoreService:
         """Wait until every request has its outcomes."""
         await self._idle.wait()
 
-    def abandon(self) -> None:
-        """Whatever is unfinished fails: the server stops."""
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Within the block a request is on its way here: whoever ends the service waits for it with ``let_go``."""
+        self._holders += 1
+        self._unheld.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._unheld.set()
+
+    async def let_go(self) -> None:
+        """Wait until no request holds the service, those included whose bodies are still being read."""
+        await self._unheld.wait()
+
+    def abandon(self, why: str = "the server stops") -> None:
+        """Whatever is unfinished fails, and whatever still comes: somebody else will have to score it."""
+        self._abandoned = why
         for request in self._requests:
             for entry in request.entries:
-                entry.fail(InternalError("the server stopped"))
+                entry.fail(Abandoned(why))
 
     async def score(self, groups: Sequence[GroupInput], *, deadline: float, tenant: str = "") -> ScoreResult:
         """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
 
         ``deadline`` is on the event loop's clock. Raises InvalidRequest for a group with source images where the
         checkpoint takes none, without where it takes some, or with too many; NotReady while no worker takes work, and
-        where something else holds the memory of a device. Everything else, the deadline included, is the outcome of a
-        candidate.
+        where something else holds the memory of a device; Draining when the server stops meanwhile. Everything else,
+        the deadline included, is the outcome of a candidate.
         """
+        if self._abandoned is not None:
+            raise Draining(self._abandoned, retry_after=_RETRY_AFTER_S)
         self.batcher.check_ready()
         for group in groups:
             problem = sources_problem(len(group.sources), self.preparer.max_sources)
@@ -147,9 +180,11 @@ class ScoreService:
             if not self._requests:
                 self._idle.set()
             self._count(request)
-        for outcome in outcomes:
-            if isinstance(outcome.result, NoMemory):  # for the whole request, so that the caller sends it again
-                raise NotReady(str(outcome.result), retry_after=_MEMORY_RETRY_AFTER_S)
+        for outcome in outcomes:  # for the whole request, so that the caller sends it again
+            if isinstance(outcome.result, NoMemory):
+                raise NotReady(str(outcome.result), retry_after=_RETRY_AFTER_S)
+            if isinstance(outcome.result, Abandoned):
+                raise Draining(str(outcome.result), retry_after=_RETRY_AFTER_S)
         ends = iter(outcomes)
         grouped = [[next(ends) for _ in group.edits] for group in groups]
         return ScoreResult(

@@ -76,6 +76,8 @@ class LoopWorker:
         self._kills = kills
         self._hangs = hangs
         self._failing_starts = failing_starts
+        self.naps: list[str] = []
+        """Each ``sleep`` and ``wake``."""
         self._turn = asyncio.Lock()
         self._lost: asyncio.Future[None] | None = None
 
@@ -111,6 +113,19 @@ class LoopWorker:
     def lost(self) -> asyncio.Future[None]:
         assert self._lost is not None
         return self._lost
+
+    async def sleep(self) -> None:
+        await self._told("sleep")
+
+    async def wake(self) -> None:
+        await self._told("wake")
+
+    async def _told(self, what: str) -> None:
+        async with self._turn:
+            await asyncio.wait([self.lost], timeout=self._seconds)
+            if self.lost.done():
+                raise WorkerLost("gone")
+            self.naps.append(what)
 
     async def end(self, *, patience_s: float = 0.0) -> None:
         self.ends += 1

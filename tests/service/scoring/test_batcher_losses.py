@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry
 from jrm_service.errors import DeviceLost, NotReady
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import StartFailed
-from jrm_service.scoring.batcher import MOST_FAILED_STARTS, State
+from jrm_service.scoring.batcher import MOST_FAILED_STARTS
 from jrm_service.scoring.fakes import FakeBackend, RecordingBackend, SlowBackend, fake_score
+from jrm_service.scoring.fed import State
 from jrm_service.scoring.local import LocalWorker
 from jrm_service.scoring.queue import MOST_TRIES
 from jrm_service.scoring.types import Candidate, Score

@@ -1,23 +1,27 @@
-"""The running batcher under random callers and random faults, on a virtual clock: every candidate ends exactly once."""
+"""The running batcher under random callers, faults and naps, on a virtual clock: every candidate ends exactly once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrm_service.errors import CandidateError, DeadlineExceeded, DeviceLost, InternalError, NonFiniteScore
+from jrm_service.scoring.backend import SleepLevel, StartFailed
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend, fake_score
+from jrm_service.scoring.fed import State
 from jrm_service.scoring.queue import MOST_TRIES
 from jrm_service.scoring.request import Entry
 from jrm_service.scoring.types import Candidate
 from service.scoring.support import LoopWorker, candidate, now, request_of, run_virtual, running
 
+LEVELS = get_args(SleepLevel)
 WHAT_MAY_COME_OF: dict[str, tuple[type[CandidateError], ...]] = {
     "fine": (),
     "nan": (NonFiniteScore,),
@@ -82,13 +86,27 @@ class Caller:
                 assert result == fake_score(scored)
 
 
+async def operate(random: Random, batcher: Batcher) -> None:
+    """Put the batcher to sleep a few times, at any moment, and wake it as soon as that works."""
+    for _ in range(random.choice([0, 0, 1, 3])):
+        await asyncio.sleep(random.uniform(0.0, 8.0))
+        for level in random.choices(LEVELS, k=random.choice([1, 1, 2])):
+            await batcher.sleep(level)
+            assert set(batcher.states) == {State.ASLEEP}
+            assert not any(fed.under_way for fed in batcher._fed)
+        await asyncio.sleep(random.choice([0.0, 2.0, 20.0]))
+        while batcher.alive < len(batcher.states):
+            with suppress(StartFailed):
+                await batcher.wake()
+
+
 async def play(random: Random) -> None:
     workers = [worker(random) for _ in range(random.randint(1, 3))]
     pool = [candidate(random.randint(1, 3), "x", "fine") for _ in range(3)]
     callers = [Caller(random, pool) for _ in range(random.randint(1, 15))]
     failed: list[BaseException] = []
     async with running(*workers, budget=random.randint(1, 12), hang_timeout_s=10.0, on_failed=failed.append) as batcher:
-        await asyncio.gather(*(caller.call(batcher) for caller in callers))
+        await asyncio.gather(*(caller.call(batcher) for caller in callers), operate(random, batcher))
         await asyncio.sleep(0)
         entries = [entry for caller in callers for entry in caller.entries]
         assert all(entry.future.done() and entry.prepared is None for entry in entries)

@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from jrm_client.protocol import ErrorResponse
 from jrm_service.api.errors import error_reply
-from jrm_service.api.keys import Key
+from jrm_service.api.keys import Scopes
 from jrm_service.api.methods import asked_method
 from jrm_service.api.record import hang_up_of, record_of
-from jrm_service.errors import Forbidden
 from jrm_service.scoring.types import ServedModel
 
 from .recorder import Recorder
@@ -34,26 +33,13 @@ def watch_router(
     model: Callable[[], ServedModel],
     *,
     scores: bool,
-    current_key: Callable[[Key], Key | None] | None,
+    scopes: Scopes,
 ) -> APIRouter:
     """Without a ``recorder`` the routes answer 404, and are left out of the schema.
 
-    ``model`` is what is served, or raises NotReady; ``scores`` whether this process scores at all. ``current_key`` is
-    what has become of a caller's key, which needs the scope ``watch``; None where there are no keys.
+    ``model`` is what is served, or raises NotReady; ``scores`` whether this process scores at all. A key needs the
+    scope ``watch``.
     """
-
-    def may_watch(key: Key | None) -> bool:
-        if current_key is None:
-            return True
-        known = None if key is None else current_key(key)
-        return known is not None and SCOPE in known.scopes
-
-    def require_scope(request: Request) -> None:
-        if not may_watch(record_of(request.scope).key):
-            raise Forbidden(
-                f"this API key does not have the scope '{SCOPE}': add scope={SCOPE} to its line in the keys file"
-            )
-
     router = APIRouter(tags=["watch"], include_in_schema=recorder is not None)
     run = secrets.token_hex(4)
     off = "start the server with --keep-recent 200" if scores else "this server does not score"
@@ -70,7 +56,7 @@ def watch_router(
         """The groups that were scored last, and those to come, as server-sent events."""
         if recorder is None:
             return error_reply("not_found", f"no groups are kept: {off}")
-        require_scope(request)
+        scopes.require(record_of(request.scope).key, SCOPE)
         served = model()
         if asked_method(request.scope) == "HEAD":
             return Response(media_type="text/event-stream")
@@ -88,7 +74,7 @@ def watch_router(
         record_of(request.scope).endless = True
         held = ExitStack()
         changed = held.enter_context(recorder.reader(hang_up_of(request.scope)))
-        goes_on = partial(may_watch, record_of(request.scope).key)
+        goes_on = partial(scopes.allow, record_of(request.scope).key, SCOPE)
         return EventStream(events(recorder, changed, hello, after=after, run=run, goes_on=goes_on), held)
 
     @router.get(
@@ -103,7 +89,7 @@ def watch_router(
         """A picture of a group, while the group is kept."""
         if recorder is None:
             return error_reply("not_found", f"no pictures are kept: {off}")
-        require_scope(request)
+        scopes.require(record_of(request.scope).key, SCOPE)
         found = recorder.store.picture(id)
         if found is None:
             return error_reply("not_found", "no such picture is kept")

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from jrm_client import AsyncJRMClient, JRMClient
-from jrm_service.api.keys import Key, digest
+from jrm_service.api.keys import Key, Scopes, digest
 from jrm_service.api.watch.recorder import MAX_READERS
 from jrm_service.api.watch.routes import watch_router
 from jrm_service.errors import InternalError
@@ -221,7 +221,7 @@ def test_off_there_is_nothing_and_it_says_how_to_turn_it_on(fake_server):
 
 def test_a_server_that_does_not_score_says_so():
     app = FastAPI()
-    app.include_router(watch_router(None, lambda: servers.FAKE_MODEL, scores=False, current_key=None))
+    app.include_router(watch_router(None, lambda: servers.FAKE_MODEL, scores=False, scopes=Scopes(None)))
 
     async def ask(path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:

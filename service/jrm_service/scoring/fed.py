@@ -1,0 +1,91 @@
+"""One worker as the batcher sees it: what it is doing, what it has under way, how it ends, sleeps and wakes."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+
+from .backend import Answer, SleepLevel, Worker, WorkerLost
+from .queue import Task
+from .rates import BusyShare
+
+logger = logging.getLogger(__name__)
+
+
+class State(enum.Enum):
+    """What a worker is doing. ``FAILED`` is for good, the others pass."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    ASLEEP = "asleep"
+    FAILED = "failed"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker takes work."""
+        return self in (State.IDLE, State.BUSY)
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A batch at a worker, its answer to come, and when it was begun: None while another is on the device."""
+
+    batch: list[Task]
+    answer: asyncio.Task[Answer]
+    begun: float | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Fed:
+    """One worker with what it has under way, oldest first."""
+
+    number: int
+    worker: Worker
+    busy: BusyShare
+    state: State = State.STARTING
+    keeps_weights: bool = False  # asleep, and its process still has them
+    under_way: deque[UnderWay] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def end(self, patience_s: float = 0.0) -> None:
+        """End the worker, and whoever waits for an answer of it; a batch on its device has ``patience_s``."""
+        answers = [under_way.answer for under_way in self.under_way]
+        self.under_way.clear()
+        await self.worker.end(patience_s=patience_s)
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
+
+    async def sleep(self, level: SleepLevel) -> None:
+        """Let go of the device, with nothing under way; called again, drop what was kept. The dead are ended."""
+        was, self.state = self.state, State.ASLEEP
+        if was is State.IDLE and level == "host":
+            try:
+                await self.worker.sleep()
+            except WorkerLost as error:
+                logger.error("worker %d on %s did not keep its weights: %s", self.number, self.worker.device, error)
+                await self.worker.end()
+            else:
+                self.keeps_weights = True
+        elif was is not State.ASLEEP or (level == "drop" and self.keeps_weights):
+            self.keeps_weights = False
+            await self.worker.end()
+
+    async def rouse(self) -> None:
+        """After ``sleep``: take the device, with the weights that were kept or loaded anew. Raises StartFailed."""
+        self.state = State.STARTING
+        if self.keeps_weights:
+            self.keeps_weights = False
+            try:
+                await self.worker.wake()
+            except WorkerLost as error:  # ended meanwhile, or without room on its device: starting it tells
+                logger.warning("worker %d on %s is started again: %s", self.number, self.worker.device, error)
+                await self.worker.end()
+                await self.worker.start()
+        else:
+            await self.worker.start()
+        self.state = State.IDLE
