@@ -48,8 +48,12 @@ def write(out: Path, names: Mapping[str, str], start: Path) -> None:
     print((out / TABLE).read_text())
     with rc_context(_STYLE):
         _save(_dynamics(runs, results), out / "rl-dynamics.png")
-        _save(_losses(runs), out / "rl-losses.png")
-    editors = {"before": start} | {key: _editors(runs[key][0])[-1] for key in ("joint", "alpha-0") if key in runs}
+        _save(_losses(runs, results), out / "rl-losses.png")
+    editors = {"before": start} | {
+        f"{key}\n{results[key]['fingerprint'][:8]}": _last_editor(runs[key][0], results[key]["steps"])
+        for key in ("joint", "alpha-0")
+        if key in runs
+    }
     sheet(editors).save(out / "rl-edits.png", optimize=True)
 
 
@@ -112,7 +116,8 @@ def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
         raise ValueError(f"the runs of {name} differ in start, steps or judge")
     before: Metrics = documents[0]["judged"][START]
     last = [document["judged"][list(document["judged"])[-1]] for document in documents]
-    rows = [row for folder in folders for row in read_log(folder)]
+    steps = documents[0]["made_from"]["settings"]["steps"]
+    rows = [row for folder in folders for row in _rows(folder, steps)]
     work: dict[str, float] = {}
     for line in (line for folder in folders for line in (folder / "work.jsonl").read_text().splitlines()):
         for counter, value in json.loads(line).items():
@@ -120,7 +125,7 @@ def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
     return {
         "name": name,
         "seeds": len(folders),
-        "steps": documents[0]["made_from"]["settings"]["steps"],
+        "steps": steps,
         "tasks": len(before["reward"]),
         "fingerprint": documents[0]["fingerprint"],
         "before": evaluate.means(before),
@@ -139,6 +144,11 @@ def _summary(folders: Sequence[Path], name: str) -> dict[str, Any]:
     }
 
 
+def _rows(folder: Path, steps: int) -> list[dict[str, Any]]:
+    """The log of a run, up to the step after which it was judged: it may have gone on from there."""
+    return read_log(folder)[:steps]
+
+
 def _interval(gain: Mapping[str, float]) -> str:
     return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
@@ -155,13 +165,17 @@ def _dynamics(runs: Runs, results: Mapping[str, Any]) -> Figure:
     for axes, (metric, title) in zip(all_axes, panels.items(), strict=True):
         for key in runs:
             style = {"color": _COLOURS[key], "linestyle": _LINES[key]}
-            label = f"{results[key]['name']} ({results[key]['fingerprint'][:8]})"
-            _course(axes, results[key]["course"], metric, style, label)
+            _course(axes, results[key]["course"], metric, style, _label(results[key]))
         axes.axhline(0, color="0.8", linewidth=1, zorder=0)
         axes.set_title(title)
         axes.set_xlabel("step")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    """A configuration with the fingerprint of its judge."""
+    return f"{result['name']} ({result['fingerprint'][:8]})"
 
 
 def _course(axes: Axes, course: Mapping[str, Any], metric: str, style: Mapping[str, Any], label: str) -> None:
@@ -172,9 +186,9 @@ def _course(axes: Axes, course: Mapping[str, Any], metric: str, style: Mapping[s
     axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _losses(runs: Runs) -> Figure:
+def _losses(runs: Runs, results: Mapping[str, Any]) -> Figure:
     """Figure 12: the reward of the training edits and the parts of the loss, averaged over WINDOW steps."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
     parts: dict[str, Callable[[dict[str, Any]], float]] = {
         "reward of the training edits": lambda row: row["rewards"]["avg"],
         "true following of the training edits": lambda row: row["true_following"],
@@ -185,17 +199,21 @@ def _losses(runs: Runs) -> Figure:
     }
     for axes, (title, value) in zip(figure.subplots(2, 3).flat, parts.items(), strict=True):
         for key, folders in runs.items():
-            for folder in folders:
-                smooth = np.convolve([value(row) for row in read_log(folder)], np.ones(WINDOW) / WINDOW, "valid")
+            for seed, folder in enumerate(folders):
+                rows = _rows(folder, results[key]["steps"])
+                smooth = np.convolve([value(row) for row in rows], np.ones(WINDOW) / WINDOW, "valid")
                 steps = np.arange(len(smooth)) + WINDOW
-                axes.plot(steps, smooth, color=_COLOURS[key], linestyle=_LINES[key], linewidth=0.9)
+                label = "" if seed else _label(results[key])
+                axes.plot(steps, smooth, color=_COLOURS[key], linestyle=_LINES[key], linewidth=0.9, label=label)
         axes.set_title(title)
         axes.set_xlabel("step")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def _editors(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"))
+def _last_editor(folder: Path, steps: int) -> Path:
+    """The editor that was judged last."""
+    return max(file for file in folder.glob("step-*.safetensors") if int(file.stem[5:]) <= steps)
 
 
 def _save(figure: Figure, file: Path) -> None:
