@@ -26,6 +26,7 @@ def test_the_names_are_pinned() -> None:
         "jrm_http_request_duration_seconds": "histogram",
         "jrm_wire_requests": "counter",
         "jrm_ready": "gauge",
+        "jrm_sleeping": "gauge",
         "jrm_rejections": "counter",
         "jrm_keys": "gauge",
         "jrm_key_reloads": "counter",

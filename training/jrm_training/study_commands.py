@@ -25,6 +25,7 @@ def study(
     groups: Annotated[int, typer.Option(min=2, help="Groups of each split of the synthetic world.")] = 200,
     edits: Annotated[int, typer.Option(min=2, help="Edits in a group.")] = 12,
     critiques: Annotated[int, typer.Option(min=0, help="Edits that get critiques, where alpha is not 0.")] = 200,
+    annotators: Annotated[int, typer.Option(min=2, help="People who err, and vote on every pair.")] = 10,
     seed: Annotated[int, typer.Option(help="The world's seed.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0.")] = "auto",
     allow_pipeline_drift: AllowPipelineDrift = False,
@@ -48,7 +49,8 @@ def study(
 
     try:
         if runs:
-            write_study(out / FILE, _measure(runs, Plan(groups, edits, critiques, seed), device, allow_pipeline_drift))
+            plan = Plan(groups=groups, edits=edits, critiques=critiques, annotators=annotators, seed=seed)
+            write_study(out / FILE, _measure(runs, plan, device, allow_pipeline_drift))
         document = read_study(out / FILE)
         table = render(document)
         for file in [out / FILE, *draw(document, out), *_update(out / PAGE, table)]:

@@ -139,15 +139,21 @@ def test_what_was_admitted_before_is_lost_in_neither_way(when_sleeping):
 
 
 def test_a_wake_does_not_overtake_the_sleep():
-    with servers.serving(ADMIN, load=slow(1.0)) as url, JRMClient(url) as client, ThreadPoolExecutor(4) as pool:
+    device = SlowBackend(FakeBackend(), gated=True)
+    parts = Parts(servers.FAKE_MODEL, FakePreparer(), [device])
+    with servers.serving(ADMIN, load=lambda: parts) as url, JRMClient(url) as client, ThreadPoolExecutor(3) as pool:
         score = pool.submit(client.score, SOURCE, EDIT, "make it red")
-        time.sleep(0.3)  # it is on the device
-        began = time.monotonic()
+        device.wait_entered()
         asleep = pool.submit(client.sleep)
-        time.sleep(0.1)
-        client.wake()
-        assert time.monotonic() - began > 0.5  # the wake waited for the sleep, which waited for the batch
-        assert asleep.done()
+        while state(url).status_code == 200:
+            time.sleep(0.01)
+        awake = pool.submit(client.wake)
+        time.sleep(0.2)
+        assert not asleep.done()  # the batch is on the device still
+        assert not awake.done()
+        device.open()
+        for call in (asleep, awake):
+            call.result(30)
         assert score.result(30).reward
         assert state(url).status_code == 200
 
