@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -100,15 +100,19 @@ def replace_tensors(module: torch.nn.Module, change: Callable[[torch.Tensor], to
                 setattr(owner, name, changed[buffer])
 
 
-def leave(device: str) -> None:
-    """Give back to a GPU all that torch keeps of it, with nothing on it in use: workspaces of products, too."""
+def put_away(modules: Sequence[torch.nn.Module], device: str) -> None:
+    """Move weights to the host, and give back to a GPU all that torch keeps of it: nothing there may be in use."""
+    for module in modules:
+        move_weights(module, "cpu")
     if device.startswith("cuda"):
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
 
-def forget_host_copies(device: str) -> None:
-    """Give back pinned memory that nothing uses any more, which torch would keep for later copies."""
+def bring_back(modules: Sequence[torch.nn.Module], device: str) -> None:
+    """Move weights back, and give back the pinned memory that they had, which torch would keep for later copies."""
+    for module in modules:
+        move_weights(module, device)
     if device.startswith("cuda"):
         torch.accelerator.empty_host_cache()
 

@@ -15,7 +15,7 @@ from jrm_service.scoring.backend import OutOfMemory, Scored
 from jrm_service.scoring.types import Candidate, Score
 
 from .checkpoint import Checkpoint, load_model
-from .devices import forget_host_copies, leave, move_weights, on_device, release_memory
+from .devices import bring_back, on_device, put_away, release_memory
 from .families import text_head_dim
 from .features import FeatureCache, Features
 from .graphs import find_graphs
@@ -158,16 +158,12 @@ class TrieScorer:
         self.features.clear()
         self.packed.vision.forget()
         self.packed.layers = self._one_by_one
-        for module in (self._model, self._heads):
-            move_weights(module, "cpu")
-        leave(self.device)
+        put_away((self._model, self._heads), self.device)
 
     def wake(self) -> None:
         """Implements ``SleepingBackend``. Raises CheckpointError where graphs that were right are not any more."""
         with on_device(self.device):
-            for module in (self._model, self._heads):
-                move_weights(module, self.device)
-            forget_host_copies(self.device)
+            bring_back((self._model, self._heads), self.device)
             if self.kernels["graphs"] == "recorded" and not self._record():
                 raise CheckpointError([f"{self.device}: graphs of short rows could not be recorded again"])
 

@@ -19,7 +19,7 @@ from jrm_service.scoring.backend import Scored
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
-from .devices import forget_host_copies, leave, move_weights, on_device
+from .devices import bring_back, on_device, put_away
 from .heads import RewardHeads, to_score
 from .kernels import PLAIN
 from .vision import use_patch_product
@@ -89,16 +89,12 @@ class PlainScorer:
 
     def sleep(self) -> None:
         """Implements ``SleepingBackend``."""
-        for module in (self._model, self._heads):
-            move_weights(module, "cpu")
-        leave(self.device)
+        put_away((self._model, self._heads), self.device)
 
     def wake(self) -> None:
         """Implements ``SleepingBackend``."""
         with on_device(self.device):
-            for module in (self._model, self._heads):
-                move_weights(module, self.device)
-            forget_host_copies(self.device)
+            bring_back((self._model, self._heads), self.device)
 
     @torch.inference_mode()
     def _score(self, batch: list[list[SequenceInputs]]) -> Scored:
