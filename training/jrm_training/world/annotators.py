@@ -8,7 +8,6 @@ annotators agree on edits that are far apart and differ where they are close.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from random import Random
 
@@ -29,9 +28,3 @@ QUALITY_DOUBT: Mapping[int, float] = {4: 0.2, 3: 0.8, 2: 0.5, 1: 0.25}
 def read(label: float, doubt: float, random: Random) -> float:
     """What one annotator makes of a label, to three digits: two edits are hardly ever equal to a person."""
     return round(label + doubt * random.gauss(0.0, 1.0), 3)
-
-
-def agreement(first: tuple[float, float], second: tuple[float, float]) -> float:
-    """Share of annotators who prefer the first of two edits, each a (label, doubt)."""
-    spread = math.hypot(first[1], second[1])
-    return 0.5 * (1.0 + math.erf((first[0] - second[0]) / spread / math.sqrt(2.0)))
