@@ -220,7 +220,7 @@ def story(page, url, *, following: float, quality: float, spread: float, silent_
                     name: moved + random.normal() * 0.8 + scale * random.normal(size=12)
                     for name, moved in zip(DIMENSIONS, shift, strict=True)
                 }
-                window.add(Numbers((means[DIMENSIONS[0]] + means[DIMENSIONS[1]]) / 2, means, errors=0))
+                window.add(Numbers("judge", (means[DIMENSIONS[0]] + means[DIMENSIONS[1]]) / 2, means, errors=0))
     hello = {
         "keep_recent": 3,
         "keep_bytes": 64_000_000,

@@ -92,6 +92,7 @@ class ScoredGroup:
         scores = [outcome for outcome in self.outcomes if isinstance(outcome, Score)]
         names = list(scores[0].dimensions) if scores else []
         return Numbers(
+            self.model.fingerprint,
             np.array([score.reward for score in scores], dtype=np.float64),
             {name: np.array([score.dimensions[name].mean for score in scores], dtype=np.float64) for name in names},
             errors=len(self.outcomes) - len(scores),

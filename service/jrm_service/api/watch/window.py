@@ -26,8 +26,12 @@ _ENOUGH = 200  # rewards that the newest buckets, and the first hour, must hold 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The numbers of one group: rewards float64 [N] and, by dimension, means float64 [N] of its N scored edits."""
+    """The numbers of one group: rewards float64 [N] and, by dimension, means float64 [N] of its N scored edits.
 
+    ``model`` is the fingerprint of what scored them.
+    """
+
+    model: str
     rewards: Values
     dimensions: Mapping[str, Values]
     errors: int
@@ -99,24 +103,32 @@ class Bucket:
 
 
 class Window:
-    """The rewards of all groups, in at most BUCKETS buckets of equal length; those without a group are left out.
+    """The rewards of a model's groups, in at most BUCKETS buckets of equal length; those without a group are left out.
+
+    A group of another model begins the window anew: its rewards are on a scale of their own.
 
     Buckets double in length, and neighbours become one, until they hold all there was or MOST_SECONDS each; then the
     oldest go. ``clock`` gives seconds since 1970; while it goes backwards, groups count for the newest bucket.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self.seconds = FIRST_SECONDS
         self.groups = 0
         """How many were added: tells whether anything has changed."""
         self._clock = clock
         self._random = np.random.default_rng(0)
+        self._begin("")
+
+    def _begin(self, model: str) -> None:
+        self.seconds = FIRST_SECONDS
+        self._model = model
         self._buckets: deque[Bucket] = deque()
         self._reference: Bucket | None = None
         self._compared: dict[str, Any] | None = None  # what was compared last, until there is more: readers are several
 
     def add(self, group: Numbers) -> None:
         """Count a group, now."""
+        if group.model != self._model:
+            self._begin(group.model)
         now = self._clock()
         self.groups += 1
         self._compared = None

@@ -73,7 +73,7 @@ def test_a_reader_that_is_always_behind_sees_how_it_moves_all_the_same():
         seen = await reader.names(4)
         for _ in range(6):
             reader.add(2)
-            reader.recorder.window.add(Numbers(np.zeros(2), {}, 0))
+            reader.recorder.window.add(Numbers("judge", np.zeros(2), {}, 0))
             seen += await reader.names(2)
         assert seen.count("window") >= 3
         assert sum(name.startswith("run-") for name in seen) >= 6

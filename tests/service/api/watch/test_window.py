@@ -19,9 +19,9 @@ class Clock:
         return self.now
 
 
-def group(*rewards: float, errors: int = 0, **dimensions: list[float]) -> Numbers:
+def group(*rewards: float, errors: int = 0, model: str = "judge", **dimensions: list[float]) -> Numbers:
     means = dimensions or {"quality": list(rewards)}
-    return Numbers(np.array(rewards), {name: np.array(values) for name, values in means.items()}, errors)
+    return Numbers(model, np.array(rewards), {name: np.array(values) for name, values in means.items()}, errors)
 
 
 def test_a_bucket_says_what_its_groups_were():
@@ -36,6 +36,21 @@ def test_a_bucket_says_what_its_groups_were():
     assert (bucket["reward"]["count"], bucket["reward"]["mean"]) == (5, 2.6)
     assert bucket["dimensions"]["a"]["quantiles"][2] == 1.0
     assert bucket["dimensions"]["b"]["mean"] == 3.4
+
+
+def test_rewards_of_two_models_are_not_compared():
+    clock = Clock()
+    window = Window(clock)
+    for _ in range(200):
+        window.add(group(1.0, 2.0))
+    clock.now += 2 * HOUR
+    window.add(group(101.0, 103.0, model="reloaded"))
+    document = window.document()
+    assert (document["first_hour"]["groups"], document["first_hour"]["complete"]) == (1, False)
+    assert document["drift"]["reward"] == {"shift": None, "psi": None}
+    assert [bucket["reward"]["mean"] for bucket in document["buckets"]] == [102.0]
+    assert document["bucket_seconds"] == FIRST_SECONDS
+    assert window.groups == 201, "readers are told that something has changed"
 
 
 def test_time_without_groups_has_no_bucket():
@@ -99,7 +114,7 @@ def test_the_newest_rewards_are_compared_with_the_first_hour():
     def run(minutes: int, follows: float, quality: float) -> None:
         for _ in range(minutes):
             means = {"follows": random.normal(follows, 1.0, 12), "quality": random.normal(quality, 1.0, 12)}
-            window.add(Numbers((means["follows"] + means["quality"]) / 2, means, 0))
+            window.add(Numbers("judge", (means["follows"] + means["quality"]) / 2, means, 0))
             clock.now += 60
 
     run(59, 0.0, 0.0)
@@ -165,7 +180,7 @@ def test_a_full_window_is_a_small_document():
     window = Window(clock)
     for _ in range(BUCKETS):
         rewards = random.normal(size=600)
-        window.add(Numbers(rewards, {"instruction_following": rewards, "visual_quality": rewards}, 3))
+        window.add(Numbers("judge", rewards, {"instruction_following": rewards, "visual_quality": rewards}, 3))
         clock.now += FIRST_SECONDS
     document = window.document()
     assert len(document["buckets"]) == BUCKETS
