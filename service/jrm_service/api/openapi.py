@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,31 +60,28 @@ def install(app: FastAPI, *, guarded: bool, max_sources: Callable[[], int | None
     images what is served takes at most, None as long as it is not known.
     """
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            most = max_sources()
-            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            request = score_request_adapter.json_schema(ref_template=_REF)
-            models = request.pop("$defs") | {
-                "ScoreRequest": request | {"title": "ScoreRequest"},
-                "ScoreForm": deepcopy(_SCORE_FORM),
-                "ExplainRequest": ExplainRequest.model_json_schema(ref_template=_REF),
-            }
-            if most is not None:
-                _take_sources(models, most)
-            components = schema.setdefault("components", {})
-            components.setdefault("schemas", {}).update(models)
-            if guarded:
-                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-                for operation in (one for methods in schema["paths"].values() for one in methods.values()):
-                    if "401" in operation["responses"]:
-                        operation["security"] = [{"key": []}]
-            if most is None:
-                return schema
-            app.openapi_schema = schema
-        return app.openapi_schema
+    @cache
+    def schema_for(most: int | None) -> dict[str, Any]:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        request = score_request_adapter.json_schema(ref_template=_REF)
+        models = request.pop("$defs") | {
+            "ScoreRequest": request | {"title": "ScoreRequest"},
+            "ScoreForm": deepcopy(_SCORE_FORM),
+            "ExplainRequest": ExplainRequest.model_json_schema(ref_template=_REF),
+        }
+        if most is not None:
+            _take_sources(models, most)
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {}).update(models)
+        if guarded:
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for operation in (one for methods in schema["paths"].values() for one in methods.values()):
+                if "401" in operation["responses"]:
+                    operation["security"] = [{"key": []}]
+        return schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    # Another checkpoint (POST /v1/reload) may take another number.
+    app.openapi = lambda: schema_for(max_sources())  # type: ignore[method-assign]
 
 
 def _take_sources(models: dict[str, Any], most: int) -> None:

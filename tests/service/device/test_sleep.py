@@ -32,13 +32,21 @@ def alone(client: JRMClient, source: np.ndarray, edits: list[np.ndarray]) -> byt
     return np.array([client.score(source, edit, "make it blue").reward for edit in edits]).tobytes()
 
 
+def most_sources(server) -> int:
+    """As the API's own description says."""
+    schemas = httpx.get(f"{server.url}/openapi.json").json()["components"]["schemas"]
+    return schemas["ScoreForm"]["properties"]["source"]["maxItems"]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A reload root with a first and a second checkpoint, a link out of it, and one that fails its self-test."""
     outside = tmp_path_factory.mktemp("outside")
     root = tmp_path_factory.mktemp("root")
     for number, folder in enumerate((root / "first", root / "second", outside / "third")):
-        checkpoints.write(folder, checkpoints.one_pass() | {"name": f"jrm-{folder.name}"}, seed=number)
+        manifest = checkpoints.one_pass() | {"name": f"jrm-{folder.name}"}
+        manifest["image"] = manifest["image"] | {"max_sources": 1 + number}
+        checkpoints.write(folder, manifest, seed=number)
     (root / "link").symlink_to(outside / "third", target_is_directory=True)
     (root / "inside").symlink_to(root / "second", target_is_directory=True)
     shutil.copytree(root / "second", root / "broken")
@@ -90,6 +98,7 @@ def test_another_checkpoint_takes_over_at_one_point(root):
             JRMClient(server.url, timeout=120) as client,
         ):
             first = pinned.score_group(source, "make it blue", edits)
+            assert most_sources(server) == 1
             fingerprint = first.scores[0].fingerprint
             seen, failed, done = [], [], threading.Event()
 
@@ -109,6 +118,7 @@ def test_another_checkpoint_takes_over_at_one_point(root):
             prints = [score.fingerprint for score in seen]
             assert prints == sorted(prints, key=(fingerprint, second).index)  # never back again
             assert client.score(source, edits[0], "make it blue").fingerprint == second != fingerprint
+            assert most_sources(server) == 2
             with pytest.raises(FingerprintMismatch):
                 pinned.score_group(source, "make it blue", edits)
             assert client.reload("first", load="after") == fingerprint
