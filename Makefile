@@ -67,8 +67,11 @@ image-test: $(VENV)/.service ## run that image as it is meant to run, score thro
 	@$(BIN)/python -m tools.image check --target $(TARGET)
 
 train-tiny: $(VENV)/.train ## train the bundled checkpoint anew into out/jrm-tiny (hours on two CPU cores, goes on if stopped)
-	@if command -v nvidia-smi >/dev/null; then $(BIN)/jrm train --recipe jrm-tiny --out out/jrm-tiny; else \
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m jrm_training train --recipe jrm-tiny --out out/jrm-tiny; fi
+	@train() { \
+	  if command -v nvidia-smi >/dev/null; then $(BIN)/jrm train "$$@"; \
+	  else OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m jrm_training train "$$@"; fi; }; \
+	train --recipe jrm-tiny --out out/jrm-tiny-labels && \
+	train --recipe jrm-tiny-votes --name jrm-tiny --checkpoint out/jrm-tiny-labels/checkpoint --out out/jrm-tiny
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .

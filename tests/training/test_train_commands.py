@@ -134,16 +134,15 @@ def test_init_tells_what_is_wrong(tmp_path):
     assert result.output.strip() == f"error: {tmp_path}/none: not a folder"
 
 
-def test_world_writes_groups_of_two_sources_and_a_tiny_model_for_them_takes_two(tmp_path):
+def test_world_writes_groups_of_two_sources_and_a_tiny_model_takes_two(tmp_path):
     out = tmp_path / "world.jsonl"
     result = run("world", "--out", out, "--count", 2, "--edits", 2, "--two-sources", 1)
     assert result.exit_code == 0, result.output
     groups = read_groups(out, ("instruction_following", "visual_quality"))
     assert list(groups) == list(World(2, split="test", edits=2, two_sources=1.0))
     assert [len(group.sources) for group in groups] == [2, 2]
-    start = write_start(tmp_path / "start", max_sources=2)
+    start = write_start(tmp_path / "start")
     assert start.manifest.max_sources == 2
-    assert write_start(tmp_path / "plain").manifest.max_sources == 1
     assert len(Collator(start).row([groups[0]]).packed.distinct_images) == 4
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ MANIFEST: dict[str, Any] = {
     "format": FORMAT,
     "name": NAME,
     "reward_token": "<|Reward|>",
-    "image": {"min_pixels": 64 * 64, "max_pixels": 64 * 64, "resample": "bicubic"},
+    "image": {"min_pixels": 64 * 64, "max_pixels": 64 * 64, "resample": "bicubic", "max_sources": 2},
     "passes": [
         {
             "parts": ["source", "edited", "prompt"],
@@ -68,13 +68,11 @@ def write_start(
     seed: int = 0,
     *,
     eyes: int = 0,
-    max_sources: int = 1,
     on_step: Callable[[int, float, float], None] = lambda *_: None,
 ) -> Checkpoint:
     """Write a checkpoint to start from, equal for equal arguments on one machine, and return it, opened.
 
     Its vision tower has learned to see for ``eyes`` steps (``open_eyes``, which calls ``on_step``); all else is random.
-    It takes up to ``max_sources`` source images.
     The folder appears when it is complete. One that is there is left alone: of processes that race, all get the first
     one's.
     """
@@ -82,35 +80,32 @@ def write_start(
     if not path.exists():
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            document = MANIFEST | {"image": MANIFEST["image"] | {"max_sources": max_sources}}
-            _write(draft, seed, document)
+            _write(draft, seed)
             if eyes:
-                _see(draft, seed, document, eyes, on_step)
+                _see(draft, seed, eyes, on_step)
             with contextlib.suppress(OSError):  # another process was first; opening says whether that is so
                 draft.rename(path)
     return open_checkpoint(path)
 
 
-def _see(
-    path: Path, seed: int, document: Mapping[str, Any], steps: int, on_step: Callable[[int, float, float], None]
-) -> None:
+def _see(path: Path, seed: int, steps: int, on_step: Callable[[int, float, float], None]) -> None:
     checkpoint = open_checkpoint(path)
     model = JointModel.load(checkpoint)
     open_eyes(model, checkpoint, steps=steps, seed=seed, on_step=on_step)
     tensors, _ = model.split({name: weight.detach() for name, weight in model.state_dict().items()})
     save_tensors(tensors, path / "model.safetensors")
-    write_json(path / "reward" / "manifest.json", {**document, "provenance": {"base": None, "eyes": {"steps": steps}}})
+    write_json(path / "reward" / "manifest.json", {**MANIFEST, "provenance": {"base": None, "eyes": {"steps": steps}}})
 
 
-def _write(path: Path, seed: int, document: Mapping[str, Any]) -> None:
+def _write(path: Path, seed: int) -> None:
     (path / "reward").mkdir(parents=True)
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(path)
     config = _config(tokenizer)
     write_json(path / "config.json", config)
-    manifest = Manifest.model_validate(document)
+    manifest = Manifest.model_validate(MANIFEST)
     write_preprocessors(path, manifest, patch_size=PATCH)
-    write_json(path / "reward" / "manifest.json", document)
+    write_json(path / "reward" / "manifest.json", MANIFEST)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(config))

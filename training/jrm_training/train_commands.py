@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str, typer.Option(help="A TOML file, or the name of one that is shipped: jrm-tiny, jrm-8b or jrm-8b-lora.")
+        str,
+        typer.Option(help="A TOML file, or the name of a shipped one: jrm-tiny, jrm-tiny-votes, jrm-8b, jrm-8b-lora."),
     ],
     out: Annotated[
         Path | None,
@@ -79,12 +80,7 @@ def train(
         elif checkpoint is None and not start.exists():
             with Progress(console=console) as bar:
                 task = bar.add_task("learning to see", total=EYES_STEPS)
-                write_start(
-                    start,
-                    eyes=EYES_STEPS,
-                    max_sources=2 if any(stage.two_sources for stage in read.data.curriculum) else 1,
-                    on_step=lambda step, *_: bar.update(task, completed=step),
-                )
+                write_start(start, eyes=EYES_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
         written = run(read, start, out, chosen, console)
     except CheckpointError as error:
         _fail(error.problems)
