@@ -112,8 +112,6 @@ def score(
                     raise typer.BadParameter("expected SOURCE EDITED... --instruction TEXT, or --jsonl IN --output OUT")
                 if html is not None and any(html.exists() and html.samefile(path) for path in (*sources, *edits)):
                     raise typer.BadParameter("--html names one of the images, and would be written over it")
-                if html is not None and not html.parent.is_dir():
-                    raise typer.BadParameter(f"--html: {html.parent} is not a folder")
                 complete = _score_group(client, sources, edits, instruction, as_json, html)
     except BrokenPipeError:
         raise  # of the output
