@@ -1,4 +1,4 @@
-"""HTTP to one or several replicas: the key and the one retry loop."""
+"""HTTP to one or several replicas: the key, what is sent, and what went wrong."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import httpx
 
 from . import sse, tls
 from .addresses import Resolve, Target, resolve
+from .attempts import recorded, until_answered
 from .deadline import Deadline
 from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
 from .protocol import TIMEOUT_HEADER
 from .proxies import proxy_of
-from .replicas import EJECTION, Replicas
-from .retry import Backoff, Schedule, ejects, retryable
+from .replicas import EJECTION
+from .retry import Backoff, Schedule, retryable
 from .wire import Reply
 
 T = TypeVar("T")
@@ -92,10 +93,10 @@ class Transport:
             headers = {"x-request-id": request_id}
             if method == "POST":
                 headers[TIMEOUT_HEADER] = str(left)
-            with _recorded(fleet.replicas, replica):
+            with recorded(fleet.replicas, replica):
                 return read(await _send(fleet, replica, method, path, body(left), headers))
 
-        return await self._until_answered(fleet, ask, deadline)
+        return await until_answered(fleet, ask, self._schedule(), deadline)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -116,7 +117,7 @@ class Transport:
 
             async def ask(replica: str) -> T:
                 async with contextlib.AsyncExitStack() as attempt:
-                    attempt.enter_context(_recorded(fleet.replicas, replica))
+                    attempt.enter_context(recorded(fleet.replicas, replica))
                     left = deadline.remaining_ms()
                     sent = _open(fleet, replica, path, body(left), request_id, left)
                     begun = await begin(await attempt.enter_async_context(sent))
@@ -124,28 +125,7 @@ class Transport:
                     await block.enter_async_context(attempt.pop_all())
                 return begun
 
-            yield await self._until_answered(fleet, ask, deadline)
-
-    async def _until_answered(self, fleet: Fleet, ask: Callable[[str], Awaitable[T]], deadline: Deadline) -> T:
-        schedule = Schedule(self._max_retries, self._backoff)
-        loop = asyncio.get_running_loop()
-        await fleet.refresh()
-        while True:
-            replica, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
-            if wait:
-                await asyncio.sleep(wait)
-                continue
-            try:
-                return await ask(replica)
-            except JRMError as failure:
-                if not retryable(failure) and not (ejects(failure) and len(fleet.replicas) > 1):
-                    raise
-                deadline.failure = failure
-                schedule.failed(replica, loop.time(), failure)
-                await fleet.refresh(failing=ejects(failure))
-                _, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
-                if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
-                    raise
+            yield await until_answered(fleet, ask, self._schedule(), deadline)
 
     async def call_each(
         self,
@@ -201,6 +181,9 @@ class Transport:
         if fleet is not None:
             await fleet.close()
 
+    def _schedule(self) -> Schedule:
+        return Schedule(self._max_retries, self._backoff)
+
     async def _fleet(self) -> Fleet:
         loop = asyncio.get_running_loop()
         for other in list(self._fleets):
@@ -213,25 +196,6 @@ class Transport:
             )
         await fleet.open()
         return fleet
-
-
-@contextlib.contextmanager
-def _recorded(replicas: Replicas, name: str) -> Iterator[None]:
-    """Ask a replica within the block, and tell ``replicas`` how that went."""
-    loop = asyncio.get_running_loop()
-    attempt = replicas.start(name, loop.time())
-    try:
-        yield
-    except JRMError as failure:
-        if ejects(failure):
-            replicas.failed(attempt, loop.time(), getattr(failure, "retry_after", None))
-        else:
-            replicas.answered(attempt)
-        raise
-    except BaseException:
-        replicas.abandoned(attempt)
-        raise
-    replicas.answered(attempt)
 
 
 async def _send(

@@ -1,0 +1,71 @@
+"""The one retry loop: one replica is asked after another, until one of them answers for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol, TypeVar
+
+from .deadline import Deadline
+from .errors import JRMError
+from .replicas import Replicas
+from .retry import Schedule, ejects, retryable
+
+T = TypeVar("T")
+
+
+class Replicated(Protocol):
+    """What the loop asks of a fleet."""
+
+    replicas: Replicas
+
+    async def refresh(self, *, failing: bool = False) -> None:
+        """Find the replicas that there are now; one may be ``failing``."""
+        ...
+
+
+async def until_answered(
+    fleet: Replicated, ask: Callable[[str], Awaitable[T]], schedule: Schedule, deadline: Deadline
+) -> T:
+    """Return the first answer of ``ask(replica)``. Raises the last failure when another attempt is of no use.
+
+    So it does at once when the next attempt would begin past the deadline.
+    """
+    loop = asyncio.get_running_loop()
+    await fleet.refresh()
+    while True:
+        replica, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
+        if wait:
+            await asyncio.sleep(wait)
+            continue
+        try:
+            return await ask(replica)
+        except JRMError as failure:
+            if not retryable(failure) and not (ejects(failure) and len(fleet.replicas) > 1):
+                raise
+            deadline.failure = failure
+            schedule.failed(replica, loop.time(), failure)
+            await fleet.refresh(failing=ejects(failure))
+            _, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
+            if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
+                raise
+
+
+@contextlib.contextmanager
+def recorded(replicas: Replicas, name: str) -> Iterator[None]:
+    """Ask a replica within the block, and tell ``replicas`` how that went."""
+    loop = asyncio.get_running_loop()
+    attempt = replicas.start(name, loop.time())
+    try:
+        yield
+    except JRMError as failure:
+        if ejects(failure):
+            replicas.failed(attempt, loop.time(), getattr(failure, "retry_after", None))
+        else:
+            replicas.answered(attempt)
+        raise
+    except BaseException:
+        replicas.abandoned(attempt)
+        raise
+    replicas.answered(attempt)

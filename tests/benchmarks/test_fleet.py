@@ -1,0 +1,38 @@
+"""Small simulated fleets: what is asserted are counts and virtual times, which are the same on every machine."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.simulated import EDITS, Rank, replicas
+
+from benchmarks import virtual_time
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_command_prints_its_tables_and_keeps_its_numbers(tmp_path):
+    saved = tmp_path / "fleet.json"
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.fleet", "--quick", "--save", str(saved)]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=280).stdout
+    assert "| replicas " in printed
+    smallest, *larger = json.loads(saved.read_text())["scaling"]
+    assert smallest["replicas"] == 1
+    assert all(run["rate"] > smallest["rate"] for run in larger)
+
+
+def test_a_replica_that_is_killed_costs_no_call():
+    async def main():
+        servers = await replicas(2)
+        ranks = [Rank(servers, turn) for turn in range(4)]
+        calls = [asyncio.create_task(rank.call(groups=2)) for rank in ranks]
+        await asyncio.sleep(0.5)
+        first, second = servers.values()
+        assert first.received == second.received == 4
+        await first.kill()
+        assert [(call.failure, call.candidates) for call in await asyncio.gather(*calls)] == [("", 2 * EDITS)] * 4
+        assert second.received == 8
+
+    virtual_time.run(main(), grace_s=0.0)
