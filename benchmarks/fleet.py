@@ -11,25 +11,31 @@ import asyncio
 import gc
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jrm_client.replicas import first_turn
 from jrm_service.bench.tables import table
 
 from . import virtual_time
-from .simulated import Call, Rank, replicas
+from .simulated import Call, Rank, SimulatedReplica, replicas
 
 GROUPS = 4  # of a rank in a step
 RANKS_PER_REPLICA = 2
+BEFORE = 2  # steps before something goes wrong
+PAUSE_S = 20.0  # between two steps, for sampling and for the update
+SLOWNESS = 4.0
+AWAY_S = 60.0
 
 
 @dataclass(frozen=True)
 class Scaling:
     """Steps of a fleet that is well. Times in seconds, ``rate`` in candidates per second, ``requests`` by replica."""
 
+    numbered: bool
     replicas: int
     ranks: int
     rate: float
@@ -39,10 +45,16 @@ class Scaling:
     mean_requests: float
 
 
-async def scaling(count: int, steps: int) -> Scaling:
+def job(servers: Mapping[str, SimulatedReplica], size: int, *, numbered: bool = True, **options: float) -> list[Rank]:
+    """The ranks of one training, which know their numbers or do not."""
+    known = [{"RANK": f"{rank}", "WORLD_SIZE": f"{size}"} if numbered else {} for rank in range(size)]
+    return [Rank(servers, first_turn(environment), **options) for environment in known]
+
+
+async def scaling(count: int, *, numbered: bool, steps: int) -> Scaling:
     """The last of a few steps."""
     servers = await replicas(count)
-    ranks = [Rank(servers, random.randrange(2**16)) for _ in range(RANKS_PER_REPLICA * count)]
+    ranks = job(servers, RANKS_PER_REPLICA * count, numbered=numbered)
     gc.collect()
     gc.freeze()  # or every collection walks through what thousands of ranks know of a thousand replicas
     for _ in range(steps):
@@ -52,6 +64,7 @@ async def scaling(count: int, steps: int) -> Scaling:
     received = [server.received for server in servers.values()]
     latencies = [call.seconds for call in calls]
     return Scaling(
+        numbered,
         count,
         len(ranks),
         sum(call.candidates for call in calls if not call.failure) / seconds,
@@ -69,12 +82,97 @@ async def step(ranks: Sequence[Rank]) -> tuple[list[Call], float]:
     return calls, asyncio.get_running_loop().time() - began
 
 
+@dataclass(frozen=True)
+class Disturbed:
+    """Steps of a job while something is wrong with one replica. ``failed``: calls without rewards, by step."""
+
+    fault: str
+    steps: list[float]
+    failed: list[int]
+
+
+async def _slow(replica: SimulatedReplica) -> None:
+    replica.device.slowness = SLOWNESS
+
+
+async def _device_hangs(replica: SimulatedReplica) -> None:
+    replica.device.hangs = True
+
+
+async def _frozen(replica: SimulatedReplica) -> None:
+    replica.freeze()
+
+
+async def _killed(replica: SimulatedReplica) -> None:
+    await replica.kill()
+    await asyncio.sleep(AWAY_S)
+    await replica.start()
+
+
+async def _drained(replica: SimulatedReplica) -> None:
+    await replica.drain()
+    await asyncio.sleep(AWAY_S)
+    await replica.start()
+
+
+FAULTS: Mapping[str, Callable[[SimulatedReplica], Awaitable[None]]] = {
+    f"{SLOWNESS:g} times slower": _slow,
+    "its device hangs": _device_hangs,
+    "accepts, never answers": _frozen,
+    f"killed, back after {AWAY_S:g} s": _killed,
+    f"drained, back after {AWAY_S:g} s": _drained,
+}
+
+
+async def disturbed(fault: str, count: int, steps: int) -> Disturbed:
+    """A training of a few steps, with pauses; the fault comes in the middle of the third step."""
+    servers = await replicas(count)
+    ranks = job(servers, RANKS_PER_REPLICA * count)
+    run = Disturbed(fault, [], [])
+    happening: asyncio.Task[None] | None = None
+
+    async def happen() -> None:
+        await asyncio.sleep(0.5)
+        await FAULTS[fault](servers[next(iter(servers))])
+
+    for number in range(steps):
+        if number == BEFORE:
+            happening = asyncio.create_task(happen())
+        calls, seconds = await step(ranks)
+        run.steps.append(seconds)
+        run.failed.append(sum(bool(call.failure) for call in calls))
+        await asyncio.sleep(PAUSE_S)
+    if happening is not None:
+        await happening
+    return run
+
+
+def faults_table(runs: Sequence[Disturbed]) -> str:
+    """A row for each fault."""
+    rows = []
+    for run in runs:
+        usual, later = run.steps[BEFORE - 1], run.steps[BEFORE:]
+        rows.append(
+            [
+                run.fault,
+                f"{usual:.2f}",
+                f"{later[0]:.2f}",
+                f"{max(later[1:]):.2f}",
+                f"{later[-1]:.2f}",
+                f"{sum(run.failed)}",
+                f"{sum(failed > 0 for failed in run.failed)} of {len(later)}",
+            ]
+        )
+    return table(["one replica is", "step before, s", "then", "worst later", "last", "calls failed", "in steps"], rows)
+
+
 def scaling_table(runs: Sequence[Scaling]) -> str:
     """A row for each size; ``linear`` is the rate of a replica, that of the smallest fleet = 1."""
     alone = runs[0].rate / runs[0].replicas
     rows = [
         [
             f"{run.replicas:,}",
+            "by number" if run.numbered else "anywhere",
             f"{run.ranks:,}",
             f"{run.rate:,.0f}",
             f"{run.rate / run.replicas / alone:.3f}",
@@ -85,7 +183,17 @@ def scaling_table(runs: Sequence[Scaling]) -> str:
         for run in runs
     ]
     return table(
-        ["replicas", "ranks", "candidates/s", "linear = 1", "call, p50 s", "p99 s", "requests, most / mean"], rows
+        [
+            "replicas",
+            "ranks begin",
+            "ranks",
+            "candidates/s",
+            "linear = 1",
+            "call, p50 s",
+            "p99 s",
+            "requests, most / mean",
+        ],
+        rows,
     )
 
 
@@ -98,10 +206,17 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(options.seed)
     sizes = (1, 4, 12) if options.quick else (1, 10, 100, 300, 1000)
-    scaled = [virtual_time.run(scaling(size, steps=2), grace_s=0.0) for size in sizes]
-    print(scaling_table(scaled))
+    scaled = [
+        virtual_time.run(scaling(size, numbered=numbered, steps=2), grace_s=0.0)
+        for numbered in (False, True)
+        for size in sizes
+    ]
+    print(scaling_table(scaled), end="\n\n")
+    count, steps = (4, 6) if options.quick else (50, 12)
+    faults = [virtual_time.run(disturbed(fault, count, steps), grace_s=0.0) for fault in FAULTS]
+    print(f"{count} replicas, {RANKS_PER_REPLICA * count} ranks\n\n{faults_table(faults)}", end="\n\n")
     if options.save:
-        results = {"scaling": [asdict(run) for run in scaled]}
+        results = {"scaling": [asdict(run) for run in scaled], "faults": [asdict(run) for run in faults]}
         options.save.write_text(json.dumps(results, indent=1) + "\n")
 
 

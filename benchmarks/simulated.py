@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -22,7 +23,7 @@ from jrm_client.attempts import recorded, until_answered
 from jrm_client.concurrency import gather
 from jrm_client.deadline import Deadline, deadline_of
 from jrm_client.errors import APIConnectionError, APIStatusError, CandidateError, JRMError
-from jrm_client.replicas import Replicas
+from jrm_client.replicas import Replicas, rotated
 from jrm_client.retry import MAX_RETRIES, Backoff, Schedule
 from jrm_service.api.errors import retry_headers, status_of
 from jrm_service.errors import CandidateError as FailedCandidate
@@ -235,10 +236,8 @@ class Call:
 class Rank:
     """One client process. ``replicas`` is its view of the fleet, as ``Transport`` and ``Fleet`` have it."""
 
-    def __init__(self, servers: Mapping[str, SimulatedReplica], turn: int, timeout_s: float = 60.0) -> None:
-        names = [*servers]
-        first = turn % len(names)
-        self.replicas = Replicas(names[first:] + names[:first])
+    def __init__(self, servers: Mapping[str, SimulatedReplica], turn: Fraction, timeout_s: float = 60.0) -> None:
+        self.replicas = Replicas(rotated([*servers], turn))
         self._servers = servers
         self._timeout_s = timeout_s
 

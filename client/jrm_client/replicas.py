@@ -9,12 +9,37 @@ A request is never sent to two replicas at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
+import random
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
 
 from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, Backoff
 
+T = TypeVar("T")
+
 EJECTION = Backoff(FIRST_EJECTION, MAX_EJECTION)
+
+
+def first_turn(environment: Mapping[str, str]) -> Fraction:
+    """Return where in its list of replicas a client begins: 0 is at the front, 1/2 in the middle.
+
+    Ranks ask at the same moment, as often, and each takes the replicas in turns. Those that know their number (RANK of
+    WORLD_SIZE, from torchrun and other launchers) begin at equal distances, so every replica gets as much as any other.
+    Whoever has no number begins anywhere: then chance gives some replicas twice the mean, and a step waits for them.
+    """
+    try:
+        rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        rank = world = 0
+    return Fraction(rank, world) if 0 <= rank < world else Fraction(random.random())  # noqa: S311 - no secret
+
+
+def rotated(names: Sequence[T], turn: Fraction) -> list[T]:
+    """Return the names from the one at ``turn`` (``first_turn``) on, then those before it."""
+    first = int(turn * len(names))
+    return [*names[first:], *names[:first]]
 
 
 @dataclass(slots=True, eq=False)

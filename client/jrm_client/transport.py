@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
 from .protocol import TIMEOUT_HEADER
 from .proxies import proxy_of
-from .replicas import EJECTION
+from .replicas import EJECTION, first_turn
 from .retry import Backoff, Schedule, retryable
 from .wire import Reply
 
@@ -69,7 +69,7 @@ class Transport:
         self._backoff = backoff
         self._ejection = ejection
         self._resolve = resolve
-        self._turn = random.randrange(2**16)  # noqa: S311 - no secret
+        self._turn = first_turn(os.environ)
         self._fleets: dict[asyncio.AbstractEventLoop, Fleet] = {}
 
     async def call(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 from benchmarks.simulated import EDITS, Rank, replicas
@@ -26,7 +27,7 @@ def test_the_command_prints_its_tables_and_keeps_its_numbers(tmp_path):
 def test_a_replica_that_is_killed_costs_no_call():
     async def main():
         servers = await replicas(2)
-        ranks = [Rank(servers, turn) for turn in range(4)]
+        ranks = [Rank(servers, Fraction(number, 4)) for number in range(4)]
         calls = [asyncio.create_task(rank.call(groups=2)) for rank in ranks]
         await asyncio.sleep(0.5)
         first, second = servers.values()

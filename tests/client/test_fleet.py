@@ -5,6 +5,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_a_name_that_nobody_knows_is_a_connection_error() -> None:
 def test_addresses_come_and_go() -> None:
     async def run() -> list[set[str]]:
         names = Names()
-        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, 0, names, look_up_every=0.0)
+        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, Fraction(0), names, look_up_every=0.0)
         seen = []
         for names.found in (["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"], [], ["10.0.0.4"]):
             await fleet.refresh()
@@ -207,7 +208,7 @@ def test_addresses_come_and_go() -> None:
 def test_names_are_not_looked_up_for_every_request() -> None:
     async def run() -> int:
         names = Names("10.0.0.1", "10.0.0.2")
-        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, 0, names, look_up_every=3600.0)
+        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, Fraction(0), names, look_up_every=3600.0)
         for _ in range(3):
             await fleet.refresh()
         await fleet.close()
