@@ -11,8 +11,9 @@ import asyncio
 import gc
 import json
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from jrm_client.replicas import first_turn
 from jrm_service.bench.tables import table
 
 from . import virtual_time
-from .simulated import Call, Rank, SimulatedReplica, replicas
+from .simulated import EDITS, SECONDS_PER_TOKEN, TOKENS, Call, Rank, SimulatedReplica, replicas
 
 GROUPS = 4  # of a rank in a step
 RANKS_PER_REPLICA = 2
@@ -29,6 +30,7 @@ BEFORE = 2  # steps before something goes wrong
 PAUSE_S = 20.0  # between two steps, for sampling and for the update
 SLOWNESS = 4.0
 AWAY_S = 60.0
+OVERLOAD_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,77 @@ def faults_table(runs: Sequence[Disturbed]) -> str:
     return table(["one replica is", "step before, s", "then", "worst later", "last", "calls failed", "in steps"], rows)
 
 
+@dataclass(frozen=True)
+class Overload:
+    """A job of steady steps, and another one, far too large, that comes and goes. Calls of both, in seconds from then.
+
+    ``steady`` and ``sudden``: when each call ended, how long it took, and what went wrong.
+    """
+
+    replicas: int
+    lasted: float
+    usual: float
+    steady: list[Call]
+    sudden: list[Call]
+
+    @property
+    def recovered(self) -> float:
+        """Seconds from the end of the overload to that of the last call that failed, or was slower than before."""
+        slow = [call.began + call.seconds for call in self.steady if call.failure or call.seconds > 1.1 * self.usual]
+        return max(0.0, max(slow, default=0.0) - self.lasted)
+
+
+async def overload(count: int, times: int, lasted: float) -> Overload:
+    """The sudden job asks without pause for ``times`` what the fleet scores within its ranks' timeout."""
+    servers = await replicas(count)
+    clock = asyncio.get_running_loop().time
+    steady = job(servers, RANKS_PER_REPLICA * count, timeout_s=OVERLOAD_TIMEOUT_S)
+    _, usual = await step(steady)
+    opens = clock()
+    work = times * OVERLOAD_TIMEOUT_S * count / (SECONDS_PER_TOKEN * TOKENS)  # candidates
+    sudden = job(servers, round(work / (GROUPS * EDITS)), timeout_s=OVERLOAD_TIMEOUT_S)
+
+    async def calls(rank: Rank, until: float) -> list[Call]:
+        made = []
+        while clock() < until:
+            call = await rank.call(GROUPS)
+            made.append(replace(call, began=call.began - opens))
+            if call.failure:
+                await asyncio.sleep(1.0)  # whoever starts it anew
+        return made
+
+    both = [calls(rank, opens + 2 * lasted) for rank in steady] + [calls(rank, opens + lasted) for rank in sudden]
+    made = await asyncio.gather(*both)
+    of_steady, of_sudden = made[: len(steady)], made[len(steady) :]
+    return Overload(count, lasted, usual, [c for one in of_steady for c in one], [c for one in of_sudden for c in one])
+
+
+def overload_table(run: Overload) -> str:
+    """While it lasts, and after it."""
+    rows = []
+    for name, calls in (
+        ("steady job, meanwhile", [call for call in run.steady if call.began < run.lasted]),
+        ("sudden job", run.sudden),
+        ("steady job, afterwards", [call for call in run.steady if call.began >= run.lasted]),
+    ):
+        done = [call for call in calls if not call.failure]
+        seconds = [call.seconds for call in done] or [float("nan")]
+        rate = sum(call.candidates for call in done) / run.lasted
+        failed = Counter(call.failure for call in calls if call.failure)
+        rows.append(
+            [
+                name,
+                f"{len(calls):,}",
+                ", ".join(f"{number:,} {failure}" for failure, number in failed.items()) or "0",
+                f"{min((call.seconds for call in calls if call.failure), default=float('nan')):.2f}",
+                f"{rate:,.0f}",
+                f"{np.percentile(seconds, 50):.2f}",
+                f"{np.percentile(seconds, 99):.2f}",
+            ]
+        )
+    return table(["", "calls", "failed", "the first after, s", "candidates/s", "p50 s", "p99 s"], rows)
+
+
 def scaling_table(runs: Sequence[Scaling]) -> str:
     """A row for each size; ``linear`` is the rate of a replica, that of the smallest fleet = 1."""
     alone = runs[0].rate / runs[0].replicas
@@ -215,6 +288,10 @@ def main() -> None:
     count, steps = (4, 6) if options.quick else (50, 12)
     faults = [virtual_time.run(disturbed(fault, count, steps), grace_s=0.0) for fault in FAULTS]
     print(f"{count} replicas, {RANKS_PER_REPLICA * count} ranks\n\n{faults_table(faults)}", end="\n\n")
+    count, lasted = (2, 30.0) if options.quick else (20, 120.0)
+    overloaded = virtual_time.run(overload(count, 2, lasted), grace_s=0.0)
+    print(f"{count} replicas, {lasted:g} s of overload, over {overloaded.recovered:.1f} s later\n")
+    print(overload_table(overloaded))
     if options.save:
         results = {"scaling": [asdict(run) for run in scaled], "faults": [asdict(run) for run in faults]}
         options.save.write_text(json.dumps(results, indent=1) + "\n")

@@ -33,9 +33,13 @@ async def until_answered(
     So it does at once when the next attempt would begin past the deadline.
     """
     loop = asyncio.get_running_loop()
+
+    def choose() -> tuple[str, float]:
+        return fleet.replicas.choose(loop.time(), schedule.ready, schedule.only, schedule.elsewhere)
+
     await fleet.refresh()
     while True:
-        replica, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
+        replica, wait = choose()
         if wait:
             await asyncio.sleep(wait)
             continue
@@ -47,7 +51,7 @@ async def until_answered(
             deadline.failure = failure
             schedule.failed(replica, loop.time(), failure)
             await fleet.refresh(failing=ejects(failure))
-            _, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
+            _, wait = choose()
             if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
                 raise
 

@@ -93,16 +93,18 @@ class Replicas:
             raise ValueError("a fleet has at least one replica")
         self._replicas = replicas
 
-    def choose(self, now: float, ready: Mapping[str, float], only: Set[str] = frozenset()) -> tuple[str, float]:
+    def choose(
+        self, now: float, ready: Mapping[str, float], only: Set[str] = frozenset(), elsewhere: float = -math.inf
+    ) -> tuple[str, float]:
         """Return the replica for a request, and the seconds to wait before it may be asked.
 
-        ``ready``: from when on this request may go to a replica that failed it. ``only``: where it may go, as long as
-        one of them is there; anywhere if it is empty. After a wait, choose again.
+        ``ready``: from when on this request may go to a replica that failed it, ``elsewhere``: to any other. ``only``:
+        where it may go, as long as one of them is there; anywhere if it is empty. After a wait, choose again.
         """
         all_out = all(replica.out_until > now for replica in self._replicas.values())
 
         def order(replica: _Replica) -> tuple[float, bool, int, int]:
-            at = max(now, ready.get(replica.name, now))
+            at = max(now, ready.get(replica.name, elsewhere))
             if all_out:
                 # One on trial has shown no fault yet.
                 return at, replica.ejected_until > now, replica.outstanding, replica.used
