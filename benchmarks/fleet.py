@@ -35,7 +35,7 @@ OVERLOAD_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class Scaling:
-    """Steps of a fleet that is well. Times in seconds, ``rate`` in candidates per second, ``requests`` by replica."""
+    """A step of a fleet that is well. Times in seconds, ``rate`` in candidates per second, ``requests`` by replica."""
 
     numbered: bool
     replicas: int
@@ -53,16 +53,13 @@ def job(servers: Mapping[str, SimulatedReplica], size: int, *, numbered: bool = 
     return [Rank(servers, first_turn(environment), **options) for environment in known]
 
 
-async def scaling(count: int, *, numbered: bool, steps: int) -> Scaling:
-    """The last of a few steps."""
+async def scaling(count: int, *, numbered: bool) -> Scaling:
+    """One step."""
     servers = await replicas(count)
     ranks = job(servers, RANKS_PER_REPLICA * count, numbered=numbered)
     gc.collect()
     gc.freeze()  # or every collection walks through what thousands of ranks know of a thousand replicas
-    for _ in range(steps):
-        for server in servers.values():
-            server.received = 0
-        calls, seconds = await step(ranks)
+    calls, seconds = await step(ranks)
     received = [server.received for server in servers.values()]
     latencies = [call.seconds for call in calls]
     return Scaling(
@@ -169,31 +166,43 @@ def faults_table(runs: Sequence[Disturbed]) -> str:
 
 
 @dataclass(frozen=True)
-class Overload:
-    """A job of steady steps, and another one, far too large, that comes and goes. Calls of both, in seconds from then.
+class Phase:
+    """Calls of one job. ``failed`` by reason, ``soonest``: seconds of the call that failed after the shortest time.
 
-    ``steady`` and ``sudden``: when each call ended, how long it took, and what went wrong.
+    ``rate``: candidates of complete calls per second that the overload lasted; p50 and p99 are seconds of such calls.
     """
 
-    replicas: int
-    lasted: float
-    usual: float
-    steady: list[Call]
-    sudden: list[Call]
-
-    @property
-    def recovered(self) -> float:
-        """Seconds from the end of the overload to that of the last call that failed, or was slower than before."""
-        slow = [call.began + call.seconds for call in self.steady if call.failure or call.seconds > 1.1 * self.usual]
-        return max(0.0, max(slow, default=0.0) - self.lasted)
+    name: str
+    calls: int
+    failed: dict[str, int]
+    soonest: float | None
+    rate: float
+    p50: float | None
+    p99: float | None
 
 
-async def overload(count: int, times: int, lasted: float) -> Overload:
+def phase(name: str, calls: Sequence[Call], lasted: float) -> Phase:
+    """What became of these calls."""
+    done = [call for call in calls if not call.failure]
+    p50, p99 = np.percentile([call.seconds for call in done], [50, 99]).tolist() if done else (None, None)
+    return Phase(
+        name,
+        len(calls),
+        dict(Counter(call.failure for call in calls if call.failure)),
+        min((call.seconds for call in calls if call.failure), default=None),
+        sum(call.candidates for call in done) / lasted,
+        p50,
+        p99,
+    )
+
+
+async def overload(count: int, times: int, lasted: float) -> list[Phase]:
     """The sudden job asks without pause for ``times`` what the fleet scores within its ranks' timeout."""
     servers = await replicas(count)
     clock = asyncio.get_running_loop().time
     steady = job(servers, RANKS_PER_REPLICA * count, timeout_s=OVERLOAD_TIMEOUT_S)
-    _, usual = await step(steady)
+    for _ in range(3):
+        _, usual = await step(steady)
     opens = clock()
     work = times * OVERLOAD_TIMEOUT_S * count / (SECONDS_PER_TOKEN * TOKENS)  # candidates
     sudden = job(servers, round(work / (GROUPS * EDITS)), timeout_s=OVERLOAD_TIMEOUT_S)
@@ -209,34 +218,27 @@ async def overload(count: int, times: int, lasted: float) -> Overload:
 
     both = [calls(rank, opens + 2 * lasted) for rank in steady] + [calls(rank, opens + lasted) for rank in sudden]
     made = await asyncio.gather(*both)
-    of_steady, of_sudden = made[: len(steady)], made[len(steady) :]
-    return Overload(count, lasted, usual, [c for one in of_steady for c in one], [c for one in of_sudden for c in one])
+    of_steady = [call for one in made[: len(steady)] for call in one]
+    return [
+        phase("sudden job", [call for one in made[len(steady) :] for call in one], lasted),
+        phase("steady job, meanwhile", [call for call in of_steady if call.began < lasted], lasted),
+        phase("steady job, afterwards", [call for call in of_steady if call.began >= lasted], lasted),
+    ]
 
 
-def overload_table(run: Overload) -> str:
-    """While it lasts, and after it."""
-    rows = []
-    for name, calls in (
-        ("steady job, meanwhile", [call for call in run.steady if call.began < run.lasted]),
-        ("sudden job", run.sudden),
-        ("steady job, afterwards", [call for call in run.steady if call.began >= run.lasted]),
-    ):
-        done = [call for call in calls if not call.failure]
-        seconds = [call.seconds for call in done] or [float("nan")]
-        rate = sum(call.candidates for call in done) / run.lasted
-        failed = Counter(call.failure for call in calls if call.failure)
-        rows.append(
-            [
-                name,
-                f"{len(calls):,}",
-                ", ".join(f"{number:,} {failure}" for failure, number in failed.items()) or "0",
-                f"{min((call.seconds for call in calls if call.failure), default=float('nan')):.2f}",
-                f"{rate:,.0f}",
-                f"{np.percentile(seconds, 50):.2f}",
-                f"{np.percentile(seconds, 99):.2f}",
-            ]
-        )
-    return table(["", "calls", "failed", "the first after, s", "candidates/s", "p50 s", "p99 s"], rows)
+def overload_table(phases: Sequence[Phase]) -> str:
+    """A row for each phase."""
+    rows = [
+        [
+            one.name,
+            f"{one.calls:,}",
+            ", ".join(f"{number:,} {reason}" for reason, number in one.failed.items()) or "0",
+            *("" if value is None else f"{value:.2f}" for value in (one.soonest, one.p50, one.p99)),
+            f"{one.rate:,.0f}",
+        ]
+        for one in phases
+    ]
+    return table(["", "calls", "failed", "the first after, s", "p50 s", "p99 s", "candidates/s"], rows)
 
 
 def scaling_table(runs: Sequence[Scaling]) -> str:
@@ -280,20 +282,21 @@ def main() -> None:
     random.seed(options.seed)
     sizes = (1, 4, 12) if options.quick else (1, 10, 100, 300, 1000)
     scaled = [
-        virtual_time.run(scaling(size, numbered=numbered, steps=2), grace_s=0.0)
-        for numbered in (False, True)
-        for size in sizes
+        virtual_time.run(scaling(size, numbered=numbered), grace_s=0.0) for numbered in (False, True) for size in sizes
     ]
     print(scaling_table(scaled), end="\n\n")
-    count, steps = (4, 6) if options.quick else (50, 12)
+    count, steps = (4, 6) if options.quick else (20, 10)
     faults = [virtual_time.run(disturbed(fault, count, steps), grace_s=0.0) for fault in FAULTS]
     print(f"{count} replicas, {RANKS_PER_REPLICA * count} ranks\n\n{faults_table(faults)}", end="\n\n")
-    count, lasted = (2, 30.0) if options.quick else (20, 120.0)
+    count, lasted = (2, 10.0) if options.quick else (12, 30.0)
     overloaded = virtual_time.run(overload(count, 2, lasted), grace_s=0.0)
-    print(f"{count} replicas, {lasted:g} s of overload, over {overloaded.recovered:.1f} s later\n")
-    print(overload_table(overloaded))
+    print(f"{count} replicas, {lasted:g} s of overload\n\n{overload_table(overloaded)}")
     if options.save:
-        results = {"scaling": [asdict(run) for run in scaled], "faults": [asdict(run) for run in faults]}
+        results = {
+            "scaling": [asdict(run) for run in scaled],
+            "faults": [asdict(run) for run in faults],
+            "overload": [asdict(one) for one in overloaded],
+        }
         options.save.write_text(json.dumps(results, indent=1) + "\n")
 
 

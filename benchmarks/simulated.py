@@ -1,7 +1,7 @@
 """Replicas and ranks in one process, on a virtual clock: the real queue and the real retries, a made-up device.
 
 A replica is the server's waiting line and batcher; a rank is the client's batching, choice of replicas, retry loop and
-deadline. Made up are the device, whose time is linear in tokens, and the network, which takes as long for any request.
+deadline. Made up are the device, whose time is linear in tokens, and the network, which is as fast for any request.
 Images, HTTP, threads and the CPUs that they take are left out. Run with ``virtual_time.run(…, grace_s=0.0)``.
 """
 
@@ -42,6 +42,7 @@ SECONDS_PER_BATCH = 0.01
 SECONDS_PER_TOKEN = 0.02 / TOKENS
 NETWORK_S = 0.005  # each way
 BODY_BYTES = 800_000  # of each image, as PPM of 512 x 512
+BYTES_PER_SECOND = 1.25e9  # of each upload
 DRAINING_RETRY_AFTER_S = 5.0
 
 _PIXELS = np.zeros((1, 1, 3), dtype=np.uint8)
@@ -194,8 +195,10 @@ class SimulatedReplica:
         assert line is not None
         assert batcher is not None
         line.check("", deadline - asyncio.get_running_loop().time())
-        async with line.body(BODY_BYTES * (1 + len(candidates)), ""):
-            pass
+        size = BODY_BYTES * (1 + len(candidates))
+        async with line.body(size, "") as was_read:
+            await asyncio.sleep(size / BYTES_PER_SECOND)
+            was_read()
         batcher.check_ready()
         request = Request("", deadline, [len(candidates)])
         self._requests.add(request)

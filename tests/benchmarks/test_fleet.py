@@ -18,10 +18,16 @@ def test_the_command_prints_its_tables_and_keeps_its_numbers(tmp_path):
     saved = tmp_path / "fleet.json"
     command = [sys.executable, "-W", "error", "-m", "benchmarks.fleet", "--quick", "--save", str(saved)]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=280).stdout
-    assert "| replicas " in printed
-    smallest, *larger = json.loads(saved.read_text())["scaling"]
-    assert smallest["replicas"] == 1
-    assert all(run["rate"] > smallest["rate"] for run in larger)
+    for heading in ("| replicas ", "| one replica is ", "| sudden job "):
+        assert heading in printed
+    measured = json.loads(saved.read_text())
+    by_number = [run for run in measured["scaling"] if run["numbered"]]
+    assert len(by_number) > 1
+    for run in by_number:
+        assert run["most_requests"] == run["mean_requests"]
+        assert run["rate"] / run["replicas"] >= 0.95 * by_number[0]["rate"]
+    lost = {run["fault"]: sum(run["failed"]) for run in measured["faults"]}
+    assert [lost[fault] for fault in lost if fault.startswith(("killed", "drained"))] == [0, 0]
 
 
 def test_a_replica_that_is_killed_costs_no_call():
