@@ -202,7 +202,7 @@ async def overload(count: int, times: int, lasted: float) -> list[Phase]:
     clock = asyncio.get_running_loop().time
     steady = job(servers, RANKS_PER_REPLICA * count, timeout_s=OVERLOAD_TIMEOUT_S)
     for _ in range(3):
-        _, usual = await step(steady)
+        await step(steady)
     opens = clock()
     work = times * OVERLOAD_TIMEOUT_S * count / (SECONDS_PER_TOKEN * TOKENS)  # candidates
     sudden = job(servers, round(work / (GROUPS * EDITS)), timeout_s=OVERLOAD_TIMEOUT_S)
