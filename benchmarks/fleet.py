@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -272,32 +273,48 @@ def scaling_table(runs: Sequence[Scaling]) -> str:
     )
 
 
+def run_scaling(quick: bool) -> list[dict[str, Any]]:
+    """Fleets of every size."""
+    sizes = (1, 4, 12) if quick else (1, 10, 100, 300, 1000)
+    runs = [
+        virtual_time.run(scaling(size, numbered=numbered), grace_s=0.0) for numbered in (False, True) for size in sizes
+    ]
+    print(scaling_table(runs), end="\n\n")
+    return [asdict(run) for run in runs]
+
+
+def run_faults(quick: bool) -> list[dict[str, Any]]:
+    """Every fault."""
+    count, steps = (4, 6) if quick else (20, 10)
+    runs = [virtual_time.run(disturbed(fault, count, steps), grace_s=0.0) for fault in FAULTS]
+    print(f"{count} replicas, {RANKS_PER_REPLICA * count} ranks\n\n{faults_table(runs)}", end="\n\n")
+    return [asdict(run) for run in runs]
+
+
+def run_overload(quick: bool) -> list[dict[str, Any]]:
+    """One overload."""
+    count, lasted = (2, 10.0) if quick else (12, 30.0)
+    phases = virtual_time.run(overload(count, 2, lasted), grace_s=0.0)
+    print(f"{count} replicas, {lasted:g} s of overload\n\n{overload_table(phases)}")
+    return [asdict(one) for one in phases]
+
+
+SCENARIOS = {"scaling": run_scaling, "faults": run_faults, "overload": run_overload}
+
+
 def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("scenarios", nargs="*", choices=list(SCENARIOS), help="all, if none is named")
     parser.add_argument("--quick", action="store_true", help="small fleets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path, help="write what was measured as JSON")
+    parser.add_argument("--save", type=Path, help="JSON file; scenarios that it has and this run has not stay in it")
     options = parser.parse_args()
     random.seed(options.seed)
-    sizes = (1, 4, 12) if options.quick else (1, 10, 100, 300, 1000)
-    scaled = [
-        virtual_time.run(scaling(size, numbered=numbered), grace_s=0.0) for numbered in (False, True) for size in sizes
-    ]
-    print(scaling_table(scaled), end="\n\n")
-    count, steps = (4, 6) if options.quick else (20, 10)
-    faults = [virtual_time.run(disturbed(fault, count, steps), grace_s=0.0) for fault in FAULTS]
-    print(f"{count} replicas, {RANKS_PER_REPLICA * count} ranks\n\n{faults_table(faults)}", end="\n\n")
-    count, lasted = (2, 10.0) if options.quick else (12, 30.0)
-    overloaded = virtual_time.run(overload(count, 2, lasted), grace_s=0.0)
-    print(f"{count} replicas, {lasted:g} s of overload\n\n{overload_table(overloaded)}")
+    results = {name: SCENARIOS[name](options.quick) for name in options.scenarios or SCENARIOS}
     if options.save:
-        results = {
-            "scaling": [asdict(run) for run in scaled],
-            "faults": [asdict(run) for run in faults],
-            "overload": [asdict(one) for one in overloaded],
-        }
-        options.save.write_text(json.dumps(results, indent=1) + "\n")
+        kept = json.loads(options.save.read_text()) if options.save.exists() else {}
+        options.save.write_text(json.dumps(kept | results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -155,6 +155,14 @@ class SimulatedReplica:
         """Answer again."""
         self._thawed.set()
 
+    async def greet(self) -> None:
+        """``GET /health/live``. Raises as ``ask`` does."""
+        await asyncio.sleep(NETWORK_S)
+        if self._gone is None:
+            raise APIConnectionError("refused")
+        await self._thawed.wait()
+        await asyncio.sleep(NETWORK_S)
+
     async def ask(self, candidates: Sequence[Candidate], timeout_ms: int) -> None:
         """One HTTP request, as the client sees it. Raises what the client makes of a reply."""
         await asyncio.sleep(NETWORK_S)
@@ -271,7 +279,7 @@ class Rank:
         candidates = [candidate for group in request.groups for candidate in prepared(len(group.edits))]
 
         async def ask(name: str) -> None:
-            with recorded(self.replicas, name):
+            async with recorded(self.replicas, name, self._servers[name].greet, deadline):
                 await self._servers[name].ask(candidates, deadline.remaining_ms())
 
         async with slots:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from .deadline import Deadline
-from .errors import JRMError
+from .errors import APIConnectionError, JRMError
 from .replicas import Replicas
-from .retry import Schedule, ejects, retryable
+from .retry import GREETING_TIMEOUT, Schedule, ejects, retryable
 
 T = TypeVar("T")
 
@@ -56,12 +56,20 @@ async def until_answered(
                 raise
 
 
-@contextlib.contextmanager
-def recorded(replicas: Replicas, name: str) -> Iterator[None]:
-    """Ask a replica within the block, and tell ``replicas`` how that went."""
+@contextlib.asynccontextmanager
+async def recorded(
+    replicas: Replicas, name: str, greet: Callable[[], Awaitable[object]], deadline: Deadline
+) -> AsyncIterator[None]:
+    """Ask a replica within the block, and tell ``replicas`` how that went.
+
+    A replica that let a call run out of time is asked for a sign of life before, with ``greet``. Raises
+    APIConnectionError when none comes within GREETING_TIMEOUT seconds, and what ``greet`` raises.
+    """
     loop = asyncio.get_running_loop()
     attempt = replicas.start(name, loop.time())
     try:
+        if attempt.doubtful:
+            await _greeted(name, greet)
         yield
     except JRMError as failure:
         if ejects(failure):
@@ -70,6 +78,17 @@ def recorded(replicas: Replicas, name: str) -> Iterator[None]:
             replicas.answered(attempt)
         raise
     except BaseException:
-        replicas.abandoned(attempt)
+        if deadline.remaining() <= 0:
+            replicas.silent(attempt, loop.time())
+        else:
+            replicas.abandoned(attempt)
         raise
     replicas.answered(attempt)
+
+
+async def _greeted(name: str, greet: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(GREETING_TIMEOUT):
+            await greet()
+    except TimeoutError:
+        raise APIConnectionError(f"{name} accepts requests and answers none") from None

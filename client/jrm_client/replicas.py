@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
-from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, Backoff
+from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, SILENCE, Backoff
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class _Replica:
     trial_until: float = -math.inf
     era: int = 0  # goes up with every ejection
     used: int = 0
+    silent: bool = False  # it let a call run out of time, and has answered nothing since
 
     @property
     def out_until(self) -> float:
@@ -59,10 +60,15 @@ class _Replica:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request that is under way at a replica. ``era`` tells what was known of the replica when it was sent."""
+    """A request that is under way at a replica. ``era`` tells what was known of the replica when it was sent.
+
+    ``doubtful``: the replica was silent last time, so let it give a sign of life first.
+    """
 
     replica: _Replica
     era: int
+    began: float
+    doubtful: bool
 
 
 class Replicas:
@@ -122,7 +128,7 @@ class Replicas:
         replica.outstanding += 1
         if replica.failures and now >= replica.ejected_until:
             replica.trial_until = now + CONNECT_TIMEOUT
-        return Attempt(replica, replica.era)
+        return Attempt(replica, replica.era, now, replica.silent)
 
     def answered(self, attempt: Attempt) -> None:
         """End an attempt with a reply, of whatever kind: the replica works."""
@@ -131,6 +137,7 @@ class Replicas:
         # A draining replica still answers what it took before: that says nothing about what comes next.
         if attempt.era == replica.era:
             replica.failures = 0
+            replica.silent = False
             replica.ejected_until = replica.trial_until = -math.inf
 
     def failed(self, attempt: Attempt, now: float, retry_after: float | None = None) -> None:
@@ -148,8 +155,16 @@ class Replicas:
             replica.ejected_until = now + self._ejection.delay(replica.failures, asked)
             replica.trial_until = -math.inf
 
+    def silent(self, attempt: Attempt, now: float) -> None:
+        """End an attempt whose time was over without a reply: a failure of the replica, if it had SILENCE seconds."""
+        if now - attempt.began < SILENCE:
+            self.abandoned(attempt)
+        else:
+            attempt.replica.silent = True
+            self.failed(attempt, now)
+
     def abandoned(self, attempt: Attempt) -> None:
-        """End an attempt that was given up without an outcome: the call was cancelled, or its time was over."""
+        """End an attempt that was given up without an outcome: the call was cancelled."""
         replica = attempt.replica
         replica.outstanding -= 1
         if attempt.era == replica.era:

@@ -29,6 +29,10 @@ RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503})
 CONNECT_TIMEOUT = 5.0
 FIRST_EJECTION = 1.0  # seconds that a replica which failed is left alone; doubles while it keeps failing
 MAX_EJECTION = 30.0
+# A server that is well has answered by the deadline of a call, if only with 504. One that has not, after this long, is
+# asked for a sign of life before it gets a request again.
+SILENCE = 5.0
+GREETING_TIMEOUT = 1.0
 RESOLVE_EVERY = 30.0  # seconds between two looks at the addresses of a name
 RESOLVE_FAILING = 1.0  # the same while a replica fails
 RESOLVE_TIMEOUT = 5.0

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
@@ -93,7 +94,7 @@ class Transport:
             headers = {"x-request-id": request_id}
             if method == "POST":
                 headers[TIMEOUT_HEADER] = str(left)
-            with recorded(fleet.replicas, replica):
+            async with recorded(fleet.replicas, replica, partial(_greet, fleet, replica), deadline):
                 return read(await _send(fleet, replica, method, path, body(left), headers))
 
         return await until_answered(fleet, ask, self._schedule(), deadline)
@@ -117,7 +118,8 @@ class Transport:
 
             async def ask(replica: str) -> T:
                 async with contextlib.AsyncExitStack() as attempt:
-                    attempt.enter_context(recorded(fleet.replicas, replica))
+                    greet = partial(_greet, fleet, replica)
+                    await attempt.enter_async_context(recorded(fleet.replicas, replica, greet, deadline))
                     left = deadline.remaining_ms()
                     sent = _open(fleet, replica, path, body(left), request_id, left)
                     begun = await begin(await attempt.enter_async_context(sent))
@@ -196,6 +198,11 @@ class Transport:
             )
         await fleet.open()
         return fleet
+
+
+async def _greet(fleet: Fleet, replica: str) -> None:
+    """Let a replica say anything at all."""
+    await _send(fleet, replica, "GET", "/health/live", {}, {"x-request-id": uuid.uuid4().hex})
 
 
 async def _send(

@@ -43,3 +43,26 @@ def test_a_replica_that_is_killed_costs_no_call():
         assert second.received == 8
 
     virtual_time.run(main(), grace_s=0.0)
+
+
+def test_a_replica_that_answers_nobody_costs_each_rank_one_call():
+    async def main():
+        servers = await replicas(2)
+        ranks = [Rank(servers, Fraction(number, 2)) for number in range(2)]
+        first, second = servers.values()
+        first.freeze()
+        assert [call.failure for call in await asyncio.gather(*(rank.call(groups=2) for rank in ranks))] == [
+            "APITimeoutError"
+        ] * 2
+        for _ in range(3):
+            await asyncio.sleep(60.0)
+            calls = await asyncio.gather(*(rank.call(groups=2) for rank in ranks))
+            assert [call.failure for call in calls] == ["", ""]
+        first.thaw()
+        await asyncio.sleep(60.0)
+        before = first.received
+        await asyncio.gather(*(rank.call(groups=2) for rank in ranks))
+        assert first.received > before
+        assert second.received
+
+    virtual_time.run(main(), grace_s=0.0)
