@@ -305,13 +305,13 @@ SCENARIOS = {"scaling": run_scaling, "faults": run_faults, "overload": run_overl
 def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("scenarios", nargs="*", choices=list(SCENARIOS), help="all, if none is named")
+    parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="repeated for several; else all")
     parser.add_argument("--quick", action="store_true", help="small fleets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="JSON file; scenarios that it has and this run has not stay in it")
     options = parser.parse_args()
     random.seed(options.seed)
-    results = {name: SCENARIOS[name](options.quick) for name in options.scenarios or SCENARIOS}
+    results = {name: SCENARIOS[name](options.quick) for name in options.only or SCENARIOS}
     if options.save:
         kept = json.loads(options.save.read_text()) if options.save.exists() else {}
         options.save.write_text(json.dumps(kept | results, indent=1) + "\n")

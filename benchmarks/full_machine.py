@@ -46,9 +46,9 @@ class Run:
         return self.rate * self.candidate_s
 
 
-async def _load(url: str, callers: int, side: int, seconds: float) -> tuple[int, float]:
-    """Candidates that were scored, and the seconds that it took, the first group of each caller left out."""
-    async with RawCallers(url, edits=EDITS, side=side) as raw:
+async def _load(replicas: Sequence[Replica], callers: int, side: int, seconds: float) -> Run:
+    """Callers who wait for each answer. Counted from when each of them has had one: that one imports and connects."""
+    async with RawCallers(replicas[0].url, edits=EDITS, side=side) as raw:
 
         async def call() -> int:
             reply = await raw.send(raw.group())
@@ -62,10 +62,14 @@ async def _load(url: str, callers: int, side: int, seconds: float) -> tuple[int,
                 scored += await call()
             return scored
 
+        def clocks() -> tuple[float, float, float]:
+            return time.perf_counter(), sum(replica.cpu_seconds.process for replica in replicas), time.process_time()
+
         await asyncio.gather(*(call() for _ in range(callers)))
-        began = time.perf_counter()
-        scored = await asyncio.gather(*(caller(began + seconds) for _ in range(callers)))
-        return sum(scored), time.perf_counter() - began
+        before = clocks()
+        scored = sum(await asyncio.gather(*(caller(before[0] + seconds) for _ in range(callers))))
+        took, used, own = (after - then for after, then in zip(clocks(), before, strict=True))
+        return Run(scored / took, used / scored, own / scored)
 
 
 def measure(servers: int, devices: int, candidate_s: float, side: int, seconds: float) -> Run:
@@ -79,10 +83,7 @@ def measure(servers: int, devices: int, candidate_s: float, side: int, seconds: 
         ]
         for replica in replicas:
             running.enter_context(replica)
-        used, own = sum(replica.cpu_seconds.process for replica in replicas), time.process_time()
-        scored, took = asyncio.run(_load(replicas[0].url, CALLERS_PER_DEVICE * devices, side, seconds))
-        used, own = sum(replica.cpu_seconds.process for replica in replicas) - used, time.process_time() - own
-    return Run(scored / took, used / scored, own / scored)
+        return asyncio.run(_load(replicas, CALLERS_PER_DEVICE * devices, side, seconds))
 
 
 def row(servers: int, devices: int, candidate_s: float, cost: Run, run: Run) -> Sequence[object]:
