@@ -170,19 +170,19 @@ def faults_table(runs: Sequence[Disturbed]) -> str:
 class Phase:
     """Calls of one job. ``failed`` by reason, ``soonest``: seconds of the call that failed after the shortest time.
 
-    ``rate``: candidates of complete calls per second that the overload lasted; p50 and p99 are seconds of such calls.
+    ``candidates`` are those of complete calls; p50 and p99 are seconds of such calls.
     """
 
     name: str
     calls: int
     failed: dict[str, int]
     soonest: float | None
-    rate: float
+    candidates: int
     p50: float | None
     p99: float | None
 
 
-def phase(name: str, calls: Sequence[Call], lasted: float) -> Phase:
+def phase(name: str, calls: Sequence[Call]) -> Phase:
     """What became of these calls."""
     done = [call for call in calls if not call.failure]
     p50, p99 = np.percentile([call.seconds for call in done], [50, 99]).tolist() if done else (None, None)
@@ -191,7 +191,7 @@ def phase(name: str, calls: Sequence[Call], lasted: float) -> Phase:
         len(calls),
         dict(Counter(call.failure for call in calls if call.failure)),
         min((call.seconds for call in calls if call.failure), default=None),
-        sum(call.candidates for call in done) / lasted,
+        sum(call.candidates for call in done),
         p50,
         p99,
     )
@@ -221,9 +221,9 @@ async def overload(count: int, times: int, lasted: float) -> list[Phase]:
     made = await asyncio.gather(*both)
     of_steady = [call for one in made[: len(steady)] for call in one]
     return [
-        phase("sudden job", [call for one in made[len(steady) :] for call in one], lasted),
-        phase("steady job, meanwhile", [call for call in of_steady if call.began < lasted], lasted),
-        phase("steady job, afterwards", [call for call in of_steady if call.began >= lasted], lasted),
+        phase("sudden job", [call for one in made[len(steady) :] for call in one]),
+        phase("steady job, meanwhile", [call for call in of_steady if call.began < lasted]),
+        phase("steady job, afterwards", [call for call in of_steady if call.began >= lasted]),
     ]
 
 
@@ -235,11 +235,11 @@ def overload_table(phases: Sequence[Phase]) -> str:
             f"{one.calls:,}",
             ", ".join(f"{number:,} {reason}" for reason, number in one.failed.items()) or "0",
             *("" if value is None else f"{value:.2f}" for value in (one.soonest, one.p50, one.p99)),
-            f"{one.rate:,.0f}",
+            f"{one.candidates:,}",
         ]
         for one in phases
     ]
-    return table(["", "calls", "failed", "the first after, s", "p50 s", "p99 s", "candidates/s"], rows)
+    return table(["", "calls", "failed", "the first after, s", "p50 s", "p99 s", "candidates"], rows)
 
 
 def scaling_table(runs: Sequence[Scaling]) -> str:

@@ -1,6 +1,6 @@
 """Whether one server keeps many devices busy, and two on one port: ``python -m benchmarks.full_machine``.
 
-Devices are made up: each takes a fixed time for a candidate, and no CPU. A first run, on a device that takes no time,
+Devices are made up: each takes a fixed time for a candidate, and no CPU. A first run, on devices that take no time,
 says what a candidate costs server and callers in CPU milliseconds. Predicted is what the cores can do at that cost, or
 what the devices can do, if that is less: once with all cores of this machine, as if nothing else ran, and once with the
 cores that server and callers together got. The measured rate is compared with the latter.
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="of the images, in pixels")
     options = parser.parse_args()
     print(machine())
-    cost = measure(1, 1, 0.0, options.side, options.seconds)
+    cost = measure(1, options.devices, 0.0, options.side, options.seconds)
     print(f"a candidate costs the server {1e3 * cost.server_s:.1f} and the callers {1e3 * cost.callers_s:.1f} ms\n")
     rows = []
     for candidate_s in (ms / 1e3 for ms in options.candidate_ms):
