@@ -53,7 +53,9 @@ def _faults(runs: list[dict[str, Any]]) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("step; crosses: calls failed")
     axes.set_ylabel("seconds")
-    axes.legend(title="one replica", frameon=False)
+    axes.set_yticks([2, 5, 10, 20, 60], ["2", "5", "10", "20", "60"])
+    axes.minorticks_off()
+    figure.legend(title="one replica", loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
