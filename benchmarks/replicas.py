@@ -28,10 +28,13 @@ class Replica:
         settings: of the server, by name.
         arguments: flags of ``benchmarks.paced``.
         log: file that its log lines are appended to.
+        port: a free one where none is given.
     """
 
-    def __init__(self, settings: Mapping[str, object], arguments: Sequence[object], log: Path) -> None:
-        self._port = free_port()
+    def __init__(
+        self, settings: Mapping[str, object], arguments: Sequence[object], log: Path, port: int | None = None
+    ) -> None:
+        self._port = port or free_port()
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("JRM_")}
         self._environment |= {f"JRM_{name.upper()}": str(value) for name, value in settings.items()}
         self._environment["JRM_PORT"] = str(self._port)

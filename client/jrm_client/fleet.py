@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from fractions import Fraction
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -14,7 +15,7 @@ import httpx
 from . import addresses
 from .addresses import Resolve, Target
 from .proxies import Proxy
-from .replicas import EJECTION, Replicas
+from .replicas import EJECTION, Replicas, rotated
 from .retry import CONNECT_TIMEOUT, RESOLVE_EVERY, RESOLVE_FAILING, RESOLVE_TIMEOUT, Backoff
 
 # Calls have a deadline of their own; only a connection that is never made ends earlier.
@@ -30,9 +31,8 @@ class Fleet:
     """Every URL is a replica, and so is every address of a name that has several and is not behind a proxy.
 
     ``routes`` has the proxy of each URL. A proxy resolves names itself, and connections to addresses would evade it.
-    ``turn`` rotates them: ranks start at the same moment, and must not all ask the same replica first. ``replicas``
-    knows which one is next, ``ejection`` for how long one that failed is left alone. Names are
-    looked up again after ``look_up_every`` seconds.
+    ``turn`` rotates them (``replicas.first_turn``). ``replicas`` knows which one is next, ``ejection`` for how long one
+    that failed is left alone. Names are looked up again after ``look_up_every`` seconds.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Fleet:
         routes: Mapping[str, Proxy | None],
         tls: ssl.SSLContext,
         headers: Mapping[str, str],
-        turn: int,
+        turn: Fraction,
         resolve: Resolve = addresses.resolve,
         ejection: Backoff = EJECTION,
         look_up_every: float = RESOLVE_EVERY,
@@ -97,8 +97,7 @@ class Fleet:
 
     def _list(self) -> None:
         found = [target for targets in self._found.values() for target in targets]
-        first = self._turn % len(found)
-        self._targets = {target.name: target for target in found[first:] + found[:first]}
+        self._targets = {target.name: target for target in rotated(found, self._turn)}
         self.replicas.replace(self._targets)
 
     async def send(

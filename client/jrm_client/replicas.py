@@ -9,12 +9,37 @@ A request is never sent to two replicas at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
+import random
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
 
-from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, Backoff
+from .retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, SILENCE, Backoff
+
+T = TypeVar("T")
 
 EJECTION = Backoff(FIRST_EJECTION, MAX_EJECTION)
+
+
+def first_turn(environment: Mapping[str, str]) -> Fraction:
+    """Return where in its list of replicas a client begins: 0 is at the front, 1/2 in the middle.
+
+    Ranks ask at the same moment, as often, and each takes the replicas in turns. Those that know their number (RANK of
+    WORLD_SIZE, from torchrun and other launchers) begin at equal distances, so every replica gets as much as any other.
+    Whoever has no number begins anywhere: then chance gives some replicas twice the mean, and a step waits for them.
+    """
+    try:
+        rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        rank = world = 0
+    return Fraction(rank, world) if 0 <= rank < world else Fraction(random.random())  # noqa: S311 - no secret
+
+
+def rotated(names: Sequence[T], turn: Fraction) -> list[T]:
+    """Return the names from the one at ``turn`` (``first_turn``) on, then those before it."""
+    first = int(turn * len(names))
+    return [*names[first:], *names[:first]]
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +51,7 @@ class _Replica:
     trial_until: float = -math.inf
     era: int = 0  # goes up with every ejection
     used: int = 0
+    silent: bool = False  # it let a call run out of time, and has answered nothing since
 
     @property
     def out_until(self) -> float:
@@ -34,10 +60,15 @@ class _Replica:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request that is under way at a replica. ``era`` tells what was known of the replica when it was sent."""
+    """A request that is under way at a replica. ``era`` tells what was known of the replica when it was sent.
+
+    ``doubtful``: the replica was silent last time, so let it give a sign of life first.
+    """
 
     replica: _Replica
     era: int
+    began: float
+    doubtful: bool
 
 
 class Replicas:
@@ -68,16 +99,18 @@ class Replicas:
             raise ValueError("a fleet has at least one replica")
         self._replicas = replicas
 
-    def choose(self, now: float, ready: Mapping[str, float], only: Set[str] = frozenset()) -> tuple[str, float]:
+    def choose(
+        self, now: float, ready: Mapping[str, float], only: Set[str] = frozenset(), elsewhere: float = -math.inf
+    ) -> tuple[str, float]:
         """Return the replica for a request, and the seconds to wait before it may be asked.
 
-        ``ready``: from when on this request may go to a replica that failed it. ``only``: where it may go, as long as
-        one of them is there; anywhere if it is empty. After a wait, choose again.
+        ``ready``: from when on this request may go to a replica that failed it, ``elsewhere``: to any other. ``only``:
+        where it may go, as long as one of them is there; anywhere if it is empty. After a wait, choose again.
         """
         all_out = all(replica.out_until > now for replica in self._replicas.values())
 
         def order(replica: _Replica) -> tuple[float, bool, int, int]:
-            at = max(now, ready.get(replica.name, now))
+            at = max(now, ready.get(replica.name, elsewhere))
             if all_out:
                 # One on trial has shown no fault yet.
                 return at, replica.ejected_until > now, replica.outstanding, replica.used
@@ -95,7 +128,7 @@ class Replicas:
         replica.outstanding += 1
         if replica.failures and now >= replica.ejected_until:
             replica.trial_until = now + CONNECT_TIMEOUT
-        return Attempt(replica, replica.era)
+        return Attempt(replica, replica.era, now, replica.silent)
 
     def answered(self, attempt: Attempt) -> None:
         """End an attempt with a reply, of whatever kind: the replica works."""
@@ -104,6 +137,7 @@ class Replicas:
         # A draining replica still answers what it took before: that says nothing about what comes next.
         if attempt.era == replica.era:
             replica.failures = 0
+            replica.silent = False
             replica.ejected_until = replica.trial_until = -math.inf
 
     def failed(self, attempt: Attempt, now: float, retry_after: float | None = None) -> None:
@@ -121,8 +155,16 @@ class Replicas:
             replica.ejected_until = now + self._ejection.delay(replica.failures, asked)
             replica.trial_until = -math.inf
 
+    def silent(self, attempt: Attempt, now: float) -> None:
+        """End an attempt whose time was over without a reply: a failure of the replica, if it had SILENCE seconds."""
+        if now - attempt.began < SILENCE:
+            self.abandoned(attempt)
+        else:
+            attempt.replica.silent = True
+            self.failed(attempt, now)
+
     def abandoned(self, attempt: Attempt) -> None:
-        """End an attempt that was given up without an outcome: the call was cancelled, or its time was over."""
+        """End an attempt that was given up without an outcome: the call was cancelled."""
         replica = attempt.replica
         replica.outstanding -= 1
         if attempt.era == replica.era:

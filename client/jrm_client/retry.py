@@ -29,6 +29,10 @@ RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503})
 CONNECT_TIMEOUT = 5.0
 FIRST_EJECTION = 1.0  # seconds that a replica which failed is left alone; doubles while it keeps failing
 MAX_EJECTION = 30.0
+# A server that is well has answered by the deadline of a call, if only with 504. One that has not, after this long, is
+# asked for a sign of life before it gets a request again.
+SILENCE = 5.0
+GREETING_TIMEOUT = 1.0
 RESOLVE_EVERY = 30.0  # seconds between two looks at the addresses of a name
 RESOLVE_FAILING = 1.0  # the same while a replica fails
 RESOLVE_TIMEOUT = 5.0
@@ -106,7 +110,11 @@ class Backoff:
 class Schedule:
     """What one request has tried: ``ready`` says from when on it may go back to a replica that failed it.
 
-    So a replica that just failed is tried again only after its delay, and another one, if there is one, at once.
+    So a replica that just failed is tried again only after its delay, and another one, if there is one, at once, up to
+    MAX_FIRST_ATTEMPTS of them. What these have in common others have too: from then on ``elsewhere`` says when the
+    request may go to one that it has not been to, after a delay that doubles, and not before one of those that it has
+    been to may be asked again. Or a large fleet, overloaded, would be asked for all attempts in no time.
+
     There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most, and none once the last
     device of a server was lost with the request MAX_DEVICES_LOST times.
     """
@@ -114,6 +122,7 @@ class Schedule:
     max_retries: int
     backoff: Backoff
     ready: dict[str, float] = field(default_factory=dict)
+    elsewhere: float = -math.inf
     _attempts: int = 0
     _failures: dict[str, int] = field(default_factory=dict)
     _broken: set[str] = field(default_factory=set)
@@ -138,3 +147,6 @@ class Schedule:
             self._broken.add(replica)
         delay = self.backoff.delay(self._failures[replica], getattr(failure, "retry_after", None))
         self.ready[replica] = now + delay
+        if self._attempts >= MAX_FIRST_ATTEMPTS:
+            pause = self.backoff.delay(1 + self._attempts - MAX_FIRST_ATTEMPTS, None)
+            self.elsewhere = max(now + pause, min(self.ready.values()))

@@ -1,13 +1,14 @@
-"""HTTP to one or several replicas: the key and the one retry loop."""
+"""HTTP to one or several replicas: the key, what is sent, and what went wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
@@ -16,13 +17,14 @@ import httpx
 
 from . import sse, tls
 from .addresses import Resolve, Target, resolve
+from .attempts import recorded, until_answered
 from .deadline import Deadline
 from .errors import APIConnectionError, APIResponseError, JRMError
 from .fleet import Fleet
 from .protocol import TIMEOUT_HEADER
 from .proxies import proxy_of
-from .replicas import EJECTION, Replicas
-from .retry import Backoff, Schedule, ejects, retryable
+from .replicas import EJECTION, first_turn
+from .retry import Backoff, Schedule, retryable
 from .wire import Reply
 
 T = TypeVar("T")
@@ -68,7 +70,7 @@ class Transport:
         self._backoff = backoff
         self._ejection = ejection
         self._resolve = resolve
-        self._turn = random.randrange(2**16)  # noqa: S311 - no secret
+        self._turn = first_turn(os.environ)
         self._fleets: dict[asyncio.AbstractEventLoop, Fleet] = {}
 
     async def call(
@@ -92,10 +94,10 @@ class Transport:
             headers = {"x-request-id": request_id}
             if method == "POST":
                 headers[TIMEOUT_HEADER] = str(left)
-            with _recorded(fleet.replicas, replica):
+            async with recorded(fleet.replicas, replica, partial(_greet, fleet, replica), deadline):
                 return read(await _send(fleet, replica, method, path, body(left), headers))
 
-        return await self._until_answered(fleet, ask, deadline)
+        return await until_answered(fleet, ask, self._schedule(), deadline)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -116,7 +118,8 @@ class Transport:
 
             async def ask(replica: str) -> T:
                 async with contextlib.AsyncExitStack() as attempt:
-                    attempt.enter_context(_recorded(fleet.replicas, replica))
+                    greet = partial(_greet, fleet, replica)
+                    await attempt.enter_async_context(recorded(fleet.replicas, replica, greet, deadline))
                     left = deadline.remaining_ms()
                     sent = _open(fleet, replica, path, body(left), request_id, left)
                     begun = await begin(await attempt.enter_async_context(sent))
@@ -124,28 +127,7 @@ class Transport:
                     await block.enter_async_context(attempt.pop_all())
                 return begun
 
-            yield await self._until_answered(fleet, ask, deadline)
-
-    async def _until_answered(self, fleet: Fleet, ask: Callable[[str], Awaitable[T]], deadline: Deadline) -> T:
-        schedule = Schedule(self._max_retries, self._backoff)
-        loop = asyncio.get_running_loop()
-        await fleet.refresh()
-        while True:
-            replica, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
-            if wait:
-                await asyncio.sleep(wait)
-                continue
-            try:
-                return await ask(replica)
-            except JRMError as failure:
-                if not retryable(failure) and not (ejects(failure) and len(fleet.replicas) > 1):
-                    raise
-                deadline.failure = failure
-                schedule.failed(replica, loop.time(), failure)
-                await fleet.refresh(failing=ejects(failure))
-                _, wait = fleet.replicas.choose(loop.time(), schedule.ready, schedule.only)
-                if schedule.exhausted(len(fleet.replicas)) or wait >= deadline.remaining():
-                    raise
+            yield await until_answered(fleet, ask, self._schedule(), deadline)
 
     async def call_each(
         self,
@@ -201,6 +183,9 @@ class Transport:
         if fleet is not None:
             await fleet.close()
 
+    def _schedule(self) -> Schedule:
+        return Schedule(self._max_retries, self._backoff)
+
     async def _fleet(self) -> Fleet:
         loop = asyncio.get_running_loop()
         for other in list(self._fleets):
@@ -215,23 +200,9 @@ class Transport:
         return fleet
 
 
-@contextlib.contextmanager
-def _recorded(replicas: Replicas, name: str) -> Iterator[None]:
-    """Ask a replica within the block, and tell ``replicas`` how that went."""
-    loop = asyncio.get_running_loop()
-    attempt = replicas.start(name, loop.time())
-    try:
-        yield
-    except JRMError as failure:
-        if ejects(failure):
-            replicas.failed(attempt, loop.time(), getattr(failure, "retry_after", None))
-        else:
-            replicas.answered(attempt)
-        raise
-    except BaseException:
-        replicas.abandoned(attempt)
-        raise
-    replicas.answered(attempt)
+async def _greet(fleet: Fleet, replica: str) -> None:
+    """Let a replica say anything at all."""
+    await _send(fleet, replica, "GET", "/health/live", {}, {"x-request-id": uuid.uuid4().hex})
 
 
 async def _send(

@@ -98,13 +98,18 @@ def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn
         failures.append(error)
         server.should_exit = True
 
+    def ready(model: ServedModel) -> None:
+        server.open()
+        _announce(url, model)
+
     try:
-        app = create_app(settings, load=load, on_ready=lambda model: _announce(url, model), on_failed=failed)
+        app = create_app(settings, load=load, on_ready=ready, on_failed=failed)
     except (CheckpointError, ExplainSetupError, KeysError, MissingExtra, RedisURLError, TracesError) as error:
         _fail(error.problems)
-    server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s)
-    try:
-        listener = listen(settings.host, settings.port)  # before loading: a port that is taken should be said at once
+    shared = settings.reuse_port
+    server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s, reuse_port=shared)
+    try:  # before loading: a port that is taken should be said at once
+        listener = listen(settings.host, settings.port, reuse_port=shared)
     except OSError as error:
         _fail([str(error)])
     host, port = listener.getsockname()[:2]

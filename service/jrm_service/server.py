@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -18,8 +19,11 @@ KEEP_ALIVE_S = 75
 drops its own sooner, as the SDK does, never sends a request into a connection that is being closed."""
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """A socket that listens; port 0 picks a free one. A name of several addresses means its first one of IPv4, if any.
+
+    With ``reuse_port`` it is bound and does not listen yet (``Server.open``), and other processes of the same user may
+    have the same port: the kernel deals connections out to all that listen.
 
     Raises OSError when that cannot be, with a message for people.
     """
@@ -28,11 +32,16 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, ValueError) as error:  # ValueError: no host is called so
         raise OSError(f"the host {host} has no address here: {getattr(error, 'strerror', None) or error}") from None
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise OSError("reuse_port: sockets of this platform cannot; give each server a port, and callers all of them")
     listener = socket.socket(family, kind, protocol)
     try:
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen()  # now: of two who have bound the same port, the second is refused here
+        if not reuse_port:
+            listener.listen()  # now: of two who have bound the same port, the second is refused here
     except OSError as error:
         listener.close()
         raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
@@ -45,9 +54,11 @@ class Server(uvicorn.Server):
     On the first SIGTERM or SIGINT the application drains: new work reads 503 ``draining``, readiness fails, and what
     was admitted is finished; then the server stops. All of that takes ``grace_s`` seconds at most, and a moment for the
     goodbyes: requests that are not done by then read 503 ``draining`` too. A second signal stops the server at once.
+    With ``reuse_port`` other servers have the port too, so this one listens while it can answer: from ``open`` on,
+    until the first signal.
     """
 
-    def __init__(self, app: Application, *, host: str, port: int, grace_s: float) -> None:
+    def __init__(self, app: Application, *, host: str, port: int, grace_s: float, reuse_port: bool = False) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -74,6 +85,9 @@ class Server(uvicorn.Server):
         )
         self._app = app
         self._grace_s = grace_s
+        self._reuse_port = reuse_port
+        self._shared: list[socket.socket] = []
+        self._opening: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = False
         self._draining: asyncio.Task[None] | None = None
@@ -81,7 +95,24 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
         self._loop = asyncio.get_running_loop()
+        if self._reuse_port:
+            self._shared, sockets = sockets or [], []
         await super().startup(sockets=sockets)
+
+    def open(self) -> None:
+        """There is a model: take part in a port that is shared. Without ``reuse_port`` the server listens already."""
+        if self._shared and not self._asked:
+            for listener in self._shared:
+                listener.listen()  # connections wait from now on
+            self._opening = asyncio.ensure_future(self._accept())
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        connection = partial(
+            Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        for listener in self._shared:
+            self.servers.append(await loop.create_server(connection, sock=listener, backlog=self.config.backlog))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and let what is being answered end. Drained or not: some replies have no end of their own."""
@@ -101,6 +132,9 @@ class Server(uvicorn.Server):
 
     async def _drain_and_exit(self) -> None:
         started = time.monotonic()
+        if self._reuse_port:
+            for server in self.servers:
+                server.close()  # whoever connects now reaches a server that goes on
         await self._app.drain()
         # Whoever still uploads, or reads an answer, has what is left of the same grace, not another one.
         left = self._grace_s - (time.monotonic() - started)

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     ] = "model"
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 8000
+    reuse_port: Annotated[
+        bool, Field(description="share the port with other servers that say so too, each with devices of its own")
+    ] = False
     device: Annotated[
         str, Field(pattern=r"^[a-z0-9:,]+$", description="auto, cpu, cuda:0, or several: cuda:0,cuda:1")
     ] = "auto"

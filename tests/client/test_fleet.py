@@ -5,14 +5,15 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.conftest import FAST
-from client.scripted_server import Drop, Reply, Request, ScriptedServer, Step, refusal, reward_of, score_all
-from jrm_client import APIConnectionError, APIStatusError, Backoff, JRMClient, wire
+from client.scripted_server import Drop, Hang, Reply, Request, ScriptedServer, Step, refusal, reward_of, score_all
+from jrm_client import APIConnectionError, APIStatusError, APITimeoutError, Backoff, JRMClient, wire
 from jrm_client.deadline import deadline_of
 from jrm_client.fleet import Fleet
 from jrm_client.tls import context as tls_context
@@ -85,6 +86,33 @@ def test_a_replica_that_was_ejected_is_tried_again(serve: Serve) -> None:
     restarted, other = serve(refusal(503, "draining"), then=OK), serve(then=OK)
     ask([restarted.url, other.url], 6, ejection=Backoff(0.0, 0.0))
     assert len(restarted.requests) >= 3
+
+
+def test_a_replica_that_let_a_call_run_out_of_time_gets_no_request_before_a_sign_of_life(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jrm_client.replicas.SILENCE", 0.0)
+    monkeypatch.setattr("jrm_client.attempts.GREETING_TIMEOUT", 0.05)
+    silent, good = serve(then=Hang()), serve(then=OK)
+
+    async def run() -> list[str]:
+        transport = Transport((silent.url, good.url), None, 3, FAST, ejection=Backoff(0.0, 0.0))
+        outcomes = []
+        for _ in range(6):
+            try:
+                async with deadline_of(2) as deadline:
+                    await transport.call("GET", "/v1/info", lambda _: {}, wire.read_object, deadline)
+            except APITimeoutError:
+                outcomes.append("too late")
+            else:
+                outcomes.append("answered")
+        await transport.close()
+        return outcomes
+
+    assert sorted(asyncio.run(run())) == ["answered"] * 5 + ["too late"]
+    asked = [request.path for request in silent.requests]
+    assert asked == ["/v1/info", *["/health/live"] * (len(asked) - 1)]
+    assert len(asked) > 1
 
 
 @pytest.mark.parametrize(
@@ -190,7 +218,7 @@ def test_a_name_that_nobody_knows_is_a_connection_error() -> None:
 def test_addresses_come_and_go() -> None:
     async def run() -> list[set[str]]:
         names = Names()
-        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, 0, names, look_up_every=0.0)
+        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, Fraction(0), names, look_up_every=0.0)
         seen = []
         for names.found in (["10.0.0.1", "10.0.0.2"], ["10.0.0.2", "10.0.0.3"], [], ["10.0.0.4"]):
             await fleet.refresh()
@@ -207,7 +235,7 @@ def test_addresses_come_and_go() -> None:
 def test_names_are_not_looked_up_for_every_request() -> None:
     async def run() -> int:
         names = Names("10.0.0.1", "10.0.0.2")
-        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, 0, names, look_up_every=3600.0)
+        fleet = Fleet({f"http://{NAME}": None}, tls_context(needed=False), {}, Fraction(0), names, look_up_every=3600.0)
         for _ in range(3):
             await fleet.refresh()
         await fleet.close()

@@ -1,12 +1,14 @@
 """The state machine alone, on a clock of the test's own."""
 
+from collections import Counter
+
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jrm_client.replicas import Attempt, Replicas
-from jrm_client.retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, Backoff
+from jrm_client.replicas import Attempt, Replicas, first_turn, rotated
+from jrm_client.retry import CONNECT_TIMEOUT, FIRST_EJECTION, MAX_EJECTION, SILENCE, Backoff
 
 EXACT = Backoff(FIRST_EJECTION, MAX_EJECTION, uniform=lambda low, high: 1.0)
 
@@ -83,6 +85,27 @@ def test_a_trial_that_is_given_up_makes_room_for_another() -> None:
     assert replicas.choose(FIRST_EJECTION, {}) == ("a", 0.0)
 
 
+def test_a_replica_that_lets_a_call_run_out_of_time_is_doubtful_until_it_answers() -> None:
+    replicas = fleet()
+    replicas.silent(replicas.start("a", 0.0), SILENCE)
+    replicas.start("b", SILENCE)
+    assert replicas.choose(SILENCE, {})[0] == "b"
+    now = SILENCE + FIRST_EJECTION
+    assert replicas.choose(now, {})[0] == "a"
+    attempt = replicas.start("a", now)
+    assert attempt.doubtful
+    replicas.answered(attempt)
+    assert not replicas.start("a", now).doubtful
+
+
+def test_a_short_silence_says_nothing() -> None:
+    replicas = fleet()
+    replicas.silent(replicas.start("a", 0.0), SILENCE / 2)
+    replicas.start("b", SILENCE)
+    assert replicas.choose(SILENCE, {}) == ("a", 0.0)
+    assert not replicas.start("a", SILENCE).doubtful
+
+
 def test_requests_that_fail_together_are_one_failure() -> None:
     replicas = fleet()
     for attempt in [replicas.start("a", 0.0) for _ in range(8)]:
@@ -129,6 +152,27 @@ def test_new_addresses_keep_what_is_known_of_the_old_ones() -> None:
     assert replicas.names == ("a", "c")
     assert replicas.choose(0.0, {}) == ("c", 0.0)
     replicas.failed(gone, 0.0)  # still under way when its replica left
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 12))
+def test_ranks_that_ask_at_once_ask_all_replicas_alike(world: int, count: int, requests: int) -> None:
+    names = [f"{number}" for number in range(count)]
+    asked: Counter[str] = Counter(dict.fromkeys(names, 0))
+    for rank in range(world):
+        replicas = Replicas(rotated(names, first_turn({"RANK": f"{rank}", "WORLD_SIZE": f"{world}"})), EXACT)
+        for _ in range(requests):
+            name, _ = replicas.choose(0.0, {})
+            replicas.start(name, 0.0)
+            asked[name] += 1
+    assert max(asked.values()) - min(asked.values()) <= 1
+
+
+def test_who_has_no_number_begins_anywhere() -> None:
+    for environment in ({}, {"RANK": "1"}, {"RANK": "4", "WORLD_SIZE": "4"}, {"RANK": "-1", "WORLD_SIZE": "4"}):
+        turns = {first_turn(environment) for _ in range(3)}
+        assert len(turns) == 3
+        assert all(0 <= turn < 1 for turn in turns)
 
 
 def test_a_fleet_has_a_replica() -> None:

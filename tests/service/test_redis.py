@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from benchmarks import virtual_time
 from jrm_service.breaker import Circuit
 from jrm_service.errors import RedisURLError
 from jrm_service.metrics import Metrics
 from jrm_service.redis import COOLDOWN_S, FAILURES, RedisLink, Unavailable
 from service.scoring.support import Clock, Counts
-from support import redis_servers, virtual_time
+from support import redis_servers
 
 PATIENT = 30.0  # seconds: for what must work on a machine that is busy with something else
 

@@ -3,15 +3,20 @@
 import base64
 import contextlib
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 from benchmarks.known import KnownGroup
-from benchmarks.replicas import Replica
+from benchmarks.replicas import Replica, free_port
 
+from jrm_client import JRMClient
+from jrm_service.server import listen
 from support.servers import error_of
 
 NEVER = 100_000  # seconds
@@ -92,3 +97,58 @@ def test_a_server_whose_only_device_hangs_for_ever_ends_with_status_1(replica):
     with caller(replica.url) as outcome:
         assert replica.wait() == 1  # after five starts that failed
     assert not isinstance(outcome[0], httpx.Response) or outcome[0].status_code >= 500
+
+
+# --- several on one port ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sharing(tmp_path) -> Iterator[tuple[Replica, Replica]]:
+    """Two servers on one port, which say apart from each other how many devices they have: one, and two."""
+    settings, port = {"backend": "fake", "reuse_port": "true", "cache_entries": 0}, free_port()
+    pace = ["--seconds-per-candidate", 0.002]
+    one = Replica(settings, [*pace, "--devices", 1], tmp_path / "one", port)
+    two = Replica(settings, [*pace, "--devices", 2], tmp_path / "two", port)
+    with one, two:
+        yield one, two
+
+
+def who_answers(url: str) -> set[str]:
+    return {httpx.get(f"{url}/v1/info").json()["device"] for _ in range(40)}
+
+
+def test_servers_on_one_port_both_answer_and_one_that_is_stopped_loses_nothing(sharing):
+    one, two = sharing
+    assert who_answers(one.url) == {"1 paced", "2 paced"}
+    stopping = threading.Event()
+
+    def train(first: int) -> int:
+        with JRMClient(one.url) as client:  # connections of its own
+            for number in range(first, first + 40):
+                group = KnownGroup(number, 4)
+                rewards = client.score_group(group.source, group.instruction, list(group.edited)).rewards
+                np.testing.assert_array_equal(rewards, np.float32(group.rewards))
+                if number == first + 5:
+                    stopping.set()
+        return 40
+
+    with ThreadPoolExecutor() as threads:
+        trained = [threads.submit(train, 1000 * number) for number in range(6)]
+        stopping.wait(60)
+        assert one.stop() == 0
+        assert [training.result() for training in trained] == [40] * 6
+    assert who_answers(two.url) == {"2 paced"}
+    assert two.stop() == 0
+
+
+def test_a_port_is_shared_by_those_alone_that_say_so(sharing):
+    _, two = sharing
+    port = int(two.url.rpartition(":")[2])
+    with pytest.raises(OSError, match=f"cannot listen on port {port}"):
+        listen("127.0.0.1", port)
+
+
+def test_a_platform_without_shared_ports_says_so(monkeypatch):
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    with pytest.raises(OSError, match="reuse_port: sockets of this platform cannot"):
+        listen("127.0.0.1", 0, reuse_port=True)

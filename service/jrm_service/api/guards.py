@@ -143,7 +143,7 @@ class BodyReader:
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout_at(deadline):
-                    await held.enter_async_context(self._line.body(size, tenant))
+                    was_read = await held.enter_async_context(self._line.body(size, tenant))
             except TimeoutError:
                 raise DeadlineExceeded("timeout_ms passed before the body was read") from None
             pieces: list[bytes | bytearray] = []
@@ -153,7 +153,9 @@ class BodyReader:
                 if received > self._limits.max_bytes:
                     raise BodyTooLarge(f"the body is over {self._limits.max_bytes} bytes")
                 _append(pieces, chunk)
-            yield await run_in_threadpool(_joined, pieces)
+            body = await run_in_threadpool(_joined, pieces)
+            was_read()
+            yield body
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
         deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s

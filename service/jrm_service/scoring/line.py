@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 
 from jrm_service.errors import Overloaded
 
@@ -120,9 +120,10 @@ class WaitingLine:
     def __init__(self, *, max_body_bytes: int, max_queue: int) -> None:
         self._bodies = Share(max_body_bytes)
         self._places = Share(max_queue)
-        self._unread: Counter[str] = Counter()  # requests that wait for room for their bodies
+        self._unread: Counter[str] = Counter()  # requests whose bodies wait for room, or are on their way
         self._drain = DrainRate()
         self._mean_candidates = 1.0
+        self._mean_of = 0  # requests so far, up to _MEAN_OF
 
     @property
     def places_taken(self) -> int:
@@ -131,7 +132,7 @@ class WaitingLine:
 
     @property
     def waiting(self) -> int:
-        """Candidates that wait for a place, and requests that wait for room for their bodies."""
+        """Candidates that wait for a place, and requests whose bodies have not been read."""
         return self._places.waiting.total() + self._unread.total()
 
     def check(self, tenant: str, patience_s: float) -> None:
@@ -139,8 +140,9 @@ class WaitingLine:
 
         Raises Overloaded; ``retry_after`` is when, at the measured rate, little enough is left of what is before it.
         """
-        if self._idle():
+        if self._places.spent == 0 and self.waiting == 0:
             return
+        self._resume()
         now = asyncio.get_running_loop().time()
         wait = _CAUTION * self._drain.seconds_for(self._before(tenant), now)
         if wait > patience_s:
@@ -150,23 +152,27 @@ class WaitingLine:
             )
 
     @asynccontextmanager
-    async def body(self, size: int, tenant: str) -> AsyncIterator[None]:
-        """Hold room for a body of ``size`` bytes until the block ends; waits in line for it."""
+    async def body(self, size: int, tenant: str) -> AsyncIterator[Callable[[], None]]:
+        """Hold room for a body of ``size`` bytes until the block ends; waits in line for it.
+
+        What is yielded is to be called once the body was read. Until then the request is before those that come later:
+        all ranks of a training ask at the same moment, and each must see the others whose bodies are on their way.
+        """
         self._resume()
         self._unread[tenant] += 1
-        try:
+        with ExitStack() as unread:
+            unread.callback(self._unread.subtract, {tenant: 1})
             held = await self._bodies.acquire(size, tenant)
-        finally:
-            self._unread[tenant] -= 1
-        try:
-            yield
-        finally:
-            self._bodies.release(held, tenant)
+            try:
+                yield unread.close
+            finally:
+                self._bodies.release(held, tenant)
 
     async def take_places(self, candidates: int, tenant: str) -> None:
         """Wait in line for the places of a request; each is given back with ``free_place``."""
         self._resume()
-        self._mean_candidates += (candidates - self._mean_candidates) / _MEAN_OF
+        self._mean_of = min(_MEAN_OF, self._mean_of + 1)
+        self._mean_candidates += (candidates - self._mean_candidates) / self._mean_of
         await self._places.acquire(candidates, tenant)
 
     def free_place(self, tenant: str) -> None:
@@ -181,12 +187,9 @@ class WaitingLine:
         """The devices have rested until now, which says nothing of how fast they are."""
         self._drain.resume(asyncio.get_running_loop().time())
 
-    def _idle(self) -> bool:
-        return self._places.spent == 0 and self.waiting == 0
-
     def _resume(self) -> None:
-        """Something begins to wait. Where nothing did, the time since the last score says nothing of their rate."""
-        if self._idle():
+        """No candidate has a place: the time since the last score says nothing of the rate of the devices."""
+        if self._places.spent == 0:
             self._drain.resume(asyncio.get_running_loop().time())
 
     def _before(self, tenant: str) -> float:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from benchmarks import virtual_time
 from jrm_service.api.keys import Key, digest
 from jrm_service.api.limits import Bucket, LocalQuota
 from jrm_service.api.redis_quota import RedisQuota
@@ -21,7 +22,7 @@ from jrm_service.redis import COOLDOWN_S, FAILURES, RedisLink
 from jrm_service.settings import Settings
 from service.api.test_sharing import as_json
 from service.scoring.support import Clock, Counts
-from support import redis_servers, servers, virtual_time
+from support import redis_servers, servers
 from support.servers import error_of
 
 PATIENT = 30.0

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from benchmarks import virtual_time
 from jrm_service.errors import ExplainUnavailable
 from jrm_service.explain.engine import EngineWriter
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import StartFailed
-from support import virtual_time
 
 PROMPT = Prompt([1], [], 1)
 START_S, HANG_TIMEOUT_S = 5.0, 30.0

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from benchmarks import virtual_time
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import Answer, Backend, StartFailed, Worker, WorkerLost
 from jrm_service.scoring.batcher import Batcher
@@ -18,7 +19,6 @@ from jrm_service.scoring.fakes import FakeBackend
 from jrm_service.scoring.local import score_batch
 from jrm_service.scoring.request import Request
 from jrm_service.scoring.types import Candidate, Image, Text, TokenSequence
-from support import virtual_time
 
 T = TypeVar("T")
 

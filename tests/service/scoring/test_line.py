@@ -239,7 +239,7 @@ def test_the_backlog_of_others_counts_as_much_as_ones_own_at_most() -> None:
     run_virtual(main())
 
 
-def test_requests_that_wait_to_be_read_count_with_the_usual_number_of_candidates() -> None:
+def test_bodies_that_are_not_read_count_with_the_usual_number_of_candidates() -> None:
     async def main() -> None:
         line = WaitingLine(max_body_bytes=1000, max_queue=10_000)
         await measured(line, candidates=12, seconds=1.0)
@@ -248,7 +248,7 @@ def test_requests_that_wait_to_be_read_count_with_the_usual_number_of_candidates
             async with line.body(1000, "a"):
                 await asyncio.Event().wait()
 
-        bodies = [asyncio.create_task(body()) for _ in range(11)]
+        bodies = [asyncio.create_task(body()) for _ in range(10)]  # one on its way, nine that wait for room
         await asyncio.sleep(0)
         assert line.waiting == 10
         assert predicted(line, "a") == pytest.approx(1.25 * 11 * 12 / 12, rel=0.1)
@@ -256,6 +256,56 @@ def test_requests_that_wait_to_be_read_count_with_the_usual_number_of_candidates
             task.cancel()
         await asyncio.gather(*bodies, return_exceptions=True)
         assert line.waiting == 0
+
+    run_virtual(main())
+
+
+def test_callers_who_come_at_the_same_moment_see_each_other() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        admitted = refused = 0
+
+        async def caller() -> None:
+            nonlocal admitted, refused
+            try:
+                line.check("a", 1.25 * 5.5)  # time for five requests
+            except Overloaded:
+                refused += 1
+                return
+            admitted += 1
+            async with line.body(10, "a") as was_read:
+                await asyncio.sleep(0.1)
+                was_read()
+                await line.take_places(10, "a")
+
+        await asyncio.gather(*(caller() for _ in range(20)))
+        assert (admitted, refused) == (5, 15)
+
+    run_virtual(main())
+
+
+def test_the_first_requests_already_say_how_large_requests_are() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await line.take_places(10, "a")
+        await asyncio.sleep(1.0)
+        line.drained(10)
+        for _ in range(10):
+            line.free_place("a")
+        async with line.body(10, "a"):
+            assert predicted(line, "a") == pytest.approx(1.25 * 2 * 10 / 10, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_a_slow_upload_to_idle_devices_does_not_make_them_slow() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        async with line.body(10, "a"):
+            await asyncio.sleep(60.0)
+            line.check("a", 1.25 * 2.1)
 
     run_virtual(main())
 
@@ -287,8 +337,11 @@ def test_room_for_bodies_is_given_in_line_and_given_back_whatever_happens() -> N
         tasks = [asyncio.create_task(body(name, size)) for name, size in (("a", 600), ("b", 5000), ("c", 300))]
         await asyncio.gather(*tasks, return_exceptions=True)
         assert began == [("a", 0.0), ("b", 1.0), ("c", 2.0)]
-        async with line.body(1000, ""):
+        async with line.body(1000, "") as was_read:
+            assert line.waiting == 1
+            was_read()
             assert line.waiting == 0
+        assert line.waiting == 0
 
     run_virtual(main())
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from benchmarks import virtual_time
 from jrm_service.breaker import Circuit
 from jrm_service.metrics import Metrics
 from jrm_service.redis import FAILURES, RedisLink
@@ -17,7 +18,7 @@ from jrm_service.scoring.cache import ScoreCache
 from jrm_service.scoring.fakes import fake_score
 from jrm_service.scoring.redis_store import RedisScores
 from service.scoring.support import Clock, Counts, candidate
-from support import redis_servers, virtual_time
+from support import redis_servers
 
 PATIENT = 30.0
 KEYS = [bytes([number // 256, number % 256]) for number in range(1024)]

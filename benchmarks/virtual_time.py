@@ -18,6 +18,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.now = 0.0
 
     def time(self) -> float:
+        """Seconds of this clock."""
         return self.now
 
 
