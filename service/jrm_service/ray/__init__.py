@@ -1,17 +1,99 @@
-"""JRM Serve as a deployment of Ray Serve: ``serve run jrm_service.ray:app``, or ``serve.run(deployment(…))``."""
+"""JRM Serve as a deployment of Ray Serve.
+
+``serve run jrm_service.ray:app checkpoint=DIR num_gpus=1 num_replicas=2``, or from a program that is in the cluster
+already ``handle = serve.run(deployment(checkpoint=DIR, num_gpus=1))`` and ``JRMClient.from_ray(handle)``.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
+from pydantic import Field, validate_call
 from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
-from .replica import Replica
+from jrm_service.settings import Settings
+
+from .replica import QUEUED, Replica
+
+_Count = Annotated[int, Field(ge=1)]
+
+_OF_RAY = {"host", "port"}
+"""Settings that are Ray's to decide; the environment of a server may have them."""
 
 
-def deployment(**settings: Any) -> serve.Application:
-    return serve.deployment(Replica, name="JRM", max_ongoing_requests=4096).bind(settings)
+@validate_call
+def deployment(
+    *,
+    num_replicas: _Count = 1,
+    max_replicas: _Count | None = None,
+    queued_candidates: _Count = 96,
+    num_gpus: Annotated[float, Field(ge=0)] = 0,
+    num_cpus: Annotated[float, Field(ge=0)] = 1,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> serve.Application:
+    """A deployment that scores, for ``serve.run``. Every replica is a server of its own, with the same API.
+
+    Args:
+        num_replicas: how many there are; with ``max_replicas``, the fewest.
+        max_replicas: the most that there are. Without it, nothing is scaled.
+        queued_candidates: as many candidates, admitted and not finished, as there is to be a replica for.
+        num_gpus: of each replica. Of several, each has a worker of its own. A replica with a part of one takes no
+            more than this part of its memory.
+        num_cpus: of each replica, as Ray counts them.
+        options: of ``serve.deployment``, such as ``placement_group_bundles``; they win over all of these.
+        settings: those of the server, by name, such as ``checkpoint``, ``dtype`` or ``api_keys_file``. The environment
+            of this process (JRM_…) has the others, then that of the replica.
+
+    Raises ValueError for settings that are none, for those that are Ray's, and for critiques on a part of a GPU.
+    """
+    if ours := _OF_RAY & settings.keys():
+        raise ValueError(f"{min(ours)}: Ray's proxies listen; see serve.start(http_options=…)")
+    in_force = Settings(**settings)
+    if in_force.serves_explain and num_gpus % 1:
+        raise ValueError(f"num_gpus={num_gpus:g}: critiques need whole GPUs; a part of one can serve scores")
+    given = {name: value for name, value in in_force.model_dump(exclude_unset=True).items() if name not in _OF_RAY}
+    scaling = None
+    if max_replicas is not None:
+        policy: Any = AutoscalingPolicy
+        scaling = AutoscalingConfig(
+            min_replicas=num_replicas,
+            max_replicas=max_replicas,
+            policy=policy(policy_function=by_queued_candidates(queued_candidates)),
+        )
+    serve_options = {
+        "name": "JRM",
+        **({"num_replicas": num_replicas} if scaling is None else {"autoscaling_config": scaling}),
+        "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
+        # The waiting line of a replica refuses what is too much, and says when to come back. Ray would let it wait.
+        "max_ongoing_requests": in_force.max_requests,
+        # Time for what is under way when a replica is to go; then it is killed.
+        "graceful_shutdown_timeout_s": in_force.grace_s,
+        **(options or {}),
+    }
+    made: serve.Deployment = serve.deployment(**serve_options)(Replica)  # type: ignore[assignment]
+    return made.bind(given, num_gpus if num_gpus % 1 else None)
 
 
 def app(args: dict[str, Any]) -> serve.Application:
+    """What ``serve run jrm_service.ray:app NAME=VALUE …`` runs: ``deployment`` with these arguments."""
     return deployment(**args)
+
+
+def by_queued_candidates(target: int) -> Callable[[AutoscalingContext], tuple[float, dict[str, Any]]]:
+    """A policy of Ray's autoscaler: as many replicas as make ``target`` queued candidates for each.
+
+    Delays, factors and bounds are those of the autoscaling config. The function is a nested one because Ray pickles
+    such by value: the controller, on the head node, need not have this package.
+    """
+    name = QUEUED
+
+    def policy(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+        queued = (context.aggregated_metrics or {}).get(name)
+        if not queued:  # nobody has told yet
+            return context.target_num_replicas, {}
+        return sum(queued.values()) / target, {}
+
+    return policy

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 
 from starlette.types import ASGIApp, Message
 
-Headers = Sequence[tuple[bytes, bytes]]
+Headers = list[tuple[bytes, bytes]]
 Head = tuple[int, Headers]
 """The status of a reply and its headers."""
 
@@ -71,3 +71,14 @@ async def call(
         await running
     finally:
         left.set()
+
+
+async def whole(app: ASGIApp, method: str, target: str, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
+    """The reply as (status, headers, body). As ``call``."""
+    status, answered, pieces = 0, list[tuple[bytes, bytes]](), b""
+    async for piece in call(app, method, target, headers, body):
+        if isinstance(piece, bytes):
+            pieces += piece
+        else:
+            status, answered = piece
+    return status, answered, pieces
