@@ -29,6 +29,7 @@ def deployment(
     num_replicas: _Count = 1,
     max_replicas: _Count | None = None,
     queued_candidates: _Count = 96,
+    autoscaling: Mapping[str, Any] | None = None,
     num_gpus: Annotated[float, Field(ge=0)] = 0,
     num_cpus: Annotated[float, Field(ge=0)] = 1,
     options: Mapping[str, Any] | None = None,
@@ -40,6 +41,7 @@ def deployment(
         num_replicas: how many there are; with ``max_replicas``, the fewest.
         max_replicas: the most that there are. Without it, nothing is scaled.
         queued_candidates: as many candidates, admitted and not finished, as there is to be a replica for.
+        autoscaling: more of Ray's AutoscalingConfig, such as ``upscale_delay_s``.
         num_gpus: of each replica. Of several, each has a worker of its own. A replica with a part of one takes no
             more than this part of its memory.
         num_cpus: of each replica, as Ray counts them.
@@ -62,6 +64,7 @@ def deployment(
             min_replicas=num_replicas,
             max_replicas=max_replicas,
             policy=policy(policy_function=by_queued_candidates(queued_candidates)),
+            **(autoscaling or {}),
         )
     serve_options = {
         "name": "JRM",
