@@ -132,7 +132,8 @@ class AsyncJRMClient:
         try:
             from .ray import HandleTransport
         except ModuleNotFoundError as error:
-            raise ImportError(f"from_ray needs {error.name}: pip install 'jrm-serve[ray]'", name=error.name) from error
+            missing = (error.name or "ray").partition(".")[0]
+            raise ImportError(f"from_ray needs {missing}: pip install 'jrm-serve[ray]'", name=missing) from error
 
         transport = HandleTransport(handle)
         return cls(transport.url, transport=transport, **options)

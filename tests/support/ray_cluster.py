@@ -1,6 +1,6 @@
 """A real Ray of this machine alone, with Ray Serve, and this process as a program that has joined it.
 
-Ray is imported late: it reads its environment when it is.
+Ray is imported late, for that takes seconds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -85,8 +84,6 @@ class Cluster:
 def running(**environment: str) -> Iterator[Cluster]:
     """Ray until the end of the block, with these variables in the environment of all its processes."""
     ours = {
-        "RAY_AUTH_MODE": "token",  # nobody else on this machine is to run programs through it
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a machine that does other things too
         "RAY_worker_niceness": "0",  # Ray's own processes would have no time beside other tests

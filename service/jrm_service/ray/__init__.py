@@ -49,11 +49,14 @@ def deployment(
         settings: those of the server, by name, such as ``checkpoint``, ``dtype`` or ``api_keys_file``. The environment
             of this process (JRM_…) has the others, then that of the replica.
 
-    Raises ValueError for settings that are none, for those that are Ray's, and for critiques on a part of a GPU.
+    Raises ValueError for settings that are none, for those that are Ray's, for ``reload_root``, which would reach the
+    replicas of this moment alone, and for critiques on a part of a GPU.
     """
     if ours := _OF_RAY & settings.keys():
         raise ValueError(f"{min(ours)}: Ray's proxies listen; see serve.start(http_options=…)")
     in_force = Settings(**settings)
+    if in_force.reload_root is not None:
+        raise ValueError("reload_root: a replica that Ray starts later would have another checkpoint; deploy that one")
     if in_force.serves_explain and num_gpus % 1:
         raise ValueError(f"num_gpus={num_gpus:g}: critiques need whole GPUs; a part of one can serve scores")
     given = {name: value for name, value in in_force.model_dump(exclude_unset=True).items() if name not in _OF_RAY}

@@ -150,6 +150,7 @@ REFUSED = {
     "wrong method": ("trainer", "GET", "/v1/score", {}),
     "malformed": ("trainer", "POST", "/v1/score", {"content": b"{", "headers": {"content-type": "application/json"}}),
     "no image": ("trainer", "POST", "/v1/score", {"json": {"source": "AAAA", "edited": "AAAA", "instruction": "x"}}),
+    "all of the quota": ("slow", "POST", "/v1/score", form(2)),
     "over the quota": ("slow", "POST", "/v1/score", form(2)),
     "not for this key": ("trainer", "POST", "/v1/sleep", {"json": {}}),
     "reload is off": ("operator", "POST", "/v1/reload", {"json": {"checkpoint": "x"}}),
@@ -228,6 +229,7 @@ def test_arguments_are_checked_before_anything_is_deployed(cluster):
         ({"port": 8000}, "Ray's proxies listen"),
         ({"num_gpus": 0.5, "serve": "score,explain"}, "whole GPUs"),
         ({"num_replicas": 0}, "num_replicas"),
+        ({"admin": True, "reload_root": "x"}, "reload_root"),
     ]:
         with pytest.raises(ValueError, match=message):
             deployment(**wrong)
