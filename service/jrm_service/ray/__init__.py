@@ -19,7 +19,11 @@ from .replica import QUEUED, Replica
 
 _Count = Annotated[int, Field(ge=1)]
 
-_OF_RAY = {"host", "port"}
+_OF_RAY = {
+    "host": "Ray's proxies listen; see serve.start(http_options=…)",
+    "port": "Ray's proxies listen; see serve.start(http_options=…)",
+    "device": "Ray assigns devices; see num_gpus",
+}
 """Settings that are Ray's to decide; the environment of a server may have them."""
 
 
@@ -52,14 +56,16 @@ def deployment(
     Raises ValueError for settings that are none, for those that are Ray's, for ``reload_root``, which would reach the
     replicas of this moment alone, and for critiques on a part of a GPU.
     """
-    if ours := _OF_RAY & settings.keys():
-        raise ValueError(f"{min(ours)}: Ray's proxies listen; see serve.start(http_options=…)")
+    for name in _OF_RAY.keys() & settings:
+        raise ValueError(f"{name}: {_OF_RAY[name]}")
+    if num_gpus > 1 and num_gpus % 1:
+        raise ValueError(f"num_gpus={num_gpus:g}: a part of one GPU, or whole ones")
     in_force = Settings(**settings)
     if in_force.reload_root is not None:
         raise ValueError("reload_root: a replica that Ray starts later would have another checkpoint; deploy that one")
     if in_force.serves_explain and num_gpus % 1:
         raise ValueError(f"num_gpus={num_gpus:g}: critiques need whole GPUs; a part of one can serve scores")
-    given = {name: value for name, value in in_force.model_dump(exclude_unset=True).items() if name not in _OF_RAY}
+    given = {name: getattr(in_force, name) for name in in_force.model_fields_set - _OF_RAY.keys()}
     scaling = None
     if max_replicas is not None:
         policy: Any = AutoscalingPolicy
@@ -79,7 +85,7 @@ def deployment(
         "graceful_shutdown_timeout_s": in_force.grace_s,
         **(options or {}),
     }
-    made: serve.Deployment = serve.deployment(**serve_options)(Replica)  # type: ignore[assignment]
+    made: serve.Deployment = serve.deployment(**serve_options)(Replica)
     return made.bind(given, num_gpus if num_gpus % 1 else None)
 
 

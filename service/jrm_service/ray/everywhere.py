@@ -33,8 +33,8 @@ class Reply:
     body: bytes
 
 
-AskAll = Callable[[str, str, Headers, bytes], Awaitable[Sequence[Reply]]]
-"""Puts a request (method, target, headers, body) to every replica that runs. Raises TimeoutError."""
+AskAll = Callable[[str, str, Headers, bytes], Awaitable[Sequence[Reply | None]]]
+"""Puts a request (method, target, headers, body) to every replica that runs; None is one that died over it."""
 
 
 class Everywhere:
@@ -62,12 +62,10 @@ class Everywhere:
             body += piece
             if len(body) > _MAX_BODY_BYTES:
                 return error_reply("payload_too_large", f"the body is over {_MAX_BODY_BYTES:,} bytes")
-        try:
-            replies = await self._ask_all(request.method, path, request.headers.raw, body)
-        except TimeoutError:
+        answers = await self._ask_all(request.method, path, request.headers.raw, body)
+        replies = [reply for reply in answers if reply is not None]
+        if not replies or (path != METRICS and len(replies) < len(answers)):
             return error_reply("not_ready", "a replica does not answer")
-        if not replies:
-            return error_reply("not_ready", "no replica answers")
         reply = next((reply for reply in replies if reply.status != HTTPStatus.OK), replies[0])
         if reply.status == HTTPStatus.OK and path == METRICS and request.method == "GET":
             text = merged({reply.replica: reply.body.decode() for reply in replies}.items())

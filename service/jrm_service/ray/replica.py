@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from .calls import Head, Headers, call, whole
 
@@ -90,13 +91,16 @@ class Replica:
         replica = serve.get_replica_context().replica_id.unique_id
         return Reply(replica, *await whole(self._application, method, target, headers, body))
 
-    async def _ask_all(self, method: str, target: str, headers: Headers, body: bytes) -> Sequence[Reply]:
+    async def _ask_all(self, method: str, target: str, headers: Headers, body: bytes) -> Sequence[Reply | None]:
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, context.app_name)
         asked = handle.broadcast("here", method, target, headers, body)
         timeout_s = _METRICS_TIMEOUT_S if method == "GET" else None
-        answers = await asked.results_async(timeout_s=timeout_s, return_exceptions=True)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        try:
+            answers = await asked.results_async(timeout_s=timeout_s, return_exceptions=True)
+        except (TimeoutError, DeploymentUnavailableError):
+            return []
+        return [None if isinstance(answer, BaseException) else answer for answer in answers]
 
 
 def without_request_id(app: ASGIApp) -> ASGIApp:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,10 +216,20 @@ def test_serve_run(cluster):
         assert client.info()["backend"] == "fake"
 
 
-def test_what_keeps_a_checkpoint_from_being_served_is_in_the_error(cluster, tmp_path):
-    with pytest.raises(RuntimeError, match="deploy"):
-        cluster.run("broken", "/broken", checkpoint=str(tmp_path), options={"max_constructor_retry_count": 1})
-    assert "reward/manifest.json" in cluster.message("broken")
+def test_a_replica_whose_worker_does_not_come_back_is_replaced(cluster, tmp_path):
+    checkpoint, elsewhere = tmp_path / "checkpoint", tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "service/jrm_service/model/bundled/jrm-tiny", checkpoint)
+    cluster.run("sick", "/sick", checkpoint=str(checkpoint), options={"health_check_period_s": 1})
+    [replica] = cluster.replicas("sick")
+    checkpoint.rename(elsewhere)
+    for worker in processes.children(replica, "jrm_service.model.main"):
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: replica not in cluster.replicas("sick"))
+    until(lambda: "config.json" in cluster.message("sick"))  # what keeps the next one from starting
+    elsewhere.rename(checkpoint)
+    with JRMClient(f"{cluster.url}/sick", timeout=300) as client:
+        assert client.score(SOURCE, EDITS[0], "make the red square blue").fingerprint
+    assert cluster.replicas("sick") != [replica]
 
 
 def test_arguments_are_checked_before_anything_is_deployed(cluster):
@@ -227,6 +238,8 @@ def test_arguments_are_checked_before_anything_is_deployed(cluster):
     for wrong, message in [
         ({"chekpoint": "x"}, "chekpoint"),
         ({"port": 8000}, "Ray's proxies listen"),
+        ({"device": "cuda:0"}, "num_gpus"),
+        ({"num_gpus": 1.5}, "a part of one GPU"),
         ({"num_gpus": 0.5, "serve": "score,explain"}, "whole GPUs"),
         ({"num_replicas": 0}, "num_replicas"),
         ({"admin": True, "reload_root": "x"}, "reload_root"),
