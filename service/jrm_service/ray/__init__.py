@@ -65,7 +65,8 @@ def deployment(
         raise ValueError("reload_root: a replica that Ray starts later would have another checkpoint; deploy that one")
     if in_force.serves_explain and num_gpus % 1:
         raise ValueError(f"num_gpus={num_gpus:g}: critiques need whole GPUs; a part of one can serve scores")
-    given = {name: getattr(in_force, name) for name in in_force.model_fields_set - _OF_RAY.keys()}
+    named = in_force.model_fields_set - _OF_RAY.keys()
+    given = {name: getattr(in_force, name) for name in Settings.model_fields if name in named}
     scaling = None
     if max_replicas is not None:
         policy: Any = AutoscalingPolicy
