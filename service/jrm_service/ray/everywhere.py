@@ -50,7 +50,7 @@ class Everywhere:
         self._paths = {METRICS, *(ADMIN_PATHS if admin else ())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        path = scope.get("path", "")
         if scope["type"] != "http" or path not in self._paths:
             await self._app(scope, receive, send)
             return

@@ -53,7 +53,7 @@ class Replica:
         self._everywhere = Everywhere(self._application, self._ask_all, admin=in_force.admin)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return without_request_id(self._everywhere)
+        return behind_proxy(self._everywhere)
 
     def _on_ready(self, _model: ServedModel) -> None:
         self._started.set_result(None)
@@ -103,10 +103,15 @@ class Replica:
         return [None if isinstance(answer, BaseException) else answer for answer in answers]
 
 
-def without_request_id(app: ASGIApp) -> ASGIApp:
-    """``app`` behind Ray's proxy, which puts the same ``x-request-id`` on every reply itself."""
+def behind_proxy(app: ASGIApp) -> ASGIApp:
+    """``app`` behind Ray's proxy, which leaves the route prefix in the path, and puts ``x-request-id`` on every reply
+    itself, the one that the caller has sent."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = scope.get("root_path", "")
+        if prefix:  # the links of pages are relative: nobody needs to know it
+            scope = {**scope, "path": scope["path"].removeprefix(prefix) or "/", "root_path": ""}
+
         async def pass_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 kept = [(name, value) for name, value in message["headers"] if name != b"x-request-id"]

@@ -232,7 +232,7 @@ def test_a_replica_whose_worker_does_not_come_back_is_replaced(cluster, tmp_path
     for worker in processes.children(replica, "jrm_service.model.main"):
         os.kill(worker, signal.SIGKILL)
     until(lambda: replica not in cluster.replicas("sick"))
-    until(lambda: "config.json" in cluster.message("sick"))  # what keeps the next one from starting
+    until(lambda: "not a folder" in cluster.message("sick"))  # what keeps the next one from starting
     elsewhere.rename(checkpoint)
     with JRMClient(f"{cluster.url}/sick", timeout=300) as client:
         assert client.score(SOURCE, EDITS[0], "make the red square blue").fingerprint
