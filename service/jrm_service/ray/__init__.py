@@ -6,16 +6,17 @@ already ``handle = serve.run(deployment(checkpoint=DIR, num_gpus=1))`` and ``JRM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, validate_call
 from ray import serve
-from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from jrm_service.settings import Settings
 
-from .replica import QUEUED, Replica
+from .autoscaling import QueuedCandidates
+from .replica import Replica
 
 _Count = Annotated[int, Field(ge=1)]
 
@@ -73,7 +74,7 @@ def deployment(
         scaling = AutoscalingConfig(
             min_replicas=num_replicas,
             max_replicas=max_replicas,
-            policy=policy(policy_function=by_queued_candidates(queued_candidates)),
+            policy=policy(policy_function=QueuedCandidates, policy_kwargs={"target": queued_candidates}),
             **(autoscaling or {}),
         )
     serve_options = {
@@ -93,20 +94,3 @@ def deployment(
 def app(args: dict[str, Any]) -> serve.Application:
     """What ``serve run jrm_service.ray:app NAME=VALUE …`` runs: ``deployment`` with these arguments."""
     return deployment(**args)
-
-
-def by_queued_candidates(target: int) -> Callable[[AutoscalingContext], tuple[float, dict[str, Any]]]:
-    """A policy of Ray's autoscaler: as many replicas as make ``target`` queued candidates for each.
-
-    Delays, factors and bounds are those of the autoscaling config. The function is a nested one because Ray pickles
-    such by value: the controller, on the head node, need not have this package.
-    """
-    name = QUEUED
-
-    def policy(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        queued = (context.aggregated_metrics or {}).get(name)
-        if not queued:  # nobody has told yet
-            return context.target_num_replicas, {}
-        return sum(queued.values()) / target, {}
-
-    return policy

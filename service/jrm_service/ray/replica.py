@@ -11,6 +11,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from .autoscaling import QUEUED
 from .calls import Head, Headers, call, whole
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from jrm_service.scoring.types import ServedModel
 
     from .everywhere import Reply
-
-QUEUED = "queued_candidates"
-"""What Ray calls the number by which it scales, ``jrm_queue_depth``."""
 
 _WELL = {"ready", "degraded", "sleeping", "draining"}
 _METRICS_TIMEOUT_S = 5.0

@@ -70,9 +70,9 @@ def test_metrics_of_several_replicas_are_one_text():
 
 
 def test_there_is_a_replica_for_so_many_queued_candidates():
-    from jrm_service.ray import by_queued_candidates
+    from jrm_service.ray.autoscaling import QueuedCandidates
 
-    policy = by_queued_candidates(10)
+    policy = QueuedCandidates(10)
     context = SimpleNamespace(aggregated_metrics={"queued_candidates": {"a": 20.0, "b": 5.0}}, target_num_replicas=2)
     assert policy(context) == (2.5, {})
     context.aggregated_metrics = {}

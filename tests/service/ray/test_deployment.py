@@ -55,17 +55,17 @@ def one_by_one(client):
     return [[client.score(source, edit, instruction) for edit in edits] for source, instruction, edits in GROUPS]
 
 
-def replicas_are(cluster, count):
-    """Whether so many replicas of ``jrm`` serve, and none is on its way up or down."""
-    return cluster.states("jrm") == {"RUNNING": count} and len(cluster.replicas("jrm")) == count
+def replicas_are(cluster, count, app="jrm"):
+    """Whether so many replicas serve, and none is on its way up or down."""
+    return cluster.states(app) == {"RUNNING": count} and len(cluster.replicas(app)) == count
 
 
-def under_load(cluster, expected, disturb, callers=4, **options):
+def under_load(cluster, expected, disturb, *, app="jrm", prefix="", groups=GROUPS, callers=4, **options):
     """Score without a pause, through the proxy and a handle, until ``disturb`` has run, and once more after that."""
     over = asyncio.Event()
 
     async def score_all(client):
-        for group, scores in zip(GROUPS, expected, strict=True):
+        for group, scores in zip(groups, expected, strict=True):
             answered = await client.score_group(*group)
             assert len(answered) == len(scores)
             rewards = [score.reward for score in scores]
@@ -77,8 +77,9 @@ def under_load(cluster, expected, disturb, callers=4, **options):
         await score_all(client)
 
     async def run():
-        by_handle = AsyncJRMClient.from_ray(cluster.handle("jrm"), timeout=120, **options)
-        async with AsyncJRMClient(cluster.url, timeout=120, **options) as by_proxy, asyncio.TaskGroup() as tasks:
+        by_handle = AsyncJRMClient.from_ray(cluster.handle(app), timeout=120, **options)
+        by_proxy = AsyncJRMClient(f"{cluster.url}{prefix}", timeout=120, **options)
+        async with by_proxy, asyncio.TaskGroup() as tasks:
             for client in [by_proxy, by_handle] * (callers // 2):
                 tasks.create_task(caller(client))
             await asyncio.to_thread(disturb)
@@ -107,16 +108,6 @@ def test_a_replica_that_is_killed_under_load_loses_nothing_and_is_replaced(clust
     until(lambda: not Path(f"/proc/{worker}").exists())  # nothing holds the device of a replica that is gone
     until(lambda: victim not in cluster.replicas("jrm") and replicas_are(cluster, 2))
     under_load(cluster, expected, lambda: until(lambda: all(scored(cluster).values())))
-
-
-def test_queued_candidates_decide_how_many_replicas_there_are_and_one_that_goes_finishes_what_it_has(cluster, expected):
-    quick = {"upscale_delay_s": 0, "downscale_delay_s": 10, "look_back_period_s": 3}
-    cluster.run("jrm", num_replicas=1, max_replicas=2, queued_candidates=8, autoscaling=quick, cache_entries=0)
-    under_load(cluster, expected, lambda: until(lambda: replicas_are(cluster, 2)), callers=6)
-    before = cluster.replicas("jrm")
-    # Two callers have eight candidates at most. They never ask twice.
-    under_load(cluster, expected, lambda: until(lambda: replicas_are(cluster, 1)), callers=2, max_retries=0)
-    assert {*cluster.replicas("jrm")} < {*before}
 
 
 def test_a_new_version_is_rolled_out_under_load(cluster, expected):
@@ -212,6 +203,23 @@ def test_sleep_and_metrics_are_of_every_replica(cluster, settings):
             assert asleep("jrm_sleeping") == 2
             client.wake()
             assert asleep("jrm_sleeping") == 0
+
+
+def test_queued_candidates_decide_how_many_replicas_there_are_and_one_that_goes_finishes_what_it_has(cluster):
+    large, small = (SOURCE, "x", EDITS * 16), (SOURCE, "x", EDITS[:1])
+    with servers.serving(Settings(backend="fake")) as url, JRMClient(url) as plain:
+        expected = {len(group[2]): [list(plain.score_group(*group))] for group in (large, small)}
+    quick = {"upscale_delay_s": 0, "downscale_delay_s": 10, "look_back_period_s": 3}
+    cluster.run(
+        "scaled", "/scaled", backend="fake", max_replicas=2, queued_candidates=2, autoscaling=quick, cache_entries=0
+    )
+    there = {"app": "scaled", "prefix": "/scaled"}
+    until_there_are = lambda count: until(lambda: replicas_are(cluster, count, "scaled"))  # noqa: E731
+    under_load(cluster, expected[64], lambda: until_there_are(2), groups=[large], **there)
+    before = cluster.replicas("scaled")
+    # Two callers have two candidates at most, which is what one replica is for. They never ask twice.
+    under_load(cluster, expected[1], lambda: until_there_are(1), groups=[small], callers=2, max_retries=0, **there)
+    assert {*cluster.replicas("scaled")} < {*before}
 
 
 def test_serve_run(cluster):
