@@ -10,7 +10,9 @@ import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, Unpack
+
+import httpx
 
 from . import arguments, batching, explanations, wire
 from .arguments import REQUIRED, Sources
@@ -27,10 +29,25 @@ from .thumbnails import pictures_of
 from .transport import Transport
 from .uploads import Uploads
 
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
 OnError: TypeAlias = Literal["raise", "nan"]
 
 DEFAULT_TIMEOUT = 60.0
 MAX_CONCURRENCY = 8
+
+
+class ClientOptions(TypedDict, total=False):
+    """The optional arguments of a client, as ``AsyncJRMClient`` explains them."""
+
+    api_key: str | None
+    timeout: float
+    max_retries: int
+    backoff: Backoff | None
+    image_format: ImageFormat
+    max_concurrency: int
+    pin_fingerprint: bool | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,7 @@ class AsyncJRMClient:
     ``max_concurrency``: HTTP requests that one call has in flight.
     ``pin_fingerprint``: True lets the first reply decide on the checkpoint, a string names it by its fingerprint; a
     reply of another checkpoint then raises FingerprintMismatch, in this and all later calls.
+    ``transport``: takes the requests to where they go in place of connections over the network, from any event loop.
 
     Raises TypeError or ValueError for arguments, and ValueError for what the environment says about proxies
     (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and certificates (SSL_CERT_FILE, SSL_CERT_DIR) where these URLs need
@@ -79,6 +97,7 @@ class AsyncJRMClient:
         image_format: ImageFormat = "ppm",
         max_concurrency: int = MAX_CONCURRENCY,
         pin_fingerprint: bool | str = False,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if backoff is not None and not isinstance(backoff, Backoff):
             raise TypeError(f"backoff: {type(backoff).__name__}; expected jrm_client.Backoff or None")
@@ -89,7 +108,7 @@ class AsyncJRMClient:
         self._max_concurrency = arguments.whole(max_concurrency, "max_concurrency", 1)
         self._pin = Pin(arguments.pin(pin_fingerprint))
         urls = arguments.base_urls(base_url)
-        self._transport = Transport(urls, arguments.key(api_key), retries, backoff or Backoff())
+        self._transport = Transport(urls, arguments.key(api_key), retries, backoff or Backoff(), carrier=transport)
         self._settings = {
             "base_url": urls,
             "api_key": api_key,
@@ -99,7 +118,25 @@ class AsyncJRMClient:
             "image_format": image_format,
             "max_concurrency": max_concurrency,
             "pin_fingerprint": pin_fingerprint,
+            "transport": transport,
         }
+
+    @classmethod
+    def from_ray(cls, handle: DeploymentHandle[Any], **options: Unpack[ClientOptions]) -> Self:
+        """Return a client of a Ray Serve deployment of JRM Serve that calls its replicas without HTTP.
+
+        ``handle``: what ``serve.run`` returned, or ``serve.get_app_handle(name)``. Ray picks a replica for each
+        request; one that dies is to this client a connection that broke. ``options``: the other arguments of the
+        class. Raises ImportError where ray is not installed.
+        """
+        try:
+            from .ray import HandleTransport
+        except ModuleNotFoundError as error:
+            missing = (error.name or "ray").partition(".")[0]
+            raise ImportError(f"from_ray needs {missing}: pip install 'jrm-serve[ray]'", name=missing) from error
+
+        transport = HandleTransport(handle)
+        return cls(transport.url, transport=transport, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self._settings, "pin_fingerprint": self.pinned_fingerprint or self._settings["pin_fingerprint"]}

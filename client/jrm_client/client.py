@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from . import arguments
-from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, OnError
+from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, ClientOptions, OnError
 from .arguments import REQUIRED, Pair, Sources
 from .images import ImageFormat, ImageInput
 from .loop import LoopThread
 from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation, SleepLevel
 from .results import GroupScores, Score
 from .retry import MAX_RETRIES, Backoff
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 __all__ = ["AsyncJRMClient", "JRMClient"]
 
@@ -51,6 +54,16 @@ class JRMClient:
                 pin_fingerprint=pin_fingerprint,
             )
         )
+
+    @classmethod
+    def from_ray(cls, handle: DeploymentHandle[Any], **options: Unpack[ClientOptions]) -> Self:
+        """Return a client of a Ray Serve deployment that calls its replicas without HTTP.
+
+        See ``AsyncJRMClient.from_ray``. Not to be used after ``os.fork``, which Ray does not survive.
+        """
+        client = cls.__new__(cls)
+        client._open(AsyncJRMClient.from_ray(handle, **options))
+        return client
 
     def _open(self, client: AsyncJRMClient) -> None:
         self._client = client

@@ -32,7 +32,8 @@ class Fleet:
 
     ``routes`` has the proxy of each URL. A proxy resolves names itself, and connections to addresses would evade it.
     ``turn`` rotates them (``replicas.first_turn``). ``replicas`` knows which one is next, ``ejection`` for how long one
-    that failed is left alone. Names are looked up again after ``look_up_every`` seconds.
+    that failed is left alone. Names are looked up again after ``look_up_every`` seconds. Where there is a ``carrier``, it
+    takes every request to where it goes, and no name is looked up.
     """
 
     def __init__(
@@ -44,14 +45,17 @@ class Fleet:
         resolve: Resolve = addresses.resolve,
         ejection: Backoff = EJECTION,
         look_up_every: float = RESOLVE_EVERY,
+        carrier: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._headers = headers
         self._turn = turn
         self._resolve = resolve
         self._look_up_every = look_up_every
         self._tls = tls
+        self._carrier = carrier
         self._found = {url: [Target(url, proxy=proxy)] for url, proxy in routes.items()}
-        self._names = [url for url, proxy in routes.items() if proxy is None and addresses.is_name(url)]
+        dialled = [url for url, proxy in routes.items() if proxy is None and carrier is None]
+        self._names = [url for url in dialled if addresses.is_name(url)]
         self._looking: asyncio.Task[None] | None = None
         self._looked_at: float | None = None
         self._targets: dict[str, Target] = {}
@@ -143,7 +147,8 @@ class Fleet:
                 response = await stack.enter_async_context(client.stream(method, url, extensions=extensions, **options))
             if "location" in response.extensions:
                 response.headers["location"] = response.extensions["location"]
-            self._streams.add(response.extensions["network_stream"])
+            if "network_stream" in response.extensions:
+                self._streams.add(response.extensions["network_stream"])
             yield response
 
     def _client(self, proxy: Proxy | None) -> httpx.AsyncClient:
@@ -159,6 +164,7 @@ class Fleet:
             trust_env=False,  # the environment was read when the JRM client was made
             proxy=None if proxy is None else httpx.Proxy(proxy.url, ssl_context=self._proxy_tls(proxy)),
             verify=self._tls,
+            transport=self._carrier,
             event_hooks={"response": [_hide_location]},
         )
 

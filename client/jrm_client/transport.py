@@ -45,7 +45,8 @@ class StreamedReply:
 class Transport:
     """Sends requests to a fleet. Usable from any event loop: each has connections, and a view of the fleet, of its own.
 
-    ``urls`` are the base URLs; ``replicas`` says which of them, and of their addresses, gets a request.
+    ``urls`` are the base URLs; ``replicas`` says which of them, and of their addresses, gets a request. ``carrier``
+    takes requests to where they go in place of connections of our own, from any event loop.
     Raises ValueError for a proxy or certificates that the environment names, that are needed and cannot be used.
     """
 
@@ -58,9 +59,11 @@ class Transport:
         *,
         ejection: Backoff = EJECTION,
         resolve: Resolve = resolve,
+        carrier: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.urls = urls
-        self._routes = {url: proxy_of(url) for url in urls}
+        self._carrier = carrier
+        self._routes = {url: proxy_of(url) if carrier is None else None for url in urls}
         dialled = [*urls, *(proxy.url for proxy in self._routes.values() if proxy)]
         self._tls = tls.context(needed=any(url.lower().startswith("https") for url in dialled))
         self._headers = {"user-agent": f"jrm-client/{version('jrm-serve')}"}
@@ -194,7 +197,13 @@ class Transport:
         fleet = self._fleets.get(loop)
         if fleet is None:
             fleet = self._fleets[loop] = Fleet(
-                self._routes, self._tls, self._headers, self._turn, self._resolve, self._ejection
+                self._routes,
+                self._tls,
+                self._headers,
+                self._turn,
+                self._resolve,
+                self._ejection,
+                carrier=self._carrier,
             )
         await fleet.open()
         return fleet

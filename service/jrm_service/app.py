@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -78,12 +78,15 @@ class Served(Protocol):
 
 
 class Application:
-    """The ASGI application, and what its server needs to end it gracefully."""
+    """The ASGI application, and what its server needs to know of it and to end it gracefully."""
 
-    def __init__(self, asgi: ASGIApp, parts: Sequence[Served], end_streams: Callable[[], None]) -> None:
+    def __init__(
+        self, asgi: ASGIApp, parts: Mapping[str, Served], metrics: Metrics, end_streams: Callable[[], None]
+    ) -> None:
         self._asgi = asgi
         self._parts = parts
         self._end_streams = end_streams
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         await self._asgi(scope, receive, send)
@@ -91,7 +94,11 @@ class Application:
     async def drain(self) -> None:
         """Call it before the listeners close, so that callers read 503 ``draining`` and not a refused connection."""
         self.end_streams()
-        await asyncio.gather(*(part.drain() for part in self._parts))
+        await asyncio.gather(*(part.drain() for part in self._parts.values()))
+
+    def states(self) -> dict[str, tuple[PartState, str]]:
+        """The state of each part that is served and, when it is not ready, why."""
+        return {name: part.state() for name, part in self._parts.items()}
 
     def end_streams(self) -> None:
         """End the replies that would go on as long as their readers do."""
@@ -206,12 +213,11 @@ def create_app(
     app.include_router(
         explain_router(explaining.service if explaining else _disabled, bodies, enabled=explaining is not None)
     )
-    states = lambda: {name: part.state() for name, part in parts.items()}  # noqa: E731
     in_force = lambda: limits | ({"max_batch_tokens": scoring.batch_tokens} if scoring is not None else {})  # noqa: E731
     app.include_router(
         ops_router(
             started=started.is_set,
-            states=states,
+            states=lambda: application.states(),
             model=main.model,
             reward_names=lambda: accepted_names(main.model(), settings.reward_name_list) if scoring else [],
             limits=in_force,
@@ -242,7 +248,8 @@ def create_app(
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
     outermost = RequestContext(gate, metrics, routes=routes, quiet=probes, observer=traces)
-    return Application(outermost, list(parts.values()), recorder.close if recorder is not None else lambda: None)
+    application = Application(outermost, parts, metrics, recorder.close if recorder is not None else lambda: None)
+    return application
 
 
 def _refuse(wires: Mapping[str, Wire], scope: Scope, error: RequestError) -> Response:

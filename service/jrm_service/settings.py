@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     cuda_graphs: Annotated[
         bool, Field(description="record the kernels of short rows as CUDA graphs, where they prove right at the start")
     ] = True
+    gpu_share: Annotated[
+        float, Field(gt=0, le=1, description="of a GPU's memory that a worker that scores may take, all in all")
+    ] = 1.0
     engine: Annotated[
         Literal["trie", "plain"],
         Field(description="'trie' computes what candidates share once; 'plain', the reference, shares nothing"),

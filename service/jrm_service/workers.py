@@ -85,6 +85,7 @@ async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
                 measured=settings.max_batch_tokens is None,
                 # vLLM has not taken its share yet: see app.
                 spared=settings.explain_gpu_share if settings.serves_explain else 0.0,
+                gpu_share=settings.gpu_share,
             ),
             start_timeout_s=settings.start_timeout_s,
         )

@@ -31,7 +31,8 @@ class Load:
 
     ``devices`` are those of all workers, and this is worker ``number``. ``hashed``: whether it is to work out the
     fingerprint, which must be ``fingerprint`` where that is known already; ``measured``: whether it is to measure the
-    token budget. ``spared`` is the share of a GPU's memory that vLLM takes later.
+    token budget. ``spared`` is the share of a GPU's memory that vLLM takes later, ``gpu_share`` the most that this
+    worker may take.
     """
 
     checkpoint: str | None
@@ -47,6 +48,7 @@ class Load:
     fingerprint: str | None = None
     quantize: str = "none"
     cuda_graphs: bool = True
+    gpu_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

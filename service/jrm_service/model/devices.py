@@ -134,10 +134,11 @@ class GPUMemory:
         self._spared = spared
 
     def free(self) -> int:
-        """Bytes that the driver has left, beyond what is spared."""
+        """Bytes that the driver has left, beyond what is spared; no more than is left of this process's share."""
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
-        return free - int(total * self._spared)
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction(self._device))
+        return min(free - int(total * self._spared), allowed - torch.cuda.memory_reserved(self._device))
 
     def peak(self, run: Callable[[], object]) -> int:
         """Bytes that torch's tensors take at the height of ``run``, beyond those that are there now."""

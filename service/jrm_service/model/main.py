@@ -77,6 +77,8 @@ def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
     device, on_cpu = devices[load.number], devices.count("cpu")
     if device == "cpu" and on_cpu > 1:
         torch.set_num_threads(max(1, usable_cpus() // on_cpu))  # more would only wait for each other
+    if device.startswith("cuda") and load.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(load.gpu_share, device)  # beyond it, memory is not there
     dtype = load.dtype
     if dtype == "auto" and "cpu" in devices:
         dtype = "float32"  # one precision for all: a score must not depend on where it was computed
