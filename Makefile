@@ -40,7 +40,7 @@ test-trainers: $(VENV)/.service $(TRAINERS:%=.trainers/%/.ready) ## our rewards 
 	JRM=$(abspath $(BIN)/jrm) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .trainers/$$trainer/bin/python -m pytest \
 	-c tests/trainers/pytest.ini tests/trainers/real_$$trainer.py $(ARGS) || exit 1; done
 
-fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs into tests/fuzz/corpus
+fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs in tests/fuzz/corpus
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, import rules
