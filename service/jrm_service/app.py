@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import docs_page, openapi
@@ -28,12 +29,13 @@ from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.page import routes as page
 from .api.page.files import static_files
+from .api.record import record_of
 from .api.score import score_router
 from .api.watch.recorder import Recorder
 from .api.watch.routes import watch_router
 from .api.watch.store import RecentGroups
 from .api.watch.window import Window
-from .api.wire import ScorePath
+from .api.wire import ScorePath, Wire, refusal
 from .errors import (
     CheckpointError,
     ExplainDisabled,
@@ -41,6 +43,7 @@ from .errors import (
     JRMError,
     MissingExtra,
     NotReady,
+    RequestError,
     TracesError,
 )
 from .explain.runtime import ExplainRuntime
@@ -54,7 +57,7 @@ from .settings import Settings
 from .versions import installed
 from .wires.rewards import accepted_names
 from .wires.routes import PROBES as WIRE_PROBES
-from .wires.routes import check_scales, uses_root, warn_of_raw_rewards, wires_of, wires_router
+from .wires.routes import check_scales, uses_root, warn_of_raw_rewards, wire_at, wires_of, wires_router
 from .workers import explaining_runtime, score_loader
 
 if TYPE_CHECKING:
@@ -235,10 +238,17 @@ def create_app(
         open_paths=probes | documentation,
         uncounted_paths=ADMIN_PATHS,
         is_open=page.is_page if page_files else lambda _scope: False,
+        refuse=partial(_refuse, wires),
     )
     routes = {path for route in app.routes if (path := getattr(route, "path", None))}
     outermost = RequestContext(gate, metrics, routes=routes, quiet=probes, observer=traces)
     return Application(outermost, list(parts.values()), recorder.close if recorder is not None else lambda: None)
+
+
+def _refuse(wires: Mapping[str, Wire], scope: Scope, error: RequestError) -> Response:
+    """The reply to whoever is not let in, as the clients of its path understand it."""
+    wire = wire_at(wires, scope)
+    return api_errors.domain_error_reply(error) if wire is None else refusal(record_of(scope), wire, error)
 
 
 def _recorder(settings: Settings, metrics: Metrics) -> Recorder | None:

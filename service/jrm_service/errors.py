@@ -174,6 +174,12 @@ class CandidateError(JRMError):
     param: str | None = None
 
 
+class InvalidCandidate(CandidateError):
+    """It asks for nothing that can be scored, of a client whose other candidates are."""
+
+    code = "invalid_request"
+
+
 class InvalidImage(CandidateError):
     """The bytes are not an image that we read."""
 

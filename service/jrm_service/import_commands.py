@@ -15,6 +15,7 @@ from .options import AllowPipelineDrift
 Weights = Annotated[
     Path, typer.Option("--checkpoint", help="folder of the weights: model.safetensors, its shards, or model.pth")
 ]
+WeightsOfHPSv3 = Annotated[Path, typer.Option("--checkpoint", help="folder of the weights: HPSv3.safetensors")]
 Base = Annotated[Path, typer.Option(help="folder of the model that they were trained from; its weights are not read")]
 NewFolder = Annotated[Path, typer.Option(help="folder to write; must be new or empty")]
 PromptsFile = Annotated[Path | None, typer.Option(help="JSON file, dimension -> template")]
@@ -40,7 +41,7 @@ def import_editreward(
 
 
 def import_hpsv3(
-    checkpoint: Weights,
+    checkpoint: WeightsOfHPSv3,
     base: Base,
     out: NewFolder,
     prompts: PromptsFile = None,

@@ -45,6 +45,7 @@ STATUS: dict[str, int] = {
     "deadline_exceeded": 504,
 }
 _DEFAULT_RETRY_AFTER = 1.0
+_CHALLENGE = {"www-authenticate": "Bearer"}
 # How much of a refused body is read and thrown away, and for how long, so that the refusal arrives.
 _DRAIN_BYTES = 256 * 2**20
 _DRAIN_SECONDS = 5.0
@@ -88,8 +89,10 @@ def reason_of(error: JRMError) -> str:
     return str(error) if isinstance(error, RequestError | CandidateError) else "internal error"
 
 
-def retry_headers(error: JRMError) -> dict[str, str]:
-    """When to come back, for 429 and 503."""
+def headers_of(error: JRMError) -> dict[str, str]:
+    """When to come back, for 429 and 503, and what with, for 401."""
+    if status_of(error) == 401:
+        return dict(_CHALLENGE)
     if status_of(error) not in (429, 503):
         return {}
     retry_after = error.retry_after if isinstance(error, RequestError) else None
@@ -113,7 +116,7 @@ def error_reply(
     if status in (429, 503):
         headers["retry-after"] = str(max(1, math.ceil(retry_after or _DEFAULT_RETRY_AFTER)))
     elif status == 401:
-        headers["www-authenticate"] = "Bearer"
+        headers |= _CHALLENGE
     return ErrorReply(body, status, headers)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jrm_service.errors import RequestError, Unauthorized
@@ -31,6 +32,7 @@ class Gate:
         uncounted_paths: paths whose POST requests need no slot: what ends a wait must not wait for those who wait.
         open_paths: paths that anybody may call, such as health and metrics.
         is_open: whether a request for another path is open to anybody too.
+        refuse: the reply to a request that is refused, whose body has not been read.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Gate:
         open_paths: Collection[str],
         uncounted_paths: Collection[str] = (),
         is_open: Callable[[Scope], bool] = lambda _scope: False,
+        refuse: Callable[[Scope, RequestError], Response] = lambda _scope, error: domain_error_reply(error),
     ) -> None:
         self._app = app
         self._find = find
@@ -49,6 +52,7 @@ class Gate:
         self._open_paths = frozenset(open_paths)
         self._uncounted_paths = frozenset(uncounted_paths)
         self._is_open = is_open
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http" or scope["path"] in self._open_paths or self._is_open(scope):
@@ -62,7 +66,7 @@ class Gate:
                     held.enter_context(self._slots.hold(key))
             except RequestError as error:
                 # A body may be on its way, and the caller reads the reply only once it has been let in or cut off.
-                reply = domain_error_reply(error)
+                reply = self._refuse(scope, error)
                 await (UnreadBodyReply(reply) if _has_body(scope) else reply)(scope, receive, send)
                 return
             await self._app(scope, receive, send)

@@ -98,8 +98,9 @@ def _reply(asked: Sequence[GroupInput], answered: Answered) -> Response:
     ]
     outcomes = outcomes_of(result)
     if not any(isinstance(outcome, Score) for outcome in outcomes):
-        first = next(outcome for outcome in outcomes if isinstance(outcome, CandidateError))
-        return error_reply(first.code, str(first), groups=groups)
+        first = groups[0].scores[0]
+        assert isinstance(first, CandidateFailure)
+        return error_reply(first.error.code, first.error.message, param=first.error.param, groups=groups)
     response = ScoreResponse(
         id=f"score-{uuid.uuid4().hex}",
         created=int(time.time()),

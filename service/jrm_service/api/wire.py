@@ -174,10 +174,12 @@ class ScorePath:
             record.error = DISCONNECTED
             return Response(status_code=_CLIENT_CLOSED)
         except JRMError as error:
-            return _refusal(record, wire, error, unread=unread)
+            reply = refusal(record, wire, error)
+            return UnreadBodyReply(reply) if unread else reply
         except Exception:
             logger.exception("request %s failed", record.request_id)
-            return _refusal(record, wire, InternalError("internal error"), unread=unread)
+            reply = refusal(record, wire, InternalError("internal error"))
+            return UnreadBodyReply(reply) if unread else reply
 
 
 def outcomes_of(result: ScoreResult) -> list[Score | CandidateError]:
@@ -185,13 +187,13 @@ def outcomes_of(result: ScoreResult) -> list[Score | CandidateError]:
     return [outcome for group in result.groups for outcome in group]
 
 
-def _refusal(record: RequestRecord, wire: Wire, error: JRMError, *, unread: bool) -> Response:
-    record.error, record.refused = error.code, isinstance(error, RequestError)
+def refusal(record: RequestRecord, wire: Wire, error: JRMError) -> Response:
+    """The reply as the wire's clients understand it; what they may hide from their users goes into the log."""
+    record.wire, record.error, record.refused = wire.name, error.code, isinstance(error, RequestError)
     if wire.name:  # whose clients seldom show what they are told
         reason = "".join(character if character.isprintable() else "?" for character in str(error))
         logger.warning("request %s over the wire %s: %s: %s", record.request_id, wire.name, error.code, reason)
-    reply = wire.refuse(error)
-    return UnreadBodyReply(reply) if unread else reply
+    return wire.refuse(error)
 
 
 def _note(record: RequestRecord, result: ScoreResult) -> None:

@@ -87,6 +87,12 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).exists():
             template = (read_json(folder / name, problems, label=prefix + name) or {}).get("chat_template")
+            if isinstance(template, list):  # several by name, of which transformers takes this one
+                named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+                template = named.get("default")
+                if not isinstance(template, str):
+                    problems.append(f"{prefix}{name}: no chat_template of its list is called 'default'")
+                    return None
             if isinstance(template, str):
                 return template
     problems.append(f"{prefix}chat_template.jinja: missing, and no chat_template in tokenizer_config.json")

@@ -34,6 +34,11 @@ def check_sources(name: str, count: int, sent: Sent) -> None:
         raise InvalidRequest(f"{name}: the checkpoint '{sent.model.name}' {problem}", param=name)
 
 
+def is_blank(instruction: str) -> bool:
+    """Whether it asks for nothing."""
+    return not instruction or instruction.isspace()
+
+
 def ask(
     candidates: Sequence[WireCandidate],
     answer: Callable[[list[Outcome], Answered], Response],
@@ -47,9 +52,12 @@ def ask(
     if not candidates:
         raise InvalidRequest("there is nothing to score")
     members: dict[tuple[bytes | str, ...], list[int]] = {}
+    instructions: set[str] = set()  # a pickle may name one of many megabytes a thousand times: each is looked at once
     for number, candidate in enumerate(candidates):
-        if not candidate.instruction.strip():
-            raise InvalidRequest(f"{candidate.name}: the instruction is empty", param=candidate.name)
+        if candidate.instruction not in instructions:
+            if is_blank(candidate.instruction):
+                raise InvalidRequest(f"{candidate.name}: the instruction is empty", param=candidate.name)
+            instructions.add(candidate.instruction)
         key: tuple[bytes | str, ...] = (candidate.instruction, *(source.key for source in candidate.sources))
         members.setdefault(key, []).append(number)
     groups = [_group([candidates[number] for number in numbers]) for numbers in members.values()]

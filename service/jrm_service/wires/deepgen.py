@@ -42,7 +42,7 @@ class DeepgenWire:
         read = pickled.ImageInputs()
         check_count(len(edits), sent.max_candidates)
         sources: list[list[ImageInput]] = [[] for _ in edits]
-        if content["images"].get("source") is not None:
+        if content["images"].get("source"):
             (images,) = pickled.columns(content["images"], {"source": bytes})
             pickled.require_equal_lengths({"edited": edits, "source": images})
             sources = [[read.of(f"source[{n}]", data)] for n, data in enumerate(images)]

@@ -47,7 +47,10 @@ class EditR1Wire:
         images, prompts = pickled.columns(content, {"images": bytes, "prompts": str})
         read = pickled.ImageInputs()
         check_count(len(images), sent.max_candidates)
-        if content.get("ref_images") is None:
+        if content.get("metadatas") is not None:
+            (metadatas,) = pickled.columns(content, {"metadatas": object})
+            pickled.require_equal_lengths({"images": images, "metadatas": metadatas})
+        if not content.get("ref_images"):
             sources: list[list[ImageInput]] = [[] for _ in images]
         else:
             (references,) = pickled.columns(content, {"ref_images": bytes})

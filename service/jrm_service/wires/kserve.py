@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from jrm_client.protocol import DEFAULT_TIMEOUT_MS
-from jrm_service.api.errors import reason_of, retry_headers, status_of
+from jrm_service.api.errors import headers_of, reason_of, status_of
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
@@ -29,7 +29,6 @@ from .rewards import Rewards
 T = TypeVar("T")
 
 _MAX_SIDE = 1_000_000  # elements of a tensor in one direction
-_INPUTS = ("source", "edited", "instruction")
 BINARY = "inference-header-content-length"
 """A header that says how much of a body is JSON: what follows are tensors of an extension that is not served."""
 
@@ -72,7 +71,7 @@ class KServeWire:
 
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every element of ``edited`` is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
-        self.require(sent.path["model"], sent.model)
+        self.require(sent.path["model"], sent.path.get("version"), sent.model)
         try:
             document = _Document.model_validate(content)
         except ValidationError as error:
@@ -94,12 +93,14 @@ class KServeWire:
 
     def refuse(self, error: JRMError) -> Response:
         """The protocol's own shape."""
-        return JSONResponse({"error": reason_of(error)}, status_of(error), retry_headers(error))
+        return JSONResponse({"error": reason_of(error)}, status_of(error), headers_of(error))
 
-    def require(self, name: str, model: ServedModel) -> None:
-        """Raises UnknownModel."""
-        if name not in self._rewards.names(model):
+    def require(self, name: str | None, version: str | None, model: ServedModel) -> None:
+        """Raises UnknownModel where a path names another model, or another version of it."""
+        if name is not None and name not in self._rewards.names(model):
             raise UnknownModel(f"no model is called '{name[:64]}'", param="model")
+        if version not in (None, model.fingerprint):
+            raise UnknownModel(f"no version is called '{version[:64]}'; there is {model.fingerprint}", param="version")
 
     def metadata(self, name: str, model: ServedModel) -> dict[str, Any]:
         """What ``GET /v2/models/{model}`` tells; the version is the fingerprint."""
@@ -107,7 +108,7 @@ class KServeWire:
             "name": name,
             "versions": [model.fingerprint],
             "platform": "jrm-serve",
-            "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in _INPUTS],
+            "inputs": [{"name": name, "datatype": "BYTES", "shape": shape} for name, shape in _inputs(model).items()],
             "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in self._outputs(model)],
         }
 
@@ -140,6 +141,13 @@ class KServeWire:
             if name in names
         ]
         return JSONResponse(body | ({"id": request_id} if request_id is not None else {}) | {"outputs": outputs})
+
+
+def _inputs(model: ServedModel) -> dict[str, list[int]]:
+    """The tensors of a request and their shapes: no source, one for each edit, or several."""
+    most = model.description.get("image", {}).get("max_sources", 1)
+    sources = {"source": [-1] if most == 1 else [-1, -1]} if most else {}
+    return {**sources, "edited": [-1], "instruction": [-1]}
 
 
 def _read(model: ServedModel) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from jrm_service.api.errors import reason_of, retry_headers, status_of
+from jrm_service.api.errors import headers_of, reason_of, status_of
 from jrm_service.api.wire import Sent
 from jrm_service.errors import InvalidRequest, JRMError, UnsupportedMediaType
 from jrm_service.images.reader import ImageInput
@@ -47,7 +47,7 @@ def refusal(error: JRMError) -> Response:
     and would be sent a thousand times.
     """
     status = status_of(error)
-    headers = {} if error.code == "device_lost" else retry_headers(error)
+    headers = {} if error.code == "device_lost" else headers_of(error)
     return reply({"error": f"{error.code}: {reason_of(error)}"}, _INTERNAL if status == 500 else status, headers)
 
 

@@ -61,12 +61,18 @@ class _Content(_Sent):
 
     @property
     def text(self) -> str:
+        """The texts as one, which may be as long as the body."""
         return "\n".join(part.text for part in self.content if part.type == "text" and part.text is not None)
 
 
 def _listed(documents: Any) -> Any:
-    """One document may come without a list around it."""
-    return [documents] if isinstance(documents, dict) else documents
+    """Older vLLM: an object in place of the list, of which each image is a document."""
+    if not isinstance(documents, dict):
+        return documents
+    parts = documents.get("content")
+    if isinstance(parts, list) and all(isinstance(part, dict) and part.get("type") == "image_url" for part in parts):
+        return [{"content": [part]} for part in parts]
+    return [documents]
 
 
 class _Document(_Sent):
@@ -99,9 +105,9 @@ class RerankWire:
         if asked.model is not None and asked.model not in self._rewards.names(sent.model):
             raise UnknownModel(f"no model is called '{asked.model[:64]}'", param="model")
         check_count(len(asked.documents), sent.max_candidates)
-        sources = asked.query.images("query")
+        sources, instruction = asked.query.images("query"), asked.query.text
         candidates = [
-            WireCandidate(f"documents[{number}]", sources, asked.query.text, _edited(number, document))
+            WireCandidate(f"documents[{number}]", sources, instruction, _edited(number, document))
             for number, document in enumerate(asked.documents)
         ]
 

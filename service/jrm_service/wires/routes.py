@@ -10,9 +10,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
+from starlette.types import Scope
 
 from jrm_service.api.parse import load_json_body
-from jrm_service.api.wire import ScorePath, Sent, Wire
+from jrm_service.api.record import record_of
+from jrm_service.api.wire import ScorePath, Sent, Wire, refusal
 from jrm_service.errors import InvalidRequest, RequestError, WireScaleError
 from jrm_service.scoring.types import ServedModel
 
@@ -33,12 +35,14 @@ WIRES: Mapping[str, Callable[[Rewards], Wire]] = {
     for wire in (UniRLWire, FlowFactoryWire, KServeWire, RerankWire, EditR1Wire, DeepgenWire, EditScoreWire)
 }
 _AT_ROOT = ("deepgen", "editscore")  # both at POST /, told apart by their keys
+_STARTS = {"/compute": "flow-factory", "/mode/": "edit-r1", "/v2/models/": "kserve"}
 _ASSUMED = {
     "edit-r1": "Edit-R1 drops groups with a mean over 0.9 or a standard deviation under 0.05, FIRM-Reward divides by 5",
     "editscore": "EditScore counts an edit as a success from 0.5 on",
 }
 """What clients assume of rewards that lie between 0 and 1, for those that do."""
 V2_LIVE, V2_READY = "/v2/health/live", "/v2/health/ready"
+_VERSIONS = ("", "/versions/{version}")
 PROBES: Mapping[str, frozenset[str]] = {"kserve": frozenset({V2_LIVE, V2_READY})}
 """Routes of a wire that ask for no key, as ``/health`` does not."""
 
@@ -73,6 +77,16 @@ def uses_root(wires: Collection[str]) -> bool:
     return any(name in wires for name in _AT_ROOT)
 
 
+def wire_at(wires: Mapping[str, Wire], scope: Scope) -> Wire | None:
+    """The wire whose clients alone send such a request: what refuses it before it has a route speaks as that wire."""
+    path = scope["path"]
+    if scope["method"] != "POST":
+        return None
+    if path == "/":
+        return next((wires[name] for name in _AT_ROOT if name in wires), None)
+    return next((wires[name] for start, name in _STARTS.items() if path.startswith(start) and name in wires), None)
+
+
 def wires_router(
     path: ScorePath, wires: Mapping[str, Wire], served: Callable[[], ServedModel], further_names: Sequence[str]
 ) -> APIRouter:
@@ -105,20 +119,20 @@ def wires_router(
             add(route, _json, rerank)
     kserve = wires.get("kserve")
     if isinstance(kserve, KServeWire):
-        add("/v2/models/{model}/infer", _tensors, kserve)
+        for suffix in _VERSIONS:
+            add(f"/v2/models/{{model}}{suffix}/infer", _tensors, kserve)
         _add_metadata(router, kserve, served)
     return router
 
 
 def _add_metadata(router: APIRouter, kserve: KServeWire, served: Callable[[], ServedModel]) -> None:
-    def told(tell: Callable[[ServedModel], dict[str, Any]], name: str | None = None) -> Response:
+    def told(request: Request, tell: Callable[[ServedModel], dict[str, Any]]) -> Response:
         """What is told of the model; refused while it takes no requests, and where it is called otherwise."""
         try:
             model = served()
-            if name is not None:
-                kserve.require(name, model)
+            kserve.require(request.path_params.get("name"), request.path_params.get("version"), model)
         except RequestError as error:
-            return kserve.refuse(error)
+            return refusal(record_of(request.scope), kserve, error)
         return JSONResponse(tell(model))
 
     @router.get("/v2")
@@ -130,16 +144,18 @@ def _add_metadata(router: APIRouter, kserve: KServeWire, served: Callable[[], Se
         return {"live": True}
 
     @router.get(V2_READY)
-    async def ready() -> Response:
-        return told(lambda _model: {"ready": True})
+    async def ready(request: Request) -> Response:
+        return told(request, lambda _model: {"ready": True})
 
-    @router.get("/v2/models/{name}/ready")
-    async def model_ready(name: str) -> Response:
-        return told(lambda _model: {"name": name, "ready": True}, name)
+    async def model_ready(request: Request) -> Response:
+        return told(request, lambda _model: {"name": request.path_params["name"], "ready": True})
 
-    @router.get("/v2/models/{name}")
-    async def metadata(name: str) -> Response:
-        return told(lambda model: kserve.metadata(name, model), name)
+    async def metadata(request: Request) -> Response:
+        return told(request, lambda model: kserve.metadata(request.path_params["name"], model))
+
+    for suffix in _VERSIONS:
+        router.add_api_route(f"/v2/models/{{name}}{suffix}/ready", model_ready, methods=["GET"])
+        router.add_api_route(f"/v2/models/{{name}}{suffix}", metadata, methods=["GET"])
 
 
 def _json(sent: Sent) -> Any:

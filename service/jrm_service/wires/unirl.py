@@ -16,14 +16,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from jrm_service.api.errors import reason_of, retry_headers, status_of
+from jrm_service.api.errors import headers_of, reason_of, status_of
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count, invalid, read_base64
 from jrm_service.api.wire import Answered, Asked, Sent
-from jrm_service.errors import InvalidRequest, JRMError
+from jrm_service.errors import InvalidCandidate, InvalidRequest, JRMError
+from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
 
-from .candidates import Outcome, WireCandidate, ask
+from .candidates import Outcome, WireCandidate, ask, is_blank
 from .rewards import Rewards
 
 _IDENTITY = ("request_id", "sample_id", "group_id", "source_rank", "policy_version", "idempotency_key")
@@ -95,14 +96,14 @@ class UniRLWire:
             return self._answer(document.requests, outcomes, answered.model)
 
         return ask(
-            [_candidate(number, entry) for number, entry in enumerate(document.requests)],
+            [_candidate(number, entry, sent) for number, entry in enumerate(document.requests)],
             answer,
             timeout_ms=patience_ms(sent.headers, self.timeout_ms),
         )
 
     def refuse(self, error: JRMError) -> Response:
         """FastAPI's shape, which its own server has."""
-        return JSONResponse({"detail": reason_of(error)}, status_of(error), retry_headers(error))
+        return JSONResponse({"detail": reason_of(error)}, status_of(error), headers_of(error))
 
     def _answer(self, entries: Sequence[_Entry], outcomes: Sequence[Outcome], model: ServedModel) -> Response:
         body: dict[str, Any] = {
@@ -136,16 +137,24 @@ class UniRLWire:
         return reward | {name: dimension.mean for name, dimension in score.dimensions.items()}
 
 
-def _candidate(number: int, entry: _Entry) -> WireCandidate:
+def _candidate(number: int, entry: _Entry, sent: Sent) -> WireCandidate:
+    """What an entry asks for. One that asks for nothing is a candidate that fails, and the others have their scores."""
     name = f"requests[{number}]"
-    if entry.history[-1].image_b64 is None:
-        raise InvalidRequest(f"{name}: the last turn has no image", param=name)
-    *sources, edited = (
-        read_base64(f"{name}.history[{place}].image_b64", turn.image_b64)
+    images = [
+        (f"{name}.history[{place}].image_b64", turn.image_b64)
         for place, turn in enumerate(entry.history)
         if turn.image_b64 is not None
-    )
+    ]
     instruction = next((turn.text for turn in reversed(entry.history) if turn.text), "")
+    problem = None
+    if entry.history[-1].image_b64 is None:
+        problem = "the last turn has no image"
+    elif is_blank(instruction):
+        problem = "no turn has an instruction"
+    if problem is not None:
+        failed = ImageInput.of(name, InvalidCandidate(problem))
+        return WireCandidate(name, [failed] * min(1, sent.max_sources), name, failed)
+    *sources, edited = (read_base64(field, text) for field, text in images)
     return WireCandidate(name, sources, instruction, edited)
 
 

@@ -47,6 +47,8 @@ def test_a_browser_gets_the_page(fake_server):
     assert reply.content == (STATIC / "index.html").read_bytes()
     assert (reply.status_code, reply.headers["content-type"]) == (200, TYPES[".html"])
     assert reply.headers["vary"] == "accept"
+    for refused in ("text/html;q=0", "application/json, text/html; q=0.0", "text/htmlx"):
+        assert httpx.get(fake_server, headers={"accept": refused}).status_code == 404, refused
 
 
 def test_every_file_is_served_as_what_it_is(fake_server):

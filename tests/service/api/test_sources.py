@@ -237,5 +237,8 @@ def test_one_bad_source_fails_its_group_alone_by_name(several, bad, code):
     assert [score["status"] for score in fine["scores"]] == ["ok"]
     assert [(s["error"]["code"], s["error"]["param"]) for s in failed["scores"]] == [(code, "groups[1].source[1]")] * 2
     assert all(score["error"]["message"].startswith("source[1]: ") for score in failed["scores"])
+    alone = post(several, {"source": [b64(A), bad], "edited": b64(EDITED), "instruction": "x"})
+    assert alone.status_code == 422
+    assert (alone.json()["error"]["code"], alone.json()["error"]["param"]) == (code, "source[1]")
     with JRMClient(several) as client, pytest.raises(ScoreError, match=r"pairs\[0\]\.source\[1\]: "):
         client.score_batch([([A, b"no image"], EDITED, "x")])

@@ -294,6 +294,17 @@ def test_without_weights_all_else_is_checked_as_ever(path):
         open_checkpoint(path, weights=False)
 
 
+def test_of_several_chat_templates_the_one_called_default_is_taken(path):
+    jinja = path / "chat_template.jinja"
+    before, template = open_checkpoint(path), jinja.read_text()
+    jinja.unlink()
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]
+    edit_json(path / "tokenizer_config.json", chat_template=named)
+    assert open_checkpoint(path).chat_template == before.chat_template == template
+    edit_json(path / "tokenizer_config.json", chat_template=named[:1])
+    assert problems(path) == ["tokenizer_config.json: no chat_template of its list is called 'default'"]
+
+
 def test_every_problem_is_named_at_once(path):
     edit_tensors(path / "model.safetensors", lambda t: t.pop("model.visual.pos_embed.weight"))
     edit_json(path / "preprocessor_config.json", patch_size=14)

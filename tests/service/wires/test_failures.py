@@ -3,7 +3,9 @@
 import logging
 import pickle
 import threading
+from dataclasses import replace
 
+import httpx
 import pytest
 
 from jrm_service.api.keys import Key, digest
@@ -104,6 +106,46 @@ def test_of_unirl_the_reply_is_200_when_all_failed(server):
     outcomes = unirl(server, [BAD[1]] * 3, Waits())
     assert [reward for reward, _ in outcomes] == [None] * 3
     assert all(reason for _, reason in outcomes)
+
+
+def test_of_unirl_an_entry_that_asks_for_nothing_is_one_error(server):
+    requests = wire_bodies.unirl([*PAIRS[:1], replace(PAIRS[0], instruction=" ")])
+    requests["requests"].append(
+        requests["requests"][0] | {"history": [*requests["requests"][0]["history"], {"text": "x"}]}
+    )
+    (first, nothing), *others = unirl(server, requests, Waits())
+    assert nothing is None
+    assert isinstance(first, float)
+    assert others == [
+        (None, "requests[1]: no turn has an instruction"),
+        (None, "requests[2]: the last turn has no image"),
+    ]
+
+
+def test_of_edit_r1_metadata_is_as_long_as_the_rest(server):
+    body = wire_bodies.edit_r1(PAIRS) | {"metadatas": [{"requirement": "x"}] * (len(PAIRS) + 1)}
+    reply = wire_bodies.post_pickle(f"{server}/mode/logits_non_cot", body)
+    assert reply.status_code == 400
+    assert "unequal length" in pickle.loads(reply.content)["error"]
+
+
+def test_who_is_not_let_in_is_told_as_the_client_understands_it(tmp_path, caplog):
+    keys = tmp_path / "keys"
+    keys.write_text(Key("a", digest(b"s")).line())
+    settings = Settings(backend="fake", wires=wire_bodies.ALL, api_keys_file=keys)
+    with servers.serving(settings) as url, caplog.at_level(logging.WARNING):
+        shown = httpx.post(f"{url}/compute", json=wire_bodies.flow_factory(PAIRS))
+        pickled = wire_bodies.post_pickle(f"{url}/mode/logits_non_cot", wire_bodies.edit_r1(PAIRS))
+        root = wire_bodies.post_pickle(f"{url}/", wire_bodies.deepgen(PAIRS))
+        plain = httpx.post(f"{url}/v2/models/jrm/infer", json=wire_bodies.kserve(PAIRS))
+        text = httpx.get(f"{url}/metrics").text
+    assert (shown.status_code, shown.json()["error"].partition(":")[0]) == (200, "unauthorized")
+    assert [reply.status_code for reply in (pickled, root, plain)] == [401] * 3
+    assert all(reply.headers["www-authenticate"] == "Bearer" for reply in (pickled, root, plain))
+    assert all(pickle.loads(reply.content)["error"].startswith("unauthorized: ") for reply in (pickled, root))
+    assert list(plain.json()) == ["error"]
+    assert 'jrm_wire_requests_total{outcome="unauthorized",wire="flow-factory"} 1.0' in text
+    assert [record for record in caplog.records if "wire flow-factory: unauthorized" in record.getMessage()]
 
 
 def test_of_unirl_an_unknown_reward_stops_the_run(server):

@@ -6,6 +6,8 @@ import pytest
 from jrm_service.scoring.fakes import DIMENSIONS, FakePreparer
 from jrm_service.scoring.types import ServedModel
 from jrm_service.settings import Settings
+from jrm_service.wires.kserve import KServeWire
+from jrm_service.wires.rewards import Rewards
 from support import servers, wire_bodies
 from support.cases import each
 from support.pictures import encode, photo
@@ -127,6 +129,25 @@ def test_metadata_and_health(fake_server):
     metadata = httpx.get(f"{fake_server}/v2/models/jrm").json()
     assert [one["name"] for one in metadata["inputs"]] == ["source", "edited", "instruction"]
     assert metadata["outputs"][0] == {"name": "reward", "datatype": "FP32", "shape": [-1]}
+
+
+def test_a_version_is_a_fingerprint(fake_server):
+    model = f"{fake_server}/v2/models/jrm"
+    (version,) = httpx.get(model).json()["versions"]
+    assert httpx.get(f"{model}/versions/{version}").json() == httpx.get(model).json()
+    assert httpx.get(f"{model}/versions/{version}/ready").json() == {"name": "jrm", "ready": True}
+    assert infer(fake_server, GOOD, model=f"jrm/versions/{version}").status_code == 200
+    for path in ("", "/ready", "/infer"):
+        reply = httpx.request("POST" if path == "/infer" else "GET", f"{model}/versions/1{path}", json=GOOD)
+        assert reply.status_code == 404
+        assert reply.json() == {"error": f"no version is called '1'; there is {version}"}
+
+
+@each(("most", "source"), [(0, []), (1, [[-1]]), (3, [[-1, -1]])])
+def test_metadata_announces_as_many_sources_as_are_taken(most, source):
+    model = ServedModel("m", "f", {"image": {"max_sources": most}})
+    inputs = KServeWire(Rewards()).metadata("jrm", model)["inputs"]
+    assert [tensor["shape"] for tensor in inputs if tensor["name"] == "source"] == source
 
 
 def served_with(*stds: bool, **reward: object) -> ServedModel:

@@ -48,6 +48,14 @@ def test_one_document_needs_no_list(fake_server):
     assert len(rerank(fake_server, documents=alone).json()["results"]) == 1
 
 
+def test_each_image_of_one_object_is_a_document(fake_server):
+    together = {
+        "content": [part for document in wire_bodies.rerank(PAIRS)["documents"] for part in document["content"]]
+    }
+    listed, at_once = (rerank(fake_server, **changes).json()["results"] for changes in ({}, {"documents": together}))
+    assert at_once == listed
+
+
 @each(
     ("documents", "message"),
     [

@@ -84,7 +84,7 @@ def test_the_reward_is_that_of_our_own_route(most, sources):
             assert reward_of(wire, reply) == score["reward"], wire
 
 
-@each("nothing", [{"edited": [EDITED]}, {"edited": [EDITED], "source": None}])
+@each("nothing", [{"edited": [EDITED]}, {"edited": [EDITED], "source": None}, {"edited": [EDITED], "source": []}])
 def test_of_deepgen_a_source_that_is_null_is_none(nothing):
     with served(0) as url:
         reply = wire_bodies.post_pickle(url, wire_bodies.deepgen([PAIR]) | {"images": nothing})

@@ -73,6 +73,33 @@ def test_of_kserve_too_many_sources_are_refused_before_one_is_read():
     assert images_read(KServeWire(Rewards()), many, sent(max_sources=3)) == 0
 
 
+class Text(str):
+    """Counts how often it is read from one end to the other."""
+
+    read = 0
+
+    def isspace(self) -> bool:
+        Text.read += 1
+        return super().isspace()
+
+
+@each("wire", ["edit-r1", "deepgen"])
+def test_of_a_pickle_an_instruction_that_is_named_often_is_looked_at_once(wire):
+    content = content_of(wire, PAIRS)
+    content["prompts"] = [Text(" x" * 1000)] * COUNT
+    Text.read = 0
+    assert len(WIRES[wire](Rewards()).read(content, sent()).groups) == 1
+    assert Text.read == 1
+
+
+def test_of_rerank_the_instruction_is_one_object_for_all_documents():
+    content = content_of("rerank", PAIRS[:1])
+    content["query"]["content"] += [{"type": "text", "text": "y" * 1000}]
+    content["documents"] *= COUNT
+    wire = WIRES["rerank"](Rewards())
+    assert calls(lambda: wire.read(content, sent()))["_Content.text"] == 1
+
+
 @each("wire", ["edit-r1", "deepgen", "editscore"])
 def test_of_a_pickle_an_object_that_is_named_often_is_read_once(wire):
     content = content_of(wire, PAIRS)  # in which pickle itself names the bytes of a file once

@@ -59,4 +59,5 @@ def is_page(scope: Scope) -> bool:
 
 
 def _wants_html(headers: Headers) -> bool:
-    return "text/html" in headers.get("accept", "")
+    accepted = (kind.replace(" ", "").lower().split(";") for kind in headers.get("accept", "").split(","))
+    return any(kind == "text/html" and not {"q=0", "q=0.0"}.intersection(options) for kind, *options in accepted)
