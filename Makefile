@@ -14,7 +14,7 @@ TRAINERS ?= trl ms_swift verl openrlhf
 TORCH := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo rl-demo test test-all test-trainers check fuzz bench soak screenshots image image-test train-tiny format clean
+.PHONY: help serve demo rl-demo test test-all test-trainers check docs fuzz bench soak screenshots image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -40,7 +40,7 @@ test-trainers: $(VENV)/.service $(TRAINERS:%=.trainers/%/.ready) ## our rewards 
 	JRM=$(abspath $(BIN)/jrm) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .trainers/$$trainer/bin/python -m pytest \
 	-c tests/trainers/pytest.ini tests/trainers/real_$$trainer.py $(ARGS) || exit 1; done
 
-fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs into tests/fuzz/corpus
+fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs in tests/fuzz/corpus
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, import rules
@@ -48,6 +48,10 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(VENV)/.docs ## build the documentation as a site with search into out/site, its links checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "out/site/index.html; with search: $(PYTHON) -m http.server --directory out/site"
 
 bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 20 minutes)
 	@$(BIN)/python -m benchmarks.work
@@ -94,6 +98,11 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python tools/repair_cpu_torch.py
 	@$(BIN)/python tools/fetch_prometheus.py
 	@touch $(VENV)/.service $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml
+	@echo "installing jrm-serve[docs] into $(VENV) (once)"
+	@$(INSTALL) '.[docs]'
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[bench] and vLLM, a peer, into $(VENV) (a few minutes, once)"

@@ -32,8 +32,8 @@ class Fleet:
 
     ``routes`` has the proxy of each URL. A proxy resolves names itself, and connections to addresses would evade it.
     ``turn`` rotates them (``replicas.first_turn``). ``replicas`` knows which one is next, ``ejection`` for how long one
-    that failed is left alone. Names are looked up again after ``look_up_every`` seconds. Where there is a ``carrier``, it
-    takes every request to where it goes, and no name is looked up.
+    that failed is left alone. Names are looked up again after ``look_up_every`` seconds. Where there is a ``carrier``,
+    it takes every request to where it goes, and no name is looked up.
     """
 
     def __init__(

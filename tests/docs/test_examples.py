@@ -59,7 +59,7 @@ def test_the_fingerprint_of_a_run(url):
 
 
 def test_the_server_in_a_test_of_ones_own():
-    names = program(pages.DOCS / "serving.md", "def fake_server")
+    names = program(pages.DOCS / "testing.md", "def fake_server")
     [test] = [value for name, value in names.items() if name.startswith("test_")]
     test()
 

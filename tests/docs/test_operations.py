@@ -1,4 +1,4 @@
-"""The queries of docs/operations.md and docs/serving.md against the metrics: what they name exists, with its labels."""
+"""The queries of docs/operations.md and docs/metrics.md against the metrics: what they name exists, with its labels."""
 
 import re
 
@@ -15,7 +15,7 @@ SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "
 
 
 def queries() -> list[str]:
-    drift = [block for block in pages.blocks(pages.DOCS / "serving.md", "") if "rate(" in block]
+    drift = [block for block in pages.blocks(pages.DOCS / "metrics.md", "") if "rate(" in block]
     return [*IN_TABLE.findall(PAGE.read_text(encoding="utf-8")), *pages.blocks(PAGE, "promql"), *drift]
 
 

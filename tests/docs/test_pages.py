@@ -64,13 +64,15 @@ def test_jrm_serve_is_called_with_flags_that_it_has(page):
         assert {word for word in shlex.split(command, posix=False) if word.startswith("--")} <= flags
 
 
-def test_the_map_in_the_readme_names_files_that_exist():
-    [tree] = [block for block in pages.blocks(pages.ROOT / "README.md", "") if "jrm_service/" in block]
+@each("page", [pages.ROOT / "README.md", pages.DOCS / "architecture.md"], ids=pages.name)
+def test_a_map_names_folders_and_files_that_exist(page):
+    [tree] = [block for block in pages.blocks(page, "") if "jrm_service/" in block]
     folders: list[str] = []
     for line in tree.splitlines():
         indent, word = len(line) - len(line.lstrip()), line.split()[0]
         if word.endswith("/"):
             folders = [*folders[: indent // 2], word]
+            assert (pages.ROOT / "".join(folders)).is_dir(), line
         files = re.findall(r"[\w/]+\.py\b", line)
         for file in files:
             candidates = ["".join(folders[: depth + 1]) + file for depth in range(len(folders))] + [file]

@@ -129,7 +129,7 @@ CLASHING = [
         {"score": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
         "score.resources.limits has nvidia.com/gpu: set score",
     ),
-    ({"score": {"extraEnv": [{"name": "JRM_PORT", "value": "1"}]}}, "score.extraEnv has JRM_PORT: it belongs into"),
+    ({"score": {"extraEnv": [{"name": "JRM_PORT", "value": "1"}]}}, "score.extraEnv has JRM_PORT: it belongs in"),
     ({"score": {"settings": {"max_queue": 240}}}, "score pods could never admit a request of max_candidates, 1024"),
     ({"settings": {"max_candidates": 5000}}, "Give both in settings: {max_queue: 4096, max_candidates: 4096}"),
     ({"explain": {"enabled": True, "settings": {"max_queue": 5}}}, "explain pods could never admit a request"),

@@ -168,7 +168,7 @@
 
 {{- range $role.extraEnv -}}
 {{- if hasPrefix "JRM_" .name -}}
-{{- $problems = append $problems (printf "%s.extraEnv has %s: it belongs into %s.settings" $name .name $name) -}}
+{{- $problems = append $problems (printf "%s.extraEnv has %s: it belongs in %s.settings" $name .name $name) -}}
 {{- end -}}
 {{- end -}}
 
