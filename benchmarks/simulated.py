@@ -25,7 +25,7 @@ from jrm_client.deadline import Deadline, deadline_of
 from jrm_client.errors import APIConnectionError, APIStatusError, CandidateError, JRMError
 from jrm_client.replicas import Replicas, rotated
 from jrm_client.retry import MAX_RETRIES, Backoff, Schedule
-from jrm_service.api.errors import retry_headers, status_of
+from jrm_service.api.errors import headers_of, status_of
 from jrm_service.errors import CandidateError as FailedCandidate
 from jrm_service.errors import Draining, RequestError
 from jrm_service.metrics import Metrics
@@ -189,7 +189,7 @@ class SimulatedReplica:
                 raise Draining("draining", retry_after=DRAINING_RETRY_AFTER_S)
             await self._score(candidates, asyncio.get_running_loop().time() + patience_s)
         except RequestError as error:
-            headers = retry_headers(error)
+            headers = headers_of(error)
             raise APIStatusError(
                 str(error),
                 status=status_of(error),
