@@ -12,7 +12,7 @@ from helm.chart import chart_values, pod, server
 from jrm_service.model.source import BUNDLED
 from support.cases import each
 
-FINGERPRINT = "543de17551c24bf26a33153b48fb6a3e"
+FINGERPRINT = "0ede12d83a9b0b6d32617eb4e793925f"
 FETCHED = ["hub", "s3", "image-copy"]
 
 

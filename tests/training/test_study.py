@@ -93,6 +93,16 @@ def test_settings_beside_alpha_that_differ_are_named(runs, tmp_path):
     assert found["runs"][0]["splits"]["test"]["critiques"] == {}
 
 
+def test_a_scale_for_the_reward_is_no_other_judgement(runs, tmp_path):
+    scaled = shutil.copytree(runs[1], tmp_path / "scaled")
+    file = scaled / "checkpoint" / "reward" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["reward"]["normalize"] = {"center": 1.0, "scale": 2.0}
+    file.write_text(json.dumps(manifest))
+    (scaled / "checkpoint" / "reward" / "golden.json").unlink(missing_ok=True)
+    assert len(measure([runs[0], scaled], Plan(groups=1, edits=4, critiques=0), device="cpu")["runs"]) == 2
+
+
 def test_runs_that_judge_differently_are_refused(runs, tmp_path):
     other = studies.run_folder(tmp_path / "other", 0.0, layout=checkpoints.one_pass())
     with pytest.raises(ValueError, match="cannot be compared"):

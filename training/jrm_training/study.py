@@ -171,10 +171,12 @@ def write_study(file: Path, document: Mapping[str, Any]) -> None:
 
 
 def _check_comparable(runs: Sequence[Run]) -> None:
-    first = runs[0].checkpoint.manifest
-    for run in runs[1:]:
+    def judged_by(run: Run) -> tuple[object, object]:
         manifest = run.checkpoint.manifest
-        if manifest.passes != first.passes or manifest.reward != first.reward:
+        return manifest.passes, manifest.reward.model_copy(update={"normalize": None})  # a study is of raw rewards
+
+    for run in runs[1:]:
+        if judged_by(run) != judged_by(runs[0]):
             raise ValueError(f"{run.folder} and {runs[0].folder} cannot be compared: their manifests judge differently")
 
 
