@@ -12,7 +12,7 @@ from helm.chart import chart_values, pod, server
 from jrm_service.model.source import BUNDLED
 from support.cases import each
 
-FINGERPRINT = "0ede12d83a9b0b6d32617eb4e793925f"
+FINGERPRINT = "00cf9af4c9bca072c207ba9ac480f8a5"
 FETCHED = ["hub", "s3", "image-copy"]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[
         str,
-        typer.Option(help="A TOML file, or the name of a shipped one: jrm-tiny, jrm-tiny-votes, jrm-8b, jrm-8b-lora."),
+        typer.Option(help="A TOML file, or the name of a shipped one: jrm-tiny, jrm-8b, jrm-8b-lora, …."),
     ],
     out: Annotated[
         Path | None,
