@@ -79,12 +79,10 @@ def uses_root(wires: Collection[str]) -> bool:
 
 def wire_at(wires: Mapping[str, Wire], scope: Scope) -> Wire | None:
     """The wire whose clients alone send such a request: what refuses it before it has a route speaks as that wire."""
-    path = scope["path"]
     if scope["method"] != "POST":
         return None
-    if path == "/":
-        return next((wires[name] for name in _AT_ROOT if name in wires), None)
-    return next((wires[name] for start, name in _STARTS.items() if path.startswith(start) and name in wires), None)
+    known = (name for start, name in _STARTS.items() if scope["path"].startswith(start))
+    return next((wires[name] for name in known if name in wires), None)
 
 
 def wires_router(
