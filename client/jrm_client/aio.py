@@ -101,6 +101,8 @@ class AsyncJRMClient:
     ) -> None:
         if backoff is not None and not isinstance(backoff, Backoff):
             raise TypeError(f"backoff: {type(backoff).__name__}; expected jrm_client.Backoff or None")
+        if transport is not None and not isinstance(transport, httpx.AsyncBaseTransport):
+            raise TypeError(f"transport: {type(transport).__name__}; expected httpx.AsyncBaseTransport or None")
         arguments.choice(image_format, "image_format", ("ppm", "png"))
         retries = arguments.whole(max_retries, "max_retries", 0)
         self._timeout = arguments.seconds(timeout)

@@ -20,6 +20,8 @@ class HandleTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        if not isinstance(handle, DeploymentHandle):
+            raise TypeError(f"handle: {type(handle).__name__}; expected what serve.run or get_app_handle returned")
         self._handle = handle
 
     @property
