@@ -113,7 +113,7 @@ NOT_CHECKED = {
     "only_strict",
     "metadata",
     "handle",
-}  # has no effect; used only with source_key, see test_flow_grpo; Ray's
+}  # has no effect; needs source_key; is Ray's
 CALLED = {"url": "base_url"}  # what messages call it
 
 
