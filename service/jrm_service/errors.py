@@ -21,6 +21,7 @@ JRMError
 │   ├── ExplainDisabled          this process does not serve /explain
 │   └── ExplainUnavailable       it does, but the engine behind it is not there now
 ├── CandidateError               one candidate has no score; its neighbours are untouched
+│   ├── InvalidCandidate         it asks for nothing that can be scored
 │   ├── InvalidImage             not PNG/JPEG/WebP/PPM, truncated, bad base64
 │   ├── ImageTooLarge            too many pixels by its header, or an extreme aspect ratio
 │   ├── InstructionTooLong       over the character limit or the model's length

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,12 +21,19 @@ _ENVIRONMENT = {
 }
 
 
+def _free_port() -> int:
+    """Not of those that the kernel gives to whoever asks for any: vLLM takes many seconds before it binds."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 @contextlib.contextmanager
 def serving(checkpoint: Path, log: Path, name: str = "jrm-tiny", context: int = 2048) -> Iterator[str]:
     """Yield the URL up to /v1 of a server that is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)),
         *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"),

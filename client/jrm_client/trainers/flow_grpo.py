@@ -171,8 +171,6 @@ class _Scorer:
         if ref_images is None:
             return None
         sources = _unstack(ref_images, "ref_images")
-        if not sources:  # a list of none is none: what a checkpoint that needs one says of that names it
-            return None
         _check_length("ref_images", len(sources), count)
         return sources
 

@@ -128,13 +128,6 @@ def test_a_text_to_image_trainer_passes_no_source(serve: Serve, keep: Callable[[
     assert [("source" in group, len(group["edits"])) for group in server.requests[0].json["groups"]] == [(False, N)]
 
 
-def test_no_source_images_are_none_in_any_form(serve: Serve, keep: Callable[[Any], Any]) -> None:
-    for nothing in (None, [], torch.zeros(0, 3, 8, 8)):
-        server = serve()
-        keep(jrm_reward(server.url))([b"A"], ["red"], [{}], nothing)
-        assert "source" not in server.requests[0].json["groups"][0], nothing
-
-
 def test_a_checkpoint_that_wants_sources_names_the_remedy(serve: Serve, keep: Callable[[Any], Any]) -> None:
     error = {
         "message": "groups[0].source: the checkpoint 'jrm' takes one source image, got none",
