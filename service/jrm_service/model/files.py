@@ -88,8 +88,8 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
         if (folder / name).exists():
             template = (read_json(folder / name, problems, label=prefix + name) or {}).get("chat_template")
             if isinstance(template, list):  # several by name, of which transformers takes this one
-                named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-                template = named.get("default")
+                named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+                template = named[0].get("template") if named else None
                 if not isinstance(template, str):
                     problems.append(f"{prefix}{name}: no chat_template of its list is called 'default'")
                     return None

@@ -301,7 +301,7 @@ def test_of_several_chat_templates_the_one_called_default_is_taken(path):
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]
     edit_json(path / "tokenizer_config.json", chat_template=named)
     assert open_checkpoint(path).chat_template == before.chat_template == template
-    edit_json(path / "tokenizer_config.json", chat_template=named[:1])
+    edit_json(path / "tokenizer_config.json", chat_template=[*named[:1], {"name": ["default"]}])
     assert problems(path) == ["tokenizer_config.json: no chat_template of its list is called 'default'"]
 
 
