@@ -1,8 +1,5 @@
 """What the decoder says about a file, with everything that must hold whatever the file is."""
 
-import contextlib
-import ctypes
-import gc
 import re
 import warnings
 from collections.abc import Callable
@@ -81,9 +78,6 @@ def _announced(file: bytes) -> int:
 
 def peak_growth(work: Callable[[], T]) -> tuple[T, int]:
     """What ``work`` returns, and how many bytes the memory of this process rose during it."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):  # not glibc: what earlier tests freed would hide what is taken now
-        ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
     before = _peak()
     result = work()

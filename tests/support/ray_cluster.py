@@ -34,7 +34,6 @@ context = ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=Fa
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 print(json.dumps([context.address_info["address"], port]), flush=True)
 sys.stdin.read()
-serve.shutdown()
 ray.shutdown()
 """
 
@@ -92,6 +91,7 @@ def running(**environment: str) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, ours))
         import ray
+        from ray import serve
 
         # Not pytest's folder: a socket's path has 107 characters at most.
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
@@ -103,6 +103,7 @@ def running(**environment: str) -> Iterator[Cluster]:
         try:
             yield Cluster(f"http://127.0.0.1:{port}", address, head.pid)
         finally:
+            serve.shutdown()  # with the handles of this process, whose threads would ask for another Ray
             ray.shutdown()
             head.stdin.close()
             head.wait(60)

@@ -164,6 +164,22 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(train, tmp_path, muon):
     assert equal(state_of(trainer), state_of(resumed))
 
 
+def test_sigma_begins_anew_once(train, checkpoint, tmp_path):
+    """Means stay, sigma is 1 whatever h is; a run that goes on keeps the sigma that it has learned."""
+    wanted = recipe(fresh_sigma=True, epochs=2, save_every=1)
+    row = Collator(checkpoint).row(groups(2))
+    plain = JointModel.load(checkpoint)(row)
+    begun = Trainer(wanted, checkpoint, groups(4), tmp_path / "untouched").model(row)
+    for name, outputs in begun.outputs.items():
+        assert outputs[:, 0].equal(plain.outputs[name][:, 0])
+        assert plain.outputs[name][:, 1].any() and not outputs[:, 1].any()
+    _, trainer = train(wanted)
+    train(wanted, out=tmp_path / "killed", killed_after=3)
+    _, resumed = train(wanted, out=tmp_path / "killed")
+    assert equal(state_of(trainer), state_of(resumed))
+    assert trainer.model(row).outputs["visual_quality"][:, 1].any()
+
+
 def test_a_finished_run_has_nothing_left_to_do(train, tmp_path):
     _, trainer = train(recipe())
     logs, again = train(recipe())

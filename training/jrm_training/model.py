@@ -70,6 +70,15 @@ class JointModel(nn.Module):
         h = hidden[row.reads.to(device)]
         return JointOutput(self.heads(list(h.unbind(1))), self.lm_head(hidden[row.before.to(device)]), h)
 
+    @torch.no_grad()
+    def forget_sigma(self) -> None:
+        """Set every head's log sigma to 0, whatever h is. Means stay as they are."""
+        tensors = self.heads.tensors()
+        for name, head in self.heads.manifest.heads.items():
+            if "log_std" in head.outputs:
+                for kind in ("weight", "bias"):
+                    tensors[f"{name}.{len(head.hidden)}.{kind}"][head.outputs.index("log_std")] = 0
+
     def split(self, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """A state dict of this module as (stock weights, tensors of the heads), by their names in a checkpoint.
 

@@ -92,6 +92,8 @@ class Trainer:
         self.steps = steps_of(recipe, len(groups))
         half = recipe.dtype == "bfloat16"
         self.model = JointModel.load(checkpoint, self.device, torch.bfloat16 if half and recipe.lora else torch.float32)
+        if recipe.fresh_sigma:
+            self.model.forget_sigma()
         collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
         if recipe.lora is not None:
             add_lora(self.model, recipe.lora, collator.new_tokens, recipe.data.seed)
