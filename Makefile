@@ -14,7 +14,7 @@ TRAINERS ?= trl ms_swift verl openrlhf
 TORCH := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo rl-demo test test-all test-trainers check docs fuzz bench soak screenshots image image-test train-tiny format clean
+.PHONY: help serve demo rl-demo test test-all test-trainers check docs dist fuzz bench soak screenshots image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -52,6 +52,11 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 docs: $(VENV)/.docs ## build the documentation as a site with search into out/site, its links checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "out/site/index.html; with search: $(PYTHON) -m http.server --directory out/site"
+
+dist: $(VENV)/.dist ## build wheel and source distribution into out/dist, install each in an environment of its own, serve and score
+	@rm -rf out/dist
+	@$(BIN)/python -m build --outdir out/dist
+	@$(BIN)/python -m tools.dist out/dist $(CONSTRAINTS)
 
 bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 20 minutes)
 	@$(BIN)/python -m benchmarks.work
@@ -103,6 +108,11 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.docs: $(VENV)/bin/python pyproject.toml
 	@echo "installing jrm-serve[docs] into $(VENV) (once)"
 	@$(INSTALL) '.[docs]'
+	@touch $@
+
+$(VENV)/.dist: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "installing jrm-serve[dist] into $(VENV) (once)"
+	@$(INSTALL) '.[dist]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
