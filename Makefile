@@ -81,7 +81,8 @@ train-tiny: $(VENV)/.train ## train the bundled checkpoint anew into out/jrm-tin
 	  else OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m jrm_training train "$$@"; fi; }; \
 	train --recipe jrm-tiny --out out/jrm-tiny-first && \
 	train --recipe jrm-tiny-votes --checkpoint out/jrm-tiny-first/checkpoint --out out/jrm-tiny-votes && \
-	train --recipe jrm-tiny-labels --name jrm-tiny --checkpoint out/jrm-tiny-votes/checkpoint --out out/jrm-tiny
+	train --recipe jrm-tiny-sigma --checkpoint out/jrm-tiny-votes/checkpoint --out out/jrm-tiny-sigma && \
+	train --recipe jrm-tiny-labels --name jrm-tiny --checkpoint out/jrm-tiny-sigma/checkpoint --out out/jrm-tiny
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .

@@ -38,14 +38,18 @@ def try_out(archive: Path, constraints: Path, folder: Path) -> None:
     print(f"{archive.name}: the client is installed", flush=True)
     install("[service]")
     server = subprocess.Popen(
-        [folder / "bin" / "jrm", "serve", "--port", "0"], cwd=folder, stdout=subprocess.PIPE, text=True
+        [folder / "bin" / "jrm", "serve", "--port", "0"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         assert server.stdout is not None
         starting = next(line for line in server.stdout if line.startswith("starting on "))
         url = starting.split()[2]
-        score = json.loads(run("jrm", "score", *PAIR, "--url", url, "--timeout", "300", "--json"))
-        print(f"{archive.name}: a server of it gives {score['reward']:.4f}", flush=True)
+        [score] = json.loads(run("jrm", "score", *PAIR, "--url", url, "--timeout", "300", "--json"))["scores"]
+        print(f"{archive.name}: served, it gives {score['reward']:.4f}", flush=True)
     finally:
         server.terminate()
         server.communicate(timeout=60)
