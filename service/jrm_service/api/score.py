@@ -63,7 +63,7 @@ def score_router(path: ScorePath, guests: Sequence[Wire] = ()) -> APIRouter:
         """Rewards from the discriminative head, for groups of edits or one pair.
 
         What else is scored at the same moment changes a reward by rounding alone: by at most 1e-5 in float32, and by
-        up to 0.0084 in bfloat16.
+        up to 0.030 in bfloat16.
         """
         return await path.serve(request, _load, wires)
 
