@@ -71,7 +71,7 @@ def read_scopes(text: str) -> tuple[str, ...]:
     """The scopes in a comma-separated list. Raises ValueError for an unknown one, without quoting it."""
     scopes = tuple(text.split(","))
     if any(scope not in SCOPES for scope in scopes):
-        raise ValueError(f"an unknown scope; expected {', '.join(SCOPES)}")
+        raise ValueError(f"an unknown scope; there is {', '.join(SCOPES)}")
     if len(set(scopes)) < len(scopes):
         raise ValueError("a scope is there twice")
     return scopes

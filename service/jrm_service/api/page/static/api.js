@@ -1,7 +1,7 @@
 /** The server's routes: relative to this page's own URL, with the key of this session, failures as typed errors. */
 
 const BASE = new URL(".", document.baseURI);
-const STORED = `jrm-key ${BASE.pathname}`; // two servers behind one proxy have keys of their own
+const STORED = `jrm-key ${BASE.pathname}`; // per path: two servers behind one proxy have different keys
 
 /** A reply that is not 2xx. */
 export class ApiError extends Error {
@@ -22,10 +22,10 @@ export class ApiError extends Error {
   }
 }
 
-/** No reply at all, or one that broke off. */
+/** No reply at all, or one that was cut off. */
 export class Unreachable extends Error {}
 
-/** Whether the server answers: "up" and "down" events, each when it changes. */
+/** Whether the server responds: "up" and "down" events, each when that changes. */
 export const connection = new (class extends EventTarget {
   up = true;
   set(up) {
@@ -41,7 +41,7 @@ let prompt = async () => null;
 let asking = null;
 let declined = false;
 
-/** How the key is asked for: resolves to it, or to null. `refused`: one was sent, and it was not right. */
+/** Asks the user for a key: resolves to it, or to null. `refused`: the last key was wrong. */
 export function askKeysWith(dialog) {
   prompt = dialog;
 }
@@ -52,14 +52,14 @@ export function forgetKey() {
   declined = false;
 }
 
-/** Asks again after a dialog that was closed: for what a person does, not for what the page does by itself. */
+/** Asks again after the dialog was dismissed: for actions of the user, not for the page's own polling. */
 export function mayAskAgain() {
   declined = false;
 }
 
 const storedKey = () => sessionStorage.getItem(STORED);
 
-/** One dialog for however many requests want a key. */
+/** One dialog, however many requests need a key. */
 async function newKey(sent) {
   if (storedKey() !== sent) return storedKey(); // another request has asked meanwhile
   if (declined) return null;

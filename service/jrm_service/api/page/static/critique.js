@@ -1,4 +1,4 @@
-/** The critique of one edit, as it is written: sentences beside the picture, and the regions they are about on it. */
+/** Shows the critique of an edit while it is written: sentences beside the picture, and their regions on it. */
 
 import { events, request } from "./api.js";
 import { tint } from "./charts.js";
@@ -6,8 +6,8 @@ import { h, hint, words } from "./dom.js";
 import { image } from "./pictures.js";
 
 /**
- * Asks for a critique and shows it. Aborting `signal` stops the writing on the server, too. When it fails, what was
- * written until then stays.
+ * Asks for a critique and shows it. Aborting `signal` stops the writing on the server, too. On failure, the text so
+ * far stays.
  *
  * @param {HTMLElement} place filled with it
  * @param {{source: Blob[], edited: Blob, instruction: string}} asked
@@ -33,7 +33,7 @@ export async function critique(place, asked, url, name, dimensions, signal) {
     return written.get(dimension);
   };
   try {
-    await write(asked, signal, about, (one, explanation) => finish(one.block, boxes, explanation));
+    await write(asked, signal, about, ({ block }, explanation) => finish(block, boxes, explanation));
   } finally {
     if (!written.size) texts.replaceChildren();
     for (const { text } of written.values()) text.classList.remove("writing");
@@ -41,7 +41,7 @@ export async function critique(place, asked, url, name, dimensions, signal) {
   }
 }
 
-/** Reads a critique: `about` gives where the words on a dimension go, `done` takes what they came to. */
+/** Reads a critique: `about` returns the entry of a dimension, `done` gets the entry and its final explanation. */
 async function write(asked, signal, about, done) {
   const [edited, ...source] = await Promise.all([asked.edited, ...asked.source].map(dataUrl));
   const question = { ...(source.length && { source }), edited, instruction: asked.instruction, stream: true };
@@ -51,9 +51,9 @@ async function write(asked, signal, about, done) {
   for await (const event of events(response, signal)) {
     if (event.data === "[DONE]") break;
     const { dimension, delta, explanation } = JSON.parse(event.data);
-    const one = about(dimension);
-    if (delta !== undefined) one.text.textContent = reasoning((one.raw += delta));
-    else done(one, explanation);
+    const entry = about(dimension);
+    if (delta !== undefined) entry.text.textContent = reasoning((entry.raw += delta));
+    else done(entry, explanation);
   }
 }
 
@@ -66,7 +66,7 @@ const dataUrl = (blob) =>
     reader.readAsDataURL(blob);
   });
 
-/** What can be read already of `{"reasoning": "…` while it is written. */
+/** The readable part so far of an unfinished `{"reasoning": "…`. */
 export function reasoning(raw) {
   const [, quoted] = /"reasoning"\s*:\s*"((?:[^"\\]|\\(?:u[0-9a-fA-F]{4}|[^u]))*)/.exec(raw) ?? [];
   if (quoted === undefined) return raw.trimStart().startsWith("{") ? "…" : raw;

@@ -11,9 +11,9 @@ const POLL_MS = 2000;
 const HIDDEN = "by a server whose /metrics a proxy keeps to itself";
 
 let info = null;
-/** Whether critiques can be had, as far as is known. */
+/** Whether critiques are available, as far as is known. */
 let explains = false;
-/** What /v1/info was last asked about, and answered or refused for good; null when it is to be asked. */
+/** The state of the server for which /v1/info was last read or refused for good; null if it must be read again. */
 let learned = null;
 let learning = false;
 
@@ -27,7 +27,7 @@ connection.addEventListener("down", () => say(GONE));
 connection.addEventListener("up", () => say(""));
 poll();
 
-/** Reads /metrics while the page is shown, and /v1/info whenever something else may be served. */
+/** Reads /metrics while the page is shown, and /v1/info whenever another checkpoint may be served. */
 async function poll() {
   for (;;) {
     try {
@@ -66,7 +66,7 @@ async function learn(served) {
     byId("model").textContent = error instanceof ApiError ? error.message : "no answer";
     byId("fingerprint").textContent = "";
     const passes = error instanceof Unreachable || error.status === 429 || error.status >= 500;
-    if (!passes) learned = served; // a key that was not given, for one
+    if (!passes) learned = served; // without a key, for instance
     return;
   } finally {
     learning = false;
@@ -89,8 +89,8 @@ async function offersCritiques() {
 
 function state(name) {
   byId("state").dataset.state = name;
-  const said = { ready: "ready", loading: "not ready", down: "does not answer" }[name];
-  byId("state").replaceChildren(h("span", { class: "unseen" }, said));
+  const text = { ready: "ready", loading: "not ready", down: "does not answer" }[name];
+  byId("state").replaceChildren(h("span", { class: "unseen" }, text));
 }
 
 function say(problem) {
@@ -102,11 +102,11 @@ function say(problem) {
 function tabs(all) {
   const hashOf = (tab) => tab.id.replace("tab-", "#"); // of no element: the first Tab key is to begin at the top
   const show = (tab, focus = false) => {
-    for (const one of all) {
-      const shown = one === tab;
-      one.setAttribute("aria-selected", String(shown));
-      one.tabIndex = shown ? 0 : -1;
-      byId(one.getAttribute("aria-controls")).hidden = !shown;
+    for (const each of all) {
+      const shown = each === tab;
+      each.setAttribute("aria-selected", String(shown));
+      each.tabIndex = shown ? 0 : -1;
+      byId(each.getAttribute("aria-controls")).hidden = !shown;
     }
     if (focus) tab.focus();
     watching.show(tab.id === "tab-watch");
@@ -139,7 +139,7 @@ function keyDialog(refused) {
       done.abort();
       dialog.close();
       resolve(value);
-      if (value !== null) learned = null; // what was refused at first
+      if (value !== null) learned = null; // try again what was refused without a key
     };
     const listen = (target, type, act) => target.addEventListener(type, act, { signal: done.signal });
     listen(byId("key-form"), "submit", (event) => {

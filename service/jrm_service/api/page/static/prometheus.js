@@ -46,8 +46,8 @@ export class Reading {
 
   /** The sum of them, or null where there are none. */
   sum(name, labels = {}) {
-    const found = this.all(name, labels);
-    return found.length ? found.reduce((total, { value }) => total + value, 0) : null;
+    const samples = this.all(name, labels);
+    return samples.length ? samples.reduce((total, { value }) => total + value, 0) : null;
   }
 
   /** Samples by the value of one label, added up. */

@@ -55,9 +55,9 @@ export class Results {
     view.tray = h("div", { class: "tray", role: "group", "aria-label": "Comparison of two edits" });
     view.chosen = scored.slice(0, 2);
     const left = failed.length ? `, ${failed.length} could not be scored` : "";
-    const said = `${plural(scored.length, "edit")} ranked${left}`;
+    const headline = `${plural(scored.length, "edit")} ranked${left}`;
     this.root.append(
-      h("header", { class: "summary" }, h("h2", {}, said), h("p", { class: "quote" }, asked.instruction), legend(view)),
+      h("header", { class: "summary" }, h("h2", {}, headline), h("p", { class: "quote" }, asked.instruction), legend(view)),
       h("ol", { class: "ranked", role: "list" }, ...view.cards, ...failed.map((score) => this.#failure(view, score))),
       scored.length > 1 ? view.tray : "",
       scored.length > 2 && scored.length <= MOST_IN_MATRIX ? matrix(view) : "",
@@ -65,7 +65,7 @@ export class Results {
     );
     this.#compare(view);
     const [best] = scored;
-    return best ? `${said}. Best: ${nameOf(best)}, reward ${spread(best.reward, best.reward_std)}.` : said;
+    return best ? `${headline}. Best: ${nameOf(best)}, reward ${spread(best.reward, best.reward_std)}.` : headline;
   }
 
   #card(view, score, rank) {
@@ -73,10 +73,10 @@ export class Results {
     const url = this.#urls.of(view.asked.edits[score.index].blob);
     const place = h("div", { class: "explained", hidden: true });
     const choose = () => this.#choose(view, score);
-    const rows = view.outputs.map((one) => {
-      const { mean, std } = output(score, one);
+    const rows = view.outputs.map((dimension) => {
+      const { mean, std } = output(score, dimension);
       const drawn = h("dd", {}, bar(mean, std, view.range), h("span", { class: "value" }, spread(mean, std)));
-      return h("div", { class: tint(one, view.dimensions) }, h("dt", {}, words(one)), drawn);
+      return h("div", { class: tint(dimension, view.dimensions) }, h("dt", {}, words(dimension)), drawn);
     });
     return h(
       "li",
@@ -138,7 +138,7 @@ export class Results {
   /** The newest two choices stand; choosing one of them again takes it out. */
   #choose(view, score) {
     const { chosen } = view;
-    view.chosen = chosen.includes(score) ? chosen.filter((one) => one !== score) : [...chosen.slice(-1), score];
+    view.chosen = chosen.includes(score) ? chosen.filter((other) => other !== score) : [...chosen.slice(-1), score];
     announce(this.#compare(view));
   }
 
@@ -208,6 +208,6 @@ function matrix({ scored, outputs, nameOf }) {
 function provenance({ model, fingerprint, precision, usage, timings_ms: timings }) {
   if (!model) return "";
   const computed = `${plural(usage.tokens_computed, "token")} computed of ${usage.tokens.toLocaleString("en")}`;
-  const told = ` · ${precision} · ${computed} · ${number(timings.total, 0)} ms`;
-  return hint(`${model} · `, h("code", {}, fingerprint), told);
+  const details = ` · ${precision} · ${computed} · ${number(timings.total, 0)} ms`;
+  return hint(`${model} · `, h("code", {}, fingerprint), details);
 }

@@ -41,9 +41,9 @@ const GAUGES = [
     title: "Cache", unit: "of scores were known already", show: percent, bounds: [0, 1],
     value(before, now) {
       const memory = { tier: "memory" }; // looked into first: a score that is found in Redis was missed here
-      const found = growth(before, now, "jrm_cache_hits_total") ?? 0;
+      const hits = growth(before, now, "jrm_cache_hits_total") ?? 0;
       const foundHere = growth(before, now, "jrm_cache_hits_total", memory) ?? 0;
-      return ratio(found, foundHere + (growth(before, now, "jrm_cache_misses_total", memory) ?? 0));
+      return ratio(hits, foundHere + (growth(before, now, "jrm_cache_misses_total", memory) ?? 0));
     },
   },
   {

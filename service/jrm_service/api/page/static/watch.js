@@ -128,8 +128,8 @@ class View extends EventTarget {
   /** Says why there is nothing to see. Returns after how many seconds to try again. */
   explain(error) {
     const gone = error instanceof Unreachable;
-    const paragraph = (said) => (said instanceof Node ? said : h("p", {}, said));
-    const say = (...said) => this.notice.replaceChildren(...said.map(paragraph));
+    const paragraph = (content) => (content instanceof Node ? content : h("p", {}, content));
+    const say = (...contents) => this.notice.replaceChildren(...contents.map(paragraph));
     const command = (text) => h("pre", {}, text);
     const otherKey = (label) => button(label, () => {
       forgetKey();
@@ -208,11 +208,11 @@ class View extends EventTarget {
     const { sources, best, worst } = group.pictures;
     const strips = h("div", {}, strip(scored, this.#range));
     const counted = [plural(group.scores.length, "edit"), failed && `${failed} without a score`, flat && "no spread"];
-    const told = [clock(group.time), group.key, group.wire, ...counted].filter(Boolean).join(" · ");
+    const details = [clock(group.time), group.key, group.wire, ...counted].filter(Boolean).join(" · ");
     const means = this.#dimensions.map((name) => `${words(name)} ${spread(...moments(group, name))}`).join(", ");
     const card = h(
       "li", { class: "group" },
-      hint(told),
+      hint(details),
       h("p", { class: "asked" }, group.instruction, group.instruction_cut && " …"),
       h(
         "div", { class: "trio" },
@@ -238,9 +238,10 @@ class View extends EventTarget {
 
   /** The window: findings in words, then charts. */
   #tell(window) {
-    const said = findings(window).map(({ kind, text }) => h("p", { class: `notice ${kind}` }, text));
-    if (said.map((one) => one.textContent).join() !== this.told) this.findings.replaceChildren(...said);
-    this.told = said.map((one) => one.textContent).join();
+    const notices = findings(window).map(({ kind, text }) => h("p", { class: `notice ${kind}` }, text));
+    const text = notices.map((notice) => notice.textContent).join();
+    if (text !== this.told) this.findings.replaceChildren(...notices);
+    this.told = text;
     this.#window = window;
     this.#chart();
   }
@@ -265,8 +266,8 @@ class View extends EventTarget {
     if (!buckets.length) return;
     const { start } = buckets.at(-1);
     const old = (Date.now() + this.ahead) / 1000 - (start + seconds) > 2 * seconds;
-    const said = old ? `nothing since ${clock(start + seconds)}` : clock(start);
-    for (const end of this.charts.querySelectorAll(".until")) end.textContent = said;
+    const label = old ? `nothing since ${clock(start + seconds)}` : clock(start);
+    for (const end of this.charts.querySelectorAll(".until")) end.textContent = label;
   }
 }
 
