@@ -94,7 +94,10 @@ def pages() -> list[Path]:
 
 
 def laid_out(value: object, indent: int = 0, before: int = 0) -> str:
-    """JSON with each list and object on one line where it fits, after ``before`` characters of its line."""
+    """JSON with each list and object on one line where it fits, after ``before`` characters of its line.
+
+    Those that hold no other are filled like text, at ``indent``; the outermost has each item on a line.
+    """
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or (indent and indent + before + len(line) < WIDTH):
         return line
@@ -104,8 +107,21 @@ def laid_out(value: object, indent: int = 0, before: int = 0) -> str:
     else:
         keys = [f"{json.dumps(key)}: " for key in value]
         items = [key + laid_out(item, indent + 2, len(key)) for key, item in zip(keys, value.values(), strict=True)]
+    if indent and not any(isinstance(item, dict | list) for item in (value if isinstance(value, list) else value.values())):
+        items = _filled(items, WIDTH - len(inner))
     begin, end = "[]" if isinstance(value, list) else "{}"
     return begin + inner + f",{inner}".join(items) + inner[:-2] + end
+
+
+def _filled(items: Sequence[str], width: int) -> list[str]:
+    """Items as lines of ``width`` characters, with as many on each as fit."""
+    lines = list(items[:1])
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 2 > width:
+            lines.append(item)
+        else:
+            lines[-1] += f", {item}"
+    return lines
 
 
 def _differences(shown: object, taken: object, place: str, *, by_shape: bool = False) -> Iterator[str]:
