@@ -96,32 +96,29 @@ def pages() -> list[Path]:
 def laid_out(value: object, indent: int = 0, before: int = 0) -> str:
     """JSON with each list and object on one line where it fits, after ``before`` characters of its line.
 
-    Those that hold no other are filled like text, at ``indent``; the outermost has each item on a line.
+    In a longer one, plain values are filled like text; the outermost has each item on lines of its own.
     """
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or (indent and indent + before + len(line) < WIDTH):
         return line
     inner = "\n" + " " * (indent + 2)
-    if isinstance(value, list):
-        items = [laid_out(item, indent + 2) for item in value]
-    else:
-        keys = [f"{json.dumps(key)}: " for key in value]
-        items = [key + laid_out(item, indent + 2, len(key)) for key, item in zip(keys, value.values(), strict=True)]
-    if indent and not any(isinstance(item, dict | list) for item in (value if isinstance(value, list) else value.values())):
-        items = _filled(items, WIDTH - len(inner))
-    begin, end = "[]" if isinstance(value, list) else "{}"
-    return begin + inner + f",{inner}".join(items) + inner[:-2] + end
-
-
-def _filled(items: Sequence[str], width: int) -> list[str]:
-    """Items as lines of ``width`` characters, with as many on each as fit."""
-    lines = list(items[:1])
-    for item in items[1:]:
-        if len(lines[-1]) + len(item) + 2 > width:
-            lines.append(item)
+    keys, values = ([""] * len(value), value) if isinstance(value, list) else (_keys(value), value.values())
+    lines: list[str] = []
+    filling = False  # whether the last line has plain values only
+    for key, item in zip(keys, values, strict=True):
+        text = key + laid_out(item, indent + 2, len(key))
+        plain = bool(indent) and not isinstance(item, dict | list)
+        if plain and filling and len(inner) + len(lines[-1]) + len(text) + 2 < WIDTH:
+            lines[-1] += f", {text}"
         else:
-            lines[-1] += f", {item}"
-    return lines
+            lines.append(text)
+        filling = plain
+    begin, end = "[]" if isinstance(value, list) else "{}"
+    return begin + inner + f",{inner}".join(lines) + inner[:-2] + end
+
+
+def _keys(value: dict[str, object]) -> list[str]:
+    return [f"{json.dumps(key)}: " for key in value]
 
 
 def _differences(shown: object, taken: object, place: str, *, by_shape: bool = False) -> Iterator[str]:
