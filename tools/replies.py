@@ -1,7 +1,7 @@
 """Replies in the documentation: each is what the command above it prints, with the bundled checkpoint.
 
-``python -m tools.replies`` makes all of them again and rewrites those that have changed; with pages as arguments, theirs
-alone. Critiques need vLLM. A page marks a reply by a comment, and its command is the ``bash`` block before that::
+``python -m tools.replies`` makes all of them again and rewrites those that have changed; with pages as arguments,
+theirs alone. Critiques need vLLM. A page marks a reply by a comment; its command is the ``bash`` block before that::
 
     ```bash
     curl -s http://127.0.0.1:8000/v1/info
@@ -147,10 +147,8 @@ def _alike(shown: object, taken: object, *, by_shape: bool) -> bool:
 
 def rewrite(page: Path, url: str, *, explains: bool) -> int:
     """Bring those replies of a page up to date that a server gives, with critiques or without. Returns how many."""
-    changed = []
-    for reply in of(page):
-        if reply.explains is explains and reply.differences(taken := reply.take(url)):
-            changed.append((reply, taken))
+    taken_now = [(reply, reply.take(url)) for reply in of(page) if reply.explains is explains]
+    changed = [(reply, taken) for reply, taken in taken_now if reply.differences(taken)]
     text = page.read_text(encoding="utf-8")
     for reply, taken in reversed(changed):
         text = text[: reply.begin] + taken + text[reply.end :]

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from tools import replies
 
 from docs import pages
 from support import processes
 from support.cases import each
-from tools import replies
 
 REPLY = {"id": "a", "score": 1.25, "status": "ok", "timings_ms": {"total": 3.5}, "items": [1, None]}
 
