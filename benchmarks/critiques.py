@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from studies.verdicts import verdict
 from transformers import AutoTokenizer
 
 from jrm_client import AsyncJRMClient, Explanation
@@ -23,7 +24,6 @@ from jrm_training.bootstrap import Estimate, Share, Tally, estimates
 from jrm_training.critique import critique_tallies
 from jrm_training.data import Group
 from jrm_training.generate import write_critiques
-from jrm_training.study_verdicts import verdict
 
 MAX_TOKENS = 256
 CALLERS = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from statistics import median
 
@@ -52,7 +53,7 @@ def _comparison(results: Results) -> Figure:
         for place, value in zip(places, middle, strict=True):
             axes.annotate(f"{value:.1f}", (place, 0.05), ha="center", color="white", fontsize=9)
     axes.axhline(1, color="gray", linewidth=0.8)
-    axes.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
+    axes.set_xticks(range(len(names)), [textwrap.fill(name, 13) for name in names])
     axes.set_ylabel("candidates/s, plain scorer = 1")
     axes.set_title("Same weights, same images, same run")
     axes.legend(title="layout", frameon=False)

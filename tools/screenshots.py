@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/page.md: a server with the bundled checkpoint, a trainer going wrong, and the page.
+"""Takes the screenshots of docs/page.md: a server with the bundled checkpoint, a trainer that goes wrong, and the page.
 
 ``python -m tools.screenshots docs`` writes page-light.png, page-dark.png and page-phone.png; it takes two minutes.
 """
@@ -24,7 +24,7 @@ from jrm_training.world import World
 from . import chromium
 
 GROUPS = 210
-ASTRAY = 168  # the group from which on the policy has found that looks do not count
+ASTRAY = 168  # from this group on, the policy ignores visual quality
 EVERY_S = 0.4
 SENT = 6  # edits of a group
 _WORLD = World(GROUPS, seed=2, split="test", edits=4 * SENT, shapes=(2, 4))
@@ -55,8 +55,8 @@ def _server() -> Iterator[str]:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if found := re.match(r"ready: .* at (http://\S+),", line):
-                    yield found[1]
+                if match := re.match(r"ready: .* at (http://\S+),", line):
+                    yield match[1]
                     return
             raise SystemExit("the server did not become ready")
         finally:
@@ -64,7 +64,7 @@ def _server() -> Iterator[str]:
 
 
 def _train(url: str) -> None:
-    """Groups as a trainer sends them, whose policy learns at last to follow instructions whatever it looks like."""
+    """Send groups as a trainer does whose policy learns, at the end, to follow instructions at the cost of looks."""
     with JRMClient(url) as client:
         for number, group in enumerate(_WORLD):
             began = time.monotonic()
@@ -74,7 +74,7 @@ def _train(url: str) -> None:
 
 
 def _tricky(edit: Edit) -> float:
-    """Low for one that does what was asked and looks bad."""
+    """Return a sort key that is low for an edit that follows the instruction but looks bad."""
     return edit.labels["visual_quality"] - edit.labels["instruction_following"]
 
 

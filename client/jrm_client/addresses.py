@@ -1,7 +1,7 @@
-"""One name with several addresses: each of them is a replica.
+"""Host names that resolve to several addresses: each address is a replica.
 
-A replica is dialled at its address, while the Host header, the TLS server name and the certificate's check stay those
-of the name, as for any other connection to it.
+A replica is dialled at its address, while the Host header, the TLS server name and the certificate check still use the
+name, as for any other connection to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Target:
 
     @property
     def via(self) -> str:
-        """What error messages add where a proxy lies in between."""
+        """What error messages add for a request through a proxy."""
         return f" through the proxy {self.proxy.name}" if self.proxy else ""
 
     def request(self, path: str) -> tuple[str, dict[str, str], dict[str, str]]:
@@ -52,7 +52,7 @@ class Target:
 
 
 def is_name(url: str) -> bool:
-    """Whether the host of ``url`` is to be resolved: no address and not localhost."""
+    """Whether the host of ``url`` has to be resolved: it is neither an IP address nor localhost."""
     host = httpx.URL(url).host
     if host == "localhost" or host.endswith(".localhost"):
         return False
@@ -64,10 +64,10 @@ def is_name(url: str) -> bool:
 
 
 def targets(url: str, addresses: Iterable[str]) -> list[Target]:
-    """Return a target for each distinct address, sorted; only the name itself where it has no choice to offer.
+    """Return a target for each distinct address, sorted; only the name itself if there is nothing to choose from.
 
-    One IPv4 and one IPv6 address are the two sides of one host, and a host is best reached by its name: the connection
-    is then tried over both. Link-local addresses are left out, as a URL cannot hold their zone.
+    One IPv4 and one IPv6 address belong to one host, which is best reached by its name: the connection is then tried
+    over both. Link-local addresses are left out, as a URL cannot hold their zone.
     """
     usable = {address for address in addresses if "%" not in address}
     versions = [ipaddress.ip_address(address).version for address in usable]
@@ -83,6 +83,6 @@ def port_of(url: str) -> int:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of ``host``, IPv4 and IPv6. Raises OSError for a name that is not known."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
+    """Return the addresses of ``host``, IPv4 and IPv6. Raises OSError for an unknown name."""
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in entries]

@@ -52,7 +52,7 @@ class ClientOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A pair, and what error messages call its parts. ``sources`` are by the names of each."""
+    """A pair, and what error messages call its parts. ``sources`` is keyed by those names."""
 
     sources: dict[str, ImageInput]
     edited: ImageInput
@@ -76,14 +76,14 @@ class AsyncJRMClient:
     ``max_concurrency``: HTTP requests that one call has in flight.
     ``pin_fingerprint``: True lets the first reply decide on the checkpoint, a string names it by its fingerprint; a
     reply of another checkpoint then raises FingerprintMismatch, in this and all later calls.
-    ``transport``: takes the requests to where they go in place of connections over the network, from any event loop.
+    ``transport``: an httpx transport that carries the requests instead of network connections, from any event loop.
 
-    Raises TypeError or ValueError for arguments, and ValueError for what the environment says about proxies
-    (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and certificates (SSL_CERT_FILE, SSL_CERT_DIR) where these URLs need
-    it; it is read here. Can be copied and pickled: connections stay behind, the pinned fingerprint comes along.
+    Raises TypeError or ValueError for arguments, and ValueError for a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY,
+    NO_PROXY) or certificates (SSL_CERT_FILE, SSL_CERT_DIR) that these URLs need and that cannot be used; the
+    environment is read here. Can be copied and pickled: connections stay behind, the pinned fingerprint comes along.
 
     Calls raise ValueError, TypeError or OSError for arguments that cannot be sent, else a ``JRMError`` (see
-    ``jrm_client.errors``). A failure of a request as a whole is the failure of the call: there is one verdict.
+    ``jrm_client.errors``). When one HTTP request of a call fails as a whole, the call fails.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class AsyncJRMClient:
         """Return a client of a Ray Serve deployment of JRM Serve that calls its replicas without HTTP.
 
         ``handle``: what ``serve.run`` returned, or ``serve.get_app_handle(name)``. Ray picks a replica for each
-        request; one that dies is to this client a connection that broke. ``options``: the other arguments of the
+        request; to this client, one that dies is a broken connection. ``options``: the other arguments of the
         class. Raises ImportError where ray is not installed.
         """
         try:
@@ -163,10 +163,10 @@ class AsyncJRMClient:
         on_error: OnError = "raise",
         timeout: float | None = None,
     ) -> Score:
-        """Score one edit. Raises ScoreError if it has no score, or gives NaN under ``on_error="nan"``.
+        """Score one edit. Raises ScoreError if it has no score, or returns NaN under ``on_error="nan"``.
 
-        ``source`` is an image, or a list or tuple of several, in their order; a text-to-image checkpoint takes none:
-        ``score(edited=image, instruction=prompt)``. So it is in every method.
+        ``source`` is an image, or a list or tuple of several, in order; a text-to-image checkpoint takes none:
+        ``score(edited=image, instruction=prompt)``. The same holds for every method.
         """
         request = _request(source, edited, instruction, wire.Names("source", "edited", "instruction"))
         [score] = await self._score([request], on_error, timeout)
@@ -185,7 +185,7 @@ class AsyncJRMClient:
         """Score G edits of the same source; the scores are in the order of ``edits``, a list or a batch [G, …].
 
         Raises ScoreError if any of them has no score; under ``on_error="nan"`` those are NaN and carry their error.
-        ``keep_images``: the result holds the instruction and a thumbnail of each image, for notebooks to show.
+        ``keep_images``: the result holds the instruction and a thumbnail of each image, which notebooks show.
         """
         images = arguments.image_list(edits, "edits")
         arguments.flag(keep_images, "keep_images")
@@ -205,7 +205,7 @@ class AsyncJRMClient:
     ) -> list[Score]:
         """Score any number of (source, edited, instruction); the scores are in the order of ``pairs``.
 
-        Pairs with equal source and instruction are scored as one group, wherever they stand; every distinct image is
+        Pairs with equal source and instruction are scored as one group, adjacent or not; every distinct image is
         uploaded once per HTTP request. Raises as ``score_group`` does.
         """
         requests = [
@@ -244,8 +244,8 @@ class AsyncJRMClient:
     ) -> AsyncGenerator[ExplainEvent, None]:
         """Iterate over the critique of one edit as it is written; nothing is sent before the first step.
 
-        ``ExplainDelta`` has the next piece of a dimension's text, ``ExplainDone`` its explanation, whole and parsed.
-        Dimensions are written at the same time, so their events are mixed. ``timeout`` is for the whole stream, the
+        ``ExplainDelta`` has the next piece of a dimension's text, ``ExplainDone`` its explanation, complete and parsed.
+        Dimensions are written concurrently, so their events are interleaved. ``timeout`` is for the whole stream, the
         caller's own work between the events included. Closing the iterator (``aclose``) stops the server.
 
         Raises as other calls do, and retries up to the first event. A stream that ends early raises APIConnectionError.
@@ -259,21 +259,22 @@ class AsyncJRMClient:
             return await self._transport.call("GET", "/v1/info", lambda _: {}, wire.read_object, deadline)
 
     async def sleep(self, level: SleepLevel = "host", *, timeout: float | None = None) -> None:
-        """Let every server finish what runs and let go of its devices; returns when they are free.
+        """Have every server finish running work and release its devices; returns when they are free.
 
-        ``level``: "host" keeps the weights in the memory of the host, "drop" loads them again in the wake. The servers
-        run with ``--admin``, and where they ask for keys, this one has the scope ``admin``. Raises as other calls do.
+        ``level``: "host" keeps the weights in host memory, "drop" has ``wake`` load them again. The servers must run
+        with ``--admin``; where they require API keys, this client's key needs the scope ``admin``. Raises as other
+        calls do.
         """
         arguments.choice(level, "level", ("host", "drop"))
         await self._operate("/v1/sleep", {"level": level}, timeout)
 
     async def wake(self, *, timeout: float | None = None) -> None:
-        """Let every server take its devices again; returns when all are ready. Loading may take longer than a score."""
+        """Have every server take its devices again; returns when all are ready. Loading may outlast ``timeout``."""
         await self._operate("/v1/wake", {}, timeout)
 
     @contextlib.asynccontextmanager
     async def awake(self, level: SleepLevel = "host", *, timeout: float | None = None) -> AsyncGenerator[None, None]:
-        """Wake the servers for a block, and put them to sleep again behind it, whatever happens inside."""
+        """Wake the servers for the block, and put them back to sleep after it, whatever happens inside."""
         arguments.choice(level, "level", ("host", "drop"))
         try:
             await self.wake(timeout=timeout)
@@ -284,16 +285,16 @@ class AsyncJRMClient:
     async def reload(
         self, checkpoint: str, *, load: Literal["beside", "after"] = "beside", timeout: float | None = None
     ) -> str:
-        """Let every server serve another checkpoint; returns its fingerprint once all do.
+        """Have every server switch to another checkpoint; returns its fingerprint once all serve it.
 
-        ``checkpoint``: a folder under the servers' ``--reload-root``. ``load``: "beside" the one that is served until
-        then, or "after" it was dropped. A pinned fingerprint stays what it is, and the next score raises. Raises as
-        other calls do, and APIResponseError where the servers' checkpoints differ.
+        ``checkpoint``: a folder under the servers' ``--reload-root``. ``load``: "beside" the current checkpoint, or
+        "after" dropping it. A pinned fingerprint stays what it is, and the next score raises. Raises as other calls
+        do, and APIResponseError where the servers' checkpoints differ.
         """
         arguments.text(checkpoint, "checkpoint")
         arguments.choice(load, "load", ("beside", "after"))
         body = {"checkpoint": checkpoint, "load": load}
-        replies = await self._operate("/v1/reload", body, timeout, attempts=1)  # each would load it once more
+        replies = await self._operate("/v1/reload", body, timeout, attempts=1)  # every attempt would load it again
         fingerprints = {reply.fingerprint for reply in replies}
         if len(fingerprints) > 1:
             raise APIResponseError(f"the servers have different checkpoints: {', '.join(sorted(fingerprints))}")
@@ -378,11 +379,11 @@ class AsyncJRMClient:
 
 
 def _verdict(outcomes: Sequence[Score | CandidateError], on_error: OnError) -> list[Score]:
-    """The one answer to a call, whatever number of requests it took."""
+    """The scores of a call, in the caller's order, however many requests it took."""
     scores = [outcome if isinstance(outcome, Score) else None for outcome in outcomes]
     scored = [score for score in scores if score is not None]
     if len(fingerprints := {score.fingerprint for score in scored}) > 1:
-        # Rewards of two checkpoints are not comparable, and nothing would show it: within a group they set advantages.
+        # Rewards of two checkpoints are not comparable, and mixed in one group they would silently skew its advantages.
         raise APIResponseError(
             f"the servers have different checkpoints: fingerprints {', '.join(sorted(fingerprints))}"
         )

@@ -21,7 +21,7 @@ Sources: TypeAlias = ImageInput | list[Any] | tuple[ImageInput, ...] | None
 Pair: TypeAlias = tuple[Sources, ImageInput, str]
 
 REQUIRED: Any = None
-"""The default of an argument that stands behind an optional one: whoever leaves it out is told so, as of any None."""
+"""The default of a required argument that follows an optional one: leaving it out raises what passing None raises."""
 
 T = TypeVar("T")
 
@@ -31,10 +31,10 @@ def base_urls(value: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises ValueError for what is not an HTTP URL.
     """
-    given = (value,) if isinstance(value, str) else value
-    if not isinstance(given, Sequence) or not all(isinstance(url, str) for url in given):
+    entries = (value,) if isinstance(value, str) else value
+    if not isinstance(entries, Sequence) or not all(isinstance(entry, str) for entry in entries):
         raise TypeError(f"base_url={_shown(value)}: expected a URL or a list of URLs")
-    urls = tuple(dict.fromkeys(url.strip() for text in given for url in text.split(",") if url.strip()))
+    urls = tuple(dict.fromkeys(url.strip() for entry in entries for url in entry.split(",") if url.strip()))
     if not urls:
         raise ValueError("base_url: an empty list; pass at least one URL")
     if any("@" in url.rpartition("://")[2].partition("/")[0] for url in urls):
@@ -62,14 +62,14 @@ def key(api_key: str | None) -> str | None:
 
 
 def number(value: object, name: str, wanted: str = "a number") -> float:
-    """Return a number, also one of numpy's, as a float. Raises TypeError for anything else, booleans included."""
+    """Return a number, numpy's included, as a float. Raises TypeError for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={_shown(value)}: expected {wanted}")
     return float(value)
 
 
 def whole(value: object, name: str, least: int | None = None) -> int:
-    """Return a whole number, also one of numpy's. Raises TypeError for another type, ValueError if below ``least``."""
+    """Return an integer, numpy's included. Raises TypeError for another type, ValueError if it is below ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={_shown(value)}: expected a whole number")
     if least is not None and value < least:
@@ -78,7 +78,7 @@ def whole(value: object, name: str, least: int | None = None) -> int:
 
 
 def seconds(timeout: float) -> float:
-    """Return a timeout in seconds. Raises TypeError for no number, ValueError unless it is finite and positive."""
+    """Return a timeout in seconds. Raises TypeError unless it is a number, ValueError unless finite and positive."""
     wanted = "a positive number of seconds"
     value = number(timeout, "timeout", wanted)
     if not (math.isfinite(value) and value > 0):
@@ -90,7 +90,7 @@ def choice(value: str, name: str, choices: Sequence[str]) -> None:
     """Raise TypeError for what is not a string, ValueError for what is not one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
-        expected = " or ".join(f'"{one}"' for one in choices)
+        expected = " or ".join(f'"{allowed}"' for allowed in choices)
         raise kind(f"{name}={_shown(value)}: expected {expected}")
 
 
@@ -141,7 +141,7 @@ def dimensions(names: Sequence[str] | None) -> list[str] | None:
 
 
 def sequence(values: Iterable[T], name: str, wanted: str) -> list[T]:
-    """Return a list. Raises TypeError for what has no items, or none in an order: a string, a mapping, a set."""
+    """Return a list. Raises TypeError for strings, mappings, sets and what cannot be iterated over."""
     if isinstance(values, str | bytes | bytearray | memoryview):
         raise TypeError(f"{name}: a single {type(values).__name__}; expected {wanted}")
     if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
@@ -162,7 +162,7 @@ def image_list(images: Iterable[ImageInput], name: str) -> list[ImageInput]:
 
 
 def sources(value: Sources, name: str) -> dict[str, ImageInput]:
-    """Return the source images, by what messages call them. Raises ValueError for an empty list.
+    """Return the source images, keyed by what messages call them. Raises ValueError for an empty list.
 
     Only a list or a tuple is several images: an array is always one. A list of one is the bare image.
     """
@@ -176,7 +176,7 @@ def sources(value: Sources, name: str) -> dict[str, ImageInput]:
 
 
 def pairs(values: Iterable[Pair], name: str = "pairs") -> list[Pair]:
-    """Return a list of (source, edited, instruction). Raises TypeError or ValueError that names the one that is not."""
+    """Return a list of (source, edited, instruction). Raises TypeError or ValueError naming an item that is not one."""
     wanted = "a tuple (source, edited, instruction)"
     listed = sequence(values, name, f"a list, each item {wanted}")
     for index, pair in enumerate(listed):

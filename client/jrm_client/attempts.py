@@ -1,4 +1,4 @@
-"""The one retry loop: one replica is asked after another, until one of them answers for good."""
+"""The retry loop: replicas are asked one after another until one of them gives a final answer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ T = TypeVar("T")
 
 
 class Replicated(Protocol):
-    """What the loop asks of a fleet."""
+    """What the loop needs of a fleet."""
 
     replicas: Replicas
 
     async def refresh(self, *, failing: bool = False) -> None:
-        """Find the replicas that there are now; one may be ``failing``."""
+        """Update the list of replicas; ``failing``: one of them has just failed."""
         ...
 
 
 async def until_answered(
     fleet: Replicated, ask: Callable[[str], Awaitable[T]], schedule: Schedule, deadline: Deadline
 ) -> T:
-    """Return the first answer of ``ask(replica)``. Raises the last failure when another attempt is of no use.
+    """Return the first answer of ``ask(replica)``. Raises the last failure when another attempt cannot help.
 
-    So it does at once when the next attempt would begin past the deadline.
+    It does so at once when the next attempt would begin after the deadline.
     """
     loop = asyncio.get_running_loop()
 
@@ -60,9 +60,9 @@ async def until_answered(
 async def recorded(
     replicas: Replicas, name: str, greet: Callable[[], Awaitable[object]], deadline: Deadline
 ) -> AsyncIterator[None]:
-    """Ask a replica within the block, and tell ``replicas`` how that went.
+    """Send a request to a replica within the block, and record in ``replicas`` how it went.
 
-    A replica that let a call run out of time is asked for a sign of life before, with ``greet``. Raises
+    A replica that let a call run out of time is first asked for a sign of life, with ``greet``. Raises
     APIConnectionError when none comes within GREETING_TIMEOUT seconds, and what ``greet`` raises.
     """
     loop = asyncio.get_running_loop()

@@ -48,8 +48,8 @@ class Limits:
 
     ``image_bytes`` stays well under the 64 MiB body that a server takes by default, yet holds a group of twelve
     uncompressed 1024x1024 edits whole (39 MiB). ``text_bytes`` keeps the JSON part under the 1 MB that form parsers
-    allow a field. ``candidates``, twenty groups of twelve, is what a server with a short queue may still take; most
-    take 1,024. ``target_candidates``: from this size on a request takes no further group, though it may hold a
+    allow a field. ``candidates``, twenty groups of twelve, is what even a server with a short queue accepts; most
+    accept 1,024. ``target_candidates``: from this size on a request takes no further group, though it may hold a
     larger group whole; smaller requests can be spread over several servers.
     """
 
@@ -68,13 +68,13 @@ def plan(candidates: Sequence[Candidate], sizes: Mapping[str, int], limits: Limi
     """Split candidates over requests. ``sizes`` gives the bytes of every image.
 
     Every candidate is in exactly one request. Candidates with equal sources and instruction form one group wherever
-    they stand, and a group is torn only if it exceeds the limits by itself. A single candidate that exceeds them goes
-    alone: the server says what it thinks of it.
+    they are, and a group is split only if it exceeds the limits by itself. A single candidate that exceeds them goes
+    alone: the server decides whether to accept it.
     """
     batches: list[Batch] = []
     groups: list[Group] = []
     load = _Load(sizes)
-    for group in (piece for whole in _groups(candidates) for piece in _tear(whole, sizes, limits)):
+    for group in (piece for whole in _groups(candidates) for piece in _split(whole, sizes, limits)):
         if groups and not load.takes(group, limits):
             batches.append(Batch(tuple(groups)))
             groups, load = [], _Load(sizes)
@@ -86,7 +86,7 @@ def plan(candidates: Sequence[Candidate], sizes: Mapping[str, int], limits: Limi
 
 
 class _Load:
-    """What the request being filled weighs so far."""
+    """The size so far of the request that is being filled."""
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
@@ -124,8 +124,8 @@ def _groups(candidates: Sequence[Candidate]) -> Iterator[Group]:
         yield Group(sources, instruction, tuple(candidates[p].edited for p in positions), tuple(positions))
 
 
-def _tear(group: Group, sizes: Mapping[str, int], limits: Limits) -> Iterator[Group]:
-    """Cut a group that exceeds the limits by itself; otherwise yield it as it is."""
+def _split(group: Group, sizes: Mapping[str, int], limits: Limits) -> Iterator[Group]:
+    """Split a group that exceeds the limits by itself; otherwise yield it as it is."""
     start = 0
     source_weight = sum(sizes[key] + _PART_OVERHEAD for key in set(group.sources))
     images, weight = set(group.sources), source_weight

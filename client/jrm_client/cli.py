@@ -29,7 +29,7 @@ app = typer.Typer(
     help="JRM Serve: rewards for image edits.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a defect of ours is for the log: plain, and without locals, which may be keys
+    pretty_exceptions_enable=False,  # a bug's traceback goes to logs: plain, and without locals, which may be keys
 )
 
 
@@ -94,7 +94,7 @@ def score(
 
     jrm score --jsonl pairs.jsonl --output scores.jsonl
 
-    A JSONL run can be interrupted and started again: it goes on where it stopped.
+    A JSONL run can be interrupted and started again: it resumes where it stopped.
 
     Exit status: 0 if everything has a score, 1 if not, 2 for wrong usage.
     """
@@ -114,7 +114,7 @@ def score(
                     raise typer.BadParameter("--html names one of the images, and would be written over it")
                 complete = _score_group(client, sources, edits, instruction, as_json, html)
     except BrokenPipeError:
-        raise  # of the output
+        raise  # stdout was closed
     except (JRMError, JSONLError, OSError, ValueError) as error:
         typer.echo(f"jrm score: {error}", err=True)
         raise typer.Exit(1) from None
@@ -129,14 +129,14 @@ def _score_group(
     scores = group.scores
     names = [str(path) for path in edits]
     if as_json:
-        rows = [{"edited": name, **to_json(one)} for name, one in zip(names, scores, strict=True)]
+        rows = [{"edited": name, **to_json(score)} for name, score in zip(names, scores, strict=True)]
         print_json({"source": bare([str(path) for path in sources]), "instruction": instruction, "scores": rows})
     else:
         print_table(table(names, scores))
-    if html is not None:  # last: whatever becomes of the file, the scores are told
+    if html is not None:  # last, so that a file that cannot be written costs no scores
         pictures = pictures_of(instruction, ((str(path), path) for path in sources), zip(names, edits, strict=True))
         html.write_text(document(group, pictures), encoding="utf-8")
-    return all(one.error is None for one in scores)
+    return all(score.error is None for score in scores)
 
 
 def _score_jsonl(client: JRMClient, source: Path, output: Path, root: Path | None, as_json: bool) -> bool:

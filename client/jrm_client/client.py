@@ -164,16 +164,16 @@ class JRMClient:
         return self._loop.run(lambda: self._client.info(timeout=timeout))
 
     def sleep(self, level: SleepLevel = "host", *, timeout: float | None = None) -> None:
-        """Let every server let go of its devices; see ``AsyncJRMClient.sleep``."""
+        """Have every server release its devices; see ``AsyncJRMClient.sleep``."""
         self._loop.run(lambda: self._client.sleep(level, timeout=timeout))
 
     def wake(self, *, timeout: float | None = None) -> None:
-        """Let every server take its devices again; see ``AsyncJRMClient.wake``."""
+        """Have every server take its devices again; see ``AsyncJRMClient.wake``."""
         self._loop.run(lambda: self._client.wake(timeout=timeout))
 
     @contextlib.contextmanager
     def awake(self, level: SleepLevel = "host", *, timeout: float | None = None) -> Generator[None, None, None]:
-        """Wake the servers for a block, and put them to sleep behind it; see ``AsyncJRMClient.awake``."""
+        """Wake the servers for the block, and put them back to sleep after it; see ``AsyncJRMClient.awake``."""
         arguments.choice(level, "level", ("host", "drop"))
         try:
             self.wake(timeout=timeout)
@@ -184,7 +184,7 @@ class JRMClient:
     def reload(
         self, checkpoint: str, *, load: Literal["beside", "after"] = "beside", timeout: float | None = None
     ) -> str:
-        """Let every server serve another checkpoint, by its fingerprint; see ``AsyncJRMClient.reload``."""
+        """Have every server switch to another checkpoint, and return its fingerprint; see ``AsyncJRMClient.reload``."""
         return self._loop.run(lambda: self._client.reload(checkpoint, load=load, timeout=timeout))
 
     def close(self) -> None:

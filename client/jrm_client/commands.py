@@ -13,8 +13,7 @@ from .terminal import Group
 
 GROUP = "jrm.commands"
 
-# Which extra of the distribution brings what a command needs: by the module that is missing, else by the package that
-# the command lives in.
+# The extra that installs what a command needs: by the missing module, else by the package that the command is in.
 _EXTRA_OF_MODULE = {"vllm": "explain"}
 _EXTRA_OF_PACKAGE = {"jrm_service": "service", "jrm_training": "train"}
 
@@ -23,7 +22,7 @@ class Commands(Group):
     """A command group that also has the entry points of ``jrm.commands``.
 
     They are plain functions with typer parameters, or a ``typer.Typer`` with commands of its own. A command that cannot
-    be imported, or a function that misses a module while it runs, says which extra brings it and exits with 1.
+    be imported, or a function that lacks a module while it runs, says which extra installs it and exits with 1.
     """
 
     # Typer vendors click from 0.27 on and depends on it before: neither's types can be named here.

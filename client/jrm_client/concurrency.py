@@ -1,4 +1,4 @@
-"""Coroutines that run at once and fail as one."""
+"""Run coroutines concurrently, so that they succeed or fail together."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .errors import APITimeoutError, JRMError
 from .protocol import MAX_TIMEOUT_MS
 
-# What the server is told to need less than we have, so that its verdict on each candidate arrives before we give up.
+# Seconds, and a share, by which the server gets less time than we have: its reply then arrives before we give up.
 _MARGIN, _MARGIN_SHARE = 0.25, 0.05
 
 
@@ -33,7 +33,7 @@ class Deadline:
 
     def remaining_ms(self) -> int:
         """Milliseconds that the server gets, as the contract's ``timeout_ms``."""
-        left = min(self.remaining(), MAX_TIMEOUT_MS)  # more than the contract allows, and no overflow
+        left = min(self.remaining(), MAX_TIMEOUT_MS)  # far above the contract's limit; only keeps the product finite
         return max(1, min(MAX_TIMEOUT_MS, int(1000 * (left - min(_MARGIN, _MARGIN_SHARE * left)))))
 
     @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ JRMError
 ├── APITimeoutError         ``timeout`` passed; also a ``TimeoutError``
 ├── APIStatusError          the server refused the request as a whole: ``status``, ``code``, ``param``, ``retry_after``
 ├── APIResponseError        the reply breaks the contract; no number was taken from it
-├── FingerprintMismatch     scores of another checkpoint than the run is pinned to: ``replica``, ``pinned``, ``served``
+├── FingerprintMismatch     a reply came from a checkpoint that the client is not pinned to: ``pinned``, ``served``
 ├── ScoreError              some candidates have no score: ``failed`` says which and why, ``scores`` has the others
 └── CandidateError          one candidate has no score: ``code``, ``message``
 
@@ -63,8 +63,8 @@ class APITimeoutError(JRMError, TimeoutError):
 class APIStatusError(JRMError):
     """The server refused the request as a whole.
 
-    ``status`` is the HTTP status; ``code`` the stable name to match on (None when something else than JRM Serve
-    answered, such as a proxy); ``param`` the field at fault; ``retry_after`` seconds, as the server asked.
+    ``status`` is the HTTP status; ``code`` the stable name to match on (None when something other than JRM Serve
+    answered, such as a proxy); ``param`` the field at fault; ``retry_after`` the seconds that the server asked for.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class APIResponseError(JRMError):
 
 
 class FingerprintMismatch(JRMError):
-    """A replica scores with another checkpoint than this client is pinned to; no score of it was returned.
+    """A replica serves a checkpoint that this client is not pinned to; none of its scores was returned.
 
     ``replica`` is the URL of the replica, ``served`` its fingerprint, ``pinned`` the one that was expected.
     """

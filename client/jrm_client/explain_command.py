@@ -47,8 +47,8 @@ def explain(
 
     jrm explain source.png edit.png -i "make the car red"
 
-    The regions are drawn on a copy of the edit, beside it; --out puts it elsewhere, and asks for it even if there are
-    none. With regions in several dimensions there is a file for each, with the dimension in its name.
+    The regions are drawn on a copy of the edit, saved beside it; --out names another file, which is written even if
+    there are no regions. With regions in several dimensions there is a file for each, with the dimension in its name.
 
     Exit status: 0 if everything was explained, 1 if not, 2 for wrong usage.
     """
@@ -73,10 +73,11 @@ def explain(
                     sources or None, edited, instruction, dimensions=dimension or None, max_tokens=max_tokens
                 )
                 if not as_json:
-                    console().print(*[critique(name, one) for name, one in explanations.items()], sep="")
+                    shown = [critique(name, explanation) for name, explanation in explanations.items()]
+                    console().print(*shown, sep="")
         overlays = _write_overlays(explanations, sources, edited, overlay, always=out is not None)
     except BrokenPipeError:
-        raise  # of the output
+        raise  # stdout was closed
     except (JRMError, OSError, ValueError) as error:
         typer.echo(f"jrm explain: {error}", err=True)
         raise typer.Exit(1) from None
@@ -85,12 +86,12 @@ def explain(
     else:
         for path in overlays.values():
             typer.echo(f"overlay: {path}")
-    if any(one.status == "error" for one in explanations.values()):
+    if any(explanation.status == "error" for explanation in explanations.values()):
         raise typer.Exit(1)
 
 
 def _check_output(overlay: Path, inputs: Sequence[Path]) -> None:
-    """Before anything is asked for: a critique takes its time."""
+    """Refuse a path that cannot be written; called before anything is sent, since a critique takes long."""
     if not overlay.parent.is_dir():
         raise typer.BadParameter(f"--out {overlay}: there is no such folder")
     if overlay.is_dir():
@@ -114,10 +115,10 @@ def _show_stream(events: Generator[ExplainEvent, None, None]) -> dict[str, Expla
 def _write_overlays(
     explanations: Mapping[str, Explanation], sources: Sequence[Path], edited: Path, path: Path, *, always: bool
 ) -> dict[str, Path]:
-    """Return what was written, by dimension."""
-    drawn = [name for name, one in explanations.items() if one.edit_regions]
+    """Return the files that were written, by dimension."""
+    drawn = [name for name, explanation in explanations.items() if explanation.edit_regions]
     if always and not drawn:
-        drawn = [name for name, one in explanations.items() if one.status != "error"][:1]
+        drawn = [name for name, explanation in explanations.items() if explanation.status != "error"][:1]
     written = {name: path if len(drawn) == 1 else path.with_stem(f"{path.stem}.{name}") for name in drawn}
     for name, target in written.items():
         _check_output(target, [*sources, edited])
@@ -136,7 +137,9 @@ def _print_json(
         "source": bare([str(path) for path in sources]),
         "edited": str(edited),
         "instruction": instruction,
-        "explanations": {name: one.model_dump(mode="json", exclude_none=True) for name, one in explanations.items()},
+        "explanations": {
+            name: explanation.model_dump(mode="json", exclude_none=True) for name, explanation in explanations.items()
+        },
         "overlays": {name: str(path) for name, path in overlays.items()},
     }
     print_json(document)

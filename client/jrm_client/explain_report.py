@@ -1,4 +1,4 @@
-"""Critiques for people: while they are written, and whole, in the colours of the overlay."""
+"""Critiques in the terminal, partial and complete, in the colours of the overlay."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LABEL_WIDTH = 28
 
 
 class Critiques:
-    """What a stream has said so far, as rich prints it; ``explanations`` are those that are whole."""
+    """The critiques of a stream so far, as rich prints them; ``explanations`` has the complete ones."""
 
     def __init__(self) -> None:
         self.explanations: dict[str, Explanation] = {}
         self._written: dict[str, str] = {}
 
     def add(self, event: ExplainEvent) -> None:
-        """Take the next event."""
+        """Add the next event of the stream."""
         if isinstance(event, ExplainDelta):
             self._written[event.dimension] = self._written.get(event.dimension, "") + event.delta
         else:
@@ -37,9 +37,9 @@ class Critiques:
 
     def __rich__(self) -> RenderableType:
         # Another thread draws while events come in: it works on a copy.
-        return Group(*[self._one(name, text) for name, text in list(self._written.items())])
+        return Group(*[self._dimension(name, text) for name, text in list(self._written.items())])
 
-    def _one(self, name: str, text: str) -> RenderableType:
+    def _dimension(self, name: str, text: str) -> RenderableType:
         explanation = self.explanations.get(name)
         if explanation is not None:
             return critique(name, explanation)
@@ -112,7 +112,7 @@ def _badge(region: int | str, labels: Mapping[int, str]) -> Text:
 
 
 def printable(text: str) -> str:
-    """Return text that a model or a server wrote without what would steer the terminal."""
+    """Return text from a model or a server without the characters that would control the terminal."""
     return "".join(
         character if character == "\n" or unicodedata.category(character) not in ("Cc", "Cs") else " "
         for character in text

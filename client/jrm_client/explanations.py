@@ -44,7 +44,7 @@ class Question:
         arguments.whole(self.max_tokens, "max_tokens", 1)
 
     def body(self, *, stream: bool) -> Callable[[int], dict[str, Any]]:
-        """Return what gives httpx's body arguments for an attempt. Reads and encodes the images."""
+        """Return a function from ``timeout_ms`` to httpx's body arguments. Reads and encodes the images."""
         *sources, edited = (
             base64.b64encode(encode(image, name, self.image_format)).decode()
             for name, image in (*arguments.sources(self.source, "source").items(), ("edited", self.edited))
@@ -82,7 +82,7 @@ async def explain(transport: Transport, pin: Pin, question: Question, deadline: 
 async def explain_stream(
     transport: Transport, pin: Pin, question: Question, seconds: float
 ) -> AsyncGenerator[ExplainEvent, None]:
-    """Give the events as they arrive, within ``seconds`` from the first step. Closing it closes the connection.
+    """Yield the events as they arrive, within ``seconds`` of the first step. Closing it closes the connection.
 
     Attempts are repeated up to the first event. A stream that ends before its last event raises APIConnectionError, one
     that breaks the contract APIResponseError.
@@ -106,10 +106,10 @@ async def explain_stream(
 
 
 class Transcript:
-    """What a stream has said so far, checked against the contract. Pure.
+    """The events of a stream so far, checked against the contract. Pure.
 
-    A dimension's deltas come before its one explanation, and the end after the explanation of every dimension that was
-    asked for (``dimensions``; None: any) or begun.
+    A dimension's deltas come before its one explanation. The stream ends after the explanations of all dimensions that
+    were asked for (``dimensions``; None: any) or begun.
     """
 
     def __init__(self, dimensions: Sequence[str] | None) -> None:

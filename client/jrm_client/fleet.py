@@ -18,22 +18,22 @@ from .proxies import Proxy
 from .replicas import EJECTION, Replicas, rotated
 from .retry import CONNECT_TIMEOUT, RESOLVE_EVERY, RESOLVE_FAILING, RESOLVE_TIMEOUT, Backoff
 
-# Calls have a deadline of their own; only a connection that is never made ends earlier.
+# Calls have a deadline of their own; only connecting has a limit here.
 _TIMEOUT = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
-# Under the 75 s for which the server keeps an idle connection, and over the pause between two steps of a trainer.
+# Shorter than the 75 s for which a server keeps an idle connection, longer than a trainer's pause between two steps.
 KEEPALIVE = 60.0
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE)
-# What sending into a connection raises that the other end has just closed.
+# Raised by a request on a connection that the other end has just closed.
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 class Fleet:
     """Every URL is a replica, and so is every address of a name that has several and is not behind a proxy.
 
-    ``routes`` has the proxy of each URL. A proxy resolves names itself, and connections to addresses would evade it.
-    ``turn`` rotates them (``replicas.first_turn``). ``replicas`` knows which one is next, ``ejection`` for how long one
-    that failed is left alone. Names are looked up again after ``look_up_every`` seconds. Where there is a ``carrier``,
-    it takes every request to where it goes, and no name is looked up.
+    ``routes`` has the proxy of each URL. A proxy resolves names itself, and connections to addresses would bypass it.
+    ``turn`` rotates the list (``replicas.first_turn``), ``replicas`` chooses from it, and ``ejection`` sets for how
+    long a failed replica is not chosen. Names are looked up again after ``look_up_every`` seconds. A ``carrier`` is an
+    httpx transport that all requests go through; no name is looked up then.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Fleet:
         self._look_up_every = look_up_every
         self._tls = tls
         self._carrier = carrier
-        self._found = {url: [Target(url, proxy=proxy)] for url, proxy in routes.items()}
+        self._targets_of = {url: [Target(url, proxy=proxy)] for url, proxy in routes.items()}
         dialled = [url for url, proxy in routes.items() if proxy is None and carrier is None]
         self._names = [url for url in dialled if addresses.is_name(url)]
         self._looking: asyncio.Task[None] | None = None
@@ -72,7 +72,7 @@ class Fleet:
     async def refresh(self, *, failing: bool = False) -> None:
         """Look up the names when it is time, which is sooner while a replica is ``failing``: it may have moved.
 
-        The first look is awaited, later ones go on beside the requests.
+        The first look-up is awaited, later ones run beside the requests.
         """
         if not self._names:
             return
@@ -94,14 +94,14 @@ class Fleet:
     async def _look_up(self, url: str) -> None:
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT):
-                found = await self._resolve(httpx.URL(url).raw_host.decode("ascii"), addresses.port_of(url))
+                resolved = await self._resolve(httpx.URL(url).raw_host.decode("ascii"), addresses.port_of(url))
         except (OSError, UnicodeError):
-            return  # what was known stays; connecting to a name that was never known says what is wrong with it
-        self._found[url] = addresses.targets(url, found)
+            return  # known addresses stay; a name that never resolved fails when connecting, with a proper message
+        self._targets_of[url] = addresses.targets(url, resolved)
 
     def _list(self) -> None:
-        found = [target for targets in self._found.values() for target in targets]
-        self._targets = {target.name: target for target in rotated(found, self._turn)}
+        listed = [target for targets in self._targets_of.values() for target in targets]
+        self._targets = {target.name: target for target in rotated(listed, self._turn)}
         self.replicas.replace(self._targets)
 
     async def send(
@@ -128,8 +128,8 @@ class Fleet:
     ) -> AsyncIterator[httpx.Response]:
         """Send one request; its reply is read within the block, whose end closes it. Raises what httpx raises.
 
-        A kept connection may be closed by the other end, or by a proxy in between, just as it is used again. That says
-        nothing about the server, and the request is sent once more, over a connection of its own.
+        A kept connection may be closed by the server, or by a proxy in between, just as it is reused. That says
+        nothing about the server, so the request is sent once more, over a new connection.
         """
         url, host, extensions = target.request(path)
         kept = _KeptConnection()
@@ -172,13 +172,13 @@ class Fleet:
         return self._tls if proxy.url.lower().startswith("https") else None
 
     async def open(self) -> None:
-        """Have the running loop close the connections when it is shut down, as ``asyncio.run`` does at its end."""
+        """Have the running loop close the connections when it shuts down, as ``asyncio.run`` does at its end."""
         if self._guard is None:
             self._guard = self._until_shutdown()
             await anext(self._guard)
 
     async def _until_shutdown(self) -> AsyncGenerator[None, None]:
-        # A loop closes the generators that were begun on it before it ends: the one hook that every loop has.
+        # A loop closes its unfinished generators before it ends: the only hook that every loop has.
         try:
             yield
         finally:
@@ -209,13 +209,13 @@ class Fleet:
 
 
 async def _hide_location(response: httpx.Response) -> None:
-    """Redirects are reported and not followed; httpx would still read the address, and fail where it cannot."""
+    """Redirects are reported and not followed; httpx would still parse the URL, and fail where it cannot."""
     if "location" in response.headers:
         response.extensions["location"] = response.headers.pop("location")
 
 
 class _KeptConnection:
-    """Tells whether a request went over a connection that was there already."""
+    """Records whether a request reused an existing connection."""
 
     def __init__(self) -> None:
         self._connected = False

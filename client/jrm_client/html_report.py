@@ -1,6 +1,6 @@
-"""The scores of one group as HTML: for a notebook, and for a file that needs nothing else. Pure: data to text.
+"""The scores of one group as HTML, for a notebook or a self-contained file. Pure: data to text.
 
-No script, nothing loaded, whatever callers wrote is shown as text. Light or dark, as the reader's system is.
+It has no script, loads nothing, and escapes what callers wrote. It follows the reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What a group looks like: the instruction, its sources, and its edits in the order of their scores."""
+    """The pictures of a group: its instruction, its sources, and its edits in the order of their scores."""
 
     instruction: str
     sources: tuple[Picture, ...]
@@ -113,7 +113,7 @@ def _table(group: GroupScores, edits: Sequence[Picture]) -> str:
 
 
 def _pairs(group: GroupScores, edits: Sequence[Picture]) -> str:
-    """Who beats whom, best first: of two edits the other table says it, and of many nobody reads it."""
+    """Win probabilities of all pairs, best first; left out for two edits, as in the table above, and for too many."""
     ranked = _ranked(group)
     if not 3 <= len(ranked) <= _MOST_PAIRED:
         return ""
@@ -142,7 +142,7 @@ def _ranked(group: GroupScores) -> list[int]:
 
 def _row(group: GroupScores, index: int, best: int, edit: Picture, names: Sequence[str], scale: _Scale) -> str:
     score = group[index]
-    rank = 1 + sum(other.reward > score.reward for other in group)  # a comparison with NaN is false
+    rank = 1 + sum(candidate.reward > score.reward for candidate in group)  # a comparison with NaN is false
     cells = "".join(_cell(*_value(score, name), scale, name or "reward") for name in (None, *names))
     wins = "the best" if index == best else f"{group.win_probability(index, best):.2f}"
     return f'<tr><td class="number">{rank}</td>{_edit(edit)}{cells}<td class="number">{wins}</td></tr>\n'
@@ -161,7 +161,7 @@ def _value(score: Score, dimension: str | None) -> tuple[float, float | None]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From numbers to pixels of a bar, the same for all: zero is always on it, and every whisker."""
+    """The scale that all bars share, from numbers to pixels: it holds zero and every whisker."""
 
     low: float
     high: float
@@ -195,7 +195,7 @@ def _cell(mean: float, std: float | None, scale: _Scale, name: str) -> str:
 
 
 def _origin(group: GroupScores) -> str:
-    """What the numbers come from."""
+    """The model, fingerprint and precision behind the numbers."""
     score = next((score for score in group if score.error is None), None)
     if score is None:
         return ""
@@ -210,14 +210,14 @@ def _image(picture: Picture, kind: str) -> str:
 
 
 def _isolated(text: str) -> str:
-    """Text that may run from right to left, which ends where it ends."""
+    """Text that may run from right to left, isolated from what follows."""
     return f"<bdi>{_text(text)}</bdi>"
 
 
 def _text(text: str) -> str:
-    """Text with nothing in it that HTML, or whoever draws it, would take for more."""
-    encodable = text.encode("utf-8", "backslashreplace").decode()  # names of files need not be text
-    return escape("".join("\N{REPLACEMENT CHARACTER}" if _is_control(one) else one for one in encodable))
+    """Text escaped for HTML, its control characters replaced."""
+    encodable = text.encode("utf-8", "backslashreplace").decode()  # file names need not be valid Unicode
+    return escape("".join("\N{REPLACEMENT CHARACTER}" if _is_control(char) else char for char in encodable))
 
 
 def _is_control(character: str) -> bool:

@@ -1,18 +1,17 @@
-"""Everything that a caller may hold as an image -> bytes on the wire, without loss.
+"""Every kind of image that callers have -> bytes on the wire, without loss.
 
 ========================================  ==========================================================================
 path (``str``, ``os.PathLike``), bytes    the file as it is; the server decodes it
 ``PIL.Image`` RGB                         PPM (P6)
-``PIL.Image``, other modes                PNG, which holds 1, L, LA, P, RGBA and 16-bit gray exactly; the server makes
-                                          it RGB by the same rules as a file. Modes that PNG lacks (CMYK, YCbCr, …) go
-                                          through pillow's ``convert``; mode I is 16-bit gray, F
-                                          is refused
+``PIL.Image``, other modes                PNG, which holds 1, L, LA, P, RGBA and 16-bit gray exactly; the server
+                                          converts it to RGB as it does a file. Modes that PNG lacks (CMYK, YCbCr, …)
+                                          go through pillow's ``convert``; mode I is 16-bit gray, F is refused
 uint8 array [H, W, 3]                     PPM (P6)
 float array or torch tensor [3, H, W]     values in [0, 1] become ``(x * 255).round().clip(0, 255)``, then PPM (P6)
 ========================================  ==========================================================================
 
 An EXIF orientation is applied to a PIL image, as the server does for a file, so that a photo scores the same either
-way; other metadata is left behind (``pil``). Half-precision tensors are widened to float32 first. A float image may
+way; other metadata is dropped (``pil``). Half-precision tensors are widened to float32 first. A float image may
 overshoot [0, 1] a little, as decoded latents do, and is clipped; values outside [-0.25, 1.25] mean another scale
 (0..255, or -1..1) and are refused. So are 16-bit gray with no value over 4095, a side of 3 that could be the
 channels, NaN and infinity: a reward for the wrong picture looks like any other reward.
@@ -115,9 +114,9 @@ def decode(image: ImageInput, name: str) -> Image.Image:
     except Exception as error:  # pillow's plugins raise whatever a damaged file provokes
         raise ValueError(f"{name}: not a PNG, JPEG, WebP or PPM image, or a damaged one") from error
     upright = pil.upright(picture)
-    if upright.mode.startswith("I"):  # 16-bit gray, of which pillow would make white
+    if upright.mode.startswith("I"):  # 16-bit gray, which pillow would clip to white
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    # Transparency is dropped like an alpha channel; pillow would warn of it.
+    # Transparency is dropped like an alpha channel; pillow would warn about it.
     return pil.without_metadata(upright).convert("RGB")
 
 
@@ -133,7 +132,7 @@ def _file_size(path: str, name: str) -> int:
 
 @contextlib.contextmanager
 def _named(path: str, name: str) -> Iterator[None]:
-    """Refuse strings that are no path, and say which image a file was meant to be."""
+    """Refuse strings that are not paths, and name the image in errors about its file."""
     if len(path) > _MAX_PATH or path.startswith(("http://", "https://", "data:")):
         raise ValueError(
             f"{name}: this string is not a path; URLs and base64 are not read, pass the bytes of the file instead"

@@ -1,4 +1,4 @@
-"""The one reader of JSONL files: every command that takes rows from a file reads them here."""
+"""The reader of JSONL files that all commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from . import strict_json
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is refused: it is a file of something else, or one whose line breaks were lost."""
+"""A longer line is refused: the file is not JSONL, or has lost its line breaks."""
 
 _MOST_QUOTED = 120
 
@@ -19,7 +19,7 @@ _MOST_QUOTED = 120
 class Line:
     """One line that is not blank: ``number`` counts from 1, as editors do; ``offset`` is its place in the file.
 
-    ``text`` has its line break, and no byte order mark. Of a line over ``MAX_LINE_BYTES`` it is the beginning.
+    ``text`` includes the line break and no byte order mark. For a line over ``MAX_LINE_BYTES`` it is the beginning.
     """
 
     number: int

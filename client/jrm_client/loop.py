@@ -52,9 +52,9 @@ class LoopThread:
             raise
 
     def iterate(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """Give what ``source`` gives, which runs ahead of the caller. Begins with the first item that is asked for.
+        """Yield what ``source`` yields; it starts when the first item is asked for, and may run ahead of the caller.
 
-        Closing the iterator, leaving its loop or Ctrl-C closes ``source``. Raises what ``source`` raises, behind its
+        Closing the iterator, leaving its loop or Ctrl-C closes ``source``. Raises what ``source`` raises, after its
         items, and RuntimeError once this is closed.
         """
         items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
@@ -98,7 +98,7 @@ class LoopThread:
         return loop
 
     def _forget_parent(self) -> None:
-        # The loop's selector and sockets are the parent's too. Nothing of it may be stopped, closed or collected here.
+        # The loop shares its selector and sockets with the parent: the child must not stop, close or collect it.
         if self._stop is not None:
             self._stop.detach()
         _inherited.append((self._loop, self._stop))

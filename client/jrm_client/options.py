@@ -1,4 +1,4 @@
-"""The options that the client's commands share."""
+"""The command-line options that ``jrm score`` and ``jrm explain`` share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(help="The server; several with commas, or repeated.", envvar="JRM_URL", show_default=DEFAULT_URL),
+    typer.Option(
+        help="URL of the server; may be repeated, or hold several with commas.",
+        envvar="JRM_URL",
+        show_default=DEFAULT_URL,
+    ),
 ]
 Images: TypeAlias = Annotated[
     list[Path] | None,
-    typer.Argument(help="The source image, then what was made of it.", show_default=False),
+    typer.Argument(help="The source image, then its edits.", show_default=False),
 ]
 Source: TypeAlias = Annotated[
     list[Path] | None,
@@ -32,8 +36,8 @@ ApiKey: TypeAlias = Annotated[
 def split_images(
     images: list[Path] | None, source: list[Path] | None, no_source: bool
 ) -> tuple[list[Path], list[Path]]:
-    """The sources and the edits of a command line. Raises typer.BadParameter for options that contradict each other."""
+    """Return the sources and the edits of a command line. Raises typer.BadParameter for contradicting options."""
     if source and no_source:
         raise typer.BadParameter("--source and --no-source contradict each other")
-    given = images or []
-    return (source or [], given) if source or no_source else (given[:1], given[1:])
+    paths = images or []
+    return (source or [], paths) if source or no_source else (paths[:1], paths[1:])

@@ -1,4 +1,4 @@
-"""The regions of an explanation, drawn on the edited image: boxes and labels that are read on any background."""
+"""The regions of an explanation, drawn on the edited image: boxes and labels that are legible on any background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .protocol import EditRegion
 
 # Far apart in hue and all of them bright enough for black text. A checkpoint has eight region tags.
 COLORS = ("#ff5a5f", "#3ddc84", "#4db8ff", "#ffd23f", "#ff8be0", "#ff9f40", "#66f2f2", "#c3a6ff")
-_EDGE = "black"  # around whatever is coloured, so that it stands out from a background of its own colour
+_EDGE = "black"  # the outline of boxes and labels, so that they stand out from a background of their own colour
 
 _SIZE_PER_PIXEL = 1 / 28  # font size per pixel of the mean side
 _MIN_SIZE = 10
@@ -90,7 +90,7 @@ def _draw_label(
     image: _Rect,
     taken: list[_Rect],
 ) -> None:
-    """Draw on a plate of the region's colour, where no other label is; nothing if not even its id fits the image."""
+    """Draw the label on a plate of the region's colour, clear of other labels; nothing if not even the id fits."""
     ascent = round(font.getbbox("Ag")[3])
     pad = max(1, ascent // 6)
     text = _fitting(f"{region.id} {' '.join(region.label.split())}".strip(), font, image.right - 2 * pad)
@@ -105,10 +105,10 @@ def _draw_label(
 
 
 def _plates(box: _Rect, width: int, height: int, image: _Rect) -> Iterator[_Rect]:
-    """Where a label may stand, best first: over its box, under it, inside it; always inside the image."""
+    """Where a label may go, best first: above its box, below it, inside it; always inside the image."""
     tops = (box.top - height, box.bottom, box.top, box.bottom - height)
     lefts = (box.left, box.right - width)
-    # Over or under a box that reaches the border there is no room; pushed in, the label would be inside of it.
+    # A box that reaches the border has no room beyond it; a label pushed back into the image would cover the box.
     fitting = [top for top in tops if 0 <= top <= image.bottom - height] or [box.top]
     for top, left in itertools.product(fitting, lefts):
         x = max(0, min(left, image.right - width))

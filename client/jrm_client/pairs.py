@@ -1,4 +1,4 @@
-"""A row of a JSONL file of pairs: what ``jrm score`` and ``jrm golden`` take, and the images that it names."""
+"""One row of a JSONL file of pairs, as ``jrm score`` and ``jrm golden`` read it, and the images that it names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pair_fields(row: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}: missing, empty or not a string")
     arguments.instruction(row["instruction"], "instruction")
     fields = {name: row[name] for name in ("id", *FIELDS) if name in row}
-    to_line(fields)  # now, not when it has been scored
+    to_line(fields)  # fails now, and not after the row has been scored
     return fields
 
 
@@ -44,7 +44,7 @@ def to_line(record: dict[str, Any]) -> str:
 
 
 def image_file(path: Path) -> bytes:
-    """The bytes of a regular file: a row may name anything, and a device or a pipe may never end."""
+    """Return the bytes of a regular file: a row may name anything, and reading a device or a pipe may never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{str(path)!r}: not a regular file")
     return path.read_bytes()

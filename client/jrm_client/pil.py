@@ -1,8 +1,7 @@
 """PIL images -> pixels that PNG or PPM holds exactly, without any metadata.
 
-Nothing but pixels and the EXIF orientation counts: a stale ``transparency``, colour profile or text is left behind,
-as the server drops it too. A mode whose scale is not known is refused: a reward for a black picture looks like any
-other reward.
+Only pixels and the EXIF orientation count: a stale ``transparency``, colour profile or text is dropped, as the server
+drops it too. A mode whose scale is unknown is refused: a reward for a black picture looks like any other reward.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import threading
 import numpy as np
 from PIL import Image
 
-# Modes that PNG holds exactly; the server makes RGB of them by the same rules as of a file.
+# Modes that PNG holds exactly; the server converts them to RGB as it does a file.
 _UNCHANGED = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _CONVERTED = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
 
 _SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-_TWELVE_BITS = 4095  # up to here another scale (8 bits, or the 10 and 12 of sensors) is likelier than 16 dark bits
+_TWELVE_BITS = 4095  # up to here, 8 bits or a sensor's 10 or 12 are likelier than a dark 16-bit image
 _REMEDY = "pass 8 bits: Image.fromarray((np.asarray(image) / WHITE * 255).astype(np.uint8)), WHITE being 255, 65535, …"
 
 _ORIENTATION = 0x0112
@@ -50,7 +49,8 @@ def prepare(image: Image.Image, name: str) -> Image.Image:
     """Return ``image`` upright, in a mode that PNG holds exactly.
 
     Its metadata may still be there, and the result may be ``image`` itself. Raises ValueError for an image that is
-    empty, closed or damaged, or whose scale is unknown, and TypeError for a mode without a meaning; all name ``name``.
+    empty, closed or damaged, or whose scale is unknown, and TypeError for a mode without a defined conversion; the
+    messages begin with ``name``.
     """
     if not (image.width and image.height):
         raise ValueError(f"{name}: the image is empty ({image.width}x{image.height})")
@@ -68,7 +68,7 @@ def prepare(image: Image.Image, name: str) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a loaded image as its EXIF orientation says."""
+    """Return a loaded image turned as its EXIF orientation says."""
     rotation = _rotation(image)
     return image if rotation is None else image.transpose(rotation)
 

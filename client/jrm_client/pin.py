@@ -1,4 +1,4 @@
-"""One checkpoint for a whole run: a client that is pinned to a fingerprint returns no score of another."""
+"""One checkpoint for a whole run: a client that is pinned to a fingerprint returns no scores from another one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .wire import Reply
 
 
 class Pin:
-    """``setting``: True pins the fingerprint of the first reply, a string is the fingerprint, False pins nothing.
+    """The fingerprint that a client is pinned to. May be used from several threads.
 
-    May be used from several threads.
+    ``setting``: True pins the fingerprint of the first reply, a string is the fingerprint, False pins nothing.
     """
 
     def __init__(self, setting: bool | str) -> None:
@@ -42,7 +42,7 @@ class Pin:
                 f"checkpoint it comes from. Does a proxy remove the header {FINGERPRINT_HEADER}?",
                 request_id=reply.request_id,
             )
-        # One step, so that of two threads with the first reply only one can pin.
+        # setdefault is atomic: when two threads have a first reply at once, only one of them pins.
         pinned, replica = self._pinned.setdefault("pin", (fingerprint, reply.replica))
         if fingerprint != pinned:
             origin = f" (the first reply, from {replica})" if replica else ""

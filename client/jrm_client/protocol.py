@@ -33,7 +33,7 @@ PART_PREFIX = "part:"
 FINGERPRINT_HEADER = "x-jrm-fingerprint"  # of a streamed reply, whose events do not carry it
 STREAM_END = "[DONE]"  # the data of a stream's last event
 TIMEOUT_HEADER = "x-jrm-timeout-ms"
-"""How long a request may wait for its turn before its body is read; the body's ``timeout_ms`` says it of the whole."""
+"""How long a request may wait in line before its body is read; the body's ``timeout_ms`` limits the whole request."""
 
 Image = Annotated[
     str,
@@ -44,7 +44,7 @@ Image = Annotated[
     ),
 ]
 
-# How a validation error names what a source was taken for, beside the field itself.
+# The two forms of a source, as the location of a validation error names them.
 SOURCE_TAGS = ("one image", "list of images")
 
 
@@ -182,7 +182,7 @@ class GroupResult(_Reply):
 
 
 class Usage(_Reply):
-    """What the request cost. ``tokens`` counts every pass in full, ``tokens_computed`` what the model really ran."""
+    """What the request cost. ``tokens`` counts every pass in full, ``tokens_computed`` what the model computed."""
 
     candidates: int
     images: int
@@ -202,8 +202,8 @@ class Timings(_Reply):
 class ScoreResponse(_Reply):
     """200: at least one candidate has a score.
 
-    ``precision`` is what the backbone was computed in: ``float32``, ``bfloat16``, ``float16`` or ``fp8``. It is empty
-    in the reply of a server that does not say so.
+    ``precision`` is what the backbone was computed in: ``float32``, ``bfloat16``, ``float16`` or ``fp8``. Older servers
+    leave it empty.
     """
 
     id: str
@@ -290,7 +290,7 @@ class ExplainResponse(_Reply):
 
 
 class ExplainDelta(_Reply):
-    """``stream``: the next piece of what the language head writes on one dimension, as it is (``Explanation.raw``)."""
+    """``stream``: the next piece of what the language head writes on one dimension, unparsed (``Explanation.raw``)."""
 
     dimension: str
     delta: str
@@ -330,11 +330,11 @@ class ErrorResponse(_Reply):
 # --- operators: POST /v1/sleep, /v1/wake, /v1/reload ------------------------------------------------------------------
 
 SleepLevel = Literal["host", "drop"]
-"""What becomes of the weights: they move to the memory of the host, or are loaded again by the wake."""
+"""What happens to the weights: "host" moves them to host memory, "drop" frees them, and waking loads them again."""
 
 
 class SleepRequest(_Request):
-    """Let go of the devices. An empty body is the default level."""
+    """Release the devices. An empty body means the default level."""
 
     level: SleepLevel = "host"
 
@@ -342,9 +342,9 @@ class SleepRequest(_Request):
 class ReloadRequest(_Request):
     """Serve another checkpoint.
 
-    ``checkpoint``: a folder under the server's ``--reload-root``, by its path from there or whole. ``load``: "beside"
-    the one that is served, which goes on until the new one has tested itself, or "after" it was dropped, where the
-    memory has room for one alone.
+    ``checkpoint``: a folder under the server's ``--reload-root``, as a relative or an absolute path. ``load``: "beside"
+    the current checkpoint, which is served until the new one has passed its self-test, or "after" dropping it, where
+    memory has room for only one.
     """
 
     checkpoint: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -352,7 +352,7 @@ class ReloadRequest(_Request):
 
 
 class OperatorReply(_Reply):
-    """What the server does now. ``level`` is that of a sleeping one."""
+    """The state of the server after the request. ``level`` is set while it sleeps."""
 
     status: Literal["ready", "sleeping"]
     level: SleepLevel | None = None

@@ -1,7 +1,7 @@
 """What the environment says about proxies: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
-Decided here for each URL rather than by httpx, which knows no CIDR in NO_PROXY, fails on an entry that it cannot read,
-and fails on a proxy that no URL uses.
+Decided here for each URL rather than by httpx, which does not know CIDR ranges in NO_PROXY, fails on an entry that it
+cannot parse, and fails on a proxy that no URL uses.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _entries(no_proxy: str) -> Iterator[str]:
 
 
 def _matches(entry: str, url: httpx.URL) -> bool:
-    """Whether an entry of NO_PROXY means ``url``; one that cannot be read means nothing.
+    """Whether an entry of NO_PROXY matches ``url``; one that cannot be parsed matches nothing.
 
     ``*``, a name (which includes the names under it), an address or a range of addresses; each but ``*`` and a range
     may have a port.

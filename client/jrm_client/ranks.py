@@ -1,12 +1,12 @@
-"""One verdict for all ranks: a call that fails on one rank of ``torch.distributed`` fails on every rank, alike.
+"""One outcome for all ranks: a call that fails on one rank of ``torch.distributed`` fails on every rank alike.
 
-Trainers gather rewards over all ranks. If one of them raises and the others go on, these wait in the gather for ever.
+Trainers gather rewards over all ranks. If one rank raises and the others go on, these wait in the gather for ever.
 So each rank tells the others how its call went: one small all-reduce, and the details only when something is wrong.
 
 The ranks talk over a gloo group of their own. Reward functions run in threads beside the trainer's collectives, which
 must never be interleaved with ours, and a thread other than the main one has no device of its own to give NCCL.
 
-torch is never imported here: where nobody else has imported it, there are no ranks.
+torch is never imported here: a process that has not imported it has no ranks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class _Report:
 
 
 class Ranks:
-    """``distributed``: None takes part when ``torch.distributed`` is initialised, True insists on it, False never does.
+    """The ranks that share the outcome of every call.
+
+    ``distributed``: None takes part when ``torch.distributed`` is initialised, True insists on it, False never does.
 
     A process group limits it to the members of that group; it is used as it is if its backend is gloo, and must then be
     used for nothing else at the same time. Otherwise a gloo group is made: at once if ``torch.distributed`` is
@@ -69,7 +71,7 @@ class Ranks:
         self._group: Any = None
 
     def agree(self, call: Callable[[], Outcome]) -> Outcome:
-        """Return what ``call`` does if it succeeds on all ranks; a rank without images learns its keys.
+        """Return the outcome of ``call`` if it succeeds on all ranks; a rank without images learns the keys of others.
 
         Otherwise the error of the lowest rank that failed is raised on all of them, of the same type, with a message
         that begins with that rank. Raises FingerprintMismatch if two ranks are pinned to different fingerprints,
@@ -85,7 +87,7 @@ class Ranks:
             outcome = call()
         except Exception as error:
             failure = error
-        except BaseException:  # the process is being ended; nobody waits for its peers now
+        except BaseException:  # the process is ending: it no longer waits for the other ranks
             self._turns.skip(ticket)
             raise
         with self._turns.turn(ticket):
@@ -103,7 +105,7 @@ class Ranks:
         return outcome if outcome.complete else _with_keys(outcome, reports)
 
     def close(self) -> None:
-        """Give up the group that was made here."""
+        """Destroy the process group that was made here."""
         dist = _initialised()
         if dist is not None and self._group is not self._distributed and self._world is dist.group.WORLD:
             dist.destroy_process_group(self._group)
@@ -200,18 +202,18 @@ def _negative(value: int) -> int:
 
 
 def _pack(failure: Exception | None) -> bytes:
-    """The failure as every rank can raise it; one that cannot be pickled as a JRMError with its text."""
+    """Pickle a failure for the other ranks; one that cannot be pickled becomes a JRMError with its text."""
     try:
         packed = pickle.dumps(failure)
         if type(pickle.loads(packed)) is type(failure):  # noqa: S301 - made a line ago
             return packed
-    except Exception:  # noqa: S110 - whatever a class makes of being pickled; the line below is for it
+    except Exception:  # noqa: S110 - a class may raise anything when it is pickled; the line below handles it
         pass
     return pickle.dumps(JRMError(f"{type(failure).__name__}: {failure}"))
 
 
 def _prefixed(error: Exception, prefix: str) -> Exception:
-    """Put ``prefix`` before the message of an error, where it keeps it."""
+    """Put ``prefix`` before the message of an error, wherever its type keeps the message."""
     if isinstance(error, JRMError):
         error.message = prefix + error.message
         error.args = (error.message, *error.args[1:])
@@ -238,7 +240,7 @@ def _initialised() -> Any:
 
 
 def _after_fork_in_child() -> None:
-    # A fork of a rank is no rank: it has the objects of the world, but not the threads and connections behind them.
+    # A forked child is not a rank: it has the world's objects, but not the threads and connections behind them.
     global _inherited
     dist: Any = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():

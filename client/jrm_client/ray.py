@@ -1,4 +1,4 @@
-"""Requests as calls of a Ray Serve deployment, without HTTP. Imports ray, and is imported by ``from_ray`` alone."""
+"""Requests as calls to a Ray Serve deployment, without HTTP. Imports ray, and is imported only by ``from_ray``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 class HandleTransport(httpx.AsyncBaseTransport):
     """Calls the method ``asgi`` of ``jrm_service.ray``'s replicas. Usable from any event loop, and picklable.
 
-    Ray picks the replica, and what goes wrong between here and there is to httpx a connection that broke.
+    Ray picks the replica; failures on the way there and back reach httpx as broken connections.
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
@@ -39,11 +39,11 @@ class HandleTransport(httpx.AsyncBaseTransport):
         )
         try:
             with _broken_connections():
-                status, answered = await anext(reply)
+                status, reply_headers = await anext(reply)
         except BaseException:
             reply.cancel()
             raise
-        return httpx.Response(status, headers=answered, stream=_Body(reply))
+        return httpx.Response(status, headers=reply_headers, stream=_Body(reply))
 
 
 class _Body(httpx.AsyncByteStream):
@@ -67,7 +67,7 @@ def _broken_connections() -> Iterator[None]:
         raise httpx.ReadError("the replica sent nothing") from None
     except RayError as error:  # the replica has died, or the cluster lost what it sent
         raise httpx.ReadError(_first_line(error)) from error
-    except RayServeException as error:  # there is no such deployment, or it takes nothing
+    except RayServeException as error:  # there is no such deployment, or it accepts no calls
         raise httpx.ConnectError(_first_line(error)) from error
 
 

@@ -1,9 +1,9 @@
 """Which replica gets the next request. Pure: time is passed in, ``transport`` executes.
 
-Least outstanding requests. A replica that fails is ejected, for longer each time, and then tried again with one
-request; when that is answered, or under way for so long that the connection must stand, it is a replica like any other.
-When all are out, nothing better is known than to ask as if none were: with one replica, this module changes nothing.
-A request is never sent to two replicas at once.
+The replica with the least outstanding requests gets it. A replica that fails is ejected, for longer each time, and then
+tried with one request; once that is answered, or has run long enough for the connection to be up, it is a replica like
+any other. When all are ejected, one is chosen as if none were: with a single replica, this module changes nothing. A
+request is never sent to two replicas at once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ EJECTION = Backoff(FIRST_EJECTION, MAX_EJECTION)
 def first_turn(environment: Mapping[str, str]) -> Fraction:
     """Return where in its list of replicas a client begins: 0 is at the front, 1/2 in the middle.
 
-    Ranks ask at the same moment, as often, and each takes the replicas in turns. Those that know their number (RANK of
-    WORLD_SIZE, from torchrun and other launchers) begin at equal distances, so every replica gets as much as any other.
-    Whoever has no number begins anywhere: then chance gives some replicas twice the mean, and a step waits for them.
+    Ranks send requests at the same time and equally often, and each takes the replicas in turn. Ranks that know their
+    number (RANK of WORLD_SIZE, from torchrun and other launchers) begin evenly spaced, so every replica gets an equal
+    share. Other clients begin at random: chance then gives some replicas twice the mean, and a step waits for them.
     """
     try:
         rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -60,9 +60,9 @@ class _Replica:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request that is under way at a replica. ``era`` tells what was known of the replica when it was sent.
+    """A request that is under way at a replica. ``era`` is that of the replica when the request was sent.
 
-    ``doubtful``: the replica was silent last time, so let it give a sign of life first.
+    ``doubtful``: the replica was silent last time, so it has to give a sign of life first.
     """
 
     replica: _Replica
@@ -89,11 +89,11 @@ class Replicas:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The replicas that there are."""
+        """The names of the replicas."""
         return tuple(self._replicas)
 
     def replace(self, names: Iterable[str]) -> None:
-        """Set the replicas that there are; those that stay keep their state. Raises ValueError for none."""
+        """Set the list of replicas; those that stay keep their state. Raises ValueError for an empty list."""
         replicas = {name: self._replicas.get(name) or _Replica(name) for name in names}
         if not replicas:
             raise ValueError("a fleet has at least one replica")
@@ -102,10 +102,10 @@ class Replicas:
     def choose(
         self, now: float, ready: Mapping[str, float], only: Set[str] = frozenset(), elsewhere: float = -math.inf
     ) -> tuple[str, float]:
-        """Return the replica for a request, and the seconds to wait before it may be asked.
+        """Return the replica for a request, and the seconds to wait before sending it there.
 
-        ``ready``: from when on this request may go to a replica that failed it, ``elsewhere``: to any other. ``only``:
-        where it may go, as long as one of them is there; anywhere if it is empty. After a wait, choose again.
+        ``ready``: when this request may go again to a replica that failed it, ``elsewhere``: to any other. ``only``:
+        the replicas it may go to, as long as one of them exists; any if it is empty. After a wait, choose again.
         """
         all_out = all(replica.out_until > now for replica in self._replicas.values())
 
@@ -134,14 +134,14 @@ class Replicas:
         """End an attempt with a reply, of whatever kind: the replica works."""
         replica = attempt.replica
         replica.outstanding -= 1
-        # A draining replica still answers what it took before: that says nothing about what comes next.
+        # A draining replica still answers what it accepted earlier: that says nothing about the next request.
         if attempt.era == replica.era:
             replica.failures = 0
             replica.silent = False
             replica.ejected_until = replica.trial_until = -math.inf
 
     def failed(self, attempt: Attempt, now: float, retry_after: float | None = None) -> None:
-        """End an attempt with a failure that speaks against the replica (``retry.ejects``): it is left alone.
+        """End an attempt with a failure that counts against the replica (``retry.ejects``), which is ejected.
 
         The ejection lasts at least ``retry_after``, but never much over MAX_EJECTION: the address may soon be that of
         another process.
@@ -156,7 +156,7 @@ class Replicas:
             replica.trial_until = -math.inf
 
     def silent(self, attempt: Attempt, now: float) -> None:
-        """End an attempt whose time was over without a reply: a failure of the replica, if it had SILENCE seconds."""
+        """End an attempt that ran out of time without a reply: the replica's failure, if it had SILENCE seconds."""
         if now - attempt.began < SILENCE:
             self.abandoned(attempt)
         else:

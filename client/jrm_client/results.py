@@ -1,4 +1,4 @@
-"""What scoring gives back: plain, frozen, picklable."""
+"""The results of scoring: plain, frozen, picklable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Score:
 
     ``reward_std`` is None for a mean-only checkpoint. ``cached``: the server had this score already. ``fingerprint``
     names the weights and preprocessing that the numbers come from, ``precision`` what they were computed in:
-    ``float32``, ``bfloat16``, ``float16`` or ``fp8``, or empty where the server does not say so.
+    ``float32``, ``bfloat16``, ``float16`` or ``fp8``, or empty from an older server.
 
     ``normalized`` is the reward between 0 and 1, where the checkpoint says how (``reward.normalize`` in its manifest),
     else None.
@@ -66,7 +66,7 @@ def failed_score(error: CandidateError, dimensions: tuple[str, ...] = ()) -> Sco
 class GroupScores:
     """The scores of one group, in the order of its edits. Has a length, can be indexed and iterated.
 
-    A notebook shows it as a table, best first. ``pictures`` are there, for that alone, where the call was told to
+    A notebook shows it as a table, best first. ``pictures``, which only that table uses, are set by calls with
     ``keep_images``.
     """
 

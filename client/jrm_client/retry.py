@@ -1,6 +1,6 @@
-"""Which failures are tried again and when, and every number of it. Pure: time and randomness are passed in.
+"""Which failures are retried and when, with all the numbers. Pure: time and randomness are passed in.
 
-Scoring is a pure function of its request, so asking twice is always safe. Where a request goes is for ``replicas``.
+Scoring is a pure function of its request, so asking twice is always safe. ``replicas`` decides where a request goes.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from .errors import APIConnectionError, APIStatusError, JRMError
 MAX_RETRIES = 5
 MAX_FIRST_ATTEMPTS = 4
 # A request that brings servers down must not be carried through a whole fleet.
-MAX_BROKEN = 4  # servers that broke off while they had it; then it only goes back to those
-MAX_DEVICES_LOST = 2  # times that a server lost its last device while it was on it
+MAX_BROKEN = 4  # servers whose connection broke during the request; after that, it only goes back to those
+MAX_DEVICES_LOST = 2  # times that a server lost its last device during the request
 FIRST_DELAY = 0.25  # seconds; doubles with every failure
 MAX_DELAY = 8.0
-JITTER = 0.5  # a delay is drawn from [1 - JITTER, 1] of itself, so that ranks that failed together part
+JITTER = 0.5  # a delay is drawn from [1 - JITTER, 1] of itself, so that ranks that failed together retry apart
 RETRY_AFTER_JITTER = 0.1  # the same for Retry-After, upwards: never earlier than the server asked
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503})
 
 # A host that swallows packets must not use up the deadline before another replica is asked.
 CONNECT_TIMEOUT = 5.0
-FIRST_EJECTION = 1.0  # seconds that a replica which failed is left alone; doubles while it keeps failing
+FIRST_EJECTION = 1.0  # seconds without requests for a replica that failed; doubles while it keeps failing
 MAX_EJECTION = 30.0
-# A server that is well has answered by the deadline of a call, if only with 504. One that has not, after this long, is
-# asked for a sign of life before it gets a request again.
+# A healthy server answers by the deadline of a call, if only with 504. One that had this long and did not is asked for
+# a sign of life before its next request.
 SILENCE = 5.0
 GREETING_TIMEOUT = 1.0
 RESOLVE_EVERY = 30.0  # seconds between two looks at the addresses of a name
 RESOLVE_FAILING = 1.0  # the same while a replica fails
 RESOLVE_TIMEOUT = 5.0
 
-# Refusals of one request, by a replica that is well.
+# Refusals of one request, by a healthy replica.
 _NOT_THE_REPLICA = frozenset({"deadline_exceeded", "explain_disabled", "explain_unavailable"})
 
 
 def retryable(failure: JRMError) -> bool:
-    """Whether asking again can help. Never for another 4xx, a passed deadline (504) or a reply with verdicts."""
+    """Whether asking again can help. Never for another 4xx, a passed deadline (504) or a reply with outcomes."""
     if isinstance(failure, APIStatusError):
         return failure.status in RETRIED_STATUSES
     return isinstance(failure, APIConnectionError)
 
 
 def ejects(failure: JRMError) -> bool:
-    """Whether a failure speaks against the replica, so that other requests should go elsewhere for a while.
+    """Whether a failure counts against the replica, so that other requests should go elsewhere for a while.
 
-    It cannot be reached, it is starting or draining (503), or a proxy gets no sense out of it (502, 503, 504). Another
-    replica may still answer, also after the 504 of a proxy.
+    It cannot be reached, it is starting or draining (503), or a proxy gets no valid reply from it (502, 503, 504).
+    Another replica may still answer, even after a proxy's 504.
     """
     if isinstance(failure, APIStatusError):
         return failure.status in (502, 503, 504) and failure.code not in _NOT_THE_REPLICA
@@ -108,15 +108,15 @@ class Backoff:
 
 @dataclass(slots=True)
 class Schedule:
-    """What one request has tried: ``ready`` says from when on it may go back to a replica that failed it.
+    """The attempts of one request: ``ready`` says when it may go back to each replica that failed it.
 
-    So a replica that just failed is tried again only after its delay, and another one, if there is one, at once, up to
-    MAX_FIRST_ATTEMPTS of them. What these have in common others have too: from then on ``elsewhere`` says when the
-    request may go to one that it has not been to, after a delay that doubles, and not before one of those that it has
-    been to may be asked again. Or a large fleet, overloaded, would be asked for all attempts in no time.
+    A replica that failed is tried again only after its delay; another one, if there is one, at once, up to
+    MAX_FIRST_ATTEMPTS of them. If all of those failed, the rest would probably fail too: from then on ``elsewhere``
+    says when the request may go to a replica it has not tried, after a delay that doubles, and not before one of the
+    tried replicas is ready again. Otherwise it would use up its attempts on a large, overloaded fleet in no time.
 
-    There are ``max_retries`` attempts beyond one for each replica, MAX_FIRST_ATTEMPTS at most, and none once the last
-    device of a server was lost with the request MAX_DEVICES_LOST times.
+    There are ``max_retries`` attempts beyond one for each replica (at most MAX_FIRST_ATTEMPTS of these), and none after
+    servers lost their last device with the request MAX_DEVICES_LOST times.
     """
 
     max_retries: int

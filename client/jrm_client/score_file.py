@@ -57,7 +57,7 @@ def score_file(
 ) -> Summary:
     """Score the rows of ``source`` that ``output`` lacks, and append them to it.
 
-    ``advance(done, total)`` is called as rows are dealt with. Bad rows end up in the summary; a failure of the server
+    ``advance(done, total)`` is called as rows are finished. Bad rows end up in the summary; a failure of the server
     is raised, with everything scored so far in ``output``. Raises JSONLError if ``output`` has scores of other rows or
     of another checkpoint.
     """
@@ -125,7 +125,7 @@ def _finished(output: Path) -> dict[int, dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             where = f"{output}:{line.number}"
             raise JSONLError(f"{where}: not a row that `jrm score` wrote; use another output file") from None
-    # Only now: a file of somebody else's is refused, and left as it is.
+    # Truncated only after these checks: a file that is not ours is refused, and left as it is.
     torn = data[len(whole) :]
     if not torn.startswith(_ROW_START[: len(torn)]):
         raise JSONLError(f"{output}: its last line is not one that `jrm score` began; use another output file")
@@ -180,5 +180,5 @@ def _ask(client: JRMClient, rows: Sequence[Row], files: dict[str, bytes]) -> lis
             raise
         if len(rows) == 1:
             return [error]
-    # One row made the request as a whole be refused, here or by the server; it must not take its neighbours with it.
+    # One bad row had the whole request refused, here or by the server: score each row alone, so the others succeed.
     return [outcome for row in rows for outcome in _ask(client, [row], files)]

@@ -11,12 +11,12 @@ class Decoder:
     """The wire format of the HTML standard, section 9.2, of which only ``data`` matters here.
 
     Lines end in LF, CR or CRLF; an empty line ends an event. Comments and other fields are ignored, as are events
-    without data. What stands after the last empty line was cut off, and is never given out.
+    without data. Data after the last empty line was cut off, and is never returned.
     """
 
     def __init__(self) -> None:
-        self._line = b""  # that has not ended
-        self._data: list[bytes] = []  # of the event that has not ended
+        self._line = b""  # the beginning of a line that has not ended
+        self._data: list[bytes] = []  # of an event that has not ended
         self._after_cr = False
         self._started = False
 

@@ -1,4 +1,4 @@
-"""JSON that means one thing only: no key twice, no number that is none, no text that cannot be written."""
+"""Strict JSON: no repeated keys, no NaN or infinity, no lone surrogates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def loads(document: str | bytes | bytearray) -> Any:
             document, object_pairs_hook=_object, parse_float=_finite, parse_int=_integer, parse_constant=_no_number
         )
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""  # of a JSONL file, another number is meant
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""  # a line of a JSONL file has another number
         raise ValueError(f"not JSON: {error.msg} ({line}column {error.colno})") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None

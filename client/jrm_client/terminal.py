@@ -32,14 +32,14 @@ class Group(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            # What a command reads or writes is its own to tell. This is mostly what it prints to: a full disk, say.
+            # Commands report the files that they read and write themselves. This is mostly stdout: on a full disk, say.
             typer.echo(f"jrm: {error}", err=True)
             _drop_output()
             raise SystemExit(1) from None
 
 
 def _spell_out(error: UnicodeError) -> tuple[str, int]:
-    """For a character that the output's encoding lacks: what stands for it in ASCII, or its escape."""
+    """Replace characters that the output's encoding lacks: by their spelling in ASCII, or their escape."""
     assert isinstance(error, UnicodeEncodeError)
     piece = error.object[error.start : error.end]
     return "".join(_SPELT_OUT.get(c) or c.encode("ascii", "backslashreplace").decode() for c in piece), error.end
@@ -57,7 +57,7 @@ def _drop_output() -> None:
 
 
 def literal(text: str) -> str:
-    """Text as a table shows it: what is no character, in the name of a file, as its escape."""
+    """Return text as a table shows it: undecodable bytes in a file name as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -71,9 +71,9 @@ def console() -> Console:
 
 
 def print_table(table: Table) -> None:
-    """Print a table: text folds where the terminal is narrow, and nothing is left out; numbers stay whole.
+    """Print a table: text folds where the terminal is narrow, and nothing is left out; numbers are never broken.
 
-    A table that a terminal is too narrow for even so runs over its edge, rather than lose a column.
+    A table that is still too wide for the terminal runs over its edge rather than lose a column.
     """
     screen = console()
     for column in table.columns:

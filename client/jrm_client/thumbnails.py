@@ -1,4 +1,4 @@
-"""Images as small data URLs, for pages that hold all that they show."""
+"""Thumbnails as data URLs, for self-contained pages."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def data_url(image: ImageInput, name: str) -> str | None:
 def pictures_of(
     instruction: str, sources: Iterable[tuple[str, ImageInput]], edits: Iterable[tuple[str, ImageInput]]
 ) -> Pictures:
-    """Return what a group looks like, its images under the names that they are given.
+    """Return the pictures of a group from (name, image) pairs.
 
-    Raises nothing for an image: there are scores already, and a file may be gone that was there when it was sent.
+    Never raises for an image: the scores are there already, and a file may be gone since it was sent.
     """
     return Pictures(
         instruction,
@@ -47,5 +47,5 @@ def pictures_of(
 def _picture(name: str, image: ImageInput) -> Picture:
     try:
         return Picture(name, data_url(image, name))
-    except Exception:  # whatever it was, the image has been scored
+    except Exception:  # whatever went wrong, the image has been scored
         return Picture(name)

@@ -1,4 +1,4 @@
-"""HTTP to one or several replicas: the key, what is sent, and what went wrong."""
+"""HTTP to one or several replicas: headers, attempts, and httpx's errors as ours."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class StreamedReply:
 class Transport:
     """Sends requests to a fleet. Usable from any event loop: each has connections, and a view of the fleet, of its own.
 
-    ``urls`` are the base URLs; ``replicas`` says which of them, and of their addresses, gets a request. ``carrier``
-    takes requests to where they go in place of connections of our own, from any event loop.
-    Raises ValueError for a proxy or certificates that the environment names, that are needed and cannot be used.
+    ``urls`` are the base URLs; ``replicas`` says which of them, or of their addresses, gets a request. ``carrier``: an
+    httpx transport that carries the requests instead of network connections, from any event loop.
+    Raises ValueError for a proxy or certificates from the environment that are needed and cannot be used.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Transport:
         read: Callable[[Reply], T],
         deadline: Deadline,
     ) -> T:
-        """Send until a replica answers for good, and return ``read(reply)``.
+        """Send until a replica gives a final answer, and return ``read(reply)``.
 
-        ``body(timeout_ms)`` gives httpx's body arguments for an attempt. What ``read`` raises is retried if ``retry``
-        says so. When the next attempt would begin past the deadline, the failure so far is raised at once.
+        ``body(timeout_ms)`` returns httpx's body arguments for an attempt. What ``read`` raises is retried if ``retry``
+        says so. When the next attempt would begin after the deadline, the last failure is raised at once.
         """
         fleet = await self._fleet()
         request_id = uuid.uuid4().hex
@@ -110,10 +110,10 @@ class Transport:
         begin: Callable[[StreamedReply], Awaitable[T]],
         deadline: Deadline,
     ) -> AsyncIterator[T]:
-        """POST until a replica's reply begins well, and give what ``begin(reply)`` returns; the block reads the rest.
+        """POST until a replica's reply begins well, and yield what ``begin(reply)`` returns; the block reads the rest.
 
-        ``begin`` is retried as ``call`` retries ``read``; past it nothing is. The connection closes with the block.
-        A connection that breaks inside of it makes it raise APIConnectionError. The deadline holds up to the block.
+        ``begin`` is retried as ``call`` retries ``read``; later failures are not. The connection closes with the block.
+        A connection that breaks inside the block raises APIConnectionError there. The deadline ends at the block.
         """
         fleet = await self._fleet()
         request_id = uuid.uuid4().hex
@@ -141,10 +141,10 @@ class Transport:
         *,
         attempts: int | None = None,
     ) -> list[T]:
-        """POST to every replica, and return what each answers; what another attempt can mend is tried there again.
+        """POST to every replica, and return all answers; failures are retried at the same replica.
 
-        ``attempts`` bounds them, in place of ``max_retries``. All replicas are heard before the first failure is
-        raised, with what became of the others as notes: what one was told, it does, whoever waits for it.
+        ``attempts`` limits the attempts in place of ``max_retries``. The first failure is raised once every replica has
+        answered, with the outcomes of the others as notes: a replica does what it was sent, even if nobody waits.
         """
         fleet = await self._fleet()
         await fleet.refresh()
@@ -191,9 +191,9 @@ class Transport:
 
     async def _fleet(self) -> Fleet:
         loop = asyncio.get_running_loop()
-        for other in list(self._fleets):
-            if other.is_closed() and (ended := self._fleets.pop(other, None)):
-                ended.abandon()
+        for known_loop in list(self._fleets):
+            if known_loop.is_closed() and (abandoned := self._fleets.pop(known_loop, None)):
+                abandoned.abandon()
         fleet = self._fleets.get(loop)
         if fleet is None:
             fleet = self._fleets[loop] = Fleet(
@@ -210,7 +210,7 @@ class Transport:
 
 
 async def _greet(fleet: Fleet, replica: str) -> None:
-    """Let a replica say anything at all."""
+    """Ask for a sign of life: any reply will do."""
     await _send(fleet, replica, "GET", "/health/live", {}, {"x-request-id": uuid.uuid4().hex})
 
 

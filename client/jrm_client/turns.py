@@ -1,4 +1,4 @@
-"""Threads that go through a gate in the order in which they drew their tickets."""
+"""A gate that threads pass one by one, in the order in which they drew their tickets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Turns:
         self._over: set[int] = set()
 
     def draw(self) -> int:
-        """Return the next ticket. Whoever draws one must use ``turn`` or ``skip``."""
+        """Return the next ticket; the caller must then use ``turn`` or ``skip``."""
         with self._changed:
             self._drawn += 1
             return self._drawn - 1

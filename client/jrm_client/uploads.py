@@ -1,8 +1,8 @@
-"""The images of one call: known by keys and sizes first, encoded when the request that carries them is about to go.
+"""The images of one call: first only keys and sizes; edits are encoded when the request that carries them is sent.
 
-Sources are encoded at once, because candidates whose sources are equal, byte for byte, form one group. Of those only
-KEPT_BYTES stay; the others are encoded again when their turn comes. So a call holds what it is sending, not all that
-it was given.
+Sources are encoded at once, because candidates whose sources are equal, byte for byte, form one group. Up to
+KEPT_BYTES of them are kept, and the others are encoded again when they are sent. So a call holds in memory what it is
+sending, and not all of its images.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Uploads:
         self.sizes: dict[str, int] = {}
 
     async def add(self, sources: Iterable[tuple[ImageInput, str]], edits: Iterable[tuple[ImageInput, str]]) -> None:
-        """Take note of images and of what messages call them. Raises what ``encode`` raises, perhaps only later."""
+        """Add images, each with its name in messages. Raises what ``encode`` raises, of some edits only in ``load``."""
         distinct = {_identity(image): (image, name) for image, name in sources}
         await gather(self._add_source(identity, *item) for identity, item in distinct.items())
-        others = {_identity(image): (image, name) for image, name in edits}
-        await asyncio.to_thread(self._add_edits, {i: item for i, item in others.items() if i not in self._keys})
+        edited = {_identity(image): (image, name) for image, name in edits}
+        await asyncio.to_thread(self._add_edits, {i: item for i, item in edited.items() if i not in self._keys})
 
     async def _add_source(self, identity: object, image: ImageInput, name: str) -> None:
         key, data = await asyncio.to_thread(_encode, image, name, self._format)
@@ -72,7 +72,7 @@ class Uploads:
 
 
 def _identity(image: ImageInput) -> object:
-    """Equal for inputs that are surely one image: the same path, or the same object. Valid while the call lasts."""
+    """Equal for inputs that are certainly one image: the same path, or the same object. Valid during the call."""
     return os.fsdecode(image) if isinstance(image, str | os.PathLike) else id(image)
 
 

@@ -1,4 +1,4 @@
-"""URLs that somebody typed or set, checked before a library sees them."""
+"""Checks URLs from callers and the environment before httpx sees them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_SHOWN = 200
 def check_url(url: str, schemes: Sequence[str]) -> None:
     """Raise ValueError unless ``url`` has one of ``schemes``, a host that can be looked up and a port that exists.
 
-    The message repeats no user and no password.
+    The message leaves out the user and the password.
     """
     shown = repr(_without_userinfo(url)[:MAX_SHOWN])
     if not url.isprintable() or " " in url:

@@ -85,7 +85,7 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
 
 
 def bare(sources: list[str]) -> str | list[str] | None:
-    """What a request has as its source: one by itself, as every server takes it, several as a list, None for none."""
+    """Return the ``source`` of a request: one image bare, as every server accepts it, several as a list, else None."""
     return sources[0] if len(sources) == 1 else sources or None
 
 
@@ -100,7 +100,7 @@ def _media_type(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the caller calls the parts of a candidate (``pairs[17].edited``)."""
+    """The caller's names for the parts of a candidate (``pairs[17].edited``)."""
 
     source: str
     edited: str
@@ -110,10 +110,10 @@ class Names:
 def read_scores(batch: Batch, names: Sequence[Names], reply: Reply) -> dict[int, Score | CandidateError]:
     """Return the outcome of every candidate of ``batch``, by the caller's position.
 
-    ``names`` is what the caller calls the parts of each candidate: messages that name them by their place in the
-    request, which the caller never saw, are put right. A refusal that carries ``groups`` is a set of verdicts, not a
-    failure of the request. Raises APIStatusError when the request was refused as a whole, APIResponseError when the
-    reply breaks the contract.
+    ``names`` are the caller's names for the parts of each candidate: they replace places in the request, which the
+    caller never saw, in the server's messages. A refusal that carries ``groups`` has an outcome for each candidate, and
+    is not a failure of the request. Raises APIStatusError when the request was refused as a whole, APIResponseError
+    when the reply breaks the contract.
     """
     groups, origin = _groups(reply)
     outcomes: dict[int, Score | CandidateError] = {}
@@ -150,7 +150,7 @@ def read_object(reply: Reply) -> dict[str, Any]:
 
 
 def read_operator_reply(reply: Reply) -> protocol.OperatorReply:
-    """Return what an operator's request was answered with. Raises as ``read_object`` does."""
+    """Return the reply to an operator's request. Raises as ``read_object`` does."""
     try:
         return protocol.OperatorReply.model_validate(read_object(reply))
     except ValidationError:
@@ -158,7 +158,7 @@ def read_operator_reply(reply: Reply) -> protocol.OperatorReply:
 
 
 def status_error(reply: Reply) -> APIStatusError:
-    """Return the error that a refused request raises, whoever sent it: JRM Serve, or a proxy with a page of HTML."""
+    """Return the error for a refusal, whether it is from JRM Serve or a page of HTML from a proxy."""
     fields = _json_object(_json_object(_load(reply.body)).get("error"))
     message, code, param = (fields.get(name) for name in ("message", "code", "param"))
     reason = code or responses.get(reply.status, "unknown status")
@@ -183,7 +183,7 @@ def status_error(reply: Reply) -> APIStatusError:
 
 
 def excerpt(reply: Reply) -> str:
-    """The first words of a page that somebody else sent, without its markup; empty if there are none."""
+    """The first words of a reply that is not from JRM Serve, without markup; empty if there are none."""
     page = reply.body[: 100 * _EXCERPT].decode(errors="replace")
     words = html.unescape(_TAG.sub(" ", _SCRIPT.sub(" ", page)) if "<" in page else page).split()
     shown = "".join(character for character in " ".join(words) if character.isprintable())
@@ -191,12 +191,12 @@ def excerpt(reply: Reply) -> str:
 
 
 def _rename(error: protocol.CandidateErrorBody, names: Names) -> str:
-    """The message with the caller's name of what is at fault in the place of the server's (``param``)."""
+    """The message with the caller's name for the part at fault in place of the server's (``param``)."""
     if error.param is None:
         return error.message
     field = error.param.rpartition(".")[2]
-    of, bracket, index = field.partition("[")
-    name = {"source": names.source + bracket + index, "instruction": names.instruction}.get(of, names.edited)
+    part, bracket, index = field.partition("[")
+    name = {"source": names.source + bracket + index, "instruction": names.instruction}.get(part, names.edited)
     return f"{name}: {error.message.removeprefix(f'{error.param}: ').removeprefix(f'{field}: ')}"
 
 
@@ -220,7 +220,7 @@ def _groups(reply: Reply) -> tuple[list[protocol.GroupResult], _Origin]:
 
 def _validate(model: type[ModelT], reply: Reply) -> ModelT:
     try:
-        # Strict: a string or a boolean in the place of a number is no reward.
+        # Strict: a string or a boolean in place of a number is not a reward.
         return model.model_validate_json(reply.body, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

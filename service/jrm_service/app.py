@@ -65,11 +65,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EXPECTED = (JRMError, StartFailed)  # they say what is wrong; a traceback would say nothing more
+_EXPECTED = (JRMError, StartFailed)  # their messages say what is wrong; a traceback would add nothing
 
 
 class Served(Protocol):
-    """A part of what one process serves: scores or critiques."""
+    """One part of the server: scores or critiques."""
 
     async def drain(self) -> None: ...  # noqa: D102
     async def stop(self) -> None: ...  # noqa: D102
@@ -78,7 +78,7 @@ class Served(Protocol):
 
 
 class Application:
-    """The ASGI application, and what its server needs to know of it and to end it gracefully."""
+    """The ASGI application, with what its server needs to shut it down gracefully."""
 
     def __init__(
         self, asgi: ASGIApp, parts: Mapping[str, Served], metrics: Metrics, end_streams: Callable[[], None]
@@ -92,16 +92,16 @@ class Application:
         await self._asgi(scope, receive, send)
 
     async def drain(self) -> None:
-        """Call it before the listeners close, so that callers read 503 ``draining`` and not a refused connection."""
+        """Drain all parts. Call it before the listeners close: callers then get 503, not a refused connection."""
         self.end_streams()
         await asyncio.gather(*(part.drain() for part in self._parts.values()))
 
     def states(self) -> dict[str, tuple[PartState, str]]:
-        """The state of each part that is served and, when it is not ready, why."""
+        """The state of each part and, if it is not ready, the reason."""
         return {name: part.state() for name, part in self._parts.items()}
 
     def end_streams(self) -> None:
-        """End the replies that would go on as long as their readers do."""
+        """End the streams that would otherwise last as long as their readers stay."""
         self._end_streams()
 
 
@@ -113,14 +113,15 @@ def create_app(
     on_failed: OnFailed = lambda _error: None,
     explain_module: str = MODULE,
 ) -> Application:
-    """The ASGI application. It answers from the first moment and becomes ready when the model is loaded and warm.
+    """Return the ASGI application. It answers at once, and becomes ready when the model is loaded and warm.
 
-    ``load`` replaces the source of scores that the settings name, and runs in a thread; ``explain_module`` is what is
-    run as the process that writes critiques.
-    Raises at once KeysError for a keys file that cannot be used, RedisURLError for a Redis URL with an option that
-    there is not, MissingExtra for traces without OpenTelemetry, TracesError where its variables are wrong, and
-    ExplainSetupError where critiques are to be served and plainly cannot be. ``on_failed`` is told of what goes wrong
-    later: what a worker finds wrong with the checkpoint, or that one does not start any more.
+    ``load`` replaces the source of scores in the settings, and runs in a thread; ``explain_module`` is the module that
+    the process for critiques runs. ``on_failed`` is called with later failures: a checkpoint that a worker refuses, or
+    a worker that can no longer be started.
+
+    Raises KeysError for a keys file that cannot be used, RedisURLError for a Redis URL with an unknown option,
+    MissingExtra for traces without OpenTelemetry, TracesError if its variables are wrong, and ExplainSetupError if
+    critiques obviously cannot be served.
     """
     metrics = Metrics(_registry())
     metrics.show_build(version("jrm-serve"), installed("torch"), installed("transformers"))
@@ -146,14 +147,14 @@ def create_app(
         try:
             await _start(scoring, explaining)
         except Exception as error:
-            # The problems of these two are shown line by line, by whoever is told.
+            # The problems of these two are printed line by line by ``on_failed``.
             if not isinstance(error, CheckpointError | ExplainSetupError):
                 logger.log(logging.ERROR, "start-up failed: %s", error, exc_info=not isinstance(error, _EXPECTED))
             on_failed(error)
         else:
             started.set()
             model = main.model()
-            if scoring is None:  # else it has shown itself
+            if scoring is None:  # else ScoreRuntime has shown it
                 metrics.show_model(model=model.name, fingerprint=model.fingerprint, facts=model.description)
             on_ready(model)
 
@@ -164,7 +165,7 @@ def create_app(
             tasks.append(asyncio.create_task(recorder.run()))
         yield
         for task in tasks:
-            task.cancel()  # a loading thread cannot be stopped, but nobody waits for it
+            task.cancel()  # a loading thread cannot be stopped, but is not waited for
         await asyncio.gather(*tasks, return_exceptions=True)
         if recorder is not None:
             recorder.stop()
@@ -177,7 +178,7 @@ def create_app(
         version=version("jrm-serve"),
         description="Rewards for image edits from a JRM checkpoint.",
         lifespan=lifespan,
-        redirect_slashes=False,  # a path that is not ours is a 404, and no redirect to the host that the caller named
+        redirect_slashes=False,  # an unknown path is a 404, not a redirect to the host that the caller named
         docs_url=None,  # see api.docs_page
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -253,7 +254,7 @@ def create_app(
 
 
 def _refuse(wires: Mapping[str, Wire], scope: Scope, error: RequestError) -> Response:
-    """The reply to whoever is not let in, as the clients of its path understand it."""
+    """The reply to a request that is refused at the gate, in the format of its path's clients."""
     wire = wire_at(wires, scope)
     return api_errors.domain_error_reply(error) if wire is None else refusal(record_of(scope), wire, error)
 
@@ -261,7 +262,7 @@ def _refuse(wires: Mapping[str, Wire], scope: Scope, error: RequestError) -> Res
 def _recorder(settings: Settings, metrics: Metrics) -> Recorder | None:
     if not settings.keep_recent or not settings.serves_score:
         return None
-    half = settings.keep_recent_mb * 500_000  # the other one is for groups that are about to be recorded
+    half = settings.keep_recent_mb * 500_000  # the other half is for groups that wait to be recorded
     return Recorder(RecentGroups(settings.keep_recent, half), Window(), metrics, max_waiting_bytes=half)
 
 
@@ -271,7 +272,7 @@ def _takes_requests(part: Served) -> float:
 
 
 def _max_sources(part: Served) -> int | None:
-    """How many source images what is served takes at most; None while it loads, and where nobody says."""
+    """The most source images that the served model takes; None while it loads, or if it does not say."""
     try:
         most: int | None = part.model().description.get("image", {}).get("max_sources")
     except NotReady:
@@ -280,11 +281,11 @@ def _max_sources(part: Served) -> int | None:
 
 
 async def _start(scoring: ScoreRuntime | None, explaining: ExplainRuntime | None) -> None:
-    """Raises what the first of the two raises.
+    """Start both parts. Raises the first error of either.
 
-    What keeps critiques from being written is found while the scorer loads, before anything of vLLM is. On a device
-    that both share, the scorer then takes its part and measures what is left of it, and vLLM takes the share that was
-    spared for it: the same order in which they come when vLLM is started again.
+    The explain worker checks its checkpoint while the scorer loads, before vLLM is loaded. On a shared device the
+    scorer then takes its memory and measures the rest, and vLLM takes the share that was left for it, in the same order
+    as when vLLM is restarted.
     """
     try:
         async with asyncio.TaskGroup() as starting:
@@ -313,7 +314,7 @@ def _request_traces(settings: Settings, metrics: Metrics) -> RequestTraces | Non
     except ModuleNotFoundError as error:
         problem = f"otlp_endpoint needs {error.name}: pip install 'jrm-serve[otel]'"
         raise MissingExtra(problem) from error
-    except (ValueError, OSError) as error:  # what it reads from OTEL_… variables, as early as when it is imported
+    except (ValueError, OSError) as error:  # invalid OTEL_… variables, which it reads as early as on import
         raise TracesError(
             f"otlp_endpoint: OpenTelemetry refuses its environment variables (OTEL_…): {error}"
         ) from error

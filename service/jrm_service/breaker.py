@@ -1,4 +1,4 @@
-"""A circuit breaker: stop calling what does not answer, and try again later. Pure: the clock is passed in."""
+"""A circuit breaker: stops calls to a service that does not answer, and tries again later. Pure: it gets a clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Circuit(IntEnum):
-    """Whether calls go through; the numbers are what the metric shows."""
+    """Whether calls go through; the numbers are the values of the metric."""
 
     CLOSED = 0
     HALF_OPEN = 1
@@ -15,15 +15,15 @@ class Circuit(IntEnum):
 
 
 class Attempt:
-    """One call that was let through. Its end is reported once, as succeeded, failed or abandoned."""
+    """One call that was allowed. Its end is reported once, as succeeded, failed or abandoned."""
 
 
 class CircuitBreaker:
-    """Closed, it lets every call through. Open, none. Half open, one, which decides.
+    """Allows every call when closed, none when open, and one when half open, which decides.
 
-    ``failures`` failed calls in a row open it. After ``cooldown_s`` seconds it is half open, and one call is let
-    through on trial. If that succeeds, the circuit is closed; if not, it is open again and for twice as long, up to
-    ``max_cooldown_s``. What calls from before it opened come to, later, changes nothing. ::
+    ``failures`` failed calls in a row open it. After ``cooldown_s`` seconds it is half open, and one trial call is
+    allowed. If that succeeds, the circuit closes; if not, it opens again for twice as long, up to ``max_cooldown_s``.
+    Calls from before it opened no longer change it when they end. ::
 
         attempt = breaker.attempt()
         if attempt is not None:
@@ -55,14 +55,14 @@ class CircuitBreaker:
 
     @property
     def state(self) -> Circuit:
-        """As of now; reading changes nothing."""
+        """The current state; reading changes nothing."""
         if self._opened_at is None:
             return Circuit.CLOSED
         cooling = self._clock() - self._opened_at < self._cooldown_s
         return Circuit.OPEN if cooling else Circuit.HALF_OPEN
 
     def attempt(self) -> Attempt | None:
-        """Leave to make a call now, or None."""
+        """Return an attempt if a call may be made now, else None."""
         state = self.state
         if state is Circuit.OPEN or self._trial is not None:
             return None
@@ -72,7 +72,7 @@ class CircuitBreaker:
         return attempt
 
     def succeeded(self, attempt: Attempt) -> None:
-        """The call was answered, and in time."""
+        """Record that the call was answered in time."""
         if attempt is self._trial:
             self._trial = self._opened_at = None
             self._cooldown_s = self._first_cooldown_s
@@ -80,7 +80,7 @@ class CircuitBreaker:
             self._failures = 0
 
     def failed(self, attempt: Attempt) -> None:
-        """The call failed, or was not answered in time."""
+        """Record that the call failed, or was not answered in time."""
         if attempt is self._trial:
             self._trial = None
             self._cooldown_s = min(2 * self._cooldown_s, self._max_cooldown_s)
@@ -91,6 +91,6 @@ class CircuitBreaker:
                 self._opened_at = self._clock()
 
     def abandoned(self, attempt: Attempt) -> None:
-        """Nobody waited for the end of the call. If it was the trial, the next call is."""
+        """Record that nobody waited for the call. If it was the trial, the next call becomes the trial."""
         if attempt is self._trial:
             self._trial = None

@@ -13,8 +13,8 @@ from .options import AllowPipelineDrift
 
 def calibrate(
     checkpoint: Annotated[Path, typer.Option(help="checkpoint folder; its manifest is changed")],
-    scores: Annotated[Path, typer.Option(help="what `jrm score --jsonl` wrote for this checkpoint, 100 rows or more")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what is fitted, change nothing")] = False,
+    scores: Annotated[Path, typer.Option(help="output of `jrm score --jsonl` for this checkpoint, 100 rows or more")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the fitted scale, change nothing")] = False,
     allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Fit reward.normalize on scores: the median becomes 0.5, the quartiles lie around 0.25 and 0.75."""
@@ -39,7 +39,7 @@ def calibrate(
     else:
         typer.echo(
             f"wrote {calibration.MANIFEST}; the fingerprint was {opened.fingerprint} and is now {written.fingerprint}: "
-            "whoever pins it, or keeps scores by it, takes this for another checkpoint"
+            "clients that pin it, and caches of scores, treat this as another checkpoint"
         )
         return
     for problem in problems:

@@ -1,4 +1,4 @@
-"""``jrm serve | settings | inspect | golden``, and the two imports. Heavy imports happen inside the commands."""
+"""``jrm serve | settings | inspect | golden``, and the two imports. Heavy modules are imported inside the commands."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def serve(**flags: str | None) -> None:
 
 
 def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn:
-    """Serve until a signal ends it; then exit, with 0 after a stop and 1 after a failure. ``load``: see create_app."""
-    # It would make the metrics library keep its numbers in files, for servers of several processes.
+    """Serve until a signal; then exit, with 0 after a normal stop and 1 after a failure. ``load``: see create_app."""
+    # With it, prometheus_client would keep its numbers in files, as servers of several processes need.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
     from . import logs
@@ -108,7 +108,7 @@ def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn
         _fail(error.problems)
     shared = settings.reuse_port
     server = Server(app, host=settings.host, port=settings.port, grace_s=settings.grace_s, reuse_port=shared)
-    try:  # before loading: a port that is taken should be said at once
+    try:  # before loading, so that a port in use is reported at once
         listener = listen(settings.host, settings.port, reuse_port=shared)
     except OSError as error:
         _fail([str(error)])
@@ -123,9 +123,9 @@ def run(settings: Settings, load: Callable[[], Parts] | None = None) -> NoReturn
 
 
 def _exit(code: int) -> NoReturn:
-    """End the process, past threads that nobody can stop: one that still loads, or hangs on its device.
+    """End the process even if a thread cannot be stopped, because it still loads or hangs on its device.
 
-    An interpreter that takes itself apart under such a thread aborts, and a clean stop would look like a crash.
+    A normal interpreter shutdown would abort under such a thread, and a clean stop would look like a crash.
     """
     if any(thread.daemon and thread.name.startswith("jrm-") for thread in threading.enumerate()):
         sys.stdout.flush()
@@ -141,7 +141,7 @@ def _announce(url: str, model: ServedModel) -> None:
 
 
 def curl_line(url: str, model: ServedModel) -> str:
-    """A ``curl`` command that scores one made-up edit, self-contained so that it works from any folder."""
+    """A self-contained ``curl`` command that scores one made-up edit, so that it works from any folder."""
     request = {"source": _square("red"), "edited": _square("blue"), "instruction": "make the red square blue"}
     if model.description.get("image", {}).get("max_sources") == 0:
         request = {"edited": _square("blue"), "instruction": "a blue square"}
@@ -164,7 +164,7 @@ def settings(**flags: str | None) -> None:
     in_force = _read_settings(flags)
     if note := _ignored_variables():
         typer.echo(f"note: {note}", err=True)
-    typer.echo(json.dumps(in_force.model_dump(mode="json"), indent=2))  # ASCII: a path need not be text
+    typer.echo(json.dumps(in_force.model_dump(mode="json"), indent=2))  # ASCII: a path need not be valid Unicode
 
 
 def inspect(
@@ -175,7 +175,7 @@ def inspect(
     ] = None,
     allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
-    """Print what a checkpoint is, or every problem that keeps it from being served."""
+    """Describe a checkpoint, or print every problem that keeps it from being served."""
     from .model import golden
     from .model.checkpoint import open_checkpoint
     from .model.pipeline import require_pinned
@@ -209,7 +209,7 @@ def record_golden(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="where to compute them, in float32")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="replace golden scores that are there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace existing golden scores")] = False,
     allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Record the golden scores that the server compares at start-up."""

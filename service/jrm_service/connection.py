@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: uvicorn's, without what it does beside HTTP/1.1, and with an end to its patience."""
+"""One HTTP/1.1 connection: uvicorn's, without protocol upgrades, and with a timeout for idle connections."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from .api.record import HANG_UP
 
 
 class Connection(H11Protocol):
-    """Answers requests.
+    """Answers the requests of one connection.
 
     A connection on which no request is being answered is closed when nothing has arrived for ``timeout_keep_alive``
     seconds: between two requests, and also before the first one, in the middle of a request's head, and in a body that
-    goes on after its answer. A reply without an end can drop its connection, with what its reader has not taken: see
+    continues after its reply. An endless reply can drop its connection, with everything its reader has not read: see
     ``api.record.HANG_UP``.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first request."""
+        """Start waiting for the first request."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, HANG_UP: transport.abort}
         self._close_when_idle()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, and wait again if that was not a whole head."""
+        """Read data, and keep waiting if the head of a request is not complete."""
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:
             self._close_when_idle()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, unless a reply has begun: then all that can be done is to hang up."""
+        """Refuse what is not HTTP, or close the connection if a reply has begun already."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
@@ -45,5 +45,5 @@ class Connection(H11Protocol):
             )
 
     def _should_upgrade(self) -> bool:
-        """Answer as if nothing had been offered: uvicorn would also log two lines for each offer, as Java's make."""
+        """Ignore offered upgrades, which Java's client makes: uvicorn would log two lines for each."""
         return False

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which in a container is not how many the machine has."""
+"""The number of CPUs that this process may use, which in a container is not the number of the machine's CPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
-    """At least 1: the CPUs that this process may run on, or fewer where its cgroup has a quota, rounded up.
+    """Return how many CPUs this process may use: those it may run on, or fewer if its cgroup has a quota; at least 1.
 
     ``root`` is where ``proc`` and ``sys`` are.
     """
@@ -18,7 +18,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """In CPUs, of the cgroup and of those that it is in: each of them limits it."""
+    """The quotas, in CPUs, of the process's cgroup and of its parents, each of which limits it."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Domain errors. They say what went wrong and know nothing of HTTP: ``api/errors.py`` has the one table of statuses.
+"""Domain errors, which know nothing of HTTP: ``api/errors.py`` has the table of statuses.
 
 JRMError
 ├── RequestError                 the request as a whole was refused
@@ -9,36 +9,36 @@ JRMError
 │   ├── UnsupportedMediaType     neither JSON nor multipart/form-data
 │   ├── RequestTimeout           the body stopped arriving
 │   ├── Unauthorized             API keys are configured, and none or an unknown one was sent
-│   ├── Forbidden                the API key is a good one, and not for this
+│   ├── Forbidden                the API key is valid, but not allowed to do this
 │   ├── Overloaded               the wait would be too long; ``retry_after`` from the measured drain rate
 │   ├── RateLimited              the limit of one API key
 │   ├── NotReady                 the model is still loading, no worker is alive, or others hold the device's memory
-│   ├── Sleeping                 the devices are lent to somebody else, until the server is woken
+│   ├── Sleeping                 the server has released its devices until it is woken
 │   ├── Draining                 the server is shutting down
-│   ├── ExplainRunning           vLLM holds a device that is to be let go of
-│   ├── BadCheckpoint            what was to be loaded must not be served: a CheckpointError, for whoever asked for it
+│   ├── ExplainRunning           vLLM holds a device that should be released
+│   ├── BadCheckpoint            the checkpoint to load must not be served: a CheckpointError, for the operator
 │   ├── ReloadFailed             no worker starts with the other checkpoint
 │   ├── ExplainDisabled          this process does not serve /explain
-│   └── ExplainUnavailable       it does, but the engine behind it is not there now
-├── CandidateError               one candidate has no score; its neighbours are untouched
-│   ├── InvalidCandidate         it asks for nothing that can be scored
+│   └── ExplainUnavailable       it does, but its engine is not running now
+├── CandidateError               one candidate has no score; others in its batch are not affected
+│   ├── InvalidCandidate         it has no image or no instruction
 │   ├── InvalidImage             not PNG/JPEG/WebP/PPM, truncated, bad base64
 │   ├── ImageTooLarge            too many pixels by its header, or an extreme aspect ratio
 │   ├── InstructionTooLong       over the character limit or the model's length
 │   ├── CandidateTooLarge        more than the device's memory holds, even alone
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
-│   ├── NoMemory                 others hold the device's memory just now: the request becomes a NotReady
-│   ├── Abandoned                the server stops before there was a score: the request becomes a Draining
-│   ├── DeviceLost               every device that it was on was lost with it
+│   ├── NoMemory                 something else holds the device's memory now: the request becomes a NotReady
+│   ├── Abandoned                the server stops before there is a score: the request becomes a Draining
+│   ├── DeviceLost               every device that it was on was lost
 │   └── InternalError            the backend raised
 ├── CheckpointError              every problem of a checkpoint, each with its file and key
-│   └── PipelineDrift            the libraries here make other pixels or token ids than a fingerprint stands for
+│   └── PipelineDrift            the installed libraries produce other pixels or token ids than the fingerprint promises
 ├── KeysError                    every problem of a file of API keys, each with its line
-├── MissingExtra                 a setting asks for what is not installed
+├── MissingExtra                 a setting needs a package that is not installed
 ├── RedisURLError                a Redis URL that no client can be made from
 ├── TracesError                  OpenTelemetry refuses its own environment variables
-├── WireScaleError               a wire is to send normalized rewards, and the checkpoint has none
+├── WireScaleError               a wire should send normalized rewards, and the checkpoint has none
 └── ExplainSetupError            why critiques cannot be served here: what is missing, or what does not fit
 """
 
@@ -63,7 +63,7 @@ class RequestError(JRMError):
 
 
 class InvalidRequest(RequestError):
-    """The request does not say what the contract allows."""
+    """The request violates the contract."""
 
     code = "invalid_request"
 
@@ -109,7 +109,7 @@ class Forbidden(RequestError):
 
 
 class Overloaded(RequestError):
-    """The wait would be longer than the request may take, or too many requests are here at once."""
+    """The wait would be longer than the request may take, or too many requests run at once."""
 
     code = "overloaded"
 
@@ -127,7 +127,7 @@ class NotReady(RequestError):
 
 
 class Sleeping(RequestError):
-    """The server has let go of its devices, and takes no requests until it is woken."""
+    """The server has released its devices, and accepts no requests until it is woken."""
 
     code = "sleeping"
 
@@ -139,13 +139,13 @@ class ExplainRunning(RequestError):
 
 
 class BadCheckpoint(RequestError):
-    """What an operator wants to have served must not be served; the message has every problem."""
+    """The checkpoint that an operator wants to load must not be served; the message has every problem."""
 
     code = "invalid_checkpoint"
 
 
 class ReloadFailed(RequestError):
-    """No worker starts with the checkpoint that was to be loaded, though nothing is wrong with it: for want of room."""
+    """No worker starts with the checkpoint to load, although it is valid, for example for lack of memory."""
 
     code = "reload_failed"
 
@@ -163,7 +163,7 @@ class ExplainDisabled(RequestError):
 
 
 class ExplainUnavailable(RequestError):
-    """The engine that writes critiques is starting, or died and is coming back."""
+    """The engine that writes critiques is starting, or has died and is being restarted."""
 
     code = "explain_unavailable"
 
@@ -176,13 +176,13 @@ class CandidateError(JRMError):
 
 
 class InvalidCandidate(CandidateError):
-    """It asks for nothing that can be scored, of a client whose other candidates are."""
+    """It has no image or no instruction; other candidates of its request are scored."""
 
     code = "invalid_request"
 
 
 class InvalidImage(CandidateError):
-    """The bytes are not an image that we read."""
+    """The bytes are not an image in a supported format."""
 
     code = "invalid_image"
 
@@ -219,7 +219,7 @@ class NonFiniteScore(CandidateError):
 
 
 class NoMemory(CandidateError):
-    """The device has no room for it just now, though it is within the budget of a batch: something else took it."""
+    """The device has no memory for it now, though it is within a batch's budget: something else took the memory."""
 
     code = "no_memory"
 
@@ -231,13 +231,13 @@ class Abandoned(CandidateError):
 
 
 class DeviceLost(CandidateError):
-    """Its device was lost each time that it was on one, alone in the end: it may be its doing."""
+    """Its device was lost each time, the last time with this candidate alone: it may be the cause."""
 
     code = "device_lost"
 
 
 class InternalError(CandidateError):
-    """The backend raised for this candidate, or there is a defect of ours."""
+    """The backend raised for this candidate, or there is a bug in the server."""
 
     code = "internal"
 
@@ -253,7 +253,7 @@ class CheckpointError(JRMError):
 
 
 class PipelineDrift(CheckpointError):
-    """The libraries that are installed make other pixels or token ids than the pipeline version stands for."""
+    """The installed libraries produce other pixels or token ids than the pipeline version stands for."""
 
 
 class KeysError(JRMError):
@@ -267,7 +267,7 @@ class KeysError(JRMError):
 
 
 class MissingExtra(JRMError):
-    """A setting asks for what is not installed. ``problems`` holds one line, which says how to install it."""
+    """A setting needs a package that is not installed. ``problems`` holds one line, which says how to install it."""
 
     code = "missing_extra"
 
@@ -287,7 +287,7 @@ class RedisURLError(JRMError):
 
 
 class TracesError(JRMError):
-    """OpenTelemetry cannot be set up as its variables say. ``problems`` holds one line."""
+    """OpenTelemetry cannot be set up with its environment variables. ``problems`` holds one line."""
 
     code = "invalid_traces"
 
@@ -297,7 +297,7 @@ class TracesError(JRMError):
 
 
 class WireScaleError(JRMError):
-    """A wire is to send normalized rewards, and the checkpoint does not say how."""
+    """A wire should send normalized rewards, and the checkpoint does not say how."""
 
     code = "wire_scale"
 

@@ -1,4 +1,4 @@
-"""How much memory of the host this process may still take: what the machine has, and what its cgroup lets it have."""
+"""How much host memory this process may still take: of the machine, and under the limits of its cgroups."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes, at least 0; None on a system that does not say.
+    """Return the bytes, at least 0; None on a system that does not report it.
 
-    The kernel's own estimate (MemAvailable: file cache that can be dropped counts as free), or what is left under the
-    tightest memory limit of the cgroups that this process is in, whichever is less. ``root`` is where ``proc`` and
-    ``sys`` are.
+    It is the kernel's own estimate (MemAvailable: file cache that can be dropped counts as free), or the rest under the
+    tightest memory limit of this process's cgroups, whichever is less. ``root`` is where ``proc`` and ``sys`` are.
     """
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -27,7 +26,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:
-    """Limit less usage, for each limit on the way from the process's own cgroup up to the root."""
+    """Limit minus usage, for each limit from the process's own cgroup up to the root."""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _number, controllers, path = line.split(":", 2)
@@ -38,7 +37,7 @@ def _left_in_cgroups(root: Path) -> Iterator[int]:
 
 
 def _left_along(mount: Path, path: str, limit_file: str, usage_file: str, cache_field: str) -> Iterator[int]:
-    # In a container the path may be the host's, of which only the end is mounted, as the root: then it is not there.
+    # In a container the path may be the host's, while only its own cgroup is mounted, as the root.
     inside = PurePosixPath(path.lstrip("/"))
     folders = [mount] if ".." in inside.parts else [mount / inside, *(mount / above for above in inside.parents)]
     for folder in folders:

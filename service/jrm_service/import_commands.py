@@ -1,4 +1,4 @@
-"""``jrm import-editreward | import-hpsv3``: published weights to checkpoints that can be served."""
+"""``jrm import-editreward | import-hpsv3``: published weights -> checkpoints that can be served."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _import(
     name: str | None,
     allow_pipeline_drift: bool,
 ) -> None:
-    """``run`` an import with a progress bar, and print what comes next."""
+    """``run`` an import with a progress bar, and print the next step."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 

@@ -17,7 +17,7 @@ from .errors import KeysError
 app = typer.Typer(
     help="API keys of a server: make one, list them.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,  # a local is a key
+    pretty_exceptions_show_locals=False,  # locals hold keys
 )
 
 _File = Annotated[Path, typer.Option("--file", help="The server's keys file.", envvar="JRM_API_KEYS_FILE")]
@@ -25,7 +25,7 @@ _File = Annotated[Path, typer.Option("--file", help="The server's keys file.", e
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Option(help="Who will use it; shown in the server's logs.")],
+    name: Annotated[str, typer.Option(help="Name of its user; shown in the server's logs.")],
     file: _File,
     requests: Annotated[
         int | None, typer.Option(min=1, max=999_999_999, help="Most requests at once.", show_default="no limit")
@@ -35,12 +35,12 @@ def new(
     ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"What else it opens: {', '.join(SCOPES)}. Repeatable.", show_default="scores alone"),
+        typer.Option(help=f"What else it is allowed: {', '.join(SCOPES)}. Repeatable.", show_default="only scores"),
     ] = None,
 ) -> None:
     """Print a new key, once, and add its hash to the keys file.
 
-    A running server takes it from then on. Only the key is printed to stdout: KEY=$(jrm key new --name trainer-a).
+    A running server accepts it from then on. Only the key is printed to stdout: KEY=$(jrm key new --name trainer-a).
     """
     if not is_name(name):
         raise typer.BadParameter("1 to 64 letters, digits, dots, dashes and underscores", param_hint="--name")
@@ -56,12 +56,12 @@ def new(
     except OSError as error:
         _fail([f"{file}: {error.strerror}"])
     typer.echo(secret)
-    typer.echo(f"added {name} to {file}; the key above is stored nowhere, only its hash is", err=True)
+    typer.echo(f"added {name} to {file}; the key above is not stored anywhere, only its hash", err=True)
 
 
 @app.command("list")
 def list_keys(file: _File) -> None:
-    """List the keys of the file: names, the beginnings of their hashes, limits, scopes. Never a key."""
+    """List the file's keys: names, beginnings of their hashes, limits and scopes, but never a key."""
     try:
         keys = keyfile.read(file)
     except KeysError as error:

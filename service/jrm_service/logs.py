@@ -1,4 +1,4 @@
-"""How log records look: for a person, or one JSON object per line for a machine. Nothing else is configured here."""
+"""The format of log records: text for people, or one JSON object per line for machines."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import time
 from typing import Any, Literal
 
-_MAX_CHARACTERS = 16_384  # of one message or traceback: a line must stay a line that collectors take
+_MAX_CHARACTERS = 16_384  # of one message or traceback: log collectors limit the length of a line
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
-    """Send every record from INFO on to stderr, in one format. For the process that serves: call it once."""
+    """Send every record from INFO on to stderr, in one format. Call it once, in the process that serves."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -24,11 +24,11 @@ def configure(log_format: Literal["text", "json"]) -> None:
 class JSONFormatter(logging.Formatter):
     """One object per record: ``time`` (UTC), ``level``, ``logger``, ``message``, then the record's ``fields``, if any.
 
-    ASCII, without line breaks, and with every text cut at 16,384 characters.
+    It is ASCII without line breaks, and every text is cut at 16,384 characters.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line, without a line break."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, Any] = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",
@@ -44,14 +44,14 @@ class JSONFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """``LEVEL: message``, then those ``fields`` of the record that the message does not have, as ``name=value``."""
 
-    _SAID = frozenset({"method", "route", "status"})
+    _IN_MESSAGE = frozenset({"method", "route", "status"})
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line without a traceback, which follows on lines of its own."""
-        fields = [f"{name}={value}" for name, value in _fields(record).items() if name not in self._SAID]
+        fields = [f"{name}={value}" for name, value in _fields(record).items() if name not in self._IN_MESSAGE]
         return " ".join([super().formatMessage(record), *fields])
 
 

@@ -1,4 +1,4 @@
-"""Every Prometheus collector of the service, in one place. Times in seconds; ratios from 0 to 1."""
+"""All Prometheus metrics of the service. Times are in seconds, ratios from 0 to 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
-# A method is the caller's own word; whatever is not one of these counts as OTHER, so that labels stay few.
+# Callers may send any method; those that are not listed count as OTHER, so that labels stay few.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # From an instant fake backend (sub-millisecond) to a deadline of minutes.
 _SECONDS = (
@@ -34,15 +34,15 @@ _SECONDS = (
 )
 _CANDIDATES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 _TOKENS = tuple(2**power for power in range(7, 19))  # 128 to 262,144
-# Fixed, so that servers and checkpoints compare: 1, 2, 5 per decade and both signs, whatever the scale of a head.
+# Fixed, so that servers and checkpoints can be compared: 1, 2, 5 per decade and both signs, for heads of any scale.
 _MAGNITUDES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _REWARDS = (*(-value for value in reversed(_MAGNITUDES)), 0.0, *_MAGNITUDES)
 _SPREADS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_POOLED = ""  # as a dimension: the reward itself; no dimension can be called so
+_POOLED = ""  # the label of the reward itself; no dimension can have this name
 
 
 class Work(Protocol):
-    """What is counted of a finished batch."""
+    """The numbers of a finished batch that are counted."""
 
     @property
     def tokens_computed(self) -> int: ...  # noqa: D102 - see scoring.backend.Scored
@@ -55,7 +55,7 @@ class Work(Protocol):
 
 
 class _Distribution:
-    """The collectors of one dimension; looked up once, because every candidate comes by here."""
+    """The collectors of one dimension, looked up once, because every candidate uses them."""
 
     def __init__(self, metrics: Metrics, dimension: str) -> None:
         self._histogram = metrics.rewards.labels(dimension)
@@ -70,20 +70,20 @@ class _Distribution:
 
 
 def known_method(method: str) -> str:
-    """The method, or OTHER for a word of the caller's own."""
+    """The method, or OTHER if it is not HTTP's."""
     return method if method in _METHODS else "OTHER"
 
 
 def begin(counter: Counter, *labels: str) -> None:
-    """Have a series count from 0: a rate or an increase cannot see what it had when it was born."""
+    """Create a series at 0: a rate or increase misses what a series counted before its first scrape."""
     counter.labels(*labels)
 
 
 class _Gauge(Gauge):
     """A gauge without labels that has no sample before its first value.
 
-    The client library begins at 0. But a server without a queue has none of depth 0: such zeros spoil every mean and
-    every minimum over replicas.
+    The client library begins at 0. But a server without a queue must not report a depth of 0: such zeros would distort
+    every mean and every minimum over replicas.
     """
 
     _known = False
@@ -111,7 +111,7 @@ class _Gauge(Gauge):
 class Metrics:
     """The collectors of one server, registered with ``registry`` and never with the global one.
 
-    So several servers live in one process, and a test reads exactly what it caused.
+    So several servers can run in one process, and a test reads only what it caused.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -135,19 +135,19 @@ class Metrics:
         )
         self.wire_requests = counter(
             "jrm_wire_requests_total",
-            "Requests in another trainer's words, by how they ended: ok, partial or an error code.",
+            "Requests in another wire format, by outcome: ok, partial or an error code.",
             "wire",
             "outcome",
         )
         self.ready = gauge(
-            "jrm_ready", "1 while a part of the server, score or explain, takes requests, else 0.", "part"
+            "jrm_ready", "1 while a part of the server, score or explain, accepts requests, else 0.", "part"
         )
         self.rejections = counter(
-            "jrm_rejections_total", "Requests that were refused as a whole, by the code of their error.", "reason"
+            "jrm_rejections_total", "Requests that were refused as a whole, by error code.", "reason"
         )
-        self.sleeping = gauge("jrm_sleeping", "1 while the devices are lent to somebody else, until /v1/wake.")
+        self.sleeping = gauge("jrm_sleeping", "1 while the server has released its devices, until /v1/wake.")
         self.keys = gauge("jrm_keys", "API keys in force.")
-        self.keys.set(0)  # without a keys file too: a replica that asks for none beside one that does is to be seen
+        self.keys.set(0)  # also without a keys file, so that a replica without one stands out among others
         self.key_reloads = counter(
             "jrm_key_reloads_total", "Changes of the keys file: ok, or failed (the keys in force stay).", "result"
         )
@@ -161,10 +161,10 @@ class Metrics:
             "jrm_queue_wait_seconds", "Per candidate, from being put into the queue until its batch went to a device."
         )
         self.candidates = counter(
-            "jrm_candidates_total", "Candidates that were admitted, by how they ended: ok or an error code.", "outcome"
+            "jrm_candidates_total", "Candidates that were admitted, by outcome: ok or an error code.", "outcome"
         )
         self.group_completion_seconds = histogram(
-            "jrm_group_completion_seconds", "Per group, from its first candidate in to its last score out."
+            "jrm_group_completion_seconds", "Per group, from its first candidate in the queue to its last score."
         )
         self.batch_candidates = histogram(
             "jrm_batch_candidates", "Candidates in each batch that went to a device.", buckets=_CANDIDATES
@@ -198,21 +198,21 @@ class Metrics:
         self.device_busy_ratio = gauge(
             "jrm_device_busy_ratio", "Share of about the last minute in which the device worked.", "worker", "device"
         )
-        self.workers = gauge("jrm_workers", "Workers that were configured.")
-        self.workers_alive = gauge("jrm_workers_alive", "Workers that take work: neither hung nor dead.")
+        self.workers = gauge("jrm_workers", "Configured workers.")
+        self.workers_alive = gauge("jrm_workers_alive", "Workers that accept work: neither hung nor dead.")
         self.worker_failures = counter(
             "jrm_worker_failures_total",
-            "Workers given up on, because they hung or died.",
+            "Workers that hung or died.",
             "worker",
             "device",
             "reason",
         )
         self.batch_failures = counter(
-            "jrm_batch_failures_total", "Batches, parts of split ones included, in which the backend raised."
+            "jrm_batch_failures_total", "Batches, including parts of split ones, in which the backend raised."
         )
-        self.cache_hits = counter("jrm_cache_hits_total", "Scores that were found: in memory, or in redis.", "tier")
+        self.cache_hits = counter("jrm_cache_hits_total", "Scores found in the cache, in memory or in redis.", "tier")
         self.cache_misses = counter(
-            "jrm_cache_misses_total", "Scores that were looked for and not found, for whatever reason.", "tier"
+            "jrm_cache_misses_total", "Scores that were not found in the cache, for whatever reason.", "tier"
         )
         self.cache_errors = counter(
             "jrm_cache_errors_total",
@@ -221,12 +221,12 @@ class Metrics:
             "reason",
         )
         self.cache_shared = counter(
-            "jrm_cache_shared_total", "Candidates that got the score of an identical one that was on its way already."
+            "jrm_cache_shared_total", "Candidates that got the score of an identical one that was already in progress."
         )
         self.cache_entries = gauge("jrm_cache_entries", "Scores that are kept in memory.")
         self.redis_calls = counter(
             "jrm_redis_calls_total",
-            "Calls of Redis, by how they ended: ok, timeout, connection, reply (an error), or skipped (circuit open).",
+            "Redis commands, by outcome: ok, timeout, connection, reply (an error), or skipped (circuit open).",
             "operation",
             "outcome",
         )
@@ -234,7 +234,7 @@ class Metrics:
             "jrm_redis_breaker_state", "The circuit to Redis: 0 closed (calls go through), 1 half open, 2 open."
         )
         self.explanations = counter(
-            "jrm_explanations_total", "Critiques, by how they ended: ok, truncated, or an error code.", "outcome"
+            "jrm_explanations_total", "Critiques, by outcome: ok, truncated, or an error code.", "outcome"
         )
         self.explain_seconds = histogram(
             "jrm_explain_duration_seconds", "Per critique, from its prompt until it was written."
@@ -243,11 +243,11 @@ class Metrics:
         self.explain_running = gauge("jrm_explain_running", "Critiques that the engine is writing or has queued.")
         self.explain_engine_up = gauge("jrm_explain_engine_up", "1 while the engine that writes critiques answers.")
         self.explain_engine_restarts = counter(
-            "jrm_explain_engine_restarts_total", "Times that the engine died and was started again."
+            "jrm_explain_engine_restarts_total", "Restarts of the engine after it died or hung."
         )
 
         self.quota_fallbacks = counter(
-            "jrm_quota_fallback_total", "Times that this server counted a key's candidates without Redis, for itself."
+            "jrm_quota_fallback_total", "Times that this server counted a key's candidates locally, without Redis."
         )
         self.rewards = histogram(
             "jrm_reward",
@@ -255,10 +255,10 @@ class Metrics:
             "dimension",
             buckets=_REWARDS,
         )
-        # A sum of numbers of both signs goes up and down, and rate() takes every decrease for a restart. Hence two.
+        # A sum of numbers with both signs goes up and down, and rate() takes every decrease for a restart: hence two.
         self.reward_magnitudes = counter(
             "jrm_reward_magnitude_total",
-            "Sum of the absolute values behind jrm_reward, positive and negative ones apart.",
+            "Sum of the absolute values behind jrm_reward, separately for positive and negative ones.",
             "dimension",
             "sign",
         )
@@ -268,7 +268,7 @@ class Metrics:
         self._distributions: dict[str, _Distribution] = {}
         self.groups = counter(
             "jrm_groups_total",
-            "Groups with two scores or more: zero when all rewards are equal, which teaches GRPO nothing, else some.",
+            "Groups with two scores or more: zero if all rewards are equal, which teaches GRPO nothing, else some.",
             "spread",
         )
         self.group_reward_std = histogram(
@@ -283,11 +283,11 @@ class Metrics:
         )
         self.trace_spans = counter(
             "jrm_trace_spans_total",
-            "Spans of traces: sent to the collector, or failed (not taken, and lost).",
+            "Spans of traces: sent to the collector, or failed (not accepted, and lost).",
             "outcome",
         )
         self.build_info = gauge(
-            "jrm_build_info", "1; what this server runs on.", "version", "python", "torch", "transformers"
+            "jrm_build_info", "1, with the versions of this server.", "version", "python", "torch", "transformers"
         )
         self.model_info = gauge(
             "jrm_model_info",
@@ -300,13 +300,13 @@ class Metrics:
         )
         self.kernel_info = gauge(
             "jrm_kernel_info",
-            "1 for what runs each part of the model: plain layers, or what has shown at the start that it is right.",
+            "1 for the kernel of each part of the model: plain layers, or kernels that were verified at start-up.",
             "part",
             "kernel",
         )
 
     def observe_batch(self, *, candidates: int, tokens: int, waited: Iterable[float]) -> None:
-        """Count a batch that goes to a device, and the seconds that each of its candidates has waited for it."""
+        """Count a batch that goes to a device, and the seconds that each of its candidates has waited."""
         self.batch_candidates.observe(candidates)
         self.batch_tokens.observe(tokens)
         for seconds in waited:
@@ -318,7 +318,7 @@ class Metrics:
         self.device_busy_seconds.labels(str(worker), device).inc(seconds)
 
     def observe_work(self, worker: int, device: str, tokens: int, work: Work) -> None:
-        """Count what a batch of ``tokens`` in all really cost."""
+        """Count the actual work for a batch of ``tokens`` in total."""
         self.tokens.labels("computed").inc(work.tokens_computed)
         self.tokens.labels("shared").inc(max(0, tokens - work.tokens_computed))
         self.images.labels("encoded").inc(work.images_encoded)
@@ -336,12 +336,12 @@ class Metrics:
             self._distribution(dimension).observe(value)
 
     def show_build(self, version: str, torch: str | None, transformers: str | None) -> None:
-        """Name the versions that make scores; None for a package that is not installed."""
+        """Show the versions that affect scores; None for a package that is not installed."""
         self.build_info.labels(version, platform.python_version(), torch or "none", transformers or "none").set(1)
 
     def show_model(self, *, model: str, fingerprint: str, facts: Mapping[str, object]) -> None:
-        """Name what is served; of the facts, ``device``, ``dtype``, ``engine`` and ``kernels`` are shown."""
-        self.model_info.clear()  # of one that was served before
+        """Show the served model; of the facts, ``device``, ``dtype``, ``engine`` and ``kernels`` are shown."""
+        self.model_info.clear()  # of the model that was served before
         self.kernel_info.clear()
         shown = (str(facts.get(name) or "none") for name in ("device", "dtype", "engine"))
         self.model_info.labels(model, fingerprint, *shown).set(1)
@@ -350,7 +350,7 @@ class Metrics:
             self.kernel_info.labels(part, kernel).set(1)
 
     def expect_rewards(self, dimensions: Iterable[str]) -> None:
-        """Begin the counts of rewards of each dimension, and of the reward itself."""
+        """Create the series of each dimension, and of the reward itself."""
         for dimension in (_POOLED, *dimensions):
             self._distribution(dimension)
         for spread in ("zero", "some"):
@@ -362,7 +362,7 @@ class Metrics:
         return self._distributions[dimension]
 
     def observe_spread(self, rewards: Sequence[float]) -> None:
-        """Count a group by how far the rewards of its scored candidates are apart; fewer than two say nothing."""
+        """Count a group by the spread of its rewards; groups with fewer than two rewards do not count."""
         if len(rewards) < 2:
             return
         equal = min(rewards) == max(rewards)
@@ -372,7 +372,7 @@ class Metrics:
         self.group_reward_std.observe(0.0 if equal else std)  # the mean, rounded, may differ from equal rewards
 
     def observe_http(self, method: str, route: str, status: int, seconds: float | None) -> None:
-        """Count one answered HTTP request, and its ``seconds`` if they say anything.
+        """Count one answered HTTP request, and its ``seconds`` unless they are None.
 
         ``route`` is the path template, never the raw path: labels must be few.
         """
@@ -382,12 +382,12 @@ class Metrics:
             self.http_request_seconds.labels(method, route).observe(seconds)
 
     def watch_line(self, *, depth: Callable[[], float], limit: int) -> None:
-        """Read how many candidates have a place whenever the metrics are read."""
+        """Have every scrape read how many candidates have a place in the queue."""
         self.queue_depth.set_function(depth)
         self.queue_limit.set(limit)
 
     def watch_workers(self, *, batch_tokens: int, alive: Callable[[], float], workers: int) -> None:
-        """Read the state of the workers whenever the metrics are read."""
+        """Have every scrape read how many workers are alive."""
         self.batch_tokens_limit.set(batch_tokens)
         self.workers.set(workers)
         self.workers_alive.set_function(alive)

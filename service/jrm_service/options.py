@@ -11,6 +11,6 @@ AllowPipelineDrift = Annotated[
     typer.Option(
         "--allow-pipeline-drift",
         envvar="JRM_ALLOW_PIPELINE_DRIFT",
-        help="Go on though the libraries here make other pixels or token ids; the fingerprint is then another one.",
+        help="Accept libraries that produce other pixels or token ids; the fingerprint is then another one.",
     ),
 ]

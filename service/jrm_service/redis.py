@@ -1,4 +1,4 @@
-"""The one connection to Redis: it costs a bounded time, and nothing that goes wrong with it fails a request."""
+"""The connection to Redis: calls take a bounded time, and no failure of Redis fails a request."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-FAILURES = 3  # in a row; then nobody waits for this Redis any more
+FAILURES = 3  # in a row; after that, no call waits for Redis until the cooldown is over
 COOLDOWN_S = 1.0
 MAX_COOLDOWN_S = 30.0
 BACKGROUND_TIMEOUT_S = 1.0  # for calls that no request waits for
 
 
 class Unavailable(Exception):
-    """Redis did not answer, answered too late or with an error, or was not asked because it had not answered lately."""
+    """Redis did not answer in time, answered with an error, or was not asked because the circuit is open."""
 
 
 class RedisLink:
-    """Calls of Redis that take at most ``timeout_s`` seconds, connecting included, or none while the circuit is open.
+    """Calls to Redis that take at most ``timeout_s`` seconds, connecting included, and fail at once on an open circuit.
 
     ::
 
@@ -45,16 +45,16 @@ class RedisLink:
             value = None
 
     It connects with the first call, again whenever the connection was lost, and never retries by itself: the caller
-    goes on without. Values are bytes. Use it from one event loop.
+    continues without Redis. Values are bytes. Use it from one event loop.
 
     Args:
-        url: ``redis://`` or, with TLS, ``rediss://``; user, password and database in it.
+        url: ``redis://`` or, with TLS, ``rediss://``, with user, password and database.
         timeout_s: seconds.
-        metrics: where calls are counted, by operation and outcome.
+        metrics: counts the calls, by operation and outcome.
         clock: monotonic seconds, for the circuit breaker.
 
     Raises:
-        RedisURLError: the URL is not one, or has an option that there is not.
+        RedisURLError: the URL is invalid, or has an unknown option.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RedisLink:
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,  # understood by every server, and without the handshake and the pushed messages of 3
             )
-            # Connects to nothing, but shows whether all options of the URL exist.
+            # Does not connect, but shows whether all options of the URL exist.
             self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError):
             # Not the client's own message: it may quote the URL, and with it the password.
@@ -80,7 +80,7 @@ class RedisLink:
             raise RedisURLError(problem) from None
 
     async def connect(self) -> None:
-        """Connect ahead of the first request. A Redis that is not there is logged, and tried again later."""
+        """Connect before the first request. A Redis that does not answer is logged, and tried again later."""
         with suppress(Unavailable):
             await self.call("ping", lambda redis: redis.ping(), timeout_s=BACKGROUND_TIMEOUT_S)
             logger.info("Redis answers")
@@ -88,9 +88,9 @@ class RedisLink:
         logger.warning("Redis does not answer; going on without it")
 
     async def call(self, operation: str, work: Callable[[Redis], Awaitable[T]], *, timeout_s: float | None = None) -> T:
-        """The result of ``work``, which is given the client; ``operation`` is its name in the metrics.
+        """Call ``work`` with the client and return its result; ``operation`` is its name in the metrics.
 
-        ``timeout_s`` replaces the link's own. Raises Unavailable, whatever went wrong; an error reply is that too.
+        ``timeout_s`` replaces the link's own. Raises Unavailable for any failure, an error reply included.
         """
         attempt = self._breaker.attempt()
         if attempt is None:
@@ -103,7 +103,7 @@ class RedisLink:
             self._succeeded(attempt)
             self._count(operation, "reply")
             raise Unavailable(type(error).__name__) from error
-        except Exception as error:  # whatever the client or the network makes of it, no request may fail with it
+        except Exception as error:  # any error of the client or the network: no request may fail because of it
             self._failed(attempt, error)
             slow = isinstance(error, TimeoutError | RedisTimeoutError)
             self._count(operation, "timeout" if slow else "connection")
@@ -116,7 +116,7 @@ class RedisLink:
         return result
 
     async def close(self) -> None:
-        """Let go of the connections, within ``timeout_s``."""
+        """Close the connections, within ``timeout_s``."""
         with suppress(Exception):
             async with asyncio.timeout(self.timeout_s):
                 await self._redis.aclose(close_connection_pool=True)

@@ -1,4 +1,4 @@
-"""The scoring half of a server: loaded, reloaded, asleep, drained, stopped. With ``app``, all that reads settings."""
+"""The scoring half of a server: loading, reloading, sleeping, draining and stopping."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 OnFailed = Callable[[BaseException], None]
 Loader = Callable[[Path | None], Awaitable["Started"]]
-"""Loads a checkpoint, or without one what the settings name, and starts its workers."""
+"""Loads a checkpoint, by default that of the settings, and starts its workers."""
 
 _RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a source of scores in this process provides, such as fakes."""
+    """A model in this process, such as fakes, with what serving it needs."""
 
     model: ServedModel
     preparer: Preparer
@@ -51,7 +51,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A source of scores whose workers take batches: a checkpoint on devices, or Parts in threads."""
+    """A model whose workers accept batches: a checkpoint on devices, or Parts in threads."""
 
     model: ServedModel
     preparer: Preparer
@@ -61,9 +61,9 @@ class Started:
 
 
 class ScoreRuntime:
-    """What scores behind the routes: loading, ready, sleeping, draining, failed.
+    """The scoring side behind the routes, in one of the states loading, ready, sleeping, draining, failed.
 
-    ``check`` raises for what was loaded and cannot be served with these settings.
+    ``check`` raises for a loaded model that cannot be served with these settings.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class ScoreRuntime:
         self._shared_quota = _redis_quota(settings, self._redis, self.metrics)
         self._stored: RedisScores | None = None
         self._changing = asyncio.Lock()  # a wake must not overtake a sleep, nor either of them a reload
-        self._level: SleepLevel | None = None  # asleep
+        self._level: SleepLevel | None = None  # set while asleep
         self._awake = asyncio.Event()
         self._awake.set()
         self._retiring: dict[ScoreService, asyncio.Task[None]] = {}
         self._state: PartState = "loading"
         self._reason = "the model is being loaded"
         self.batch_tokens = settings.max_batch_tokens  # None until it was measured
-        self._patience_s = 5.0  # for a call that is on a device when the server stops, unless it had its time already
+        self._patience_s = 5.0  # for a batch that is on a device when the server stops, unless it had its time already
 
     async def start(self) -> None:
-        """Load, check what was loaded, open the queue. Raises what these raise, and then no worker is left."""
+        """Load the model, check it and open the queue. If any of these raises, no worker is left."""
         try:
             if self._redis is not None:
                 await self._redis.connect()
@@ -109,7 +109,7 @@ class ScoreRuntime:
         self._state, self._reason = "ready", ""
 
     async def _loaded(self, checkpoint: Path | None) -> ScoreService:
-        """A checkpoint with workers that take batches. Raises what loading raises, and then no worker is left."""
+        """Return the service of a checkpoint. If loading raises, no worker is left."""
         parts = await self._load(checkpoint)
         try:
             self._check(parts.model)
@@ -157,20 +157,20 @@ class ScoreRuntime:
 
     def _worker_failed(self, batcher: Batcher, error: BaseException) -> None:
         retiring = next((service for service in self._retiring if service.batcher is batcher), None)
-        if retiring is not None:  # what is served now does not depend on it
+        if retiring is not None:  # the served model does not depend on it
             logger.error("a worker of %s, which was replaced, is gone: %s", retiring.model.fingerprint, error)
             if not batcher.alive:
                 retiring.abandon()
             return
-        self._patience_s = 0.0  # whatever still hangs had its time
+        self._patience_s = 0.0  # a batch that still hangs had its time
         if self._service is not None and not self._service.batcher.alive:
             self._service.abandon()  # nothing will score it, so draining must not wait for it
         self._on_failed(error)
 
     async def drain(self) -> None:
-        """Refuse new work and finish what was admitted, for at most the grace period. Calling it again is harmless."""
+        """Refuse new work and finish admitted candidates, for at most the grace period. May be called again."""
         self._state, self._reason = "draining", "the server is shutting down"
-        self._awake.set()  # whoever waits for it reads that the server is going
+        self._awake.set()  # requests that wait for a wake are then refused
         if self._service is not None:
             if self._level is not None and not self._service.batcher.alive:
                 self._service.abandon()  # it will not be woken any more
@@ -182,7 +182,7 @@ class ScoreRuntime:
                 logger.warning("gave up on unfinished candidates after %g s", self._settings.grace_s)
 
     async def stop(self) -> None:
-        """Let go of the devices; what is unfinished fails."""
+        """Release the devices; unfinished candidates fail."""
         self._state, self._reason = "draining", "the server is shutting down"
         for task in self._retiring.values():
             task.cancel()
@@ -198,11 +198,11 @@ class ScoreRuntime:
             await self._redis.close()
 
     def quota(self) -> CandidateQuota:
-        """What counts the candidates of API keys: for all replicas where there is a Redis, else for this server."""
+        """The quota of API keys: for all replicas if there is a Redis, else for this server."""
         return LocalQuota() if self._shared_quota is None else self._shared_quota
 
     def _score_cache(self, model: ServedModel) -> ScoreCache:
-        """The cache of what this model scores."""
+        """The cache of this model's scores."""
         settings = self._settings
         if self._redis is not None and self._stored is None:
             from .scoring.redis_store import RedisScores
@@ -219,7 +219,7 @@ class ScoreRuntime:
         )
 
     async def service(self, patience_s: float) -> ScoreService:
-        """The service that scores; one that sleeps is waited for, unless requests are to be refused meanwhile.
+        """The score service. While it sleeps, this waits for it, unless the settings refuse requests meanwhile.
 
         Raises NotReady, Draining, Sleeping, and DeadlineExceeded after ``patience_s``.
         """
@@ -248,10 +248,10 @@ class ScoreRuntime:
     # --- operators ----------------------------------------------------------------------------------------------------
 
     async def sleep(self, level: SleepLevel) -> SleepLevel:
-        """Let go of the devices until ``wake``; returns when they are free, with the level that is in force.
+        """Release the devices until ``wake``; returns when they are free, with the level in force.
 
-        Batches on a device are finished. Where requests wait meanwhile, those that came before wait too; where they
-        are refused, the ones that came before are finished first. Raises NotReady or Draining.
+        Batches on a device are finished. Depending on ``when_sleeping``, earlier requests wait like later ones, or are
+        finished before later ones are refused. Raises NotReady or Draining.
         """
         async with self._changing:
             service = await self._settled()
@@ -260,10 +260,10 @@ class ScoreRuntime:
             return await self._rest(service, level)
 
     async def wake(self) -> None:
-        """Score again, as before; returns at once where nobody sleeps.
+        """Take the devices again and continue scoring; returns at once if the server is awake.
 
-        Raises CheckpointError where the checkpoint has become another, NotReady where a device cannot be taken: then
-        the server sleeps on. Draining.
+        Raises CheckpointError if the checkpoint has changed, and NotReady if a device cannot be taken; the server then
+        stays asleep. Raises Draining.
         """
         async with self._changing:
             service = await self._settled()
@@ -271,12 +271,12 @@ class ScoreRuntime:
                 await self._rouse(service)
 
     async def reload(self, checkpoint: Path, *, beside: bool) -> None:
-        """Serve another checkpoint, or the same anew; returns once it does, and wakes a server that sleeps.
+        """Serve another checkpoint, or reload the same one; returns once it is served, and wakes a sleeping server.
 
-        With ``beside``, the old one serves until the new one, in the same memory, has tested itself. Else the old one
-        finishes what came before and is dropped first, and requests wait or are refused as while the server sleeps.
-        Raises CheckpointError, ReloadFailed where no worker starts, and Draining. Then the old one is in its place
-        again, awake or asleep as it was; if it cannot be, the server sleeps.
+        With ``beside``, the old checkpoint serves until the new one has passed its self-test, and memory holds both.
+        Otherwise the old one finishes its requests and is dropped first, and new requests wait or are refused as during
+        sleep. Raises CheckpointError, ReloadFailed if no worker starts, and Draining; the old checkpoint is then
+        restored, awake or asleep as before, or, if that fails, the server sleeps.
         """
         async with self._changing:
             old = await self._settled()
@@ -294,17 +294,17 @@ class ScoreRuntime:
                     raise ReloadFailed(f"no worker starts with it: {error}") from error
                 raise
             if not was_awake:
-                old.abandon("another checkpoint is served now")  # what waited for the old one to wake
+                old.abandon("another checkpoint is served now")  # requests that waited for the old one to wake
             self._open()
             self._retiring[old] = asyncio.create_task(self._retire(old))
 
     async def _settled(self) -> ScoreService:
-        """The service, once those that it replaced have let go of their devices. Raises NotReady or Draining."""
+        """The service, once those that it replaced have released their devices. Raises NotReady or Draining."""
         await asyncio.gather(*self._retiring.values())
         return self._running()
 
     async def _close(self, service: ScoreService) -> None:
-        """Let nobody in any more, and whoever is in finish."""
+        """Admit no more requests, and wait for those in progress."""
         self._level = "host"
         self._awake.clear()
         await service.let_go()
@@ -329,31 +329,31 @@ class ScoreRuntime:
         self._open()
 
     async def _back(self, service: ScoreService) -> None:
-        """Serve again what was to be replaced; where that fails, the server sleeps, and the reason is in the log."""
+        """Serve the old checkpoint again; if that fails, the server sleeps, and the log has the reason."""
         try:
             await self._rouse(service)
         except (CheckpointError, NotReady) as error:
-            logger.error("%s does not come back: %s", service.model.fingerprint, error)
+            logger.error("the previous checkpoint %s cannot be restored: %s", service.model.fingerprint, error)
 
     def _open(self) -> None:
         self._level = None
         self._awake.set()
 
     async def _retire(self, service: ScoreService) -> None:
-        """Let a service that was replaced finish what came to it, and end it. Every request has a deadline."""
+        """Let a service that was replaced finish its requests, all of which have deadlines, and end it."""
         await service.let_go()
         await service.batcher.stop(self._patience_s)
         service.close()
         del self._retiring[service]
 
     def model(self) -> ServedModel:
-        """What is served. Raises NotReady while it loads."""
+        """The model that is served. Raises NotReady while it loads."""
         if self._service is None:
             raise NotReady(f"not ready: {self._reason}", retry_after=_RETRY_AFTER_S)
         return self._service.model
 
     def served(self) -> ServedModel:
-        """What is served, while requests are taken. Raises NotReady or Draining."""
+        """The model that is served, while requests are accepted. Raises NotReady, Sleeping or Draining."""
         state, reason = self.state()
         if state not in SERVING:
             self._running()
@@ -362,7 +362,7 @@ class ScoreRuntime:
         return self.model()
 
     def state(self) -> tuple[PartState, str]:
-        """State of scoring and, when it is not ready, why."""
+        """The state of scoring and, if it is not ready, the reason."""
         if self._state != "ready" or self._service is None:
             return self._state, self._reason
         if self._level is not None:
@@ -381,7 +381,7 @@ def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:
     """Raises RedisURLError."""
     if settings.redis_url is None:
         return None
-    from .redis import RedisLink  # the client library takes its time to import, and a server on its own needs none
+    from .redis import RedisLink  # importing the client library takes long, and a single server does not need it
 
     return RedisLink(settings.redis_url.get_secret_value(), timeout_s=settings.redis_timeout_s, metrics=metrics)
 

@@ -1,7 +1,7 @@
-"""Which ``JRM_…`` variables the platform has set, and not the user.
+"""Finds the ``JRM_…`` variables that were set by the platform, not by the user.
 
-Kubernetes gives each pod variables for the Services of its namespace, and so does ``docker run --link`` for containers.
-For one that is called ``jrm``, or ``jrm-redis``, they begin as this server's own do: ``JRM_PORT=tcp://10.0.0.1:8000``,
+Kubernetes sets variables in each pod for the Services of its namespace; ``docker run --link`` does so for containers.
+For a Service called ``jrm`` or ``jrm-redis`` they begin like this server's own: ``JRM_PORT=tcp://10.0.0.1:8000``,
 ``JRM_REDIS_SERVICE_HOST=10.0.0.2``.
 """
 
@@ -22,7 +22,7 @@ _DOCKER_VARIABLE = re.compile(rf"{_NAME}_ENV_\w+")
 
 
 def service_links(environment: Mapping[str, str]) -> list[str]:
-    """Return the names of those variables, sorted. Told by name and value, so that a misspelt setting is none."""
+    """Return the names of those variables, sorted. Name and value must match, so that a misspelt setting does not."""
     linked = {
         match["name"]
         for name, value in environment.items()

@@ -1,4 +1,4 @@
-"""One frozen settings object: flags win over ``JRM_…`` environment variables, which win over the defaults here."""
+"""The server's settings: flags override ``JRM_…`` environment variables, which override the defaults here."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CLIENT_VARIABLES = {
 MiB = 2**20
 _MAX_THREADS = 256
 WIRES = ("unirl", "flow-factory", "kserve", "rerank", "edit-r1", "deepgen", "editscore")
-"""Whose requests can be understood beside our own; see the package ``wires``."""
+"""The wire formats that can be enabled in addition to our own; see the package ``wires``."""
 _Count = Annotated[int, Field(ge=1)]
 _Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]  # a year: clocks overflow far beyond
 
 
 class Settings(BaseSettings):
-    """Everything the server can be told. Unknown ``JRM_…`` variables are refused: a misspelt limit is no limit."""
+    """All settings of the server. Unknown ``JRM_…`` variables are refused: a misspelt limit would be no limit."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 8000
     reuse_port: Annotated[
-        bool, Field(description="share the port with other servers that say so too, each with devices of its own")
+        bool, Field(description="share the port with other servers that set it too, each with devices of its own")
     ] = False
     device: Annotated[
         str, Field(pattern=r"^[a-z0-9:,]+$", description="auto, cpu, cuda:0, or several: cuda:0,cuda:1")
@@ -63,59 +63,59 @@ class Settings(BaseSettings):
     ] = "auto"
     quantize: Annotated[
         Literal["none", "fp8"],
-        Field(description="'fp8' computes the language model's linear layers in 8 bits, on a GPU that can"),
+        Field(description="'fp8' computes the language model's linear layers in 8 bits, on a GPU that supports it"),
     ] = "none"
     cuda_graphs: Annotated[
-        bool, Field(description="record the kernels of short rows as CUDA graphs, where they prove right at the start")
+        bool, Field(description="record the kernels of short rows as CUDA graphs, if they are verified at start-up")
     ] = True
     gpu_share: Annotated[
-        float, Field(gt=0, le=1, description="of a GPU's memory that a worker that scores may take, all in all")
+        float, Field(gt=0, le=1, description="share of a GPU's memory that a scoring worker may take in total")
     ] = 1.0
     engine: Annotated[
         Literal["trie", "plain"],
         Field(description="'trie' computes what candidates share once; 'plain', the reference, shares nothing"),
     ] = "trie"
     self_test: Annotated[
-        bool, Field(description="compare the checkpoint's golden scores at start-up; off by too much is not ready")
+        bool, Field(description="compare the checkpoint's golden scores at start-up, and refuse to serve wrong ones")
     ] = True
     allow_pipeline_drift: Annotated[
         bool,
-        Field(description="start though libraries make other pixels or token ids; the fingerprint is then another one"),
+        Field(description="accept libraries that produce other pixels or token ids; the fingerprint then differs"),
     ] = False
     serve: Annotated[Literal["score", "explain", "score,explain"], Field(description="what this process serves")] = (
         "score"
     )
     wires: Annotated[
-        str, Field(description=f"whose requests are understood beside our own: none, or of {', '.join(WIRES)}")
+        str, Field(description=f"wire formats to accept in addition to our own: none, or some of {', '.join(WIRES)}")
     ] = "unirl,flow-factory,kserve,rerank"
     wire_scale: Annotated[
         str, Field(description="NAME=normalized,…: wires that send normalized rewards; the others send raw ones")
     ] = ""
     reward_names: Annotated[
-        str, Field(description="further names of the reward in the requests of trainers: editreward,…")
+        str, Field(description="further names that trainers' requests may use for the reward: editreward,…")
     ] = ""
     api_keys_file: Annotated[
-        Path | None, Field(description="file of API keys, followed while the server runs; without it, no key is needed")
+        Path | None, Field(description="file of API keys, reloaded when it changes; without it, no key is required")
     ] = None
     admin: Annotated[
-        bool, Field(description="serve /v1/sleep, /v1/wake and /v1/reload; where there are keys, for the scope admin")
+        bool, Field(description="serve /v1/sleep, /v1/wake and /v1/reload; with API keys, for the scope admin")
     ] = False
     reload_root: Annotated[
         Path | None, Field(description="folder of the checkpoints that /v1/reload may load; without it, none")
     ] = None
     when_sleeping: Annotated[
         Literal["wait", "refuse"],
-        Field(description="what requests do while the server sleeps: wait for as long as they may take, or get a 503"),
+        Field(description="what requests do while the server sleeps: wait until their deadline, or get a 503"),
     ] = "wait"
     page: Annotated[bool, Field(description="show browsers a page at / to try edits on and to look at rewards")] = True
     keep_recent: Annotated[
         int, Field(ge=0, le=100_000, description="groups kept in memory, with pictures, for /v1/watch; 0 keeps none")
     ] = 0
     keep_recent_mb: Annotated[
-        int, Field(ge=1, le=65_536, description="budget of what is kept for /v1/watch, in MB (10^6 bytes)")
+        int, Field(ge=1, le=65_536, description="memory for what is kept for /v1/watch, in MB (10^6 bytes)")
     ] = 64
     log_format: Annotated[
-        Literal["text", "json"], Field(description="how log lines look on stderr; one line per request")
+        Literal["text", "json"], Field(description="format of log lines on stderr; one line per request")
     ] = "text"
 
     otlp_endpoint: Annotated[
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     body_total_timeout_s: Annotated[_Seconds, Field(description="seconds for a whole body before 408")] = 120.0
     max_queue: Annotated[_Count, Field(description="most candidates admitted and not yet finished, all callers")] = 4096
     max_batch_tokens: Annotated[
-        _Count | None, Field(description="token budget of one batch; when not given, what fits a GPU, 16,384 on a CPU")
+        _Count | None, Field(description="token budget of one batch; by default what fits a GPU, 16,384 on a CPU")
     ] = None
     max_decoded_bytes: Annotated[_Count, Field(description="budget of decoded image bytes in flight")] = 512 * MiB
     max_prepared_bytes: Annotated[_Count, Field(description="budget of resized image bytes in flight")] = 1024 * MiB
@@ -150,21 +150,19 @@ class Settings(BaseSettings):
         SecretStr | None,
         Field(description="redis:// or rediss:// URL of a Redis that replicas share"),
     ] = None
-    redis_prefix: Annotated[
-        str, Field(pattern=r"^[!-~]{0,64}$", description="what the names of all keys in Redis begin with")
-    ] = "jrm:"
+    redis_prefix: Annotated[str, Field(pattern=r"^[!-~]{0,64}$", description="prefix of all keys in Redis")] = "jrm:"
     redis_timeout_s: Annotated[
         float, Field(gt=0, le=10, description="the longest that Redis may delay a request, in seconds")
     ] = 0.1
-    cache_ttl_s: Annotated[_Count, Field(description="seconds after which Redis forgets a score")] = 604_800
+    cache_ttl_s: Annotated[_Count, Field(description="seconds after which a score expires in Redis")] = 604_800
 
     explain_max_tokens: Annotated[_Count, Field(description="longest critique, in tokens")] = 1024
     explain_max_requests: Annotated[_Count, Field(description="most explain requests at once, all callers")] = 64
-    explain_concurrency: Annotated[_Count, Field(description="critiques that are written at once")] = 16
+    explain_concurrency: Annotated[_Count, Field(description="critiques written at the same time")] = 16
     explain_context: Annotated[
         _Count, Field(description="longest prompt and critique together, in tokens; at most the model's")
     ] = 8192
-    explain_gpu_share: Annotated[float, Field(gt=0, le=1, description="of the GPU's memory that vLLM may use")] = 0.45
+    explain_gpu_share: Annotated[float, Field(gt=0, le=1, description="share of the GPU's memory for vLLM")] = 0.45
     explain_cache_gib: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="vLLM's cache on a CPU, in GiB")
     ] = 1.0
@@ -177,7 +175,7 @@ class Settings(BaseSettings):
         names = (name for name in os.environ if name.upper().startswith(PREFIX) and name not in links)
         unknown = sorted(name for name in names if name.upper() not in known)
         if unknown:
-            name = unknown[0].encode(errors="backslashreplace").decode()  # it need not be text
+            name = unknown[0].encode(errors="backslashreplace").decode()  # it need not be valid Unicode
             raise ValueError(f"unknown environment variable {name}; `jrm settings` lists the known ones")
         for name in links:  # JRM_PORT=tcp://…
             setting = name.removeprefix(PREFIX).lower()
@@ -225,7 +223,7 @@ class Settings(BaseSettings):
 
     @field_serializer("redis_url")
     def _redact(self, url: SecretStr | None) -> str | None:
-        """The URL without what is secret in it: user and password, and the options."""
+        """The URL without its secrets: user, password and options."""
         if url is None:
             return None
         parts = urlsplit(url.get_secret_value())
@@ -243,7 +241,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _admin_is_on_for_reload(self) -> Self:
         if self.reload_root is not None and not self.admin:
-            raise ValueError("reload_root is of no use without admin")
+            raise ValueError("reload_root has no effect without admin")
         return self
 
     @model_validator(mode="after")
@@ -271,7 +269,7 @@ class Settings(BaseSettings):
 
     @property
     def reward_name_list(self) -> list[str]:
-        """Names of the reward beside ``jrm`` and the checkpoint's own."""
+        """Names of the reward in addition to ``jrm`` and the checkpoint's own."""
         return _names(self.reward_names)
 
     @property
@@ -291,12 +289,12 @@ class Settings(BaseSettings):
 
 
 def _names(text: str) -> list[str]:
-    """The names in a list with commas, each once."""
+    """The names in a comma-separated list, each once."""
     return list(dict.fromkeys(name for piece in text.split(",") if (name := piece.strip())))
 
 
 def _is_http_url(url: str) -> bool:
-    """Whether it is one without credentials in it: this setting is shown."""
+    """Whether it is an HTTP URL without credentials, since this setting is shown."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -307,7 +305,7 @@ def _is_http_url(url: str) -> bool:
 
 
 def _is_redis_url(url: str) -> bool:
-    """Whether nothing in it would be taken for something else, or ignored."""
+    """Whether it is a Redis URL in which no part would be misread or ignored."""
     try:
         parts = urlsplit(url)
         port = parts.port

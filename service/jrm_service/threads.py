@@ -1,4 +1,4 @@
-"""Work that takes long and cannot be stopped, such as loading a model, in threads that nobody has to wait for."""
+"""Daemon threads for long work that cannot be stopped, such as loading a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """The result of ``work``. Unlike asyncio's own threads, this one keeps no process from ending half-way.
+    """Run ``work`` in a thread and return its result. Unlike asyncio's threads, it does not keep the process alive.
 
-    Cancelling the call leaves the work to itself.
+    Cancelling the call does not stop the work.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -28,7 +28,7 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     def run() -> None:
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
+        with suppress(RuntimeError):  # the loop has ended: nobody is waiting
             try:
                 result = work()
             except BaseException as error:

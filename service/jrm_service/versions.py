@@ -1,4 +1,4 @@
-"""Which version of a package is installed here."""
+"""The installed version of a package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed(package: str) -> str | None:
-    """Its version, or None when it is not installed. Imports nothing."""
+    """Return a package's version, or None if it is not installed. Imports nothing."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""From settings to what computes: threads or a process for each device, and the process that writes critiques."""
+"""Starts what the settings ask for: threads or a process for each device, and the process that writes critiques."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .threads import in_daemon_thread
 
 
 def score_loader(settings: Settings, load: Callable[[], Parts] | None) -> Loader:
-    """How scores come to be computed. ``load`` replaces every checkpoint, and runs in a thread."""
+    """Return the loader of the settings' model. ``load`` replaces every checkpoint, and runs in a thread."""
     if load is None and settings.backend != "fake":
         return partial(_in_processes, settings)
     return partial(_in_threads, load or partial(_fakes, settings))
 
 
 def _fakes(settings: Settings) -> Parts:
-    """Made-up scores from this process."""
+    """The fake model, in this process."""
     devices = ["cpu" if device == "auto" else device for device in settings.devices]
     preparer = FakePreparer()
     facts = {
@@ -55,7 +55,7 @@ def _fakes(settings: Settings) -> Parts:
 
 
 async def _in_threads(load: Callable[[], Parts], _checkpoint: Path | None) -> Started:
-    """Backends of this process, each in a thread of its own."""
+    """Start the backends of this process, each in a thread of its own."""
     parts = await in_daemon_thread(load)
     workers = [LocalWorker(backend) for backend in parts.backends]
     await asyncio.gather(*(worker.start() for worker in workers))
@@ -63,7 +63,7 @@ async def _in_threads(load: Callable[[], Parts], _checkpoint: Path | None) -> St
 
 
 async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
-    """One process for each device, and what they tell of a checkpoint, by default that of the settings.
+    """Start one process for each device with a checkpoint, by default that of the settings.
 
     Raises CheckpointError, StartFailed.
     """
@@ -80,7 +80,7 @@ async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
                 cuda_graphs=settings.cuda_graphs,
                 self_test=settings.self_test,
                 allow_pipeline_drift=settings.allow_pipeline_drift,
-                # Every weight is read for it: once is enough.
+                # It reads every weight, so one worker does it.
                 hashed=number == 0,
                 measured=settings.max_batch_tokens is None,
                 # vLLM has not taken its share yet: see app.
@@ -93,25 +93,26 @@ async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
     ]
     loaded = await load_all(workers)
     first = loaded[0]
-    tests = [one.model.description["self_test"] for one in loaded]
+    descriptions = [worker.model.description for worker in loaded]
+    tests = [description["self_test"] for description in descriptions]
     facts = {
-        "device": ",".join(one.model.description["device"] for one in loaded),
+        "device": ",".join(description["device"] for description in descriptions),
         "self_test": None if None in tests else max(tests, key=lambda test: test["max_deviation"]),
-        "kernels": joined_kernels([one.model.description["kernels"] for one in loaded]),
+        "kernels": joined_kernels([description["kernels"] for description in descriptions]),
     }
     return Started(
         replace(first.model, description={**first.model.description, **facts}),
         CheckpointPreparer(first),
         workers,
         BATCH_COSTS[settings.engine],
-        min(one.batch_tokens for one in loaded),
+        min(worker.batch_tokens for worker in loaded),
     )
 
 
 def explaining_runtime(settings: Settings, module: str, metrics: Metrics, on_failed: OnFailed) -> ExplainRuntime:
-    """What writes critiques, in a process that runs ``module``.
+    """Return the runtime of critiques, with a process that runs ``module``.
 
-    Raises ExplainSetupError with what can be seen without opening the checkpoint; its worker finds the rest.
+    Raises ExplainSetupError with the problems that show without opening the checkpoint; the worker finds the others.
     """
     if settings.backend == "fake":
         raise ExplainSetupError(["serve explain: --backend fake has no language head"])
@@ -136,7 +137,7 @@ def explaining_runtime(settings: Settings, module: str, metrics: Metrics, on_fai
             cache_gib=settings.explain_cache_gib,
             scorer=settings.serves_score,
             available=available_memory(),
-            # Every weight is read for it: a scoring worker does that.
+            # It reads every weight, so a scoring worker does it if there is one.
             hashed=not settings.serves_score,
         ),
         start_timeout_s=settings.start_timeout_s,

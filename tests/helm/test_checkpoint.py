@@ -12,7 +12,7 @@ from helm.chart import chart_values, pod, server
 from jrm_service.model.source import BUNDLED
 from support.cases import each
 
-FINGERPRINT = "00cf9af4c9bca072c207ba9ac480f8a5"
+FINGERPRINT = "35b2a90b20a3e16ee80a35b6cbca1360"
 FETCHED = ["hub", "s3", "image-copy"]
 
 

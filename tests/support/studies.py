@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.curves import curves
+from studies.representation import represent
 
 from jrm_service.scoring.types import Dimension, Score
 from jrm_training.evaluate import Judged, make_report
 from jrm_training.evaluate_report import to_json
 from jrm_training.evaluate_scorers import FakeScorer
-from jrm_training.study_curves import curves
-from jrm_training.study_representation import represent
 from support import checkpoints
 
 DIMENSIONS = ("instruction_following", "visual_quality")

@@ -110,6 +110,6 @@ def test_what_is_no_toml_is_told_with_its_file(tmp_path):
 
 
 def test_an_unknown_recipe_names_those_that_there_are():
-    shipped = r"\(jrm-8b-lora, jrm-8b, jrm-tiny-labels, jrm-tiny-votes, jrm-tiny\)"
+    shipped = r"\(jrm-8b-lora, jrm-8b, jrm-tiny-labels, jrm-tiny-sigma, jrm-tiny-votes, jrm-tiny\)"
     with pytest.raises(FileNotFoundError, match="jrm-70b: no such file, .* " + shipped):
         find_recipe("jrm-70b")

@@ -1,4 +1,4 @@
-"""Write the dashboard where the chart and docker-compose take it from."""
+"""Writes the dashboard into the chart, from which docker-compose takes it too."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ FILE = Path(__file__).parents[2] / "helm/jrm/files/dashboard.json"
 
 
 def main() -> None:
-    """Write it anew."""
+    """Write the file."""
     FILE.write_text(dashboard(ROWS), encoding="utf-8")
     print(f"wrote {FILE.relative_to(Path.cwd()) if FILE.is_relative_to(Path.cwd()) else FILE}")
 

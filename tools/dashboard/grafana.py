@@ -1,4 +1,4 @@
-"""What a dashboard is to Grafana: rows of panels laid out over 24 columns, the variables above them, as JSON."""
+"""Grafana's JSON for a dashboard: its variables, and rows of panels laid out over 24 columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Color = Literal["green", "yellow", "red"]
 
 @dataclass(frozen=True)
 class Query:
-    """One PromQL expression, and what its series are called; ``{{label}}`` is replaced by the label's value."""
+    """One PromQL expression, and the legend of its series; Grafana fills in ``{{label}}``."""
 
     expr: str
     legend: str = ""
@@ -24,10 +24,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One question and its answer.
+    """One panel: a title, a description and the queries that it draws.
 
-    ``unit`` is one of Grafana's; ``steps`` are the values from which on a colour holds, after green below the first;
-    ``columns`` are the labels that a table shows, in this order.
+    ``unit`` is one of Grafana's. ``base`` is the colour below the first of ``steps``, each of which is a value and the
+    colour from there on. ``values`` are texts to show instead of numbers. ``columns`` are the labels that a table
+    shows, in this order.
     """
 
     title: str
@@ -48,7 +49,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels under one heading. A folded one asks nothing of Prometheus until it is opened."""
+    """Panels under one heading. A folded row queries Prometheus only once it is opened."""
 
     title: str
     panels: Sequence[Panel]
@@ -56,7 +57,7 @@ class Row:
 
 
 def dashboard(rows: Sequence[Row]) -> str:
-    """The file that Grafana imports, provisions, or finds in a ConfigMap. Equal rows give an equal file."""
+    """Return the file that Grafana imports, provisions, or finds in a ConfigMap. Equal rows give an equal file."""
     document = {
         "uid": "jrm-serve",
         "title": "JRM Serve",
@@ -79,8 +80,8 @@ def dashboard(rows: Sequence[Row]) -> str:
 
 def _variables() -> Iterator[dict[str, Any]]:
     yield {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "hide": 0}
-    # jrm_build_info is there from the first moment, jrm_model_info once a checkpoint is loaded. Outside of Kubernetes
-    # there is no namespace, and ".*" matches that too.
+    # jrm_build_info exists from the start, jrm_model_info once a checkpoint is loaded. Outside Kubernetes there is no
+    # namespace, which ".*" matches too.
     within = 'namespace=~"$namespace"'
     yield _variable("namespace", "Namespace", "jrm_build_info", every=".*")
     yield _variable("job", "Fleet", f"jrm_build_info{{{within}}}")
@@ -90,7 +91,7 @@ def _variables() -> Iterator[dict[str, Any]]:
 
 
 def _variable(label: str, title: str, series: str, *, every: str = ".+") -> dict[str, Any]:
-    """All values that a label has; by default, and after the next import, all of them are chosen."""
+    """Return a variable with all values of a label; all of them are chosen by default, and again after an import."""
     query = f"label_values({series}, {label})"
     return {
         "name": label,
@@ -128,7 +129,7 @@ def _panels(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _placed(panels: Sequence[Panel], number: int, top: int) -> tuple[list[dict[str, Any]], int]:
-    """Panels from left to right and from top to bottom, as words on a page; and where the next row begins."""
+    """Lay out panels from left to right and top to bottom; return them, and where the next row begins."""
     placed: list[dict[str, Any]] = []
     left, bottom = 0, top
     for panel in panels:
@@ -154,16 +155,16 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _target(panel: Panel, number: int, query: Query) -> dict[str, Any]:
-    now = panel.kind == "table"
+    instant = panel.kind == "table"
     return {
         "refId": chr(ord("A") + number),
         "datasource": _PROMETHEUS,
         "editorMode": "code",
         "expr": query.expr,
         "legendFormat": query.legend or "__auto",
-        "format": "table" if now else "time_series",
-        "instant": now,
-        "range": not now,
+        "format": "table" if instant else "time_series",
+        "instant": instant,
+        "range": not instant,
     }
 
 
@@ -193,7 +194,7 @@ def _curve(panel: Panel) -> dict[str, Any]:
 
 
 def _columns(labels: Sequence[str]) -> dict[str, Any]:
-    """Show the labels of a table in this order, and neither its time nor its value."""
+    """Show the labels of a table in this order, and hide its time and value."""
     order = {label: place for place, label in enumerate(labels)}
     return {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}, "indexByName": order}}
 

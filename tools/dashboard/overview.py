@@ -1,4 +1,4 @@
-"""The first look: does it score, how fast, with what."""
+"""The row at the top: whether the fleet scores, how fast, and with which checkpoint."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OVERVIEW = Row(
     [
         Panel(
             "Replicas that score",
-            "Replicas that take requests for scores now. 0: trainers wait until their timeouts. Fewer than there "
-            "should be: one is loading, draining, or out of order; its /health/ready says which.",
+            "Replicas that accept requests for scores now. 0: trainers wait until their timeouts. Fewer than there "
+            "should be: one is loading, draining or broken; its /health/ready says which.",
             "none",
             [Query(f"sum({metric('jrm_ready', SCORES)})")],
             kind="stat",
@@ -28,8 +28,8 @@ OVERVIEW = Row(
         ),
         Panel(
             "Workers alive",
-            "Share of the workers, one for each device, that take work. Below 100%: a device hung or was lost. The log "
-            "of its replica says which; restart it.",
+            "Share of the workers, one per device, that accept work. Below 100%: a device hung or was lost. Its "
+            "replica's log says which; restart that replica.",
             "percentunit",
             [Query(share(f"sum({metric('jrm_workers_alive')})", f"sum({metric('jrm_workers')})"))],
             kind="stat",
@@ -50,7 +50,7 @@ OVERVIEW = Row(
         ),
         Panel(
             "Without a score",
-            "Share of the candidates that ended in an error. 'Errors by outcome' says in which.",
+            "Share of the candidates that ended in an error. 'Errors by outcome' shows in which.",
             "percentunit",
             [
                 Query(
@@ -85,20 +85,20 @@ OVERVIEW = Row(
         ),
         Panel(
             "Scores",
-            "Candidates that got a score, per second. Steps of trainers show as teeth.",
+            "Candidates that got a score, per second. A trainer's steps show as spikes.",
             "cps",
             [Query(total("jrm_candidates_total", OK), "{{model}}")],
         ),
         Panel(
             "Groups",
-            "Groups that were completed with a score at least, per second.",
+            "Groups completed with at least one score, per second.",
             "cps",
             [Query(total("jrm_group_completion_seconds_count"), "{{model}}")],
         ),
         Panel(
             "Errors by outcome",
             "Share of all candidates that ended in each error. invalid_image and the like: a trainer's bug. "
-            "deadline_exceeded: too much load. internal, non_finite_score: the server's log.",
+            "deadline_exceeded: too much load. internal, non_finite_score: see the server's log.",
             "percentunit",
             [
                 Query(
@@ -111,8 +111,8 @@ OVERVIEW = Row(
         ),
         Panel(
             "What runs",
-            "Each replica, what it serves and on what. In one fleet all fingerprints should be equal, and so should "
-            "versions, or scores differ by rounding.",
+            "Each replica with its checkpoint, device and versions. In one fleet all fingerprints should be equal, and "
+            "so should the versions, or scores differ by rounding.",
             "none",
             [
                 Query(

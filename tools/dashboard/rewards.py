@@ -1,4 +1,4 @@
-"""What the rewards do: their level, their spread, their drift."""
+"""The row about rewards: their level, spread and drift."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ REWARD = Row(
     [
         Panel(
             "Mean reward",
-            "Of all candidates that got a score, and of each dimension. Training should raise it slowly; a jump is "
-            "another task, another checkpoint, or a weakness that was found.",
+            "Mean over all candidates that got a score, of the reward and of each dimension. Training should raise it "
+            "slowly; a jump means another task, another checkpoint, or an exploited weakness.",
             "none",
             [
                 Query(_mean_reward(THE_REWARD), "{{model}} reward"),
@@ -41,7 +41,7 @@ REWARD = Row(
         ),
         Panel(
             "Standard deviation",
-            "Of the same values: between prompts and within groups together.",
+            "Standard deviation of the same values, between prompts and within groups together.",
             "none",
             [
                 Query(_std_reward(THE_REWARD), "{{model}} reward"),
@@ -50,7 +50,7 @@ REWARD = Row(
         ),
         Panel(
             "Quantiles",
-            "The shape of the reward's distribution, as fine as its buckets: 1, 2, 5 of each decade.",
+            "The shape of the reward's distribution, as precise as its buckets: 1, 2, 5 of each decade.",
             "none",
             [
                 Query(quantile(q, "jrm_reward", THE_REWARD), f"{{{{model}}}} p{100 * q:g}")
@@ -60,8 +60,8 @@ REWARD = Row(
         ),
         Panel(
             "Drift since yesterday",
-            "Mean of the last hour against the same hour a day before, in deviations of then, by checkpoint. Beyond 2 "
-            "in either direction: look at the images. Recorded by the rules, which must be loaded.",
+            "Mean of the last hour minus that of the same hour a day before, in standard deviations of that hour, by "
+            "checkpoint. Beyond 2 in either direction: look at the images. Needs the recording rules.",
             "none",
             [
                 Query(
@@ -76,8 +76,8 @@ REWARD = Row(
         ),
         Panel(
             "Spread within groups",
-            "Standard deviation of the rewards of a group: mean and lowest tenth. It is what GRPO learns from. Falling "
-            "while the mean climbs: edits become alike.",
+            "Standard deviation of the rewards within a group: mean and 10th percentile. It is what GRPO learns from. "
+            "Falling while the mean reward climbs: the edits become alike.",
             "none",
             [
                 Query(mean("jrm_group_reward_std"), "{{model}} mean"),
@@ -86,8 +86,8 @@ REWARD = Row(
         ),
         Panel(
             "Groups without spread",
-            "Share of the groups in which all rewards are equal: computed for nothing, since GRPO gets no advantage "
-            "from them. Equal rewards mean equal images.",
+            "Share of the groups in which all rewards are equal: wasted, since GRPO gets no advantage from them. Equal "
+            "rewards mean equal images.",
             "percentunit",
             [Query(share(total("jrm_groups_total", 'spread="zero"'), total("jrm_groups_total")), "{{model}}")],
             highest=1,

@@ -1,4 +1,4 @@
-"""What the dashboard shows. Each description says what a panel tells, and what to do about it."""
+"""The dashboard's rows. Each description says what a panel shows, and what to do about it."""
 
 from .overview import OVERVIEW
 from .rewards import REWARD

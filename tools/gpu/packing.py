@@ -1,4 +1,4 @@
-"""What goes into the folder: our own wheel, wheels of what the machine lacks, and the sources of the benchmarks."""
+"""Packs the folder: our own wheel, wheels that the machine lacks, and the sources of the benchmarks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SOURCES = ("benchmarks", "tools/gpu", "examples/photo.jpg")
 
 PRESENT = frozenset(
     {"torch", "transformers", "triton", "numpy", "uvloop"}
-    # What those bring along, and need in their own versions.
+    # Dependencies of those, in the versions that they need.
     | {"tokenizers", "safetensors", "huggingface-hub", "packaging", "pyyaml", "regex", "tqdm", "filelock", "jinja2"}
 )
-"""What is taken from the machine. It may have more, such as pillow, typer or click, but in versions of its own: pixels
-are pinned to one that we test with, and the commands were tried with ours."""
+"""Packages that are taken from the machine. It may have others, such as pillow, typer or click, but in other versions
+than those that pixels and commands are tested with."""
 
-# uvicorn's own, which reload a server under development and speak WebSocket: no benchmark does either.
+# Extras of uvicorn, for reloading and WebSocket: no benchmark needs either.
 _LEFT_OUT = frozenset({"watchfiles", "websockets"})
 
 
@@ -56,19 +56,19 @@ def pack(out: Path, python: str) -> int:
 
 
 def missing() -> set[str]:
-    """Names of the distributions that the server needs and the machine lacks, from what is installed here."""
-    found: set[str] = set()
+    """Return the distributions that the server needs and the machine lacks, going by what is installed here."""
+    needed_names: set[str] = set()
     waiting = [("jrm-serve", frozenset({EXTRA}))]
     while waiting:
         name, extras = waiting.pop()
         for text in _requirements(name):
             requirement = Requirement(text)
             needed = canonicalize_name(requirement.name)
-            if needed in found | PRESENT | _LEFT_OUT or not _applies(requirement, extras):
+            if needed in needed_names | PRESENT | _LEFT_OUT or not _applies(requirement, extras):
                 continue
-            found.add(needed)
+            needed_names.add(needed)
             waiting.append((needed, frozenset(requirement.extras)))
-    return found
+    return needed_names
 
 
 def _requirements(name: str) -> list[str]:

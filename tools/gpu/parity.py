@@ -1,4 +1,4 @@
-"""Parity of every path on a device: the golden scores of the bundled checkpoint, and what a batch does to a score."""
+"""Checks every path on a device: golden scores of the bundled checkpoint, and how much a batch changes a score."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ GROUPS, EDITS, SIDE = 2, 4, 96
 
 
 def parity(device: str) -> tuple[dict[str, Any], str]:
-    """Figures and their text; ``wrong`` names the paths that are not as they must be."""
-    found = {
+    """Return the figures and their text; ``wrong`` names the paths that failed."""
+    paths = {
         f"{engine}, {precision}": _path(device, engine, precision)
         for precision in PRECISIONS
         for engine in ENGINES
         if precision != "auto" and (precision != "fp8" or (engine == "trie" and device.startswith("cuda")))
     }
     rows = [
-        [name, *(_shown(path.get(key)) for key in ("deviation", "tolerance", "company", "again")), path["state"]]
-        for name, path in found.items()
+        [name, *(_shown(path.get(key)) for key in ("deviation", "tolerance", "alone", "again")), path["state"]]
+        for name, path in paths.items()
     ]
     headings = ["path", "golden scores off by", "allowed", "in a batch, alone", "from kept features", "state"]
-    wrong = [name for name, path in found.items() if path["state"] != "ready"]
-    lines = [f"{name}: {problem}" for name, path in found.items() for problem in path.get("problems", [])]
-    figures = {"where": where(device), "paths": found, "wrong": wrong}
+    wrong = [name for name, path in paths.items() if path["state"] != "ready"]
+    lines = [f"{name}: {problem}" for name, path in paths.items() for problem in path.get("problems", [])]
+    figures = {"where": where(device), "paths": paths, "wrong": wrong}
     return figures, "\n\n".join([where(device), table(headings, rows), *lines])
 
 
 def _path(device: str, engine: str, precision: str) -> dict[str, Any]:
-    """What the start-up of a server finds, and more. A path that fails is a finding, not the end of the others."""
+    """Check one path as a server does at start-up, and more. A failure is part of the result, not an exception."""
     try:
         source = open_source(None, [device], engine=engine, **PRECISIONS[precision])
         model, [backend] = source.load()
         pictures = Pictures(SIDE)
         candidates = prepare(source.preparer, pictures.groups(GROUPS, EDITS))
         together = score_together(backend, candidates)
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "state": "ready",
             "description": {key: model.description.get(key) for key in ("device", "dtype", "kernels", "precision")},
             "deviation": model.description["self_test"]["max_deviation"],
             "tolerance": model.description["self_test"]["tolerance"],
             "again": _apart(score_together(backend, candidates), together),
-            "company": _apart(score_alone(backend, candidates), together),
+            "alone": _apart(score_alone(backend, candidates), together),
         }
         if isinstance(backend, TrieScorer):
-            found["attention"] = "one call a layer" if backend.packed.kernel else "one call for each shape of nodes"
-            found["host_waits"] = host_waits(backend, prepare(source.preparer, [pictures.group(EDITS)]))
+            result["attention"] = "one call a layer" if backend.packed.kernel else "one call for each shape of nodes"
+            result["host_waits"] = host_waits(backend, prepare(source.preparer, [pictures.group(EDITS)]))
     except CheckpointError as error:
-        found = {"state": "refused", "problems": error.problems}
-    except Exception as error:  # whatever a device or a library makes of it
-        found = {"state": "failed", "problems": [f"{type(error).__name__}: {error}"[:500]]}
+        result = {"state": "refused", "problems": error.problems}
+    except Exception as error:  # any error of the device or a library
+        result = {"state": "failed", "problems": [f"{type(error).__name__}: {error}"[:500]]}
     release_memory(device)
-    return found
+    return result
 
 
 def _apart(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -78,9 +78,9 @@ def _shown(figure: float | None) -> str:
 
 @torch.inference_mode()
 def host_waits(engine: TrieScorer, candidates: Sequence[Candidate]) -> str | None:
-    """What torch says about the first place in a forward pass where the host would wait for a GPU; None without one.
+    """Return torch's message about the first place in a forward pass where the host waits for the GPU, or None.
 
-    The engine is warm. On a CPU nothing is ever waited for.
+    The engine must be warm. On a CPU, the result is None.
     """
     if not engine.device.startswith("cuda"):
         return None

@@ -1,4 +1,4 @@
-"""Where a batch's time goes, by kind of kernel: which of them are worth to be replaced."""
+"""Profiles where a batch's time goes, by kind of kernel, to show which kernels are worth replacing."""
 
 from __future__ import annotations
 

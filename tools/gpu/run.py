@@ -1,8 +1,8 @@
-"""Everything that is to be known of a GPU, in one go: ``python3 run.py --results DIR`` in a packed folder.
+"""Runs all measurements of a GPU in one go: ``python3 run.py --results DIR`` in a packed folder.
 
-Only the standard library is imported here: first the wheels beside this file are put where the stages find them. Then
-the stages run in order, each in a process of its own, parity first. What a stage finds is saved as JSON and as text
-when it is done, so a cut, or a stage that fails, costs only the rest. ``--tiny --device cpu`` tries all of it where
+Only the standard library is imported here: the wheels beside this file are first installed where the stages find them.
+Then the stages run in order, each in its own process, parity first. Each stage saves its results as JSON and text when
+it is done, so a time limit, or a failing stage, loses only the rest. ``--tiny --device cpu`` tries all of it where
 there is no GPU: those figures mean nothing.
 """
 
@@ -25,10 +25,12 @@ STAGES = ("parity", "weights", "engine", "profile", "server", "fp8", "peers")
 def main() -> int:
     """The command line; 1 when a stage has failed or was cut."""
     parser = argparse.ArgumentParser(prog="python3 run.py", description=__doc__)
-    parser.add_argument("--results", type=Path, required=True, help="folder for what the stages find")
+    parser.add_argument("--results", type=Path, required=True, help="folder for the results of the stages")
     parser.add_argument("--device", default="cuda:0", help="cuda:0 or cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny checkpoint and few candidates: shows that it works")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for everything; what is not done by then is cut")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="time limit for everything; stages not done by then are cut"
+    )
     parser.add_argument("--stage", choices=STAGES, action="append", help="repeatable; all when not given")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
@@ -39,7 +41,7 @@ def main() -> int:
         results / "summary.txt",
         *(results / f"{stage}.{kind}" for stage in stages for kind in ("json", "txt")),
     ]:
-        old.unlink(missing_ok=True)  # what is found is of this run
+        old.unlink(missing_ok=True)  # so that all results are of this run
     with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
         environment = _installed(Path(scratch) / "packages")
         options = ["--results", str(results), "--scratch", scratch, "--device", arguments.device]
@@ -56,11 +58,11 @@ def main() -> int:
                 print(text.read_text(), flush=True)
     if (results / "summary.txt").exists():
         print((results / "summary.txt").read_text(), flush=True)
-    return int(any(found["status"] != "done" for found in statuses.values()))
+    return int(any(stage_status["status"] != "done" for stage_status in statuses.values()))
 
 
 def _memory() -> str | None:
-    """Where a checkpoint is written in seconds: memory, where there is such a folder."""
+    """Return a folder in memory, if there is one: a checkpoint is written there in seconds."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a name of its own is made in it
 
 
@@ -74,7 +76,7 @@ def _installed(target: Path) -> dict[str, str]:
 
 
 def _run(stage: str, options: list[str], environment: dict[str, str], results: Path, deadline: float) -> str:
-    """Run a stage; ``done``, ``failed`` or ``cut``. What it prints is kept, and its end shown when it fails."""
+    """Run a stage; ``done``, ``failed`` or ``cut``. Its output is kept, and the end of it printed if it fails."""
     log = results / f"{stage}.log"
     left = deadline - time.monotonic()
     if left <= 0:

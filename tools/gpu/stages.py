@@ -40,12 +40,12 @@ from .summary import summary
 
 GROUPS_OF_A_PROFILE = 4
 Found = tuple[dict[str, Any], str]
-"""Figures, for JSON, and the text that people read."""
+"""A stage's figures, for JSON, and its report as text."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: ``results`` has what is kept, ``scratch`` the checkpoints of random weights."""
+    """One run: ``results`` is the folder of the results, ``scratch`` that of the checkpoints with random weights."""
 
     results: Path
     scratch: Path
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def plan(self) -> Plan:
-        """As the paper's job, in little time."""
+        """The paper's job, shortened."""
         if self.tiny:
             return Plan(edits=3, callers=4, side=80, rounds=1, seconds=0.1, sizes=(1, 3))
         return Plan(rounds=2, seconds=3.0)
@@ -66,12 +66,12 @@ class Run:
 
     @property
     def prompt_first(self) -> Path:
-        """The same weights with the prompt in front of the images."""
+        """The same weights, with the prompt before the images."""
         return self.scratch / "prompt-first"
 
     @property
     def precision(self) -> str:
-        """What the plain figures are taken in."""
+        """The precision of the figures, unless a stage uses another one."""
         return "float32" if self.device == "cpu" else "bfloat16"
 
     def known(self) -> Group:
@@ -79,7 +79,7 @@ class Run:
         return Pictures(self.plan.side, seed=2).group(self.plan.edits)
 
     def read(self, stage: str) -> Any:
-        """What a stage has saved."""
+        """Return the figures that a stage has saved."""
         return json.loads((self.results / f"{stage}.json").read_text())
 
     def load(self, precision: str) -> tuple[CheckpointSource, Backend[Any]]:
@@ -107,8 +107,8 @@ def engine(run: Run, precision: str | None = None) -> Found:
     source, backend = run.load(precision)
     rewards = score_together(backend, prepare(source.preparer, [run.known()]))
     figures = measure_engine(source, backend, run.plan, print)
-    other = open_source(run.prompt_first, [run.device], engine="trie", **PRECISIONS[precision])
-    prompt_first = Measured(other, backend, run.plan)
+    prompt_first_source = open_source(run.prompt_first, [run.device], engine="trie", **PRECISIONS[precision])
+    prompt_first = Measured(prompt_first_source, backend, run.plan)
     groups = prompt_first.batch_groups(figures.token_budget)
     rate = prompt_first.rate(groups, run.plan.edits)
     share = rate * prompt_first.flops(groups, run.plan.edits) / figures.matrix_product
@@ -125,18 +125,18 @@ def engine(run: Run, precision: str | None = None) -> Found:
             table(["paper: G", "candidates/s", "of the matrix product"], sizes),
         ]
     )
-    found = asdict(figures) | {"prompt_first": {"rate": rate, "share": share}, "rewards": rewards}
-    return found, text
+    saved = asdict(figures) | {"prompt_first": {"rate": rate, "share": share}, "rewards": rewards}
+    return saved, text
 
 
 def fp8(run: Run) -> Found:
     """The engine once more, in fp8, which needs a GPU."""
     if not run.device.startswith("cuda"):
         return {}, f"no fp8 on {run.device}"
-    found, text = engine(run, "fp8")
-    ours, theirs = found["rewards"], run.read("engine")["rewards"]
+    figures, text = engine(run, "fp8")
+    ours, theirs = figures["rewards"], run.read("engine")["rewards"]
     moved = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    return found, f"{text}\n\na reward moves by {moved:.2g} at most"
+    return figures, f"{text}\n\na reward moves by {moved:.2g} at most"
 
 
 def profiled(run: Run) -> Found:
@@ -167,17 +167,18 @@ def server(run: Run) -> Found:
 def compared(run: Run) -> Found:
     """The plain scorer, padded batches and, where it is installed, vLLM, over the engine of this run."""
     known = run.read("engine")
-    found, rewards = _transformers(run)
+    rates, rewards = _transformers(run)
     if not run.tiny and "vllm" in peers.here():
         plan = run.plan
         job = peers.Job(str(run.paper), run.device, run.precision, plan.rounds, 4, plan.edits, plan.edits, plan.side)
         release_memory(run.device)
-        found[peers.POOLING] = peers.measured(peers.POOLING, job).rates[-1]
-    rows = [[name, f"{rate:.2f}", f"{known['rate'] / rate:.2f}"] for name, rate in found.items()]
+        rates[peers.POOLING] = peers.measured(peers.POOLING, job).rates[-1]
+    rows = [[name, f"{rate:.2f}", f"{known['rate'] / rate:.2f}"] for name, rate in rates.items()]
     apart = max(abs(ours - theirs) for ours, theirs in zip(rewards, known["rewards"], strict=True))
     text = table([run.precision, "candidates/s", "the engine is faster by"], rows)
-    found["engine_differs_by"] = apart
-    return found, f"{text}\n\nthe engine's rewards differ from the plain scorer's by {apart:.2g} at most"
+    return rates | {
+        "engine_differs_by": apart
+    }, f"{text}\n\nthe engine's rewards differ from the plain scorer's by {apart:.2g} at most"
 
 
 def _transformers(run: Run) -> tuple[dict[str, float], list[float]]:
@@ -214,7 +215,7 @@ STAGES: dict[str, Callable[[Run], Found]] = {
 
 
 def main() -> None:
-    """Run one stage, and save what it found. Exits with 1 when what was found is wrong."""
+    """Run one stage, and save its results. Exits with 1 if they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.stages", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--results", type=Path, required=True)

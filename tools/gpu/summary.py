@@ -23,11 +23,11 @@ ROWS: dict[str, tuple[str, Callable[[Read], str]]] = {
         lambda of: f"{of('parity', 'paths', 'trie, float32', 'deviation'):.1e}",
     ),
 }
-"""What is shown, the goal for the 8B shape on one H100, and how it is read."""
+"""By name of a row: the goal for the 8B shape on one H100, and a function that reads the figure."""
 
 
 def summary(results: Path) -> str:
-    """A row for each figure; what no stage has found yet is left open."""
+    """Return the table; a figure that no stage has saved yet is shown as "-"."""
 
     def of(stage: str, *keys: str) -> Any:
         value = json.loads((results / f"{stage}.json").read_text())
@@ -39,11 +39,11 @@ def summary(results: Path) -> str:
     for name, (goal, read) in ROWS.items():
         try:
             figure = read(of)
-        except (OSError, KeyError):  # that stage is yet to come, or has failed
+        except (OSError, KeyError):  # the stage has not run yet, or has failed
             figure = "-"
         rows.append([name, figure, goal])
     return table(["summary", "found", "goal, 8B on one H100"], rows)
 
 
-def _rate(found: Any) -> str:
-    return f"{found['rate']:.1f} ({found['share']:.0%})"
+def _rate(figures: Any) -> str:
+    return f"{figures['rate']:.1f} ({figures['share']:.0%})"

@@ -1,4 +1,4 @@
-"""The images, built and tried for real: ``python -m tools.image build`` and ``python -m tools.image check``.
+"""Builds and checks the container images: ``python -m tools.image build`` and ``python -m tools.image check``.
 
-With Docker, or with Podman, which builds with Buildah. It takes Linux: containers use the network of the host.
+Uses Docker, or Podman, which builds with Buildah. Linux only: containers use the network of the host.
 """

@@ -9,7 +9,7 @@ from .engine import Engine
 
 
 def main() -> None:
-    """Build an image, or check one that was built; exits with 1 when something is not as it must be."""
+    """Build an image, or check one that was built; exits with 1 if a check fails."""
     parser = argparse.ArgumentParser(prog="python -m tools.image", description=__doc__)
     parser.add_argument("command", choices=["build", "check"])
     parser.add_argument("--target", choices=["cpu", "gpu"], default="cpu")

@@ -1,4 +1,4 @@
-"""Building an image: which base, and how pip finds packages."""
+"""Builds an image: chooses its base, and lets pip find packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 STAND_IN = "stand-in"
 _STAND_IN_IMAGE = "localhost/python-stand-in:bookworm"
 _PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
-# Where packages come from. Anything else that pip was told here is about this machine.
+# Options that say where packages come from. pip's other options concern this machine.
 _SOURCES = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert")
 
 
@@ -34,7 +34,7 @@ def build(engine: Engine, target: str, base: str | None) -> None:
         # The wheel is built on the CPU's base, whatever the target.
         flags += [f"--build-arg={name}_BASE={chosen}" for name in {"CPU", target.upper()}]
     if engine.mounts_while_building:
-        flags.append("--format=docker")  # the other one has no health checks
+        flags.append("--format=docker")  # the OCI format has no health checks
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as configuration:
         settings = _pip_sources()
         if not engine.mounts_while_building:
@@ -54,15 +54,15 @@ def _revision() -> str:
 
 
 def _pip_sources() -> dict[str, str]:
-    """What this machine's pip knows about where packages are, so that the one in the image finds them too."""
+    """Return this machine's pip options for package sources, so that pip in the image finds packages too."""
     done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    found: dict[str, dict[str, str]] = {"": {}, ":env:": {}}
+    options: dict[str, dict[str, str]] = {"": {}, ":env:": {}}
     for line in done.stdout.splitlines():
         name, _, value = line.partition("=")
         section, _, option = name.partition(".")
         if option in _SOURCES:
-            found[":env:" if section == ":env:" else ""][option] = " ".join(ast.literal_eval(value).split())
-    return found[""] | found[":env:"]
+            options[":env:" if section == ":env:" else ""][option] = " ".join(ast.literal_eval(value).split())
+    return options[""] | options[":env:"]
 
 
 def _local(settings: dict[str, str]) -> Iterator[Path]:
@@ -75,7 +75,7 @@ def _local(settings: dict[str, str]) -> Iterator[Path]:
 
 
 def _stand_in(engine: Engine) -> str:
-    """An image that has what the build takes from an official Python image, made of Debian packages. Takes root."""
+    """Make a base image from Debian packages, as a substitute for an official Python image. Needs root."""
     if engine.status("image", "inspect", _STAND_IN_IMAGE) != 0:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # no tmpfs: those often allow no device files
             root = Path(folder) / "root"

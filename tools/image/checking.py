@@ -1,4 +1,4 @@
-"""A built image, started as it is meant to run and asked for rewards from outside."""
+"""Checks a built image: starts it as in production, and requests rewards from outside."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _PROBE = Path(__file__).with_name("probe.py")
 
 
 class Report:
-    """Lines on stdout, and how many of them are failures."""
+    """Prints a line for each check, and counts failures."""
 
     def __init__(self) -> None:
         self.failures = 0
 
-    def expect(self, what: str, found: object, expected: object) -> None:
+    def expect(self, what: str, actual: object, expected: object) -> None:
         """One line; a failure unless the two are equal."""
-        self.that(what, found == expected, f"{found!r}, and should be {expected!r}")
+        self.that(what, actual == expected, f"{actual!r}, and should be {expected!r}")
 
     def that(self, what: str, holds: bool, otherwise: object = "") -> None:
         """One line; a failure, with the reason, unless it holds."""

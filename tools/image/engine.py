@@ -1,4 +1,4 @@
-"""Docker or Podman, which take the same commands."""
+"""Runs Docker or Podman, which take the same commands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
-# What the Compose file and the Helm chart ask for.
+# The hardening that the Compose file and the Helm chart apply.
 _HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp", "--tmpfs=/cache")
 
 
 class Engine:
-    """One of the two, on this machine."""
+    """The container engine of this machine: Docker or Podman."""
 
     def __init__(self, command: Sequence[str], limits: Sequence[str] = ()) -> None:
         self._command = [*command]
@@ -46,7 +46,7 @@ class Engine:
         return self._command[0] == "podman"
 
     def run(self, *arguments: str, stdin: IO[bytes] | None = None) -> str:
-        """What a command printed. Raises CalledProcessError; what it said on stderr is passed on."""
+        """Return the stdout of a command; its stderr is passed on. Raises CalledProcessError."""
         done = subprocess.run([*self._command, *arguments], stdin=stdin, stdout=subprocess.PIPE, text=True, check=True)
         return done.stdout.strip()
 
@@ -59,7 +59,7 @@ class Engine:
         return subprocess.run([*self._command, *arguments], capture_output=True, check=False).returncode
 
     def start(self, image: str, *flags: str, command: Sequence[str] = (), stdin: IO[bytes] | None = None) -> str:
-        """``run`` of an image as it is meant to run: what it prints, or its id where ``flags`` has ``--detach``."""
+        """Run an image as in production; return its output, or its id if ``flags`` has ``--detach``."""
         return self.run(
             "run", "--network=host", "--no-healthcheck", *_HARDENED, *self._limits, *flags, image, *command, stdin=stdin
         )

@@ -1,4 +1,4 @@
-"""Runs inside a container, with nothing but Python: prints what it may do, or what is in it, as JSON.
+"""Runs inside a container with plain Python: prints its rights, or its contents, as JSON.
 
 ``rights`` is asked as the image's own user, ``contents`` as root, who sees everything.
 """
@@ -17,7 +17,7 @@ LEFTOVERS = ("/root/.cache", "/install", "/src", "/wheel", "/backend", "/etc/pip
 
 
 def rights() -> dict[str, object]:
-    """What a process may do here."""
+    """Return the rights of a process in this container."""
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     return {
         "user": [os.getuid(), os.getgid()],
@@ -38,19 +38,19 @@ def writable(folder: Path) -> bool:
 
 
 def contents() -> dict[str, object]:
-    """What somebody has left here, or left out."""
+    """Return leftovers, tools, the share of compiled modules, and package versions in this image."""
     [site] = VENV.glob("lib/python3.*/site-packages")
     unwanted = [*VENV.glob("bin/pip*"), *site.glob("tests"), *VENV.rglob(".git"), *Path("/cache").iterdir()]
     return {
         "unwanted": [str(path) for path in (*map(Path, LEFTOVERS), *unwanted) if path.exists()],
         "tools": [tool for tool in TOOLS if shutil.which(tool)],
         "compiled": compiled(site),
-        "versions": {one.name: one.version for one in metadata.distributions(path=[str(site)])},
+        "versions": {package.name: package.version for package in metadata.distributions(path=[str(site)])},
     }
 
 
 def compiled(site: Path) -> float:
-    """The share of modules with bytecode that is used without a look at its source (PEP 552: the second word is 1)."""
+    """Return the share of modules with bytecode that is used without checking its source (PEP 552: the flags are 1)."""
     sources = [path for path in site.rglob("*.py") if path.stat().st_size]
     codes = [path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc" for path in sources]
     return sum(code.exists() and code.read_bytes()[4:8] == b"\x01\0\0\0" for code in codes) / len(codes)

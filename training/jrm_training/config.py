@@ -96,8 +96,8 @@ class Recipe(_Section):
     quotient is what is accumulated. ``dtype`` is what the backbone computes in; weights, heads, losses and optimizer
     stay in float32. ``shard`` spreads optimizer state and gradients over the devices (ZeRO-2); on a single one there is
     nothing to spread. ``saved_dtype`` is that of the backbone's weights in the checkpoint that comes out. With ``lora``
-    the backbone is frozen, and kept in ``dtype``. ``fresh_sigma`` begins with a log sigma of 0 in every head: labels that
-    are certain bring sigma to 0, and from there no gradient brings it back.
+    the backbone is frozen, and kept in ``dtype``. ``fresh_sigma`` begins with a log sigma of 0 in every head: labels
+    that are certain bring sigma to 0, and from there no gradient brings it back.
     """
 
     name: Annotated[str, Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""The reward functions that trainers plug in: one file for each shape that they call.
+"""The reward functions that trainers plug in: one file for each signature that they call.
 
 =============  ================================================  =============================================
 module         trainers                                          what is plugged in
@@ -11,5 +11,5 @@ module         trainers                                          what is plugged
 =============  ================================================  =============================================
 
 ``docs/trainers/`` has the lines to copy for each, also for trainers that send requests of their own and need none of
-these. No file imports its trainer but ``ms_swift``, whose class must have ms-swift's base.
+these. Only ``ms_swift`` imports its trainer, because its class must have ms-swift's base.
 """

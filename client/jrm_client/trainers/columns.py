@@ -1,6 +1,6 @@
-"""What trainers of language models hand over -> candidates: completions, and columns of the data set.
+"""Completions and data set columns, as trainers of language models pass them -> candidates.
 
-These trainers know text alone. ``edited`` says where the picture of a completion comes from, ``source`` and
+These trainers know only text. ``edited`` says where the picture of a completion comes from, ``source`` and
 ``instruction`` which columns hold the rest of the candidate.
 """
 
@@ -22,11 +22,11 @@ Draw: TypeAlias = Callable[[Any], Any]
 class Columns:
     """Where the parts of a candidate are.
 
-    ``edited``: the column of the edited images, or a function from a completion, as the trainer has it, to an image;
-    None there means that the completion has no picture. ``source``: the column of the source images, each one image or
-    a list of them; None for a text-to-image checkpoint, which takes no source. ``instruction``: the column of the
-    instructions; of a conversation, the text of the last user message is meant. ``source_root``: where relative paths
-    begin, of sources and of edits.
+    ``edited``: the column of the edited images, or a function from a completion, as the trainer has it, to an image; a
+    completion without a picture has None there. ``source``: the column of the source images, each one image or a list
+    of them; None for a text-to-image checkpoint, which takes no source. ``instruction``: the column of the
+    instructions; a conversation stands for the text of its last user message. ``source_root``: the folder that relative
+    paths of sources and edits start from.
 
     Images are whatever ``JRMClient`` takes, and a data set's undecoded form, a dict with ``bytes`` or ``path``.
     """
@@ -38,7 +38,7 @@ class Columns:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """Return the columns that ``options`` name; what else is in them is not read."""
+        """Return the columns that ``options`` name; other options are ignored."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Columns:
         """Return (source, edited, instruction) for each completion; None where a completion has no picture.
 
         Raises ValueError for an ``edited`` that was not given, for a column that is missing, shorter or longer than
-        ``completions``, and for a cell without a source; TypeError for an instruction that is no text.
+        ``completions``, and for a cell without a source; TypeError for an instruction that is not text.
         """
         if self.edited is None:
             raise ValueError(
@@ -97,8 +97,8 @@ class Columns:
 def _column(columns: Mapping[str, Any], name: str, argument: str, count: int) -> Sequence[Any]:
     cells = columns.get(name)
     if not isinstance(cells, Sequence) or isinstance(cells, str | bytes):
-        given = ", ".join(sorted(key for key, value in columns.items() if isinstance(value, list | tuple)))
-        raise ValueError(f'{argument}: no column "{name}"; there are {given or "none"}. Pass {argument}="COLUMN"')
+        names = ", ".join(sorted(key for key, value in columns.items() if isinstance(value, list | tuple)))
+        raise ValueError(f'{argument}: no column "{name}"; there are {names or "none"}. Pass {argument}="COLUMN"')
     if len(cells) != count:
         raise ValueError(f"{name}: {len(cells)} cells for {count} completions")
     return cells

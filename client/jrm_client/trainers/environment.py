@@ -1,9 +1,9 @@
-"""How a reward is configured where the trainer loads it by its path or name, and passes it little or nothing.
+"""The environment variables that configure a reward which the trainer loads by path or name, with few options or none.
 
 ===================  ===================================================================================================
 ``JRM_URL``          the server; several with commas
 ``JRM_API_KEY``      sent as a bearer token
-``JRM_EDITED``       the column of the edited images, or ``module:function``, which makes an image of a completion
+``JRM_EDITED``       the column of the edited images, or ``module:function``, which turns a completion into an image
 ``JRM_SOURCE``       the column of the source images; ``none`` for a text-to-image checkpoint
 ``JRM_INSTRUCTION``  the column of the instructions
 ``JRM_SOURCE_ROOT``  where relative paths of images begin
@@ -30,27 +30,27 @@ _OPTIONS = {
 
 
 def url() -> str:
-    """Return ``JRM_URL``. Raises ValueError if it is not set: a run must not score on whatever listens nearby."""
+    """Return ``JRM_URL``. Raises ValueError if it is not set: a run must not use just any server that listens."""
     value = os.environ.get("JRM_URL", "").strip()
     if not value:
         raise ValueError("JRM_URL: not set; it is the URL of the reward server, such as http://reward-server:8000")
     return value
 
 
-def options(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the options of a ``Scorer`` from ``given``, by their names, and else from the environment.
+def options(settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the options of a ``Scorer`` from ``settings``, by their names, or else from the environment.
 
     Raises ValueError, TypeError or ImportError that names the variable or the option at fault.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for variable, name in _OPTIONS.items():
-        value = (given or {}).get(name)
+        value = (settings or {}).get(name)
         if value is None:
             value = os.environ.get(variable) or None
         if value is not None:
             read = _READ.get(name)
-            found[name] = read(value, f"{name} (or {variable})") if read else value
-    return found
+            values[name] = read(value, f"{name} (or {variable})") if read else value
+    return values
 
 
 def _edited(value: Any, name: str) -> Any:

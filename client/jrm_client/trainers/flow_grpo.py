@@ -1,6 +1,6 @@
-"""The reward functions that a Flow-GRPO trainer plugs in (the two shapes of its ``flow_grpo/rewards.py``).
+"""The reward functions that a Flow-GRPO trainer plugs in (the two signatures of its ``flow_grpo/rewards.py``).
 
-``jrm_reward`` replaces ``multi_score``: it is what the trainer calls. ``jrm_score`` is one scorer among those that
+``jrm_reward`` replaces ``multi_score``, which the trainer calls. ``jrm_score`` is one of the scorers that
 ``multi_score`` combines; that function calls its factories without arguments and its scorers without ``ref_images``::
 
     score_functions["jrm"] = lambda: jrm_score("http://localhost:8000", source_key="image", source_root=dataset)
@@ -53,10 +53,10 @@ def jrm_score(
 
     ``source_key``: the key of an edit's metadata that holds its source (a path, bytes, a PIL image, or a list of them),
     with paths taken relative to ``source_root``. When it is given, it wins over ``ref_images``; without it, sources are
-    ``ref_images``. Where there are neither, as with text-to-image trainers, edits are sent without a source: the server
-    refuses that unless its checkpoint takes none.
-    ``std_penalty``: that many standard deviations are taken off each reward, which then is a lower bound of what the
-    model believes: an edit that it is unsure about is worth less. It needs a checkpoint that tells them.
+    ``ref_images``. Without either, as with text-to-image trainers, edits are sent without a source: the server refuses
+    that unless its checkpoint takes none.
+    ``std_penalty``: that many standard deviations are subtracted from each reward, which makes it a lower confidence
+    bound: an edit that the model is unsure about is worth less. The checkpoint has to predict standard deviations.
     ``distributed``: None compares outcomes over all ranks when ``torch.distributed`` is initialised, True insists on
     it, False does not, and a process group limits it to its members. The other arguments are those of ``JRMClient``.
     """
@@ -91,7 +91,7 @@ def jrm_reward(
 
 
 class _Scorer:
-    """What the two functions share: from a trainer's batch to scores."""
+    """What the two functions share: a trainer's batch -> scores."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _Scorer:
             raise
 
     def _rewards(self, scores: Sequence[Score]) -> list[float]:
-        """The reward of each edit, less ``std_penalty`` standard deviations."""
+        """The reward of each edit, minus ``std_penalty`` standard deviations."""
         if self._std_penalty == 0:
             return [score.reward for score in scores]
         rewards = []
@@ -163,7 +163,7 @@ class _Scorer:
         return rewards
 
     def _sources(self, metadata: Any, ref_images: Any, count: int) -> Sequence[Sources] | None:
-        """The source of each edit; None where nobody names any."""
+        """The source of each edit, or None if there are no sources."""
         if self._source_key is not None:
             if not isinstance(metadata, Sequence) or len(metadata) != count:
                 raise ValueError(f"metadata: expected {count} dicts with the key {self._source_key!r} for the sources")
@@ -196,7 +196,7 @@ class JRMScore(_Scorer):
 
         Returns N Python floats. Raises ScoreError if an edit has no score; under ``on_error="nan"`` its reward is NaN.
         Raises ValueError for lengths that differ or a missing source, FingerprintMismatch for scores of another
-        checkpoint, and whatever ``JRMClient`` raises; or else what the call of another rank raised, which is named.
+        checkpoint, and whatever ``JRMClient`` raises; or else what the call of another rank raised, naming that rank.
         """
 
         def call() -> Outcome:
@@ -235,7 +235,7 @@ class JRMReward(_Scorer):
         Raises as ``jrm_score`` does, and under ``on_error="nan"`` still a ScoreError when every edit of the first
         batch failed and ``dimensions`` was not given: the keys that other ranks wait for are unknown then.
         """
-        del only_strict  # it spares GenEval work; a JRM score has no part that could be left out
+        del only_strict  # it saves work for GenEval; a JRM score has no part that could be left out
 
         def call() -> Outcome:
             scores = self._score(images, prompts, metadata, ref_images)
@@ -252,7 +252,7 @@ class JRMReward(_Scorer):
         return outcome.rewards, {}
 
     def _names(self, scores: Sequence[Score]) -> tuple[str, ...] | None:
-        """The dimensions; None as long as no score has told them."""
+        """The names of the dimensions; None until the first score has shown them."""
         if self._dimensions is not None or not scores:
             return self._dimensions
         failed = {index: score.error for index, score in enumerate(scores) if score.error is not None}

@@ -1,7 +1,7 @@
 """A reward file for OpenRLHF: ``--reward.remote_url .../jrm_client/trainers/openrlhf.py --data.label_key label``.
 
-Configured by environment variables (``jrm_client.trainers.environment``). OpenRLHF hands over text and the label alone,
-so the label is a JSON object that has what would be columns elsewhere: ``{"source": "a.png", "instruction": "…"}``.
+Configured by environment variables (``jrm_client.trainers.environment``). OpenRLHF passes only text and the label, so
+the label is a JSON object with what would be columns elsewhere: ``{"source": "a.png", "instruction": "…"}``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     """Return ``rewards``, ``scores`` (both float32 [N]) and ``extra_logs``, the mean of each dimension.
 
     A query is its prompt and the completion. Raises ValueError for one that does not begin with its prompt and for a
-    label that is no JSON object, ScoreError for a candidate without a score, and what ``Scorer.scores`` raises.
+    label that is not a JSON object, ScoreError for a candidate without a score, and what ``Scorer.scores`` raises.
     """
     import torch
 
@@ -34,7 +34,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
 @functools.cache
 def _scorer() -> Scorer:
-    # OpenRLHF calls for one sample at a time, wherever it was completed: no call of one process is also one of another.
+    # OpenRLHF calls for one sample at a time, where it was completed: calls of different processes do not correspond.
     return Scorer(environment.url(), distributed=False, **environment.options())
 
 

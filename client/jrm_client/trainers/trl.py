@@ -44,12 +44,12 @@ def jrm_reward(
 def async_jrm_reward(
     url: str | Sequence[str], *, on_error: OnError = "none", **options: Unpack[Options]
 ) -> Callable[..., Coroutine[Any, Any, Rewards]]:
-    """Return the same as a coroutine function, which TRL runs beside its other asynchronous reward functions."""
+    """Return ``jrm_reward`` as a coroutine function, which TRL runs beside its other asynchronous reward functions."""
     return functools.partial(async_jrm, _scorer(url, on_error, options), on_error)
 
 
 def jrm(scorer: Scorer, on_error: OnError, /, prompts: Any, completions: Any, **columns: Any) -> Rewards:
-    """Score the completions of a step, and tell TRL's log how it went."""
+    """Score the completions of a step, and write metrics and errors to TRL's log."""
     scores = scorer.scores(
         completions, {**columns, "prompt": prompts, "completion": completions}, on_error=_MODE[on_error]
     )
@@ -58,7 +58,7 @@ def jrm(scorer: Scorer, on_error: OnError, /, prompts: Any, completions: Any, **
 
 
 async def async_jrm(scorer: Scorer, on_error: OnError, /, *args: Any, **columns: Any) -> Rewards:
-    """Do the same in a thread, so that other rewards are computed meanwhile."""
+    """Run ``jrm`` in a thread, so that other rewards are computed meanwhile."""
     return await asyncio.to_thread(jrm, scorer, on_error, *args, **columns)
 
 

@@ -1,6 +1,6 @@
-"""``compute_score`` for verl-omni and verl: they call it once for each sample, all samples of a batch at once.
+"""``compute_score`` for verl-omni and verl: they call it once for each sample, concurrently for a whole batch.
 
-verl-omni gives the edited picture as ``solution_image``. verl gives text, of which ``edited`` makes the picture.
+verl-omni passes the edited picture as ``solution_image``. verl passes text, which ``edited`` turns into the picture.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ async def compute_score(
     ``solution_image``: uint8 [3, H, W] or [1, 3, H, W]. ``extra_info`` has the columns, and beside them are
     ``ground_truth`` and ``data_source``. ``server_url``, and in ``settings`` ``edited``, ``source`` (``"image"`` by
     default), ``instruction`` (``"ground_truth"``), ``source_root``, ``timeout`` and ``pin_fingerprint``, come from the
-    trainer's configuration, or else from the environment (``jrm_client.trainers.environment``). Of other ``settings``,
-    which the trainer adds, nothing is read.
+    trainer's configuration, or else from the environment (``jrm_client.trainers.environment``). Other ``settings``,
+    which the trainer adds, are ignored.
 
     Raises ScoreError if the edit has no score, ValueError for a picture or a column that is missing, and whatever
     ``JRMClient`` raises.

@@ -45,7 +45,7 @@ true
 {{- end }}
 {{- end -}}
 
-{{/* Where the server, and what looks at a checkpoint beforehand, see it; nothing for the bundled one. */}}
+{{/* The checkpoint's mount, for the server and for `jrm inspect`; nothing for the bundled one. */}}
 {{- define "jrm.checkpoint.mount" -}}
 {{- $checkpoint := .Values.checkpoint -}}
 {{- if ne $checkpoint.source "bundled" }}
@@ -67,15 +67,15 @@ true
 {{- end -}}
 
 {{/*
-What runs before the server, from (dict "root" $ "role" "score" "image" "jrm-serve:…"). A checkpoint is fetched into a folder of this
-pod's own, looked through, and only then gets the name under which it is served: neither an interrupted download nor
-one that another pod is still making is ever served.
+The init containers, from (dict "root" $ "role" "score" "image" "jrm-serve:…"). A checkpoint is fetched into a folder of
+this pod's own, inspected, and only then renamed to the folder that is served: neither an interrupted download nor one
+that another pod is still making is ever served.
 */}}
 {{- define "jrm.checkpoint.initContainers" -}}
 {{- $root := .root -}}
 {{- $checkpoint := $root.Values.checkpoint -}}
 {{- $settings := mergeOverwrite (deepCopy $root.Values.settings) (index $root.Values .role).settings -}}
-{{- /* The server's own permission: what it may serve must not be refused before it. */ -}}
+{{- /* The server's own permission: a checkpoint that it may serve must not be refused by `jrm inspect`. */ -}}
 {{- $inspectEnv := list -}}
 {{- if $settings.allow_pipeline_drift -}}
 {{- $inspectEnv = append $inspectEnv (dict "name" "JRM_ALLOW_PIPELINE_DRIFT" "value" "true") -}}
@@ -97,7 +97,7 @@ one that another pod is still making is ever served.
     - |
       test ! -d "$FOLDER" || exit 0
 {{- if $checkpoint.store.claimName }}
-      # What pods left that were killed while they fetched, two days ago or earlier.
+      # Leftovers of pods that were killed while they fetched, two days ago or earlier.
       find "${FOLDER%/*}" -maxdepth 1 -name '*.part-*' -mmin +2880 -exec rm -rf {} + || true
 {{- end }}
 {{- if eq $checkpoint.source "hub" }}
@@ -168,11 +168,11 @@ one that another pod is still making is ever served.
   command: [sh, -ec]
   args:
     - |
-      found=$FOLDER
-      test -d "$FOLDER" || found=$PART
-      jrm inspect ${EXPECT:+--expect "$EXPECT"} "$found"
-      test "$found" = "$PART" || exit 0
-      # Another pod may have brought the same into a volume that both use.
+      checkpoint=$FOLDER
+      test -d "$FOLDER" || checkpoint=$PART
+      jrm inspect ${EXPECT:+--expect "$EXPECT"} "$checkpoint"
+      test "$checkpoint" = "$PART" || exit 0
+      # Another pod may have fetched the same checkpoint into a shared volume meanwhile.
       mv -T "$PART" "$FOLDER" || { test -d "$FOLDER" && rm -rf "$PART"; }
   env:
     {{- include "jrm.checkpoint.folders" $root | nindent 4 }}
@@ -216,7 +216,7 @@ one that another pod is still making is ever served.
 {{- end }}
 {{- end -}}
 
-{{/* Where a fetched checkpoint is while it is brought, and where once it was looked through. */}}
+{{/* The folder of a checkpoint while it is fetched (PART), and once it has been inspected (FOLDER). */}}
 {{- define "jrm.checkpoint.folders" -}}
 - name: POD_NAME
   valueFrom:

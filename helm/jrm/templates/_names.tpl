@@ -1,6 +1,6 @@
 {{/*
-What the names of all objects begin with. The longest suffix is "-explain-headless", of 17 characters, and a Service has
-63. What is cut off lives on as a hash, so that two long names that begin alike stay apart.
+The prefix of the names of all objects. The longest suffix is "-explain-headless", of 17 characters, and the name of a
+Service may have 63. A longer name is cut, and gets a hash so that two long names that begin alike stay distinct.
 */}}
 {{- define "jrm.fullname" -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
@@ -31,7 +31,7 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* The labels of an object, from (dict "root" $ "component" "score"); without a component for what all roles share. */}}
+{{/* The labels of an object, from (dict "root" $ "component" "score"); no component for an object of all roles. */}}
 {{- define "jrm.labels" -}}
 {{ include "jrm.selectorLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -40,7 +40,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end -}}
 
-{{/* The service's image, from (dict "root" $ "gpus" 1): a digest wins over a tag, a tag over the chart's version. */}}
+{{/* The service's image, from (dict "root" $ "gpus" 1): a digest comes before a tag, a tag before the chart's version. */}}
 {{- define "jrm.image" -}}
 {{- $image := .root.Values.image -}}
 {{- if $image.digest -}}
@@ -60,7 +60,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* What every label selector of Prometheus is narrowed to, so that releases neither alert nor scale for each other. */}}
+{{/* Label matchers for all queries of Prometheus, so that releases neither alert nor scale for each other. */}}
 {{- define "jrm.series" -}}
 {{- printf "namespace=%q,job=%q" .Release.Namespace (include "jrm.fullname" .) -}}
 {{- end -}}
@@ -75,7 +75,7 @@ imagePullSecrets:
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where `helm test` has a pod: with API keys only if it is given one, else nothing. */}}
+{{/* "true" if `helm test` has a pod, else nothing: with API keys, only if the test has one. */}}
 {{- define "jrm.tested" -}}
 {{- if or (not .Values.apiKeys.existingSecret) .Values.test.apiKeySecret.name -}}
 true

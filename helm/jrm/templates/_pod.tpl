@@ -8,14 +8,14 @@
 {{- $image := include "jrm.image" (dict "root" $root "gpus" $gpus) -}}
 {{- $selector := dict "root" $root "component" $name -}}
 metadata:
-  # Nothing of the chart's version: a new chart alone moves no weights.
+  # Without the chart's version: a new chart alone restarts no pod, and loads no weights again.
   labels: {{- merge (include "jrm.selectorLabels" $selector | fromYaml) $role.podLabels | toYaml | nindent 4 }}
   {{- $checksum := dict "checksum/config" (include "jrm.environment" . | sha256sum) }}
   annotations: {{- merge $checksum $role.podAnnotations | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "jrm.serviceAccountName" $root }}
   automountServiceAccountToken: false
-  # A Service called "jrm" would give the server a JRM_PORT that is no port.
+  # A Service called "jrm" would set JRM_PORT to a URL.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "jrm.terminationGracePeriodSeconds" $root }}
   {{- with include "jrm.imagePullSecrets" $root }}
@@ -79,7 +79,7 @@ spec:
         {{- . | nindent 8 }}
         {{- end }}
         {{- if $values.apiKeys.existingSecret }}
-        # The whole folder: a file that is mounted by its subPath never changes, and the server follows changes.
+        # The whole folder: a file mounted with subPath is never updated, and the server picks up new keys.
         - name: keys
           mountPath: /etc/jrm/keys
           readOnly: true
@@ -118,7 +118,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* The taints that a role's pods bear, as a YAML list, from (dict "root" $ "role" "score"). */}}
+{{/* The tolerations of a role's pods, as a YAML list, from (dict "root" $ "role" "score"). */}}
 {{- define "jrm.tolerations" -}}
 {{- $role := index .root.Values .role -}}
 {{- $tolerations := $role.tolerations -}}
@@ -129,7 +129,7 @@ spec:
 {{- toYaml $tolerations -}}
 {{- end -}}
 
-{{/* From the moment a pod is to end: until nobody sends requests any more, the server's own grace, and 5 s to exit. */}}
+{{/* The termination grace period: preStop, the server's own grace period, and 5 s to exit. */}}
 {{- define "jrm.terminationGracePeriodSeconds" -}}
 {{- $shutdown := .Values.shutdown -}}
 {{- add (int $shutdown.preStopSeconds) (ceil $shutdown.graceSeconds | int) 5 -}}
@@ -144,7 +144,7 @@ httpGet:
 {{- end }}
 {{- end -}}
 
-{{/* What a role's container asks for, its GPUs included: these cannot be shared, so the limit is the request. */}}
+{{/* The resources of a role's container. Its GPUs cannot be shared, so the limit equals the request. */}}
 {{- define "jrm.resources" -}}
 {{- $role := index .root.Values .role -}}
 {{- $resources := deepCopy $role.resources -}}

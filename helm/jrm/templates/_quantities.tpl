@@ -1,11 +1,11 @@
-{{/* The bytes of a size as Kubernetes writes it: 512Mi, 4G. */}}
+{{/* The bytes in a quantity of Kubernetes: 512Mi, 4G. */}}
 {{- define "jrm.bytes" -}}
 {{- $factors := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 -}}
 {{- $factors = merge $factors (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) -}}
 {{- mulf (regexFind "^[0-9.]+" . | float64) (get $factors (regexFind "[A-Za-z]*$" .)) | int64 -}}
 {{- end -}}
 
-{{/* The milliseconds of a time as Prometheus writes it: 15s, 1m30s. */}}
+{{/* The milliseconds in a duration of Prometheus: 15s, 1m30s. */}}
 {{- define "jrm.milliseconds" -}}
 {{- $sum := 0 -}}
 {{- range regexFindAll "[0-9]+[a-z]+" . -1 -}}

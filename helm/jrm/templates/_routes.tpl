@@ -1,7 +1,7 @@
 {{/*
-What is routed from outside, as YAML: paths, each with the role that answers. Health and metrics are not among them:
-they are open to everyone who reaches them. "prefix" also stands for what is below the path. Takes root, and whether the
-page is routed.
+The routes for callers outside the cluster, as YAML: paths, each with the role that answers. Health and metrics are not
+among them, since they need no API key. "prefix" also matches the paths below. Takes root, and whether the page is
+routed.
 */}}
 {{- define "jrm.routes" -}}
 {{- $page := .page }}

@@ -37,7 +37,7 @@
 {{- toYaml $environment -}}
 {{- end -}}
 
-{{/* The server's name of so many GPUs: cuda:0,cuda:1 */}}
+{{/* The server's setting `device` for a number of GPUs: cuda:0,cuda:1 */}}
 {{- define "jrm.devices" -}}
 {{- $devices := list -}}
 {{- range $index := until (int .) -}}
@@ -47,9 +47,9 @@
 {{- end -}}
 
 {{/*
-The variables of a role's container that no ConfigMap can hold, from (dict "root" $ "role" "score"): what comes from
-secrets, and what follows from the CPUs that were asked for. The machine has more CPUs than the pod, and Python counts
-the machine's.
+The environment variables of a role's container that are not in its ConfigMap, from (dict "root" $ "role" "score"):
+those from secrets, and those that follow from the requested CPUs. The node has more CPUs than the pod, and Python counts
+the node's.
 */}}
 {{- define "jrm.containerEnvironment" -}}
 {{- $root := .root -}}

@@ -1,4 +1,4 @@
-{{/* What values.schema.json cannot say: what one value means for another. Every problem at once, with its remedy. */}}
+{{/* What values.schema.json cannot express: conflicts between values. Reports all problems at once, with remedies. */}}
 {{- define "jrm.validate" -}}
 {{- $problems := list -}}
 {{- $values := .Values -}}
@@ -11,18 +11,18 @@
 {{- $needed := dict "pvc" "claimName" "image" "reference" "hub" "repo" "objectStore" "remote" -}}
 {{- range $source := keys $needed | sortAlpha -}}
 {{- $key := get $needed $source -}}
-{{- $given := get (get $checkpoint $source) $key -}}
-{{- if and (eq $source $checkpoint.source) (not $given) -}}
+{{- $value := get (get $checkpoint $source) $key -}}
+{{- if and (eq $source $checkpoint.source) (not $value) -}}
 {{- $problems = append $problems (printf "checkpoint.source is %s: checkpoint.%s.%s is missing" $source $source $key) -}}
-{{- else if and (ne $source $checkpoint.source) $given -}}
+{{- else if and (ne $source $checkpoint.source) $value -}}
 {{- $problems = append $problems (printf "checkpoint.%s.%s is set, but checkpoint.source is %s: choose one" $source $key $checkpoint.source) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $checkpoint.fingerprint (eq $checkpoint.source "bundled") -}}
-{{- $problems = append $problems "checkpoint.fingerprint is for a checkpoint of yours: checkpoint.source is bundled" -}}
+{{- $problems = append $problems "checkpoint.fingerprint is for a checkpoint of yours, but checkpoint.source is bundled" -}}
 {{- end -}}
 {{- if and $checkpoint.store.claimName (not (include "jrm.checkpoint.fetched" .)) -}}
-{{- $problems = append $problems (printf "checkpoint.store.claimName is for checkpoints that are fetched or copied: checkpoint.source is %s" $checkpoint.source) -}}
+{{- $problems = append $problems (printf "checkpoint.store.claimName is for checkpoints that are fetched or copied, but checkpoint.source is %s" $checkpoint.source) -}}
 {{- end -}}
 
 {{- $redis := $values.redis -}}
@@ -66,7 +66,7 @@
 {{- $problems = append $problems (printf "monitoring.serviceMonitor.scrapeTimeout is %s, longer than the interval, %s: Prometheus refuses that" $monitor.scrapeTimeout $monitor.interval) -}}
 {{- end -}}
 {{- if and (ne $scaling.kind "none") (gt $interval 30000) -}}
-{{- $problems = append $problems (printf "monitoring.serviceMonitor.interval is %s: autoscaling looks at 2 minutes and needs several scrapes in them, so 30s at most" $monitor.interval) -}}
+{{- $problems = append $problems (printf "monitoring.serviceMonitor.interval is %s: autoscaling looks at 2 minutes and needs several scrapes in that time, so set 30s at most" $monitor.interval) -}}
 {{- end -}}
 {{- end -}}
 
@@ -87,7 +87,7 @@
 
 {{- $loading := mul (int $values.probes.startup.periodSeconds) (int $values.probes.startup.failureThreshold) -}}
 {{- if le (int $values.progressDeadlineSeconds) (int $loading) -}}
-{{- $problems = append $problems (printf "progressDeadlineSeconds is %d, but probes.startup lets a pod load for %d s: a rollout would fail that goes well" (int $values.progressDeadlineSeconds) (int $loading)) -}}
+{{- $problems = append $problems (printf "progressDeadlineSeconds is %d, but probes.startup lets a pod load for %d s: a healthy rollout would count as failed" (int $values.progressDeadlineSeconds) (int $loading)) -}}
 {{- end -}}
 
 {{- range $name := list "score" "explain" -}}
@@ -97,7 +97,7 @@
 {{- end -}}
 
 {{- if $problems -}}
-{{- fail (printf "\n\nThese values do not go together:\n  - %s\n" (join "\n  - " $problems)) -}}
+{{- fail (printf "\n\nThese values contradict each other:\n  - %s\n" (join "\n  - " $problems)) -}}
 {{- end -}}
 {{- end -}}
 
@@ -109,7 +109,7 @@
 {{- $role := index $values $name -}}
 
 {{- if and (eq (toString $role.strategy.maxSurge | trimSuffix "%" | int) 0) (eq (toString $role.strategy.maxUnavailable | trimSuffix "%" | int) 0) -}}
-{{- $problems = append $problems (printf "%s.strategy: maxSurge and maxUnavailable are both 0, so that no rollout could begin" $name) -}}
+{{- $problems = append $problems (printf "%s.strategy: maxSurge and maxUnavailable are both 0, so no rollout could begin" $name) -}}
 {{- end -}}
 
 {{- $fewest := int $role.replicas -}}
@@ -128,7 +128,7 @@
 {{- $needed = ceil (divf (mulf (trimSuffix "%" $budget.minAvailable | int) $fewest) 100) | int -}}
 {{- end -}}
 {{- if ge $needed $fewest -}}
-{{- $problems = append $problems (printf "%s.podDisruptionBudget.minAvailable is %v, but there may be no more than %d pods: no node could ever be drained" $name $budget.minAvailable $fewest) -}}
+{{- $problems = append $problems (printf "%s.podDisruptionBudget.minAvailable is %v, but there may be only %d pods: no node could ever be drained" $name $budget.minAvailable $fewest) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -144,7 +144,7 @@
 {{- $problems = append $problems (printf "volumes.tmp is %s, but %s pods keep uploads of up to %d bytes there: raise it, or lower settings.max_bodies_bytes" $values.volumes.tmp $name $bodies) -}}
 {{- end -}}
 {{- if not (regexMatch "^(https?://([^][@/?#:\\s]+|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?(/[^?#\\s]*)?)?$" (default "" $settings.otlp_endpoint)) -}}
-{{- $problems = append $problems (printf "the otlp_endpoint of %s pods must be http://HOST:PORT or https://…; credentials go into OTEL_EXPORTER_OTLP_HEADERS, by %s.extraEnv" $name $name) -}}
+{{- $problems = append $problems (printf "the otlp_endpoint of %s pods must be http://HOST:PORT or https://…; put credentials into OTEL_EXPORTER_OTLP_HEADERS with %s.extraEnv" $name $name) -}}
 {{- end -}}
 
 {{- $taken := list "checkpoint" "keys" "tmp" "cache" "shm" -}}
@@ -176,7 +176,7 @@
 {{- $problems = append $problems "explain.enabled is true, but the backend is fake and has no language head" -}}
 {{- end -}}
 {{- if and (eq $name "explain") (eq (int $role.gpus) 0) (not (or $values.image.tag $values.image.digest)) -}}
-{{- $problems = append $problems "explain.gpus is 0, but the -cpu image has no vLLM: set explain.gpus to 1, or image.tag to an image that has" -}}
+{{- $problems = append $problems "explain.gpus is 0, but the -cpu image has no vLLM: set explain.gpus to 1, or image.tag to an image that has it" -}}
 {{- end -}}
 {{- if ge (int $role.minReadySeconds) (int $values.progressDeadlineSeconds) -}}
 {{- $problems = append $problems (printf "%s.minReadySeconds must be less than progressDeadlineSeconds" $name) -}}
@@ -184,7 +184,7 @@
 {{- toYaml $problems -}}
 {{- end -}}
 
-{{/* Mounts of ours that others would hide, as a YAML list, from (dict "name" "score" "mounts" (list …)). */}}
+{{/* Problems with mounts that would hide the chart's own, as a YAML list, from (dict "name" "score" "mounts" (list …)). */}}
 {{- define "jrm.validate.mounts" -}}
 {{- $problems := list -}}
 {{- $name := .name -}}

@@ -1,1 +1,1 @@
-"""HTTP: parse, guard, answer. No torch here."""
+"""The HTTP layer: routes, request bodies, keys, limits and replies. No torch here."""

@@ -1,4 +1,4 @@
-"""Routes for whoever runs the server: sleep, wake, reload. They are there with ``--admin`` alone."""
+"""Routes for the server's operator: sleep, wake, reload. They exist only with ``--admin``."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _Statuses = dict[int | str, dict[str, Any]]
 
 
 class Operated(Protocol):
-    """What scores, as its operator sees it."""
+    """The scoring side of the server, as these routes operate it."""
 
     def model(self) -> ServedModel:
-        """What is served."""
+        """The model that is served."""
         ...
 
     async def sleep(self, level: SleepLevel) -> SleepLevel:
-        """Let go of the devices; returns the level that is in force."""
+        """Release the devices; returns the level that is now in force."""
         ...
 
     async def wake(self) -> None:
@@ -64,21 +64,25 @@ class Operated(Protocol):
 
 
 def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, reload_root: Path | None) -> APIRouter:
-    """``scoring``: None where this process does not score. ``explains``: whether vLLM holds a device too.
+    """Return the operators' routes.
 
-    ``reload_root``: the folder that checkpoints are loaded from; None where nothing can be loaded.
+    ``scoring``: None if this process does not score. ``explains``: whether vLLM holds a device too. ``reload_root``:
+    the folder that checkpoints are loaded from; None if none can be loaded.
     """
     router = APIRouter(tags=["operators"])
     errors: _Statuses = {status: {"model": ErrorResponse} for status in (400, 401, 403, 408, 409, 413, 415, 503)}
 
     def operated(request: Request, *, alone: bool) -> Operated:
-        """What scores, for whoever may operate it; ``alone`` on its devices. Raises Forbidden, ExplainRunning."""
+        """The scoring side, if the caller may operate it and, for ``alone``, vLLM holds no device.
+
+        Raises Forbidden, ExplainRunning.
+        """
         scopes.require(record_of(request.scope).key, SCOPE)
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             raise Forbidden("a page of another origin may not operate this server")
         if scoring is None or (alone and explains):
-            raise ExplainRunning("this server writes critiques, and vLLM does not let go: serve scores apart")
+            raise ExplainRunning("this server writes critiques, and vLLM cannot release its device: serve scores apart")
         return scoring
 
     def reply(scoring: Operated, began: float, level: SleepLevel | None = None) -> OperatorReply:
@@ -93,15 +97,15 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
 
     @router.post("/v1/sleep", response_model=OperatorReply, responses=errors)
     async def sleep(request: Request) -> OperatorReply:
-        """Finish what runs and let go of the devices; 200 once they are free. Again: nothing, or a deeper sleep."""
+        """Finish running work and release the devices; 200 once they are free. Repeat it for a deeper sleep."""
         began = time.perf_counter()
         scoring = operated(request, alone=True)
-        asked = await _read(request, SleepRequest)
-        return reply(scoring, began, await scoring.sleep(asked.level))
+        body = await _read(request, SleepRequest)
+        return reply(scoring, began, await scoring.sleep(body.level))
 
     @router.post("/v1/wake", response_model=OperatorReply, responses=errors)
     async def wake(request: Request) -> OperatorReply:
-        """Take the devices again; 200 once the server is ready. After a sleep that is still going on, not before."""
+        """Take the devices again; 200 once the server is ready. It waits for a sleep that is still in progress."""
         began = time.perf_counter()
         scoring = operated(request, alone=False)
         with _as_refusal():
@@ -110,15 +114,15 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
 
     @router.post("/v1/reload", response_model=OperatorReply, responses=errors)
     async def reload(request: Request) -> OperatorReply:
-        """Serve another checkpoint; 200 once it does. A checkpoint that fails its self-test changes nothing."""
+        """Serve another checkpoint; 200 once it is served. A checkpoint that fails its self-test changes nothing."""
         began = time.perf_counter()
         scoring = operated(request, alone=True)
-        asked = await _read(request, ReloadRequest)
+        body = await _read(request, ReloadRequest)
         if reload_root is None:
-            raise InvalidRequest("this server loads nothing: start it with --reload-root and a checkpoint")
-        folder = await asyncio.to_thread(_under, reload_root, asked.checkpoint)
+            raise InvalidRequest("this server cannot load checkpoints: start it with --reload-root and --checkpoint")
+        folder = await asyncio.to_thread(_under, reload_root, body.checkpoint)
         with _as_refusal():
-            await scoring.reload(folder, beside=asked.load == "beside")
+            await scoring.reload(folder, beside=body.load == "beside")
         return reply(scoring, began)
 
     return router
@@ -126,16 +130,16 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
 
 @contextmanager
 def _as_refusal() -> Iterator[None]:
-    """What is wrong with a checkpoint is told to whoever asked for it. Raises BadCheckpoint."""
+    """Raise BadCheckpoint, with the problems of a checkpoint that could not be loaded, for the caller."""
     try:
         yield
     except CheckpointError as error:
-        logger.error("not served: %s", error)
+        logger.error("the checkpoint is not served: %s", error)
         raise BadCheckpoint("; ".join(error.problems)) from None
 
 
 def _under(root: Path, name: str) -> Path:
-    """The folder that a request names, links resolved. Raises InvalidRequest for one that is not under the root."""
+    """The folder that a request names, symlinks resolved. Raises InvalidRequest for one that is not under the root."""
     try:
         base, folder = root.resolve(strict=True), (root / name).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):  # not there; a null character; links in a circle
@@ -146,10 +150,10 @@ def _under(root: Path, name: str) -> Path:
 
 
 async def _read(request: Request, kind: type[_RequestT]) -> _RequestT:
-    """A small JSON body; an empty one is all defaults.
+    """A small JSON body; an empty one means all defaults.
 
-    It waits in no line: what ends a wait must not wait for those who wait. Raises InvalidRequest, BodyTooLarge,
-    RequestTimeout, UnsupportedMediaType.
+    It does not enter the waiting line: the requests there may be waiting for this one. Raises InvalidRequest,
+    BodyTooLarge, RequestTimeout, UnsupportedMediaType.
     """
     body = bytearray()
     try:
@@ -159,7 +163,7 @@ async def _read(request: Request, kind: type[_RequestT]) -> _RequestT:
                 if len(body) > _MAX_BODY_BYTES:
                     raise BodyTooLarge(f"over {_MAX_BODY_BYTES:,} bytes")
     except ClientDisconnect:
-        raise InvalidRequest("the body broke off") from None  # nobody reads it
+        raise InvalidRequest("the body broke off") from None  # for the log: the caller has gone
     except TimeoutError:
         raise RequestTimeout(f"the body did not arrive within {_BODY_TIMEOUT_S:g} s") from None
     headers = request.headers

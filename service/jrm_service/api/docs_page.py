@@ -1,4 +1,4 @@
-"""``/docs``: the routes of the API on one page that loads nothing, from here or from anywhere else."""
+"""``/docs``: the routes of the API on one page without scripts, styles or other files to load."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _STYLE = "body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0
 
 
 def install(app: FastAPI) -> Callable[[], Awaitable[HTMLResponse]]:
-    """Serve the page, and return what serves it.
+    """Serve the page, and return its handler.
 
-    FastAPI's own pages load their scripts from the web, where many servers cannot go.
+    FastAPI's own pages load their scripts from the web, which many servers cannot reach.
     """
 
     @app.get(DOCS, include_in_schema=False)

@@ -1,4 +1,4 @@
-"""Domain error -> HTTP: the one table of statuses, and replies in OpenAI's shape."""
+"""Errors -> HTTP replies: the table of statuses, and bodies in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATUS: dict[str, int] = {
     "invalid_image": 422,
     "image_too_large": 422,
     "instruction_too_long": 422,
-    "candidate_too_large": 422,  # as sent, it never fits here: asking again is no use, sending less is
+    "candidate_too_large": 422,  # it will never fit: a retry cannot help, sending less can
     "overloaded": 429,
     "rate_limited": 429,
     "non_finite_score": 500,
@@ -46,7 +46,7 @@ STATUS: dict[str, int] = {
 }
 _DEFAULT_RETRY_AFTER = 1.0
 _CHALLENGE = {"www-authenticate": "Bearer"}
-# How much of a refused body is read and thrown away, and for how long, so that the refusal arrives.
+# How much of a refused body is read and discarded, and for how long, so that the refusal arrives.
 _DRAIN_BYTES = 256 * 2**20
 _DRAIN_SECONDS = 5.0
 
@@ -61,7 +61,7 @@ def error_type(status: int) -> ErrorType:
 
 
 class ErrorReply(JSONResponse):
-    """A reply that is not 2xx. Sending it leaves its code in the request's record."""
+    """A reply that is not 2xx. Sending it writes its code to the request's record."""
 
     def __init__(self, body: ErrorResponse, status: int, headers: dict[str, str]) -> None:
         content = body.model_dump(mode="json", exclude={"groups"} if body.groups is None else None)
@@ -70,7 +70,7 @@ class ErrorReply(JSONResponse):
         self.refused = body.groups is None
 
     def note(self, scope: Scope) -> None:
-        """Leave what went wrong in the record of the request."""
+        """Write the error's code to the record of the request."""
         record = record_of(scope)
         record.error, record.refused = self.code, self.refused
 
@@ -85,12 +85,12 @@ def status_of(error: JRMError) -> int:
 
 
 def reason_of(error: JRMError) -> str:
-    """What a caller may read of an error: nothing of what is our own affair."""
+    """The part of an error that callers may see: internal errors stay internal."""
     return str(error) if isinstance(error, RequestError | CandidateError) else "internal error"
 
 
 def headers_of(error: JRMError) -> dict[str, str]:
-    """When to come back, for 429 and 503, and what with, for 401."""
+    """Retry-After for 429 and 503, the challenge for 401."""
     if status_of(error) == 401:
         return dict(_CHALLENGE)
     if status_of(error) not in (429, 503):
@@ -107,7 +107,7 @@ def error_reply(
     retry_after: float | None = None,
     groups: list[GroupResult] | None = None,
 ) -> ErrorReply:
-    """A reply that is not 2xx; 429 and 503 always say when to come back, 401 what to come back with."""
+    """A reply that is not 2xx; 429 and 503 always carry Retry-After, 401 the challenge."""
     status = STATUS[code]
     body = ErrorResponse(
         error=ErrorBody(message=message, type=error_type(status), param=param, code=code), groups=groups
@@ -121,10 +121,10 @@ def error_reply(
 
 
 class UnreadBodyReply(Response):
-    """A reply to a request whose body was not read to its end: nothing can follow on this connection.
+    """A reply to a request whose body was not read to its end: the connection cannot be reused.
 
-    It is sent, then the body is read on for a while: closing on unread data would reset the connection, and the caller
-    would see a broken pipe in place of the reason.
+    After it is sent, the body is read for a while longer: closing with unread data would reset the connection, and the
+    caller would see a broken pipe instead of the reason.
     """
 
     def __init__(self, reply: Response) -> None:
@@ -169,7 +169,7 @@ def install(app: FastAPI) -> None:
         return reply
 
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        return error_reply("internal", "internal error")  # the framework raises it again, for the log
+        return error_reply("internal", "internal error")  # the framework re-raises it for the log
 
     app.add_exception_handler(JRMError, domain)
     app.add_exception_handler(HTTPException, framework)

@@ -1,4 +1,4 @@
-"""``POST /v1/explain``: read, parse, write, answer; as one reply or as server-sent events."""
+"""``POST /v1/explain``: the critique of one edit, as one reply or as server-sent events."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from .openapi import EXPLAIN_REQUEST_BODY
 from .parse import parse_explain_request
 from .record import DISCONNECTED, record_of
 
-_CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
+_CLIENT_CLOSED = 499  # only metrics and logs show it
 _Events = AsyncGenerator[Delta | Done]
 _STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # proxies must not collect events
 
 
 def explain_router(service: Callable[[], ExplainService], bodies: BodyReader, *, enabled: bool) -> APIRouter:
-    """``service`` gives the running service, or raises ExplainDisabled, NotReady or Draining.
+    """Return the routes of ``/v1/explain``.
 
-    ``enabled``: whether this process serves critiques, and so the schema shows the route.
+    ``service`` returns the running service, or raises ExplainDisabled, NotReady or Draining. ``enabled``: whether this
+    process serves critiques, so that the schema shows the routes.
     """
     router = APIRouter(tags=["explain"])
 
@@ -85,8 +86,8 @@ def explain_router(service: Callable[[], ExplainService], bodies: BodyReader, *,
 async def _whole(request: Request, model: ServedModel, events: _Events) -> Response:
     """All explanations in one reply. Raises ClientDisconnect, and what the service raises before the first event."""
     done = await unless_disconnected(request, _finished(events))
-    names = [*model.description["dimensions"]]  # in this order, whichever was written first
-    failures = [one.error for one in done.values() if one.error is not None]
+    names = [*model.description["dimensions"]]  # in this order, whichever was finished first
+    failures = [event.error for event in done.values() if event.error is not None]
     if len(failures) == len(done):
         return domain_error_reply(failures[0])
     response = ExplainResponse(
@@ -104,7 +105,7 @@ async def _finished(events: _Events) -> dict[str, Done]:
 
 
 async def _streamed(request: Request, model: ServedModel, events: _Events) -> Response:
-    """Events as they come about. What the service raises before the first one is raised here, and has its status."""
+    """Events as they happen. What the service raises before the first one is raised here, and sets the status."""
     record = record_of(request.scope)
     try:
         first = await unless_disconnected(request, anext(events))
@@ -113,7 +114,7 @@ async def _streamed(request: Request, model: ServedModel, events: _Events) -> Re
         raise
 
     async def lines() -> AsyncIterator[str]:
-        record.error = DISCONNECTED  # unless it comes to its end
+        record.error = DISCONNECTED  # unless the stream reaches its end
         async with aclosing(events):
             yield _event(first)
             async for event in events:

@@ -1,4 +1,4 @@
-"""Who may come in: decided from the head of a request, before a byte of its body is read."""
+"""The gate: API keys and the limit of concurrent requests, checked before a byte of a body is read."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ FindKey = Callable[[bytes], Key | None]
 
 
 class Gate:
-    """ASGI layer that asks for an API key and counts the requests that run.
+    """ASGI layer that requires an API key and limits how many requests run at once.
 
-    Every path is behind it, known or not, except those that are named open: a route that somebody adds is guarded.
+    Every path is guarded, known or not, except those that are listed as open: a new route is guarded by default.
 
     Args:
-        app: what is behind the gate.
-        find: the key that a secret is, or None for an unknown one; without ``find``, no key is asked for.
-        slots: how many POST requests may run at once. The other methods cost nothing.
-        uncounted_paths: paths whose POST requests need no slot: what ends a wait must not wait for those who wait.
-        open_paths: paths that anybody may call, such as health and metrics.
-        is_open: whether a request for another path is open to anybody too.
-        refuse: the reply to a request that is refused, whose body has not been read.
+        app: the application behind the gate.
+        find: returns the key with a secret, or None if there is none; without ``find``, no key is required.
+        slots: how many POST requests may run at once. Other methods cost nothing.
+        uncounted_paths: paths whose POST requests need no slot, because those that hold the slots may wait for them.
+        open_paths: paths that need no key, such as health and metrics.
+        is_open: whether a request for another path needs no key either.
+        refuse: returns the reply to a request that is refused, whose body has not been read.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Gate:
                 if scope["method"] == "POST" and scope["path"] not in self._uncounted_paths:
                     held.enter_context(self._slots.hold(key))
             except RequestError as error:
-                # A body may be on its way, and the caller reads the reply only once it has been let in or cut off.
+                # A body may be on its way, and the caller reads the reply only once it has sent it or was cut off.
                 reply = self._refuse(scope, error)
                 await (UnreadBodyReply(reply) if _has_body(scope) else reply)(scope, receive, send)
                 return
@@ -74,10 +74,10 @@ class Gate:
     def _caller(self, scope: Scope) -> Key | None:
         if self._find is None:
             return None
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not given:
-            raise Unauthorized("this server asks for an API key: send it as 'Authorization: Bearer KEY'")
-        secret = _secret(given[0]) if len(given) == 1 else None
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not headers:
+            raise Unauthorized("this server requires an API key: send it as 'Authorization: Bearer KEY'")
+        secret = _secret(headers[0]) if len(headers) == 1 else None
         key = None if secret is None else self._find(secret)
         if key is None:
             raise Unauthorized("unknown API key, or not of the form 'Authorization: Bearer KEY'")
@@ -85,9 +85,9 @@ class Gate:
 
 
 def _secret(header: bytes) -> bytes | None:
-    """The key in an Authorization header: of Bearer, or the password of Basic.
+    """The key in an Authorization header: a Bearer token, or the password of Basic.
 
-    Most clients of other reward servers take no headers from their users; to ``http://jrm:KEY@host`` they send Basic.
+    Most clients of other reward servers cannot set headers; with the URL ``http://jrm:KEY@host`` they send Basic.
     """
     scheme, _, value = header.partition(b" ")
     if scheme.lower() == b"bearer":

@@ -1,4 +1,4 @@
-"""What stands before a handler: request ids, the last resort for exceptions, and a body that is read within limits."""
+"""What runs before a handler: request ids, the last resort for exceptions, and reading a body within limits."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class RequestContext:
     """Outermost ASGI layer: ``x-request-id`` on every reply, metrics and a log line, and 500 without a traceback.
 
     Args:
-        app: everything else.
-        metrics: where requests are counted.
+        app: the rest of the application.
+        metrics: counts the requests.
         routes: the paths of the API; any other path is ``unmatched``, so that a scanner creates no label values.
-        quiet: routes whose log lines are at DEBUG: what machines call all day.
-        observer: is told of each request on another route.
+        quiet: routes that are logged at DEBUG, since probes call them all day.
+        observer: is called with each request on a route that is not quiet.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class RequestContext:
             return
         strip_origin(scope)
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        sent_id = headers.get("x-request-id", "")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else f"req-{uuid.uuid4().hex}"
         record = RequestRecord(request_id)
         record.attach(scope)
         status = 0
@@ -82,7 +82,7 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            # Only a shutdown that has run out of patience cancels a request: say so rather than drop the line.
+            # Only a shutdown that is out of time cancels a request: say so rather than close the connection.
             if status == 0:
                 await error_reply("draining", "the server is shutting down")(scope, receive, send_with_id)
         except Exception:
@@ -105,7 +105,7 @@ class RequestContext:
                 self._observer.observe(record, headers, method=method, route=known, status=status)
 
     def _route(self, scope: Scope) -> str:
-        """The path of the API that was asked for, with its parameters unnamed (``/mode/{mode}``)."""
+        """The route's path template (``/mode/{mode}``), or ``unmatched``."""
         if scope["path"] in self._routes:
             return str(scope["path"])
         template = getattr(scope.get("route"), "path", None)
@@ -114,7 +114,7 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Of one body in bytes, and how long it may take to arrive."""
+    """The limits of one body: its bytes, and the seconds that it may take to arrive."""
 
     max_bytes: int
     idle_timeout_s: float
@@ -130,11 +130,11 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, request: Request, *, tenant: str, deadline: float) -> AsyncIterator[bytearray]:
-        """The whole body, once its turn in line has come; it has room until the block ends.
+        """Wait in line, then read the whole body; its memory is reserved until the block ends.
 
-        Raises BodyTooLarge by content-length before the first byte is read, or while it streams in; RequestTimeout when
-        it stops arriving or takes too long; DeadlineExceeded when its turn does not come in time, by the event loop's
-        clock; starlette's ClientDisconnect when the caller has gone.
+        Raises BodyTooLarge by content-length before the first byte is read, or while the body streams in;
+        RequestTimeout when it stops arriving or takes too long; DeadlineExceeded when its turn does not come before
+        ``deadline``, in the event loop's time; starlette's ClientDisconnect when the caller has gone.
         """
         declared = request.headers.get("content-length", "")
         size = int(declared) if declared.isdigit() else self._limits.max_bytes
@@ -174,7 +174,7 @@ class BodyReader:
 
 
 def _append(pieces: list[bytes | bytearray], chunk: bytes) -> None:
-    """A small chunk becomes part of the last piece: as an object of its own it takes many times its bytes."""
+    """Join small chunks into larger pieces: as an object of its own, a small chunk takes many times its bytes."""
     if len(chunk) >= _PIECE_BYTES:
         pieces.append(chunk)
     elif pieces and len(pieces[-1]) < _PIECE_BYTES:
@@ -184,21 +184,21 @@ def _append(pieces: list[bytes | bytearray], chunk: bytes) -> None:
 
 
 def _joined(pieces: list[bytes | bytearray]) -> bytearray:
-    """In a thread: to copy megabytes takes the event loop longer than all else that it does for them."""
+    """Runs in a thread: copying megabytes would block the event loop longer than everything else it does for them."""
     body = bytearray().join(pieces)
     pieces.clear()
     return body
 
 
 def patience_ms(headers: Headers, default: int = DEFAULT_TIMEOUT_MS) -> int:
-    """How long the request may wait for its turn: what its head says, for nobody knows its ``timeout_ms`` yet."""
-    said = headers.get(TIMEOUT_HEADER, "")
-    known = said.isascii() and said.isdigit() and len(said) < 10
-    return min(max(1, int(said)), MAX_TIMEOUT_MS) if known else default
+    """How long the request may wait in line, from its header: the body's ``timeout_ms`` has not been read yet."""
+    value = headers.get(TIMEOUT_HEADER, "")
+    valid = value.isascii() and value.isdigit() and len(value) < 10
+    return min(max(1, int(value)), MAX_TIMEOUT_MS) if valid else default
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the caller hangs up. Raises ClientDisconnect then."""
+    """Return the result of ``work``. If the caller hangs up, cancel it and raise ClientDisconnect."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(request))
     try:
@@ -207,13 +207,13 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
             raise ClientDisconnect
         return await task
     finally:
-        for one in (task, watch):
-            one.cancel()
+        for future in (task, watch):
+            future.cancel()
             with suppress(asyncio.CancelledError, Exception):
-                await one
+                await future
 
 
 async def _disconnected(request: Request) -> None:
-    """Return when the caller hangs up. Only after the body was read: nothing else arrives from then on."""
+    """Return when the caller hangs up. Call it only after the body was read: nothing else arrives from then on."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

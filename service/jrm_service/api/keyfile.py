@@ -1,4 +1,4 @@
-"""The keys file on disk: followed while the server runs, and extended by ``jrm key new``."""
+"""The keys file on disk: reloaded while the server runs, and appended to by ``jrm key new``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _Signature = tuple[int, ...]
 class KeyFile:
     """The keys in force: those of a file, which is read again within a second after it has changed.
 
-    A file that has become unreadable or wrong leaves the keys in force as they were, and is logged and counted once
-    per change: a slip of the pen locks nobody out. A key that was taken out of a good file is refused from then on.
+    A file that has become unreadable or invalid leaves the keys in force as they were, and is logged and counted once
+    per change: a typo locks nobody out. A key that was removed from a valid file is refused from then on.
 
-    Raises KeysError, at first only, for a file that cannot be used.
+    Raises KeysError if the file cannot be used at the start.
     """
 
     def __init__(self, path: Path, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,12 +41,12 @@ class KeyFile:
         self._look_again_at = clock() + _POLL_SECONDS
 
     def find(self, secret: bytes) -> Key | None:
-        """The key in force that this secret is."""
+        """The key with this secret, if it is in force."""
         self._follow()
         return self._ring.find(secret)
 
     def current(self, key: Key) -> Key | None:
-        """What the file says now of a key that was in force; None once its line is gone."""
+        """The current version of a key that was in force; None once its line is gone."""
         self._follow()
         return self._ring.current(key)
 
@@ -58,19 +58,19 @@ class KeyFile:
         signature = _signature(self._path)
         if signature == self._seen:
             return
-        self._seen = signature  # before the content: a change in between is then seen as one, and read again
+        self._seen = signature  # taken before the content is read: a change in between is noticed the next time
         try:
             self._use(KeyRing(read(self._path)))
         except KeysError as error:
             self._metrics.key_reloads.labels("failed").inc()
-            logger.error("%s; the %d API keys that were in force stay so", error, len(self._ring))
+            logger.error("%s; the previous %d API keys stay in force", error, len(self._ring))
         else:
             self._metrics.key_reloads.labels("ok").inc()
 
     def _use(self, ring: KeyRing) -> None:
         self._ring = ring
         self._metrics.keys.set(len(ring))
-        level = logging.INFO if len(ring) else logging.WARNING  # nobody will be let in
+        level = logging.INFO if len(ring) else logging.WARNING  # every request will be refused
         logger.log(level, "%s: %d API keys are in force", self._path, len(ring))
 
 
@@ -85,10 +85,10 @@ def read(path: Path) -> list[Key]:
 
 
 def append(path: Path, key: Key) -> None:
-    """Add a key to a file, which is created, for its owner's eyes only, if it is not there.
+    """Add a key to a file; a file that does not exist is created, readable by its owner only.
 
-    Two who do this at once wait for each other, and a server that reads meanwhile sees whole lines. Raises KeysError
-    for a file that has mistakes or the key's name in it already, OSError when it cannot be written.
+    Concurrent calls wait for each other, and a server that reads meanwhile sees whole lines. Raises KeysError for a
+    file that has mistakes or already has the key's name, OSError when it cannot be written.
     """
     import fcntl  # POSIX only; a server elsewhere can still read its keys
 
@@ -96,7 +96,7 @@ def append(path: Path, key: Key) -> None:
     with os.fdopen(descriptor, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         content = file.read(_MAX_BYTES + 1)  # a device would never end
-        if any(one.name == key.name for one in _parse(path, content)):
+        if any(existing.name == key.name for existing in _parse(path, content)):
             raise KeysError([f"{path}: there is a key of this name already"])
         start = "" if not content or content.endswith(b"\n") else "\n"
         os.write(descriptor, f"{start}{key.line()}\n".encode())
@@ -104,12 +104,12 @@ def append(path: Path, key: Key) -> None:
 
 
 def _signature(path: Path) -> _Signature | None:
-    """What changes whenever the file does: rewritten, replaced by another, or made readable; None if it is gone."""
+    """Changes whenever the file is rewritten, replaced or made readable; None if it is gone."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def _parse(path: Path, content: bytes) -> list[Key]:

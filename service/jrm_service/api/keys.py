@@ -1,4 +1,4 @@
-"""API keys: what a key is, what its line in a keys file says, how a caller's key is recognised. Pure.
+"""API keys: their lines in a keys file, their scopes and limits, and how a caller's key is found. Pure.
 
 A line is ``NAME sha256:HEX [LIMIT=NUMBER …] [scope=SCOPE,…]``. Blank lines are ignored, and so is what
 follows a ``#``::
@@ -24,13 +24,13 @@ from hashlib import sha256
 
 from jrm_service.errors import Forbidden, KeysError
 
-# So that a scanner for leaked secrets can know one when it sees one.
-_SECRET_PREFIX = "jrm_"  # noqa: S105 - this much of it everybody may know
+# So that a scanner for leaked secrets can recognise one.
+_SECRET_PREFIX = "jrm_"  # noqa: S105 - the part of it that is not secret
 _SECRET_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
 SCOPES = ("watch", "admin")
-"""What a key can be for beside scores and critiques, which every key is for."""
+"""What a key may be allowed beyond scores and critiques, which every key is allowed."""
 _SCOPE = "scope="
 _LIMIT = re.compile(r"(requests|candidates_per_minute)=([1-9][0-9]{0,8})")
 
@@ -39,8 +39,8 @@ _LIMIT = re.compile(r"(requests|candidates_per_minute)=([1-9][0-9]{0,8})")
 class Key:
     """One caller. ``name`` may be shown and logged; ``digest`` is the SHA-256 of the secret.
 
-    ``requests`` limits how many run at once, ``candidates_per_minute`` how many candidates are taken in; None: no limit
-    of its own. ``scopes`` are what it opens beside what every key does.
+    ``requests`` limits how many run at once, ``candidates_per_minute`` how many candidates are accepted; None: no limit
+    of its own. ``scopes`` are what it is allowed beyond what every key is.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Key:
 
 
 def digest(secret: bytes) -> bytes:
-    """Return what is stored of a secret."""
+    """Return the digest of a secret, which is what a keys file stores."""
     return sha256(secret).digest()
 
 
@@ -68,25 +68,25 @@ def new_secret() -> str:
 
 
 def read_scopes(text: str) -> tuple[str, ...]:
-    """The scopes in a list with commas. Raises ValueError for one that there is not, without quoting it."""
+    """The scopes in a comma-separated list. Raises ValueError for an unknown one, without quoting it."""
     scopes = tuple(text.split(","))
     if any(scope not in SCOPES for scope in scopes):
-        raise ValueError(f"an unknown scope; there is {', '.join(SCOPES)}")
+        raise ValueError(f"an unknown scope; expected {', '.join(SCOPES)}")
     if len(set(scopes)) < len(scopes):
         raise ValueError("a scope is there twice")
     return scopes
 
 
 def is_name(text: str) -> bool:
-    """Whether a key may be called so: 1 to 64 letters, digits, dots, dashes and underscores."""
+    """Whether this is a valid name of a key: 1 to 64 letters, digits, dots, dashes and underscores."""
     return _NAME.fullmatch(text) is not None
 
 
 class Scopes:
-    """What a caller may do beside scoring.
+    """Checks what a caller may do beyond scoring.
 
-    ``current_key`` is what has become of a key, or None where it is none any more; without it there are no keys, and
-    everybody may do everything.
+    ``current_key`` returns the current version of a key, or None once it was removed; without it there are no keys,
+    and every caller may do everything.
     """
 
     def __init__(self, current_key: Callable[[Key], Key | None] | None) -> None:
@@ -117,14 +117,14 @@ class KeyRing:
         return len(self._keys)
 
     def find(self, secret: bytes) -> Key | None:
-        """The key that this secret is.
+        """The key with this secret.
 
-        What is compared are digests: how long that takes tells nothing about a secret whose digest nobody can choose.
+        Digests are compared: the time that takes reveals nothing about a secret whose digest nobody can choose.
         """
         return self._keys.get(digest(secret))
 
     def current(self, key: Key) -> Key | None:
-        """What a key that was found earlier, perhaps in another ring, is here; None where it is none."""
+        """This ring's version of a key that was found earlier, perhaps in another ring; None if it has none."""
         return self._keys.get(key.digest)
 
 

@@ -1,4 +1,4 @@
-"""How much one caller, and all of them, may ask for: requests at once, and candidates per minute."""
+"""The limits of each key, and of all callers together: concurrent requests, and candidates per minute."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jrm_service.errors import Overloaded, RateLimited, RequestError
 
 from .keys import Key
 
-_KEEP = 0.8  # each finished request weighs 0.8 of the next one in the mean that Retry-After is made from
+_KEEP = 0.8  # weight of the old mean when a request's duration is added to the mean behind Retry-After
 _MOST_SECONDS = 60.0
-GRACE = 1e-6  # candidates: who comes back exactly when told to must not fail by a rounding error
+GRACE = 1e-6  # candidates: a caller who comes back exactly after Retry-After must not fail by a rounding error
 
 
 class CandidateQuota(Protocol):
     """Counts candidates per minute, for one process or for a fleet. Names are those of API keys."""
 
     async def spend(self, name: str, candidates: int, per_minute: int) -> float:
-        """Take so many. Returns 0.0, or the seconds after which they will be granted; then nothing was taken."""
+        """Take this many. Returns 0.0, or the seconds until they would be granted; then nothing was taken."""
         ...
 
     async def refund(self, name: str, candidates: int, per_minute: int) -> None:
@@ -34,15 +34,15 @@ class CandidateQuota(Protocol):
 class Bucket:
     """A token bucket that holds one minute's worth and begins full. Pure.
 
-    A request of more than a minute's worth is granted when the bucket is full and leaves it in debt: it can pass, and
-    over time no more than the rate does. ``tokens`` is as of ``at``, in seconds of any clock.
+    A request of more than a minute's worth is granted when the bucket is full, and leaves it in debt: large requests
+    can pass, yet the rate holds over time. ``tokens`` is as of ``at``, in seconds of any clock.
     """
 
     tokens: float
     at: float
 
     def spend(self, candidates: int, per_minute: int, now: float) -> float:
-        """As CandidateQuota.spend, at the time ``now``."""
+        """Like CandidateQuota.spend, at the time ``now``."""
         self._fill(per_minute, now)
         lacking = min(candidates, per_minute) - self.tokens
         if lacking > GRACE:
@@ -68,7 +68,7 @@ class LocalQuota:
         self._buckets: dict[str, Bucket] = {}
 
     async def spend(self, name: str, candidates: int, per_minute: int) -> float:
-        """Take so many, or return the seconds until they will be granted."""
+        """Take this many, or return the seconds until they would be granted."""
         return self._bucket(name, per_minute).spend(candidates, per_minute, self._clock())
 
     async def refund(self, name: str, candidates: int, per_minute: int) -> None:
@@ -118,7 +118,7 @@ class RequestSlots:
         """Let one more request run until the block ends.
 
         Raises, before the block, Overloaded when all callers together are at the limit, RateLimited when this key is
-        at its own. ``retry_after`` is when, at the pace of this key's last requests, one of those that run will end.
+        at its own. ``retry_after`` estimates, from the durations of this key's recent requests, when one will end.
         """
         name = key.name if key else ""
         everyone = self._running.total()
@@ -137,5 +137,5 @@ class RequestSlots:
             self._mean_seconds[name] = _KEEP * self._mean_seconds.get(name, took) + (1.0 - _KEEP) * took
 
     def _wait(self, name: str, running: int) -> float:
-        """Requests of the mean length, begun at random moments: the first of ``running`` ends after one n-th of it."""
+        """Expect the first of n requests of mean duration, begun at random moments, to end after 1/n of the mean."""
         return min(_MOST_SECONDS, self._mean_seconds.get(name, 1.0) / running)

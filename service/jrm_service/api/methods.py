@@ -1,4 +1,4 @@
-"""What clients and health checks may vary in how they ask: HEAD, OPTIONS of a health route, a target with a host."""
+"""HTTP variants that clients and health checks use: HEAD, OPTIONS on a health route, a target with a host."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)
 
 
 def strip_origin(scope: Scope) -> None:
-    """Take scheme and host off a target like ``http://host/path``, which is as good as ``/path``."""
+    """Remove scheme and host from a target like ``http://host/path``, which means ``/path``."""
     origin = _ORIGIN.match(scope["path"])
     if origin is not None:
         scope["path"] = scope["path"][origin.end() :] or "/"
 
 
 def asked_method(scope: Scope) -> str:
-    """The method of a request as its caller sent it, for a reply that would have no end."""
+    """The method as the caller sent it; a stream must not be started for a HEAD."""
     return str(scope.get(_ASKED, scope["method"]))
 
 
 class Methods:
-    """ASGI layer: HEAD is answered as GET is, without the body; on ``probes`` so is OPTIONS, with the body.
+    """ASGI layer that answers HEAD like GET, without the body, and on ``probes`` OPTIONS like GET, with the body.
 
-    Container runtimes and load balancers ask for health with HEAD, and HAProxy with OPTIONS unless told otherwise: the
-    status must be that of GET, so that a server which is not ready is not sent requests.
+    Container runtimes and load balancers check health with HEAD, and HAProxy by default with OPTIONS: the status must
+    be that of GET, so that a server which is not ready is sent no requests.
     """
 
     def __init__(self, app: ASGIApp, *, probes: Collection[str]) -> None:
@@ -52,10 +52,10 @@ class Methods:
                     headers["allow"] = ", ".join(["GET", *also])
             await send(message)
 
-        # A copy: the server itself must still know that the answer to a HEAD has no body.
+        # A copy: uvicorn must still see HEAD, so that it sends no body.
         asked = {**scope, "method": "GET", _ASKED: method} if method in also else scope
         try:
             await self._app(asked, receive, send_allowed)
         finally:
-            if "route" in asked:  # for the layers above, which know the scope that was copied
+            if "route" in asked:  # for the layers above, which have the original scope
                 scope["route"] = asked["route"]

@@ -1,4 +1,4 @@
-"""``multipart/form-data`` in memory: the library's parser finds the parts, whose bytes are copied once."""
+"""``multipart/form-data`` in memory: python-multipart finds the parts, whose bytes are copied once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def split(content_type: str, body: bytes | bytearray) -> list[Part]:
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest("multipart/form-data without a boundary")
-    # Boundaries that turn out to be none are counted as well: each costs as much as a part.
+    # What only looks like a boundary is counted too: it costs as much as a part.
     if body.count(b"\r\n--" + boundary) > _MAX_PARTS:
         raise InvalidRequest(f"more than {_MAX_PARTS} parts")
     collector = _Collector()
@@ -49,7 +49,7 @@ def split(content_type: str, body: bytes | bytearray) -> list[Part]:
 
 @dataclass(slots=True)
 class _Place:
-    """Where the data of a part lies in the body."""
+    """The range of a part's data in the body."""
 
     name: str
     start: int = 0
@@ -90,7 +90,7 @@ class _Collector:
         self.places.append(_Place(name.decode("utf-8", "replace")))
 
     def _part_data(self, _data: bytes, start: int, end: int) -> None:
-        """Positions are those of the body, which is written to the parser in one piece, and follow one another."""
+        """Positions refer to the body, because it is written to the parser in one piece, and are contiguous."""
         place = self.places[-1]
         if place.end == 0:
             place.start = start

@@ -1,4 +1,4 @@
-"""What FastAPI cannot derive: bodies of /score and /explain, which are read by hand so that limits come first."""
+"""The OpenAPI schema that FastAPI cannot derive: bodies of /score and /explain, read by hand so that limits hold."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ _SCORE_FORM = {
 def install(app: FastAPI, *, guarded: bool, max_sources: Callable[[], int | None]) -> None:
     """Serve a complete schema: FastAPI's own, plus the request models of the routes that read their body by hand.
 
-    ``guarded`` says that the operations which can answer 401 do ask for an API key; ``max_sources`` how many source
-    images what is served takes at most, None as long as it is not known.
+    ``guarded``: whether the operations that can answer 401 require an API key. ``max_sources`` returns the most source
+    images that the served checkpoint takes, None until it is known.
     """
 
     @cache
@@ -75,9 +75,10 @@ def install(app: FastAPI, *, guarded: bool, max_sources: Callable[[], int | None
         components.setdefault("schemas", {}).update(models)
         if guarded:
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            for operation in (one for methods in schema["paths"].values() for one in methods.values()):
-                if "401" in operation["responses"]:
-                    operation["security"] = [{"key": []}]
+            for methods in schema["paths"].values():
+                for operation in methods.values():
+                    if "401" in operation["responses"]:
+                        operation["security"] = [{"key": []}]
         return schema
 
     # Another checkpoint (POST /v1/reload) may take another number.
@@ -85,7 +86,7 @@ def install(app: FastAPI, *, guarded: bool, max_sources: Callable[[], int | None
 
 
 def _take_sources(models: dict[str, Any], most: int) -> None:
-    """Say of every request how many sources it has: none, or from one to so many."""
+    """Set how many sources every request has: none, or one to ``most``."""
     for name in ("Group", "PairRequest", "ExplainRequest"):
         model = models[name]
         one_or_several, null = model["properties"]["source"]["anyOf"]

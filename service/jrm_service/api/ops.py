@@ -22,11 +22,11 @@ from .errors import error_reply
 
 PartState = Literal["loading", "ready", "degraded", "restarting", "sleeping", "draining", "failed"]
 SERVING: frozenset[PartState] = frozenset({"ready", "degraded"})
-"""The states in which a part takes requests."""
+"""The states in which a part accepts requests."""
 
 _PACKAGES = ("jrm-serve", "torch", "transformers", "tokenizers", "pillow", "numpy", "fastapi")
 PROBES = frozenset({"/health", "/health/startup", "/health/live", "/health/ready", "/metrics"})
-"""What machines call all day, with or without an API key."""
+"""The routes that probes and scrapers call all day, with or without an API key."""
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorResponse}}
 _GUARDED: dict[int | str, dict[str, Any]] = {401: {"model": ErrorResponse}, **_NOT_READY}
@@ -39,7 +39,7 @@ class Live(BaseModel):
 
 
 class Started(BaseModel):
-    """Everything that this process serves has been ready once. What became of it since, ``Ready`` tells."""
+    """Everything that this process serves has been ready once; ``Ready`` tells whether it still is."""
 
     status: Literal["started"] = "started"
 
@@ -52,7 +52,7 @@ class Ready(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether scores can be asked for, and under which names: what the clients of other reward servers ask."""
+    """Whether scores are available, and under which names: what clients of other reward servers check."""
 
     status: Literal["ok", "sleeping", "unavailable"] = "ok"
     rewards: dict[str, list[Literal["ready"]]]
@@ -67,10 +67,11 @@ def ops_router(
     limits: Callable[[], Mapping[str, Any]],
     metrics: Metrics,
 ) -> APIRouter:
-    """``states`` gives each part that this process serves, with a reason; ``model`` what is served, or NotReady.
+    """Return the routes for operators.
 
-    ``started`` is whether every part was ready at some time. ``reward_names`` are those that requests of trainers may
-    name the reward by. ``limits`` are those in force.
+    ``states`` returns the state of each part that this process serves, with a reason; ``model`` the served model, or
+    raises NotReady. ``started``: whether every part has been ready once. ``reward_names``: the names that trainers'
+    requests may use for the reward. ``limits``: the limits in force.
     """
     router = APIRouter(tags=["operations"])
     created = int(time.time())
@@ -80,7 +81,7 @@ def ops_router(
 
     @router.get("/health/startup", response_model=Started, responses=_NOT_READY)
     async def startup() -> Started | JSONResponse:
-        """Every part has been loaded and warm once. Then it stays 200: losing a part is no reason to start over."""
+        """Every part has been loaded and warm once. It then stays 200: losing a part is no reason for a restart."""
         return Started() if started() else error_reply("not_ready", reasons())
 
     @router.get("/health/live", response_model=Live)
@@ -90,7 +91,7 @@ def ops_router(
 
     @router.get("/health/ready", response_model=Ready, responses=_NOT_READY)
     async def ready() -> Ready | JSONResponse:
-        """Every part that this process serves is loaded, warm and takes requests. Else 503 with the parts and why."""
+        """Every part that this process serves is loaded, warm and accepts requests. Else 503 with the reasons."""
         parts = {name: state for name, (state, _) in states().items()}
         if all(state in SERVING for state in parts.values()):
             return Ready(parts=parts)
@@ -99,7 +100,7 @@ def ops_router(
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Health | JSONResponse:
-        """As ``/health/ready``, in the words that trainers expect of a reward server."""
+        """Like ``/health/ready``, in the format that trainers expect from a reward server."""
         if all(state in SERVING for state, _ in states().values()):
             return Health(rewards={name: ["ready"] for name in reward_names()})
         asleep = any(state == "sleeping" for state, _ in states().values())

@@ -1,4 +1,4 @@
-"""Request bodies to groups: JSON, a plain form, or a form with a ``request`` part. Pure; run it off the event loop."""
+"""Request bodies -> groups: JSON, a plain form, or a form with a ``request`` part. Pure; run it off the event loop."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Form:
 
 
 def load_score_request(content_type: str, body: bytes | bytearray, *, content_encoding: str) -> Form | Any:
-    """The JSON document or the form of ``POST /v1/score``, whatever it says.
+    """The JSON document or the form of ``POST /v1/score``, not yet validated.
 
-    A bytearray is emptied on the way, so that what was sent is held twice at most. Raises UnsupportedMediaType,
+    A bytearray is emptied on the way, so that memory holds its content at most twice. Raises UnsupportedMediaType,
     InvalidRequest, PayloadTooLarge.
     """
     kind = _media_type(content_type, content_encoding)
@@ -71,10 +71,10 @@ def load_score_request(content_type: str, body: bytes | bytearray, *, content_en
 
 
 def read_score_request(content: Form | Any, *, max_candidates: int) -> Parsed:
-    """What ``load_score_request`` gave, in any of the three forms, as groups.
+    """The result of ``load_score_request``, in any of the three forms, as groups.
 
-    An image that is not base64 becomes its candidate's InvalidImage; everything else that is wrong is the request's
-    own error. Raises InvalidRequest, PayloadTooLarge.
+    An image that is not base64 becomes its candidate's InvalidImage; anything else that is wrong fails the request.
+    Raises InvalidRequest, PayloadTooLarge.
     """
     if not isinstance(content, Form):
         return _from_json(content, read_base64, max_candidates)
@@ -129,14 +129,14 @@ def _from_json(document: Any, read: _Read, max_candidates: int) -> Parsed:
 
 
 def load_json_body(content_type: str, body: bytes | bytearray, *, content_encoding: str) -> Any:
-    """The document in the body of a route that takes nothing else. Raises as ``load_score_request`` does."""
+    """The document in the body of a route that accepts only JSON. Raises as ``load_score_request`` does."""
     if _media_type(content_type, content_encoding) != "application/json":
         raise UnsupportedMediaType("send application/json")
     return load_json(body)
 
 
 def load_json(body: bytes | bytearray) -> Any:
-    """The document in a body, which is emptied: as bytes, text and values it would be there three times.
+    """The document in a body, which is emptied: else memory would hold it three times, as bytes, text and values.
 
     Raises InvalidRequest, and PayloadTooLarge for more values than any request has.
     """
@@ -164,18 +164,18 @@ def _group(number: int, group: Group, read: _Read) -> GroupInput:
 
 
 def _sources(source: str | list[str] | None, read: _Read) -> list[ImageInput]:
-    """A list of one source is the bare image, in its name as well."""
+    """A list of one source is the same as the bare image, also in its name."""
     texts = [source] if isinstance(source, str) else source or []
     return [read(name, text) for name, text in zip(_names("source", len(texts)), texts, strict=True)]
 
 
 def _names(field: str, count: int) -> list[str]:
-    """What the images of a field that may hold one or several are called."""
+    """The names of the images in a field that may hold one or several."""
     return [field] if count == 1 else [f"{field}[{number}]" for number in range(count)]
 
 
 def read_base64(name: str, text: str) -> ImageInput:
-    """The image in a field; in one that is not base64, the InvalidImage of its candidates."""
+    """The image in a field; for text that is not base64, it holds the InvalidImage of its candidates."""
     try:
         return ImageInput.of(name, _decode_base64(text))
     except InvalidImage as error:
@@ -198,7 +198,7 @@ def _decode_base64(text: str) -> bytes:
 
 
 def _check_values(body: bytes | bytearray) -> None:
-    """Images are base64, which has none of these characters: honest requests hold a few per candidate."""
+    """Images are base64, which has none of these characters: genuine requests hold a few per candidate."""
     if sum(body.count(mark) for mark in (b",", b"{", b"[")) > _MAX_JSON_VALUES:
         raise PayloadTooLarge(f"more than {_MAX_JSON_VALUES} values in the JSON document")
 
@@ -210,9 +210,9 @@ def check_count(count: int, max_candidates: int) -> None:
 
 
 def invalid(error: ValidationError, *, own: int = 1) -> InvalidRequest:
-    """The first problem, with its field, and never the input itself. ``own``: leading names that are no fields."""
+    """The first problem, with its field, and never the input itself. ``own``: leading names that are not fields."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    # A score request's first element is our own name of its form, not a field of it; so is what a source was taken for.
+    # The first name of a score request is the tag of its form, and not a field; so is the tag of a source's form.
     field = ".".join(str(piece) for piece in first["loc"][own:] if piece not in SOURCE_TAGS)
     # pydantic would name the Python class of the object that it expects.
     message = "must be a JSON object" if first["type"] in ("model_type", "model_attributes_type") else first["msg"]
@@ -240,7 +240,7 @@ def _from_request_part(parts: list[multipart.Part], max_candidates: int) -> Pars
         if part not in files:
             raise InvalidRequest(f"part '{part[:64]}' is missing", param=part[:64])
         unused.discard(part)
-        return replace(files[part], name=name)  # hashed once, however often it is named
+        return replace(files[part], name=name)  # hashed once, however often it is used
 
     parsed = _from_json(load_json(document), read, max_candidates)
     if unused:
@@ -262,8 +262,8 @@ def _from_form(parts: list[multipart.Part], max_candidates: int) -> Parsed:
             raise InvalidRequest(f"field '{part.name}' is there twice", param=part.name)
         else:
             single[part.name] = part.data
-    for name, there in (("instruction", "instruction" in single), ("edited", files["edited"])):
-        if not there:
+    for name, present in (("instruction", "instruction" in single), ("edited", files["edited"])):
+        if not present:
             raise InvalidRequest(f"field '{name}' is missing", param=name)
     check_count(len(files["edited"]), max_candidates)
     try:
@@ -273,8 +273,8 @@ def _from_form(parts: list[multipart.Part], max_candidates: int) -> Parsed:
     except ValidationError as error:
         raise InvalidRequest(f"instruction: {error.errors()[0]['msg']}", param="instruction") from None
     sources, edits = (
-        [ImageInput.of(name, data) for name, data in zip(_names(field, len(given)), given, strict=True)]
-        for field, given in files.items()
+        [ImageInput.of(name, data) for name, data in zip(_names(field, len(images)), images, strict=True)]
+        for field, images in files.items()
     )
     return Parsed([GroupInput(sources, instruction, edits)], _timeout(single.get("timeout_ms")))
 

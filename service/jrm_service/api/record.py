@@ -1,4 +1,4 @@
-"""What one request did: collected on its way through the layers, written as one line when it has been answered."""
+"""The access log: the record of one request, filled in by the layers and written as one line after the reply."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, Protocol
 
 from .keys import Key
 
-# One line per request: at INFO, those of probes and scrapes at DEBUG, because they say nothing about anybody's work.
+# One line per request: at INFO, and at DEBUG for probes and scrapes, which would drown the rest.
 logger = logging.getLogger("jrm.access")
 
 DISCONNECTED = "client_disconnected"
 _SCOPE_KEY = "jrm.record"
 
 HANG_UP = "jrm.hang_up"
-"""In the state of a scope: drops the connection at once. To end a reply is not enough where its reader has stalled: the
-connection would stay until all that was written has been taken."""
+"""In the state of a scope: a function that drops the connection at once. Ending the reply is not enough when its reader
+has stalled: the connection would stay open until everything that was written has been read."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Counts, times in milliseconds, and names of our own: nothing here was written by the caller but ``request_id``.
+    """Counts, times in milliseconds, and names of our own: only ``request_id`` was written by the caller.
 
     ``error`` is the code of the reply's error, or DISCONNECTED; ``refused`` whether it ended the request as a whole,
-    rather than each of its candidates. ``wire`` names whose words the request used, empty for ours. ``started``, and
-    when its candidates were handed over and had their outcomes, are seconds of ``time.perf_counter``. ``endless`` is a
-    reply that lasts as long as its reader stays, whose duration says nothing about the server.
+    rather than each of its candidates. ``wire`` names the request's wire format, empty for our own. ``started``,
+    ``scoring_began`` and ``scoring_ended`` are seconds of ``time.perf_counter``. ``endless``: the reply lasts as long
+    as its reader stays, so its duration says nothing about the server.
     """
 
     request_id: str
@@ -52,7 +52,7 @@ class RequestRecord:
     endless: bool = False
 
     def attach(self, scope: MutableMapping[str, Any]) -> None:
-        """Let the layers below find it."""
+        """Make the record available to the layers below."""
         scope[_SCOPE_KEY] = self
 
     @property
@@ -61,7 +61,7 @@ class RequestRecord:
         return self.error or ("partial" if self.failed else "ok")
 
     def log(self, method: str, route: str, status: int, seconds: float, *, level: int = logging.INFO) -> None:
-        """Write the line. ``route`` is a path of the API, never the caller's own."""
+        """Write the line. ``route`` is a path of the API, never the path that the caller sent."""
         if not logger.isEnabledFor(level):
             return
         fields: dict[str, Any] = {
@@ -85,27 +85,27 @@ class RequestRecord:
             "total_ms": seconds * 1e3,
         }
         rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()}
-        given = {name: value for name, value in rounded.items() if value is not None}
-        logger.log(level, "%s %s %d", method, route, status, extra={"fields": given})
+        known = {name: value for name, value in rounded.items() if value is not None}
+        logger.log(level, "%s %s %d", method, route, status, extra={"fields": known})
 
 
 class RequestObserver(Protocol):
-    """Told of every request when it has been answered, apart from those of probes. Must neither wait nor raise."""
+    """Called for every request after its reply, except for probes. Must neither wait nor raise."""
 
     def observe(
         self, record: RequestRecord, headers: Mapping[str, str], *, method: str, route: str | None, status: int
     ) -> None:
-        """``headers`` are the caller's, ``route`` a path of the API or None, ``method`` OTHER if it is none of HTTP."""
+        """``headers`` are the caller's, ``route`` a path of the API or None, ``method`` OTHER if it is not HTTP's."""
         ...
 
 
 def hang_up_of(scope: MutableMapping[str, Any]) -> Callable[[], None]:
-    """What drops the connection of this scope; nothing where its server cannot."""
+    """A function that drops the connection of this scope; it does nothing if the server does not support that."""
     hang_up: Callable[[], None] = scope.get("state", {}).get(HANG_UP, lambda: None)
     return hang_up
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:
-    """The record of the request that this scope belongs to; one that nobody reads where no layer has begun one."""
+    """The record of the request that this scope belongs to, or a new one that nobody reads if it has none."""
     record = scope.get(_SCOPE_KEY)
     return record if isinstance(record, RequestRecord) else RequestRecord("")

@@ -17,8 +17,8 @@ from jrm_service.redis import RedisLink, Unavailable
 
 from .limits import GRACE, LocalQuota
 
-# limits.Bucket, in one atomic step and on the server's clock: those of the replicas need not agree. Times are whole
-# microseconds, which a Lua number holds exactly. What is not there is full, so a bucket expires when it would be.
+# limits.Bucket in one atomic step, on Redis's clock, since the replicas' clocks may differ. Times are whole
+# microseconds, which a Lua number holds exactly. A missing bucket counts as full, so one expires when it would be full.
 _SCRIPT = """
 local candidates, per_minute, operation, grace = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local time = redis.call('TIME')
@@ -46,7 +46,7 @@ _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # its name, as
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Question:
-    """One run of the script. ``answer`` becomes its seconds, or Unavailable; cancelled, nobody waits for it."""
+    """One run of the script. ``answer`` gets its seconds, or Unavailable; it is cancelled when nobody waits for it."""
 
     name: str
     arguments: tuple[str, ...]
@@ -56,18 +56,18 @@ class _Question:
 class RedisQuota:
     """Implements CandidateQuota for all processes that share a Redis and a prefix. Use it from one event loop.
 
-    Each call takes at most ``link.timeout_s`` seconds; those that come while another is under way go together in the
-    next round trip. Without Redis the process counts for itself, as LocalQuota does, so a fleet of N then grants up to
-    N times the rate, and ``jrm_quota_fallback_total`` counts how often. Its own count is kept all the while: a Redis
-    that dies does not give every key a fresh minute's worth.
+    Each call takes at most ``link.timeout_s`` seconds; calls that arrive during a round trip share the next one.
+    Without Redis each process counts for itself, like LocalQuota, so a fleet of N then grants up to N times the rate;
+    ``jrm_quota_fallback_total`` counts how often. The local count is kept up to date at all times, so that an outage of
+    Redis does not give every key a fresh minute's worth.
 
     Redis must be 5 or later. It keeps one hash for each key, for about as long as its bucket takes to fill.
 
     Args:
         link: the connection; it is not closed here.
         prefix: what the names of keys in Redis begin with.
-        metrics: where fallbacks are counted.
-        local: counts when Redis does not.
+        metrics: counts the fallbacks.
+        local: counts while Redis cannot.
     """
 
     def __init__(self, link: RedisLink, *, prefix: str, metrics: Metrics, local: LocalQuota | None = None) -> None:
@@ -79,7 +79,7 @@ class RedisQuota:
         self._asking: asyncio.Task[None] | None = None
 
     async def spend(self, name: str, candidates: int, per_minute: int) -> float:
-        """Take so many, or return the seconds until they will be granted."""
+        """Take this many, or return the seconds until they would be granted."""
         try:
             seconds = await self._ask("spend", name, candidates, per_minute)
         except Unavailable:
@@ -98,7 +98,7 @@ class RedisQuota:
             self._metrics.quota_fallbacks.inc()
 
     async def close(self) -> None:
-        """Stop asking; nobody may wait for an answer any more."""
+        """Stop asking Redis; no call may be in progress."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
@@ -118,7 +118,7 @@ class RedisQuota:
 
     async def _ask_all(self) -> None:
         while self._questions:
-            questions, self._questions = [one for one in self._questions if not one.answer.done()], []
+            questions, self._questions = [question for question in self._questions if not question.answer.done()], []
             if not questions:
                 return
             try:
@@ -135,7 +135,7 @@ class RedisQuota:
 
 
 async def _run(questions: Sequence[_Question], redis: Redis) -> list[float | Unavailable]:
-    """Run the script for each, in one round trip: whether or not this server knew it, it does when they are reached."""
+    """Run the script for each question in one round trip, which loads it first in case Redis does not have it."""
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.script_load(_SCRIPT)
         for question in questions:
@@ -145,7 +145,7 @@ async def _run(questions: Sequence[_Question], redis: Redis) -> list[float | Una
 
 
 def _seconds(reply: Any) -> float | Unavailable:
-    """An error is that of one question: a full memory, or something else under the name of its bucket."""
+    """An error belongs to one question: Redis is out of memory, or its bucket's key holds another type."""
     if isinstance(reply, Exception):
         return Unavailable(type(reply).__name__)
     try:

@@ -1,4 +1,4 @@
-"""``POST /v1/score``: our own words for a request and its scores."""
+"""``POST /v1/score``: the route, and our own format of requests and replies."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ class OwnWire:
     timeout_ms = DEFAULT_TIMEOUT_MS
 
     def takes(self, content: Any) -> bool:
-        """Whatever nobody else takes is ours to refuse."""
+        """Takes everything: what no other wire takes gets our own errors."""
         return True
 
     def read(self, content: Any, sent: Sent) -> Asked:
-        """Any of the three forms. Raises InvalidRequest, PayloadTooLarge."""
+        """Read any of the three forms. Raises InvalidRequest, PayloadTooLarge."""
         parsed = read_score_request(content, max_candidates=sent.max_candidates)
         return Asked(parsed.groups, parsed.timeout_ms, partial(_reply, parsed.groups))
 
     def refuse(self, error: JRMError) -> Response:
-        """OpenAI's shape."""
+        """An error reply in OpenAI's shape."""
         return domain_error_reply(error)
 
 
 def score_router(path: ScorePath, guests: Sequence[Wire] = ()) -> APIRouter:
-    """``guests`` are wires whose clients use the same route with a JSON document of their own."""
+    """Return the routes. ``guests`` are wires whose clients send other JSON documents to the same routes."""
     router = APIRouter(tags=["score"])
     wires = [*guests, OwnWire()]
 
     async def score(request: Request) -> Response:
         """Rewards from the discriminative head, for groups of edits or one pair.
 
-        What else is scored at the same moment changes a reward by rounding alone: by at most 1e-5 in float32, and by
-        up to 0.0084 in bfloat16.
+        Other candidates in the same batch change a reward only by rounding: by at most 1e-5 in float32, and by up to
+        0.030 in bfloat16.
         """
         return await path.serve(request, _load, wires)
 

@@ -1,4 +1,4 @@
-"""Traces of requests, sent to an OpenTelemetry collector. Imported only where one is set: it needs the extra [otel]."""
+"""Traces of requests, sent to an OpenTelemetry collector. Imported only if one is set: it needs the extra [otel]."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ logger = logging.getLogger(__name__)
 class RequestTraces:
     """Implements RequestObserver: one server span for each request, in the caller's trace if it sent ``traceparent``.
 
-    Its children are made of the times of the reply: ``preprocess``, and the ``queue`` and ``inference`` of the
-    candidate that took longest, placed so that inference ends with the last score. Attributes are those of HTTP's
-    semantic conventions, and counts and names under ``jrm.``: nothing of a request's content.
+    Its children come from the times in the reply: ``preprocess``, and the ``queue`` and ``inference`` of the candidate
+    that took longest, placed so that inference ends with the last score. Attributes are those of HTTP's semantic
+    conventions, and counts and names under ``jrm.``: nothing of a request's content.
 
-    Spans are sent by a thread, in batches; no request waits for it. When there are too many they are dropped, and when
-    the collector does not take them they are lost; both are in ``jrm_trace_spans_total`` or the log.
+    A thread sends spans in batches; no request waits for it. When there are too many they are dropped, and when the
+    collector does not accept them they are lost; ``jrm_trace_spans_total`` or the log shows both.
 
     ``OTEL_…`` variables, read by OpenTelemetry itself, set the rest: headers, certificates, sampling, resource.
 
     Args:
-        endpoint: URL of the collector, as in ``OTEL_EXPORTER_OTLP_ENDPOINT``: without ``/v1/traces``, or with it.
-        metrics: where spans are counted.
-        flush_s: the longest that ``close`` takes, in seconds; what is not sent by then is lost.
+        endpoint: URL of the collector, as in ``OTEL_EXPORTER_OTLP_ENDPOINT``, with or without ``/v1/traces``.
+        metrics: counts the spans.
+        flush_s: the longest that ``close`` takes, in seconds; spans that are not sent by then are lost.
     """
 
     def __init__(self, endpoint: str, metrics: Metrics, *, flush_s: float = 2.0) -> None:
@@ -56,11 +56,11 @@ class RequestTraces:
     def observe(
         self, record: RequestRecord, headers: Mapping[str, str], *, method: str, route: str | None, status: int
     ) -> None:
-        """Make the spans of a request that was answered just now. ``route`` is None for a path that is none of ours."""
+        """Make the spans of a request that was just answered. ``route`` is None for a path that is not in the API."""
         ended, ended_ns = time.perf_counter(), time.time_ns()
 
         def at(moment: float) -> int:
-            """Of ``perf_counter`` -> nanoseconds since the epoch."""
+            """Convert a time of ``perf_counter`` to nanoseconds since the epoch."""
             return ended_ns - round((ended - moment) * 1e9)
 
         context = self._propagator.extract(headers)
@@ -80,7 +80,7 @@ class RequestTraces:
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send what is left. Blocks for ``flush_s`` seconds at most."""
+        """Send the remaining spans. Blocks for ``flush_s`` seconds at most."""
         sending = threading.Thread(target=self._provider.shutdown, name="jrm-traces", daemon=True)
         sending.start()
         sending.join(self._flush_s)
@@ -88,19 +88,19 @@ class RequestTraces:
 
 
 def stages(record: RequestRecord) -> list[tuple[str, float, float]]:
-    """Name, begin and end of what was measured, the times as of ``perf_counter``. What took no time is left out."""
+    """Name, begin and end of each measured stage, in ``perf_counter`` time. Stages that took no time are left out."""
     began, ended = record.scoring_began, record.scoring_ended
     if began is None or ended is None:
         return []
     preprocessed = min(ended, began + (record.preprocess_ms or 0.0) / 1e3)
     inferring = max(began, ended - (record.inference_ms or 0.0) / 1e3)
     queued = max(began, inferring - (record.queue_ms or 0.0) / 1e3)
-    found = [("preprocess", began, preprocessed), ("queue", queued, inferring), ("inference", inferring, ended)]
-    return [(name, begin, end) for name, begin, end in found if end > begin]
+    measured = [("preprocess", began, preprocessed), ("queue", queued, inferring), ("inference", inferring, ended)]
+    return [(name, begin, end) for name, begin, end in measured if end > begin]
 
 
 def _attributes(record: RequestRecord, method: str, route: str | None, status: int) -> dict[str, AttributeValue]:
-    found: dict[str, AttributeValue | None] = {
+    attributes: dict[str, AttributeValue | None] = {
         "http.request.method": "_OTHER" if method == "OTHER" else method,
         "http.route": route,
         "http.response.status_code": status,
@@ -117,17 +117,19 @@ def _attributes(record: RequestRecord, method: str, route: str | None, status: i
         "jrm.tokens": record.tokens,
         "jrm.tokens_computed": record.tokens_computed,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _resource() -> Resource:
     ours = {"service.name": "jrm-serve", "service.instance.id": str(uuid.uuid4())}
     named = {"service.version": installed("jrm-serve") or "none"}
-    return Resource.create().merge(Resource(ours | named)).merge(OTELResourceDetector().detect())  # the user's win
+    return (
+        Resource.create().merge(Resource(ours | named)).merge(OTELResourceDetector().detect())
+    )  # the user's values win
 
 
 class _CountedExporter(SpanExporter):
-    """Counts what became of spans, and logs when that changes rather than each time."""
+    """Counts the spans that were sent or lost, and logs only when that changes."""
 
     def __init__(self, inner: SpanExporter, metrics: Metrics) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""The one way of a request to its scores, and what a wire adds: how a body is read, and how its sender is answered."""
+"""The path from a request to its scores, which all wires share. A wire adds how bodies are read and replies written."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from .watch.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
-_CLIENT_CLOSED = 499  # nobody reads it; it is what the metrics show
+_CLIENT_CLOSED = 499  # only metrics and logs show it
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request as it came. ``path`` holds the parameters of its route, ``model`` is what scores it.
+    """A request as it arrived. ``path`` has the parameters of its route, ``model`` is the model that scores it.
 
-    ``max_candidates`` and ``max_sources`` bound a request and a candidate: a wire checks both before it reads an image.
+    ``max_candidates`` of a request and ``max_sources`` of a candidate are limits that a wire checks before it reads an
+    image.
     """
 
     headers: Headers
@@ -49,7 +50,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What became of a request; ``seconds`` since it arrived."""
+    """The outcome of a request, ``seconds`` after it arrived."""
 
     model: ServedModel
     result: ScoreResult
@@ -58,7 +59,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A body that was understood. ``answer`` makes the reply; it may raise the CandidateError that fails it all."""
+    """A request that was read. ``answer`` makes the reply, or raises a CandidateError that fails the whole request."""
 
     groups: Sequence[GroupInput]
     timeout_ms: int
@@ -66,20 +67,20 @@ class Asked:
 
 
 class Wire(Protocol):
-    """One kind of client: what its requests say, and what it has to be told.
+    """The format that one kind of client uses for its requests and expects of replies.
 
-    ``timeout_ms`` is how long its requests may take, unless they say so themselves.
+    ``timeout_ms`` is how long its requests may take unless they set a timeout themselves.
     """
 
     name: str
     timeout_ms: int
 
     def takes(self, content: Any) -> bool:
-        """Whether a body's content is of this kind: several kinds may share a route."""
+        """Whether a body has this format: several may share a route."""
         ...
 
     def read(self, content: Any, sent: Sent) -> Asked:
-        """Understand a body's content; in a thread. Raises RequestError."""
+        """Read a body's content; runs in a thread. Raises RequestError."""
         ...
 
     def refuse(self, error: JRMError) -> Response:
@@ -88,16 +89,16 @@ class Wire(Protocol):
 
 
 class ScorePath:
-    """Takes requests for scores through the waiting line, body limits, quota, scoring, and back.
+    """Takes score requests through the waiting line, body limits, quota and scoring, and replies.
 
     Args:
-        service: the running service, when it is awake within so many seconds; or raises NotReady, Draining, Sleeping
-            or DeadlineExceeded.
+        service: returns the running service if it is awake within the given seconds; or raises NotReady, Draining,
+            Sleeping or DeadlineExceeded.
         bodies: reads bodies within their limits.
         quota: counts the candidates of API keys.
         max_candidates: of one request.
         max_image_pixels: of one image.
-        recorder: keeps what was scored, for people to look at; None keeps nothing.
+        recorder: keeps scored groups for /v1/watch; None keeps nothing.
     """
 
     def __init__(
@@ -120,8 +121,8 @@ class ScorePath:
     async def serve(self, request: Request, load: Callable[[Sent], Any], wires: Sequence[Wire]) -> Response:
         """Answer a request of one of ``wires``, whose bodies ``load`` decodes.
 
-        Until its content tells which, it is the last one's. Never raises: what goes wrong is told as the wire's clients
-        understand it, and what they may hide from their users is in the log.
+        Errors before the body tells which wire it is are those of the last wire. Never raises: errors become replies in
+        the wire's format, and are logged where that wire's clients may hide them from their users.
         """
         record = record_of(request.scope)
         wire, unread = wires[-1], False
@@ -133,7 +134,7 @@ class ScorePath:
                 if wire.takes(content):
                     record.wire = wire.name
                     return wire.read(content, sent)
-            raise InvalidRequest("the body is none that this route takes")
+            raise InvalidRequest("the body has no format that this route accepts")
 
         record.wire = wire.name
         try:
@@ -166,7 +167,7 @@ class ScorePath:
                     record.scoring_ended = time.perf_counter()
             _note(record, result)
             reply = asked.answer(Answered(scorer.model, result, time.perf_counter() - started))
-            if self._recorder is not None:  # which comes after the reply, as far as that goes without waiting
+            if self._recorder is not None:  # recorded after the reply was sent, if that takes no waiting
                 offer = partial(self._recorder.offer, asked.groups, result, model=scorer.model, record=record)
                 asyncio.get_running_loop().call_soon(offer)
             return reply
@@ -188,9 +189,9 @@ def outcomes_of(result: ScoreResult) -> list[Score | CandidateError]:
 
 
 def refusal(record: RequestRecord, wire: Wire, error: JRMError) -> Response:
-    """The reply as the wire's clients understand it; what they may hide from their users goes into the log."""
+    """The reply in the wire's format; the log has what its clients may hide from their users."""
     record.wire, record.error, record.refused = wire.name, error.code, isinstance(error, RequestError)
-    if wire.name:  # whose clients seldom show what they are told
+    if wire.name:  # clients other than our own seldom show the message
         reason = "".join(character if character.isprintable() else "?" for character in str(error))
         logger.warning("request %s over the wire %s: %s: %s", record.request_id, wire.name, error.code, reason)
     return wire.refuse(error)

@@ -1,4 +1,4 @@
-"""``jrm bench``. Heavy imports happen inside the command."""
+"""The command ``jrm bench``. Heavy modules are imported inside the command."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bench(
 
     jrm bench --checkpoint my-jrm --compare-precision test.jsonl
 
-    It starts a server of its own, on a free port, and ends it. Nothing else should run on the machine.
+    It starts its own server on a free port, and stops it at the end. Nothing else should run on the machine.
     """
     if save is not None and (save.is_dir() or not save.parent.is_dir()):
         raise typer.BadParameter(f"--save {save}: not a file in a folder that is there")
@@ -115,12 +115,16 @@ def _compare(checkpoint: Path | None, device: str, data: Path, allow_pipeline_dr
     typer.echo(
         f"{opened.manifest.name}, {groups.number} groups of {data.name}, on {where(device)}\n\n{report(comparisons)}"
     )
-    return {"model": opened.manifest.name, "groups": groups.number, "comparisons": [asdict(one) for one in comparisons]}
+    return {
+        "model": opened.manifest.name,
+        "groups": groups.number,
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+    }
 
 
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr; what it gives is called as each piece of work begins, with its name."""
+    """Show a bar on stderr; call the yielded function with a name as each piece of work begins."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

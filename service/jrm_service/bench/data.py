@@ -19,17 +19,19 @@ from .pictures import Group
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """So many groups, whose images are read each time that they are gone through. Going through them raises ValueError
-    for an image that cannot be read."""
+    """The number of groups, and a function that iterates over them and reads their images anew each time.
+
+    Iterating raises ValueError for an image that cannot be read.
+    """
 
     number: int
     read: Callable[[], Iterator[Group]]
 
 
 def read_data(path: Path, dimensions: Iterable[str]) -> Groups:
-    """Validate every row of a file of pairs or of preferences, which the first row tells apart.
+    """Validate every row of a file of pairs or of preferences; the first row decides which it is.
 
-    Pairs of one source and instruction are a group. ``dimensions`` are the checkpoint's, which preferences are about.
+    Pairs of one source and instruction are a group. ``dimensions`` are the checkpoint's, for the labels of preferences.
     Raises ValueError with every bad row, and OSError for an unreadable file.
     """
     if _is_of_pairs(path):
@@ -40,7 +42,7 @@ def read_data(path: Path, dimensions: Iterable[str]) -> Groups:
 
 
 def _is_of_pairs(path: Path) -> bool:
-    """What is no pair is taken for a row of a preference file, whose reader says more about it."""
+    """Anything but a pair counts as a row of a preference file, whose reader gives better errors."""
     with path.open("rb") as file:
         first = next(jsonl.lines(file), None)
     try:

@@ -1,4 +1,4 @@
-"""What a device gives at best: matrix products of the shapes that the model's own linear layers have."""
+"""The peak rate of a device: matrix products of the shapes of the model's own linear layers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _RUNS = 5
 
 
 def wait_for(device: str) -> None:
-    """Until a GPU has done all that it was given."""
+    """Wait until a GPU has finished all its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def linear_shapes(config: Any) -> Counter[tuple[int, int]]:
-    """(inputs, outputs) of the linear layers of the language model, and how many there are of each."""
+    """Return (inputs, outputs) of the language model's linear layers, and how many layers have each shape."""
     language = empty_model(config).language_model
     linear = (module for module in language.modules() if isinstance(module, nn.Linear))
     return Counter((module.in_features, module.out_features) for module in linear)
@@ -31,10 +31,10 @@ def linear_shapes(config: Any) -> Counter[tuple[int, int]]:
 def matrix_product_rate(
     device: str, dtype: torch.dtype, shapes: Counter[tuple[int, int]], *, tokens: int, seconds: float = 1.0
 ) -> float:
-    """FLOP/s over matrix products [tokens, inputs] x [inputs, outputs] of all ``shapes``, each as often as it occurs.
+    """Return FLOP/s over products [tokens, inputs] x [inputs, outputs] of all ``shapes``, each as often as it occurs.
 
-    Each is the best of several runs, together about ``seconds``: what the linear layers would take if nothing stood
-    between them.
+    Each product is timed in several short runs, of which the best counts; all take about ``seconds``. The linear layers
+    would run at this rate if nothing came between them.
     """
     flops = total = 0.0
     for (inputs, outputs), number in shapes.items():
@@ -48,7 +48,7 @@ def matrix_product_rate(
 
 def _best_of(device: str, left: torch.Tensor, right: torch.Tensor, seconds: float) -> float:
     """Seconds of one product in the best of the runs, of about ``seconds`` each."""
-    torch.mm(left, right)  # whatever a first call prepares
+    torch.mm(left, right)  # warm-up: a first call prepares things
     once = _timed(device, left, right, 1)
     repeats = max(1, int(seconds / once))
     return min(_timed(device, left, right, repeats) for _ in range(_RUNS))
@@ -64,5 +64,5 @@ def _timed(device: str, left: torch.Tensor, right: torch.Tensor, repeats: int) -
 
 
 def device_name(devices: Sequence[str]) -> str:
-    """The GPUs as their driver calls them; empty for a CPU, which ``tables.machine`` names."""
+    """Return the driver's names of the GPUs; empty for a CPU, which ``tables.machine`` names."""
     return ", ".join(torch.cuda.get_device_name(device) for device in devices if device.startswith("cuda"))

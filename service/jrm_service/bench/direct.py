@@ -1,4 +1,4 @@
-"""Candidates through a backend in this process: alone, or as many at a time as it likes."""
+"""Scores candidates with a backend in this process: one at a time, or all in one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine in this process: candidates per second, the share of a matrix product, latency, and what a group costs."""
+"""Measures the engine in this process: candidates/s, share of the matrix-product rate, latency, cost of a group."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .pictures import Pictures, prepare
 from .rounds import Rates, Turn
 
 Step = Callable[[str], None]
-"""Told of each piece of work as it begins."""
+"""Called with the name of each piece of work as it begins."""
 
-_PRODUCT_TOKENS = {"cpu": 2048, "cuda": 8192}  # rows of the matrix product: what a packed row has
-_MOST_BATCHES = 10  # of a turn: what is prepared beforehand stays in memory
+_PRODUCT_TOKENS = {"cpu": 2048, "cuda": 8192}  # rows of the matrix product: about the tokens of a packed row
+_MOST_BATCHES = 10  # per turn, since all prepared batches stay in memory
 _MOST_LATENCIES = 20
 _STEP_CANDIDATES = 288  # of a step in the paper
 

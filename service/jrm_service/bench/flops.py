@@ -1,7 +1,7 @@
-"""Counted work: what a batch costs in tokens, images through the vision tower, and FLOPs.
+"""Counts the work of a batch: tokens, images through the vision tower, and FLOPs.
 
-Nothing is timed and no weight exists: torch's FLOP counter watches the engine's own forward pass on the meta device.
-Attention is counted as the counter does, every query against every key that its kernel is given. Reward heads are left
+Nothing is timed and no weights are loaded: torch's FLOP counter watches the engine's own forward pass on the meta
+device. Attention counts as every query against every key that its kernel is given. Reward heads are left
 out: less than a part in 100,000.
 """
 
@@ -62,7 +62,7 @@ class WorkCounter:
 
 
 def counted(run: Callable[[], T]) -> tuple[T, int]:
-    """What ``run`` returns, and the FLOPs that it asked for."""
+    """Return the result of ``run``, and the FLOPs that it needed."""
     with FlopCounterMode(display=False) as counter:
         result = run()
     return result, int(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""Groups to score: random pictures, and edits of them that all differ."""
+"""Makes groups to score: random pictures, and edits of them that all differ."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Group:
 
 
 class Pictures:
-    """Endless groups, the same on every run, of which no two share an image: nothing is ever served from a cache.
+    """Endless groups, the same on every run, of which no two share an image, so that no cache has an effect.
 
     Images are ``side`` pixels square: blocks of random colour under fine noise, for noise alone would make all images
-    look the same to a model. ``source``: whether groups have one, which not every checkpoint takes.
+    look the same to a model. ``source``: whether groups have a source image, which not every checkpoint takes.
     """
 
     def __init__(self, side: int, *, seed: int = 0, source: bool = True) -> None:
@@ -72,7 +72,7 @@ class Pictures:
 
 
 def prepare(preparer: Preparer, groups: Sequence[Group]) -> list[Candidate]:
-    """What the server makes of the groups before it queues them: images at the model's size, tokenized passes."""
+    """Prepare groups as the server does before it queues them: images at the model's size, tokenized passes."""
     candidates = []
     for group in groups:
         sources = [preparer.image(source) for source in group.sources]

@@ -1,4 +1,4 @@
-"""What a precision does to the order of rewards: the same candidates in float32 and in each other precision.
+"""Measures how a precision changes the order of rewards: the same candidates in float32 and in each other precision.
 
 GRPO learns from the order and the spacing of rewards within a group, so what counts is how many pairs of a group change
 their order, and how far apart they were.
@@ -58,11 +58,11 @@ class Bin:
 class Comparison:
     """One precision beside the reference, over the pairs within groups.
 
-    A pair is flipped when its order is another one: reversed, or a tie in one of the two only. ``tau`` is Kendall's
+    A pair is flipped when its order changes: it is reversed, or is a tie in only one of the two. ``tau`` is Kendall's
     tau-b, averaged over the groups in which both have an order; NaN without any. ``largest_flip`` is the largest
     |difference of rewards| in the reference of a pair that is flipped, 0 without one. ``median_off`` and
-    ``largest_off`` are how far a reward moves. A candidate without a finite score, which float16 may leave behind, is
-    in no other figure than ``unscored``.
+    ``largest_off`` are how far a reward moves. A candidate without a finite score, which
+    float16 may yield, counts only in ``unscored``.
     """
 
     precision: str
@@ -132,7 +132,7 @@ def rewards_in(
 ) -> list[Rewards]:
     """Rewards of each group, scored together; NaN for a candidate without a finite score. On a CPU, fp8 is simulated.
 
-    Nothing is held against golden scores: to be off by more than is allowed is what is to be seen. Raises
+    Golden scores are not checked, since this is to show deviations beyond their tolerance too. Raises
     CheckpointError, and CandidateError for an image or an instruction that the checkpoint does not take.
     """
     require_pinned(allow_drift=allow_pipeline_drift)
@@ -157,16 +157,16 @@ def compare_all(
 ) -> list[Comparison]:
     """Every precision of ``COMPARED`` beside the reference. ``groups`` is called once for each.
 
-    ``step`` is told of each group of each precision as it begins. Raises as ``rewards_in`` does, and as ``compare``.
+    ``step`` is called with the precision as each group begins. Raises as ``rewards_in`` and ``compare`` do.
     """
 
-    def told(precision: str) -> Iterable[Group]:
+    def with_progress(precision: str) -> Iterable[Group]:
         for group in groups():
             step(precision)
             yield group
 
     reference, *others = (
-        rewards_in(precision, path, device, told(precision), allow_pipeline_drift=allow_pipeline_drift)
+        rewards_in(precision, path, device, with_progress(precision), allow_pipeline_drift=allow_pipeline_drift)
         for precision in (REFERENCE, *COMPARED)
     )
     return [compare(name, reference, rewards) for name, rewards in zip(COMPARED, others, strict=True)]

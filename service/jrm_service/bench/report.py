@@ -1,4 +1,4 @@
-"""What ``jrm bench`` prints and saves."""
+"""The report that ``jrm bench`` prints and saves."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from statistics import median
 from .tables import table
 
 Turn = Callable[[], Sized]
-"""Does its share of a round and returns what it made of every candidate."""
+"""Runs one contestant for its turn of a round, and returns an item for each candidate that it scored."""
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Rates:
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     def run(self, turns: Mapping[str, Turn]) -> None:
-        """One more round. Every other round goes backwards: a drift of the machine's speed must favour nobody."""
+        """Run another round. Every other one goes backwards, so that a drift of the machine's speed favours no one."""
         names = list(turns) if len(self.rounds) % 2 == 0 else list(turns)[::-1]
         rates = {}
         for name in names:
@@ -30,10 +30,10 @@ class Rates:
         self.rounds.append({name: rates[name] for name in turns})
 
     def add(self, name: str, rates: Sequence[float]) -> None:
-        """Add the rates by round of a contestant that ran by itself; all are in the order of their names then."""
-        for of_round, rate in zip(self.rounds, rates, strict=True):
-            of_round[name] = rate
-        self.rounds = [dict(sorted(of_round.items())) for of_round in self.rounds]
+        """Add the rates by round of a contestant that ran separately, and sort all contestants by name."""
+        for round_rates, rate in zip(self.rounds, rates, strict=True):
+            round_rates[name] = rate
+        self.rounds = [dict(sorted(round_rates.items())) for round_rates in self.rounds]
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +42,7 @@ class Rates:
 
     def rate(self, name: str) -> float:
         """Median candidates per second."""
-        return median(one[name] for one in self.rounds)
+        return median(rates[name] for rates in self.rounds)
 
     def ratio(self, name: str, base: str) -> float:
         """Median over the rounds of how many times faster ``name`` was than ``base`` in the same round."""
@@ -50,7 +50,7 @@ class Rates:
 
     def ratios(self, name: str, base: str) -> list[float]:
         """How many times faster ``name`` was than ``base``, round by round."""
-        return [one[name] / one[base] for one in self.rounds]
+        return [rates[name] / rates[base] for rates in self.rounds]
 
     def table(self, title: str, *bases: str, unit: str = "candidates/s") -> str:
         """Medians, median ratios to each base within a round, and the range of the ratios to the first."""

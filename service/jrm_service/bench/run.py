@@ -20,7 +20,7 @@ from .server import measure_server
 from .tables import machine
 
 STEPS = 10
-"""How often ``measure`` tells of a step, beside once for each round."""
+"""How often ``measure`` calls ``step``, in addition to once for each round."""
 
 
 def measure(
@@ -32,12 +32,12 @@ def measure(
     step: Step = lambda _: None,
     allow_pipeline_drift: bool = False,
 ) -> Report:
-    """Load the checkpoint, measure the engine, let go of it, and measure a server of the same settings.
+    """Load the checkpoint, measure the engine, free it, and measure a server with the same settings.
 
     Raises CheckpointError, ServerFailed, and RuntimeError where a candidate has no finite score.
     """
     device = resolve_device(device)
-    here = where(device)  # the load of the machine before the run
+    machine_before = where(device)  # with the load of the machine before the run
     settings = PRECISIONS[precision]
     step("the checkpoint is loaded")
     source = open_source(checkpoint, [device], engine="trie", allow_pipeline_drift=allow_pipeline_drift, **settings)
@@ -51,7 +51,7 @@ def measure(
     flags = {"device": device, "allow_pipeline_drift": str(allow_pipeline_drift).lower(), **settings}
     server = measure_server(checkpoint, flags, plan, (group, rewards), engine.rate, step)
     return Report(
-        where=here,
+        where=machine_before,
         model=model.name,
         fingerprint=model.fingerprint,
         precision=dtype if precision == "auto" else precision,
@@ -62,6 +62,6 @@ def measure(
 
 
 def where(device: str) -> str:
-    """Hardware and versions, as they stand beside every figure."""
+    """Describe hardware and versions, for every report."""
     hardware = device_name([device]) or machine()
     return f"{hardware}; torch {torch.__version__}, transformers {transformers.__version__}"

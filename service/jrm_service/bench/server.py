@@ -1,4 +1,4 @@
-"""The server as a caller sees it: a process of its own, and callers of it through the SDK."""
+"""Measures the server as callers see it: a process of its own, called through the SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jrm_service.settings import PREFIX
 from .engine import Plan, Step
 from .pictures import Group, Pictures
 
-TIMEOUT_S = 600.0  # on a busy machine, slow is still an answer
+TIMEOUT_S = 600.0  # generous: on a busy machine, a slow result still counts
 _JRM = (sys.executable, "-c", "from jrm_client.cli import main; main()")
 _LAST_LINES = 20
 
@@ -35,9 +35,9 @@ class ServerFailed(Exception):
 
 @contextmanager
 def serving(checkpoint: Path | None, flags: Mapping[str, object]) -> Iterator[str]:
-    """URL of a server process on a free port, ready; it ends with the block. Raises ServerFailed.
+    """Run a server process on a free port until the block ends; yield its URL once it is ready. Raises ServerFailed.
 
-    ``flags`` are settings by name; of the environment's it sees none.
+    ``flags`` are settings by name; settings in the environment are ignored.
     """
     settings = {"port": 0} | dict(flags) | ({} if checkpoint is None else {"checkpoint": checkpoint})
     command = [*_JRM, "serve"]
@@ -68,7 +68,7 @@ def _url(process: subprocess.Popen[str], log: IO[str]) -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """What ``callers`` callers saw: rewards in order, seconds of each call, seconds for everything."""
+    """The measurements of ``callers`` callers: rewards in order, seconds of each call, seconds in total."""
 
     callers: int
     rewards: list[float]
@@ -86,7 +86,7 @@ class Load:
 
 
 class Callers:
-    """Callers with a client each, which they keep, as trainers do: what making one costs is not part of a call."""
+    """Callers that each keep one client, as trainers do, so that making a client is not part of a call."""
 
     def __init__(self, url: str, number: int) -> None:
         self._clients = [AsyncJRMClient(url, timeout=TIMEOUT_S) for _ in range(number)]
@@ -100,7 +100,7 @@ class Callers:
         self._runner.close()
 
     def score(self, groups: Sequence[Group], callers: int | None = None) -> Load:
-        """Every caller sends one group, waits, and takes the next that nobody has taken; all callers, or some."""
+        """Score the groups; all callers, or the first ``callers``, each send the next one as soon as they are free."""
         return self._runner.run(self._score(groups, self._clients[:callers]))
 
     async def _score(self, groups: Sequence[Group], clients: Sequence[AsyncJRMClient]) -> Load:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: Markdown tables and the name of the machine that made them."""
+"""Formats Markdown tables, and describes the machine that the figures come from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def machine() -> str:
 
 
 def load() -> float:
-    """How many threads wanted a core, on average over the last minute, whoever's they are."""
+    """Return the load average: threads of all processes that wanted a core, over the last minute."""
     return os.getloadavg()[0]
 
 

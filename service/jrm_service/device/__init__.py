@@ -1,1 +1,1 @@
-"""The server's side of its worker processes, one for each device: started, fed, watched, ended. No torch here."""
+"""The server's side of its worker processes, one per device: started, given work, watched, ended. No torch here."""

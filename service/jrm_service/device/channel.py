@@ -1,8 +1,8 @@
-"""Messages between the server and one of its workers, over a socket that only the two of them have; those of scoring.
+"""The channel between the server and one worker process, over a socket pair, and the messages of scoring.
 
-A message is a pickle, which is for programs that trust each other: both ends are this package, and nothing that a
-caller sent is unpickled, for a caller's bytes have become pixels and token ids by then. Arrays travel behind it as they
-lie in memory, and an object that a message names twice travels once.
+A message is a pickle, which is safe only between programs that trust each other: both ends are this package, and
+nothing that a caller sent is unpickled, because a caller's bytes have become pixels and token ids by then. Arrays
+follow it as raw memory, and an object that a message contains twice is sent once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from jrm_service.scoring.backend import Answer
 from jrm_service.scoring.preparing import SequenceBuilder
 from jrm_service.scoring.types import Candidate, ServedModel
 
-_HEAD = struct.Struct("<QI")  # bytes of the pickle, arrays behind it
+_HEAD = struct.Struct("<QI")  # bytes of the pickle, number of arrays after it
 _LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To a worker, first of all: what to load, where, and how.
+    """The first message to a worker: what to load, where, and how.
 
-    ``devices`` are those of all workers, and this is worker ``number``. ``hashed``: whether it is to work out the
-    fingerprint, which must be ``fingerprint`` where that is known already; ``measured``: whether it is to measure the
-    token budget. ``spared`` is the share of a GPU's memory that vLLM takes later, ``gpu_share`` the most that this
+    ``devices`` are those of all workers, and this is worker ``number``. ``hashed``: whether it computes the
+    fingerprint, which must be ``fingerprint`` if that is known already; ``measured``: whether it measures the token
+    budget. ``spared`` is the share of a GPU's memory that is left for vLLM, ``gpu_share`` the largest share that this
     worker may take.
     """
 
@@ -53,10 +53,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """From a worker: it is warm, has passed the self-test and takes batches.
+    """From a worker: it is warm, has passed the self-test and accepts batches.
 
-    ``image_spec`` and ``builder`` are what the server prepares candidates with; ``engine`` decides what a batch costs;
-    ``batch_tokens`` is the token budget that was measured.
+    The server prepares candidates with ``image_spec`` and ``builder``; ``batch_tokens`` is the measured token budget.
     """
 
     model: ServedModel
@@ -67,28 +66,28 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class NotLoaded:
-    """From a worker, last of all: why it cannot load, one problem a line."""
+    """The last message from a worker that cannot load: the problems, one a line."""
 
     problems: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """To a worker: candidates to be scored, after those before."""
+    """To a worker: candidates to score after the earlier batches."""
 
     candidates: Sequence[Candidate]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """From a worker: the answer for the oldest batch that has none. Every message to it is answered in its turn."""
+    """From a worker: the answer to the oldest unanswered batch. Messages are answered in order."""
 
     answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """To a worker: let go of the device, after the batches before; answered with ``Done``."""
+    """To a worker: release the device after the earlier batches; answered with ``Done``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """From a worker: it has done what it was told, and holds this many bytes on its device."""
+    """From a worker: ``Sleep`` or ``Wake`` is done, and it holds this many bytes on its device."""
 
     device_bytes: int
 
@@ -113,7 +112,7 @@ class LogLine:
 
 
 class Channel:
-    """One end. ``send`` may be called from several threads, ``receive`` from one."""
+    """One end of the channel. ``send`` may be called from several threads, ``receive`` from one."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(True)
@@ -121,7 +120,7 @@ class Channel:
         self._sending = threading.Lock()
 
     def send(self, message: object) -> None:
-        """Send a message; waits while the other end does not read. Raises OSError when it is gone."""
+        """Send a message; blocks while the other end does not read. Raises OSError when it is gone."""
         arrays: list[pickle.PickleBuffer] = []
         body = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
         raw = [array.raw() for array in arrays]
@@ -139,8 +138,8 @@ class Channel:
         return pickle.loads(body, buffers=[self._read(length) for length in lengths])  # noqa: S301 - see above
 
     def close(self) -> None:
-        """The other end reads EOFError; so does whoever waits at this one."""
-        with suppress(OSError):  # the other end was first
+        """Close the channel: ``receive`` raises EOFError at both ends."""
+        with suppress(OSError):  # the other end has closed it already
             self._end.shutdown(socket.SHUT_RDWR)
         self._end.close()
 

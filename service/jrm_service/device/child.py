@@ -1,4 +1,4 @@
-"""One life of a worker process: started, listened to, ended. What it works on is nothing to this module."""
+"""One run of a worker process, from its start to its end, whatever its work is."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REAP_S = 10.0
-_PYTHON = (sys.executable, "-P")  # -P: nothing is imported from wherever the server was started
+_PYTHON = (sys.executable, "-P")  # -P: nothing is imported from the folder where the server was started
 
 
 class Child:
     """A worker process, a thread that sends to it and one that receives from it.
 
-    Create it in an event loop that runs in the main thread: a worker asks the kernel to be killed when the thread that
+    Create it in an event loop that runs in the main thread: a worker asks the kernel to kill it when the thread that
     started it ends, so that not even a stopped worker outlives a server that was killed. It has a session of its own,
-    because a terminal's Ctrl-C is for the server, which drains before it ends its workers.
+    because Ctrl-C in a terminal is for the server, which drains before it ends its workers.
 
-    Raises StartFailed where the machine has no room for one more process.
+    Raises StartFailed if the machine cannot start another process.
 
     Args:
-        module: what is run as the process; it is told its end of the channel and the id of this process.
-        received: called in the event loop with each message, but for log lines and what ``ask`` waits for.
-        ended: called in the event loop, once, with how the process ended.
+        module: the Python module that the process runs; it gets its end of the channel and the id of this process.
+        received: called in the event loop with each message, except log lines and the reply that ``ask`` waits for.
+        ended: called once in the event loop with how the process ended.
     """
 
     def __init__(self, module: str, received: Callable[[Any], None], ended: Callable[[str], None]) -> None:
@@ -60,14 +60,14 @@ class Child:
             raise StartFailed(f"{error}: it {self._reap()}") from None
 
     def send(self, message: object) -> None:
-        """Send a message after those before it. Returns at once; nobody reads it if the process is gone."""
+        """Send a message after the earlier ones. Returns at once; the message is lost if the process is gone."""
         self._outbox.put(message)
 
     async def ask(self, message: object, *, timeout_s: float) -> Any:
-        """Send a message to a worker that starts, and wait for its answer.
+        """Send a message to a worker that is starting, and wait for its answer.
 
-        Raises StartFailed, with ``problems`` where the worker said what keeps it from starting; then it has ended.
-        A process that is stopped meanwhile counts as one that takes long: nobody can tell what loading is doing.
+        Raises StartFailed, with ``problems`` if the worker gave its reasons; the process has ended then. A process that
+        was stopped counts as slow: loading shows no progress.
         """
         self._asked = self._loop.create_future()
         if self.lost.done():
@@ -84,7 +84,7 @@ class Child:
             raise
 
     async def end(self) -> None:
-        """Kill the process. It holds nothing worth a goodbye."""
+        """Kill the process. It has no state that is worth a clean shutdown."""
         self._outbox.put(None)
         self._channel.close()  # the receiving thread reads it as the end, whatever the process does, and kills it
         await asyncio.shield(self.lost)
@@ -94,29 +94,29 @@ class Child:
             try:
                 self._channel.send(message)
             except OSError:
-                return  # it is gone, as the receiving thread learns too
+                return  # the process is gone, and the receiving thread notices it too
             del message  # an idle thread must not keep the last batch alive
 
     def _receive(self) -> None:
-        with suppress(RuntimeError):  # the event loop is closed: nobody waits
+        with suppress(RuntimeError):  # the event loop is closed: nobody is waiting
             for message in self._messages():
                 self._loop.call_soon_threadsafe(self._received, message)
             self._loop.call_soon_threadsafe(self._ended, self._reap())
 
     def _messages(self) -> Iterator[Any]:
-        """What it sends until it ends. A message that cannot be read, for want of memory say, is the end as well."""
+        """The process's messages until it ends. One that cannot be read, for lack of memory say, also ends it."""
         while True:
             try:
                 message = self._channel.receive()
             except EOFError:
                 return
             except Exception:
-                logger.exception("what worker process %d sent cannot be read", self.pid)
+                logger.exception("a message from worker process %d cannot be read", self.pid)
                 return
             yield message
 
     def _reap(self) -> str:
-        """Kill it if it still lives, and say how it ended. In the receiving thread, for it may take a moment."""
+        """Kill the process if it still runs, and return how it ended. Called in the receiving thread: it may block."""
         self._process.kill()
         try:
             code = self._process.wait(_REAP_S)
@@ -139,13 +139,13 @@ class Child:
         self.lost.set_result(None)
         if self._asked is not None and not self._asked.done():
             self._asked.set_exception(StartFailed(f"it {how} before it was ready"))
-            self._asked.exception()  # read: whoever asked may have gone
+            self._asked.exception()  # marks it as retrieved: ``ask`` may have been cancelled
         self._channel.close()
         self._on_end(how)
 
 
 def _started(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
-    """A process, and our end of the channel to it. Raises StartFailed."""
+    """Start a process, and return it with our end of its channel. Raises StartFailed."""
     try:
         ours, theirs = socket.socketpair()
     except OSError as error:
@@ -165,9 +165,9 @@ def _started(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
 
 
 async def patiently(start: Callable[[], Awaitable[T]], who: str) -> T:
-    """What ``start`` returns, tried again after pauses. ``who`` is what is started, for the log.
+    """Call ``start``, again after pauses if it fails, and return its result. ``who`` names it in the log.
 
-    Raises StartFailed at once with ``problems``, which trying again does not solve, and when ``start`` has raised it
+    Raises StartFailed at once if it has ``problems``, which a retry does not solve, and when ``start`` has raised it
     MOST_FAILED_STARTS times in a row.
     """
     for pause in restart_pauses():

@@ -1,4 +1,4 @@
-"""A worker process as the queue sees it."""
+"""A scoring worker in a process of its own, with the interface that the batcher uses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessWorker:
-    """Implements Worker for a device in a process of its own. Use from one event loop, which runs in the main thread.
+    """Implements Worker with one process per device. Use from one event loop, which runs in the main thread.
 
     Args:
-        load: what the process is to load.
+        load: what the process loads.
         start_timeout_s: seconds that it may take to be ready.
-        module: what is run as the process.
+        module: the Python module that the process runs.
     """
 
     def __init__(self, load: Load, *, start_timeout_s: float, module: str = "jrm_service.model.main") -> None:
@@ -38,11 +38,11 @@ class ProcessWorker:
         self._answers: deque[asyncio.Future[Any]] = deque()
 
     async def start(self) -> None:
-        """Start the process. Raises StartFailed, with ``problems`` where the worker said what keeps it from loading."""
+        """Start the process. Raises StartFailed, with ``problems`` if the worker says why it cannot load."""
         await self.load()
 
     async def load(self) -> Loaded:
-        """Start the process, and return what it tells of what it has loaded. Raises StartFailed."""
+        """Start the process, and return its description of what it loaded. Raises StartFailed."""
         self._child = Child(self._module, self._received, self._ended)
         loaded: Loaded = await self._child.ask(self._load, timeout_s=self._start_timeout_s)
         if self._precision not in (None, loaded.model.precision):
@@ -52,22 +52,22 @@ class ProcessWorker:
         return loaded
 
     def expect(self, model: ServedModel) -> None:
-        """From now on, a worker that is started again must serve the same, whatever has become of the folder."""
+        """Require that restarted processes serve this model, even if the checkpoint's folder has changed."""
         self._load = replace(self._load, hashed=True, measured=False, fingerprint=model.fingerprint)
         self._precision = model.precision
 
     @property
     def pid(self) -> int | None:
-        """The process that was started last."""
+        """The id of the process that was started last."""
         return None if self._child is None else self._child.pid
 
     async def score(self, candidates: Sequence[Candidate]) -> Answer:
-        """Score one batch after those before it. Raises WorkerLost when the process ends first."""
+        """Score one batch after the earlier ones. Raises WorkerLost when the process ends first."""
         answer: Answer = await self._ask(Batch(_each_image_once(candidates)))
         return answer
 
     async def sleep(self) -> None:
-        """Let go of the device and keep the weights. Raises WorkerLost when the process ends or takes too long."""
+        """Release the device and keep the weights. Raises WorkerLost when the process ends or takes too long."""
         done: Done = await self._ask_in_time(Sleep())
         logger.info("worker on %s sleeps and holds %s bytes there", self.device, f"{done.device_bytes:,}")
 
@@ -76,7 +76,7 @@ class ProcessWorker:
         await self._ask_in_time(Wake())
 
     async def _ask_in_time(self, message: object) -> Any:
-        """As ``_ask``, for as long as a start may take: a process that was stopped says nothing."""
+        """Like ``_ask``, for at most as long as a start may take: a process that was stopped never answers."""
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 return await self._ask(message)
@@ -84,7 +84,7 @@ class ProcessWorker:
             raise WorkerLost(f"no answer within {self._start_timeout_s:g} s") from None
 
     async def _ask(self, message: object) -> Any:
-        """The answer to a message, which comes in its turn."""
+        """Send a message and return its answer. Answers come in the order of the messages."""
         assert self._child is not None
         if self._child.lost.done():
             raise WorkerLost("the worker has ended")
@@ -100,7 +100,7 @@ class ProcessWorker:
         return self._child.lost
 
     async def end(self, *, patience_s: float = 0.0) -> None:
-        """Kill the process, after a batch under way has had ``patience_s``."""
+        """Kill the process, after giving running batches ``patience_s`` seconds."""
         waiting = [answer for answer in self._answers if not answer.done()]
         if waiting and patience_s:
             await asyncio.wait(waiting, timeout=patience_s)
@@ -120,11 +120,11 @@ class ProcessWorker:
 
 
 async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
-    """Start every worker, at the same time, and return what each tells of what it has loaded.
+    """Start all workers at the same time, and return what each has loaded.
 
-    Raises CheckpointError with what keeps the checkpoint from being served, or when two would score in different
-    precision, and StartFailed when one does not start MOST_FAILED_STARTS times in a row for another reason. Then all
-    have ended.
+    Raises CheckpointError with the reasons why the checkpoint cannot be served, or when two workers would score in
+    different precision, and StartFailed when one fails MOST_FAILED_STARTS times in a row for another reason. All have
+    ended then.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -147,15 +147,15 @@ async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
 
 
 def _require_one_precision(loaded: Sequence[Loaded]) -> None:
-    """A reward must not depend on which device was free. Raises CheckpointError."""
-    found = [(one.model.description["device"], one.model.precision) for one in loaded]
-    if len({precision for _, precision in found}) > 1:
-        told = ", ".join(f"{device} in {precision}" for device, precision in found)
-        raise CheckpointError([f"the workers would score in different precision: {told}; set --dtype and --quantize"])
+    """Raise CheckpointError if precisions differ: a reward must not depend on which device was free."""
+    precisions = [(worker.model.description["device"], worker.model.precision) for worker in loaded]
+    if len({precision for _, precision in precisions}) > 1:
+        listed = ", ".join(f"{device} in {precision}" for device, precision in precisions)
+        raise CheckpointError([f"the workers would score in different precision: {listed}; set --dtype and --quantize"])
 
 
 def _each_image_once(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The same candidates, with one object for equal images: what a message names twice travels once."""
+    """The same candidates, with one object for equal images, since a message sends each object once."""
     images = {image.key: image for candidate in candidates for image in candidate.images}
 
     def shared(candidate: Candidate) -> Candidate:

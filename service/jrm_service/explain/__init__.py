@@ -1,1 +1,1 @@
-"""Critiques from the language head. Only ``engine`` imports vllm."""
+"""Critiques from the language head: requests, prompts, the writer and its worker process. No vllm here."""

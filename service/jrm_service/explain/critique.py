@@ -1,7 +1,7 @@
-"""What the language head wrote, as the explanation that callers get (paper, appendix A.2 and C). Pure.
+"""The text of the language head -> the explanation that callers get (paper, appendix A.2 and C). Pure.
 
 With regions (C.1) a critique is ``{"reasoning": "<|bbox_0|> … <|global|> …", "edit_region": [{"id", "label",
-"bbox_2d"}]}``, without (A.2) it is ``{"reasoning": "…"}``. One that was cut keeps what was complete.
+"bbox_2d"}]}``, without (A.2) it is ``{"reasoning": "…"}``. A truncated critique keeps its complete parts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from jrm_client.protocol import CandidateErrorBody, EditRegion, ExplainUsage, Explanation, Segment
 
 MAX_REGIONS = 8
-"""The region tags that a checkpoint has: ``<|bbox_0|>`` to ``<|bbox_7|>``."""
+"""The number of region tags of a checkpoint: ``<|bbox_0|>`` to ``<|bbox_7|>``."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -25,7 +25,7 @@ _TAG = re.compile(r"<\|(global|bbox_(\d{1,3}))\|>")
 
 
 def schema(regions: bool) -> dict[str, Any]:
-    """The JSON schema of a critique, for structured output: what it allows, ``read`` can read."""
+    """The JSON schema of a critique, for structured output. ``read`` can read whatever it allows."""
     properties: dict[str, Any] = {"reasoning": {"type": "string", "minLength": 1}}
     if regions:
         number = {"type": "integer", "minimum": 0, "maximum": _SCALE}
@@ -41,7 +41,7 @@ def schema(regions: bool) -> dict[str, Any]:
 def read(
     raw: str, *, regions: bool, size: tuple[int, int], finish_reason: FinishReason, usage: ExplainUsage
 ) -> Explanation:
-    """Explain one dimension from the text that was generated.
+    """Return the explanation of one dimension from the generated text.
 
     Args:
         raw: the text, region tags included.
@@ -51,22 +51,22 @@ def read(
         usage: tokens read and written.
     """
     cut = finish_reason == "length"
-    given = Explanation(status="truncated" if cut else "ok", raw=raw, finish_reason=finish_reason, usage=usage)
+    unread = Explanation(status="truncated" if cut else "ok", raw=raw, finish_reason=finish_reason, usage=usage)
     try:
-        # Of a list that is cut off, only what has its closing brace is whole: 36 may have been going to be 360.
+        # In a truncated list, only items with a closing brace are complete: 36 may be the beginning of 360.
         whole = raw[: raw.rfind("}") + 1]
         reasoning = _Reasoning.model_validate(from_json(raw, allow_partial="trailing-strings" if cut else False))
         boxes = _Regions.model_validate(from_json(whole, allow_partial=cut) if whole else {}) if regions else _Regions()
     except ValueError as error:
         if cut:
-            return given
+            return unread
         reason = _first(error) if isinstance(error, ValidationError) else "not JSON"
         problem = CandidateErrorBody(code="invalid_critique", message=f"the model's critique cannot be read: {reason}")
-        return given.model_copy(update={"status": "error", "error": problem})
+        return unread.model_copy(update={"status": "error", "error": problem})
     text = _without_partial_tag(reasoning.reasoning) if cut else reasoning.reasoning
     segments = _segments(text) if regions else _segment("global", " ".join(_TAG.sub(" ", text).split()))
-    found = [region for one in boxes.edit_region if (region := _region(one, size)) is not None]
-    return given.model_copy(update={"reasoning": text, "segments": list(segments), "edit_regions": found})
+    regions_on_image = [region for box in boxes.edit_region if (region := _region(box, size)) is not None]
+    return unread.model_copy(update={"reasoning": text, "segments": list(segments), "edit_regions": regions_on_image})
 
 
 class _Reasoning(BaseModel):
@@ -90,7 +90,7 @@ class _Regions(BaseModel):
 
 
 def _segments(reasoning: str) -> Iterator[Segment]:
-    """Each tag's text up to the next tag; what stands before the first one is about the whole image."""
+    """The text after each tag, up to the next; text before the first tag is about the whole image."""
     pieces = _TAG.split(reasoning)
     yield from _segment("global", pieces[0])
     for name, number, text in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
@@ -103,7 +103,7 @@ def _segment(region: int | Literal["global"], text: str) -> Iterator[Segment]:
 
 
 def _region(region: _Region, size: tuple[int, int]) -> EditRegion | None:
-    """Corners put in order and into the image; None for a box without an area."""
+    """A region with its corners in order and clipped to the image; None for a box without area."""
     xs = sorted(min(_SCALE, max(0, x)) for x in region.bbox_2d[0::2])
     ys = sorted(min(_SCALE, max(0, y)) for y in region.bbox_2d[1::2])
     if xs[0] == xs[1] or ys[0] == ys[1]:

@@ -1,4 +1,4 @@
-"""The language head: an engine that is started, watched, and started again."""
+"""Keeps the engine of the language head running: starts it, watches it, and restarts it if it dies or hangs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """An engine that can be started again, as ``EngineWriter`` knows it: a process of its own."""
+    """What ``EngineWriter`` needs of an engine that can be restarted, such as a process."""
 
     async def start(self) -> None:
-        """Bring it up, for the first time or again; returns when it has answered. Raises StartFailed."""
+        """Start it, for the first time or again; returns when it has answered. Raises StartFailed."""
         ...
 
     @property
     def lost(self) -> asyncio.Future[None]:
-        """Done once what was started last is gone."""
+        """Done once the engine that was started last is gone."""
         ...
 
     @property
     def unfinished(self) -> int:
-        """Answers that it has not finished."""
+        """How many answers it has not finished."""
         ...
 
     @property
@@ -50,13 +50,13 @@ class Engine(Protocol):
 
 
 class EngineWriter:
-    """Implements Writer for an engine that comes back by itself if it dies or hangs. Use from one event loop.
+    """Implements Writer with an engine that is restarted if it dies or hangs. Use from one event loop.
 
     Args:
-        engine: what answers.
-        metrics: where its state is shown.
-        hang_timeout_s: seconds without a sign of any answer after which it counts as hung.
-        on_failed: called when it could not be brought back MOST_FAILED_STARTS times in a row.
+        engine: answers the prompts.
+        metrics: shows the engine's state.
+        hang_timeout_s: seconds without progress on any answer after which the engine counts as hung.
+        on_failed: called when MOST_FAILED_STARTS restarts in a row have failed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class EngineWriter:
         return self._state, self._reason
 
     async def start(self) -> None:
-        """Bring the engine up, and keep it up until ``stop``. Raises StartFailed when it fails again and again."""
+        """Start the engine, and keep it running until ``stop``. Raises StartFailed after repeated failures."""
         await self._bring_up(0)
         self._keeper = asyncio.create_task(self._keep(), name="jrm-explain-engine")
 
@@ -104,7 +104,7 @@ class EngineWriter:
     async def write(
         self, prompt: Prompt, *, max_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[Piece]:
-        """Answer greedily, as Writer says."""
+        """Answer greedily, as ``Writer.write`` says."""
         self.check()
         try:
             async with aclosing(self._engine.answer(prompt, max_tokens=max_tokens, schema=schema)) as pieces:
@@ -115,13 +115,13 @@ class EngineWriter:
 
     def _unavailable(self, reason: str) -> ExplainUnavailable:
         wait = self._ready_again_at - _now()
-        if self._state == "ready":  # one answer failed, or the engine died and its keeper has not seen it yet
+        if self._state == "ready":  # one answer failed, or the engine has just died and ``_keep`` has not noticed yet
             wait = self._took if self._engine.lost.done() else 0.0
         return ExplainUnavailable(f"no critiques now: {reason}", retry_after=max(1.0, wait))
 
     async def _keep(self) -> None:
-        """Bring the engine back whenever it is gone. As a scoring worker is: see ``Batcher``."""
-        quick_ends = 0  # lives in a row that were short
+        """Restart the engine whenever it is gone, by the rules for scoring workers: see ``Batcher``."""
+        quick_ends = 0  # short runs in a row
         while True:
             began = _now()
             ending = await self._until_gone()
@@ -157,7 +157,7 @@ class EngineWriter:
         raise failure
 
     async def _until_gone(self) -> str:
-        """How it went: it ``died``, or ``hung``."""
+        """Wait until the engine is gone, and return how: it ``died`` or ``hung``."""
         while True:
             since = self._engine.silent_since
             left = self._hang_timeout_s - (0.0 if since is None else _now() - since)

@@ -1,4 +1,4 @@
-"""Messages between the server and the worker process that writes critiques: how it starts, then what is asked of it."""
+"""The messages between the server and the worker process that writes critiques: its start, then prompts and answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .writer import Piece, Prompt
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """To the worker, first of all: the checkpoint to open, and how its language head is to be run.
+    """The first message to the worker: the checkpoint to open, and how to run its language head.
 
     ``devices`` are those of the server; critiques are written on the first. ``scorer``: whether it scores too.
-    ``available`` is the host's free memory in bytes before anything was loaded, ``gpu_share`` the part of the GPU's
+    ``available`` is the host's free memory in bytes before anything was loaded, ``gpu_share`` the share of the GPU's
     memory that vLLM may use, ``cache_gib`` the size of its cache on a CPU in GiB; ``context`` the longest sequence,
-    answer included, and ``concurrency`` how many are written at once. ``hashed``: whether it is to work out the
-    fingerprint, which must be ``fingerprint`` where that is known already.
+    answer included, and ``concurrency`` how many are written at once. ``hashed``: whether it computes the fingerprint,
+    which must be ``fingerprint`` if that is known already.
     """
 
     checkpoint: str | None
@@ -40,11 +40,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """From the worker: the checkpoint can be explained here. It waits for Begin with what takes memory.
+    """From the worker: this checkpoint can be explained here. Only ``Begin`` makes it take memory.
 
-    ``model`` has no fingerprint where it was not to be hashed. ``image_spec`` and ``builder`` are what the server
-    prepares questions with; ``dimensions`` says of each that can be asked for whether its critique has regions;
-    ``placeholder`` is the token id that stands for an image; ``context`` is at most the model's.
+    ``model`` has no fingerprint unless it was ``hashed``. The server prepares questions with ``image_spec`` and
+    ``builder``; ``dimensions`` maps each dimension to whether its critique has regions; ``placeholder`` is the token id
+    that stands for an image; ``context`` is at most the model's.
     """
 
     model: ServedModel
@@ -69,7 +69,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """To the worker: a prompt to be answered, as ``Writer.write`` says. ``number`` is its own for good."""
+    """To the worker: a prompt to be answered, as ``Writer.write`` says. ``number`` is unique."""
 
     number: int
     prompt: Prompt
@@ -86,7 +86,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """From the worker: some more of an answer."""
+    """From the worker: the next piece of an answer."""
 
     number: int
     piece: Piece
@@ -94,7 +94,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """From the worker: nothing more comes of this answer. ``failure`` is why, unless it was finished or cancelled."""
+    """From the worker: the end of an answer. ``failure`` is the reason, unless it was finished or cancelled."""
 
     number: int
     failure: str | None

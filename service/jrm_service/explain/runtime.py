@@ -1,4 +1,4 @@
-"""The explain half of a server: opened, started, drained and stopped."""
+"""The explain half of a server, from opening the checkpoint to shutdown."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 class ExplainRuntime:
-    """From a worker process to a running explain service.
+    """Turns a worker process into a running explain service.
 
     Args:
-        worker: where critiques are written.
-        limits: what a request may ask for; ``context`` is lowered to the model's.
-        threads: that decode and tokenize.
-        hang_timeout_s: seconds of silence about unfinished critiques after which the worker counts as hung.
+        worker: the process that writes critiques.
+        limits: the limits of a request; ``context`` is lowered to the model's.
+        threads: how many threads decode and tokenize.
+        hang_timeout_s: seconds without progress on unfinished critiques after which the worker counts as hung.
         grace_s: seconds that running requests get on shutdown.
-        metrics: where work is counted.
-        on_failed: called when the worker does not come back.
+        metrics: counts the work.
+        on_failed: called when the worker cannot be restarted.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ExplainRuntime:
     async def open(self) -> None:
         """Open the checkpoint, and check what can be checked before anything takes memory.
 
-        Raises ExplainSetupError with what keeps it from being explained here, and StartFailed.
+        Raises ExplainSetupError with the reasons why it cannot be explained here, and StartFailed.
         """
         try:
             self._opened = await patiently(self._worker.open, "the explain worker")
@@ -72,9 +72,9 @@ class ExplainRuntime:
             raise
 
     async def start(self, fingerprint: str | None) -> None:
-        """Start the engine of what was opened; returns when it has answered. It is kept alive until ``stop``.
+        """Start the engine for the opened checkpoint; returns when it has answered. It is kept running until ``stop``.
 
-        ``fingerprint`` is the checkpoint's, where another worker has worked it out. Raises StartFailed.
+        ``fingerprint`` is the checkpoint's, if another worker has computed it. Raises StartFailed.
         """
         assert self._opened is not None
         opened, model = self._opened, self._opened.model
@@ -94,7 +94,7 @@ class ExplainRuntime:
         await self._writer.start()
 
     async def drain(self) -> None:
-        """Refuse new work and finish what runs, for at most the grace period."""
+        """Refuse new work and finish running requests, for at most the grace period."""
         self._draining = True
         if self._service is not None:
             try:
@@ -111,7 +111,7 @@ class ExplainRuntime:
             self._service.close()
 
     def service(self) -> ExplainService:
-        """The service. Raises Draining, or NotReady before there is one; the service says when its engine is not."""
+        """The service. Raises Draining, or NotReady before there is one; the service itself checks its engine."""
         if self._draining:
             raise Draining("the server is shutting down; send the request to another replica", retry_after=5)
         if self._service is None:
@@ -119,7 +119,7 @@ class ExplainRuntime:
         return self._service
 
     def model(self) -> ServedModel:
-        """What is served. Raises NotReady while the checkpoint is read."""
+        """The model that is served. Raises NotReady while the checkpoint is read."""
         if self._service is None:
             raise NotReady("not ready: the checkpoint is being read", retry_after=5)
         return self._service.model

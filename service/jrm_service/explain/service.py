@@ -1,4 +1,4 @@
-"""A request's way to its critiques: images, questions, the writer, and what it wrote made into explanations."""
+"""The explain service: a request's images and prompts, the writer, and the explanations made from its text."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 OUTCOMES = ("ok", "truncated", "invalid_critique", "deadline_exceeded", "explain_unavailable", "internal")
 """How a critique can end."""
 
-_KEEP = 0.8  # each finished request weighs 0.8 of the next one in the mean that Retry-After is made from
+_KEEP = 0.8  # weight of the old mean when a request's duration is added to the mean behind Retry-After
 
 
 class Questions(Protocol):
-    """Turns images and an instruction into what the language head answers. Thread-safe."""
+    """Turns images and an instruction into prompts for the language head. Thread-safe."""
 
     def image(self, rgb: PILImage.Image) -> Image:
         """RGB to pixels as the model sees them. Raises ImageTooLarge."""
@@ -46,7 +46,7 @@ class Questions(Protocol):
 
     @property
     def max_sources(self) -> int:
-        """How many source images there are at most: 0 where there are none, otherwise there is at least one."""
+        """The most source images of an edit. 0: there are none; otherwise there is at least one."""
         ...
 
     def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
@@ -56,7 +56,7 @@ class Questions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExplainLimits:
-    """``max_tokens`` caps what a request asks for; ``context`` is the model's, prompt and answer together."""
+    """The limits of requests. ``max_tokens`` caps a request's own; ``context`` is for prompt and answer together."""
 
     max_pixels: int
     max_decoded_bytes: int
@@ -68,7 +68,7 @@ class ExplainLimits:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request. ``dimensions`` None: all that there are. ``timeout_s`` runs from ``explain``."""
+    """One request. ``dimensions`` None means all. ``timeout_s`` counts from the call of ``explain``."""
 
     sources: Sequence[ImageInput]
     edited: ImageInput
@@ -80,7 +80,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Some more text of one dimension's critique, as it is written."""
+    """The next piece of one dimension's critique, as it is written."""
 
     dimension: str
     text: str
@@ -88,7 +88,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One dimension is finished. ``error`` is why, where ``explanation.status`` is ``error``."""
+    """One dimension is finished. ``error`` is set if ``explanation.status`` is ``error``."""
 
     dimension: str
     explanation: Explanation
@@ -99,14 +99,14 @@ class ExplainService:
     """Explains edits, for as many callers at once as the limits allow. Use from one event loop.
 
     Args:
-        model: what is served, for replies.
+        model: the model that is served, for replies.
         dimensions: name -> whether its critique has regions, as the manifest's ``explain`` says.
-        questions: the checkpoint's images and prompts.
+        questions: prepares the checkpoint's images and prompts.
         placeholder: the token id that stands for an image.
         writer: the language head.
-        limits: what a request may ask for.
-        threads: that decode and tokenize.
-        metrics: where work is counted.
+        limits: the limits of a request.
+        threads: how many threads decode and tokenize.
+        metrics: counts the work.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ExplainService:
         return ("draining", "the server is shutting down") if self._draining else self.writer.state()
 
     async def drain(self) -> None:
-        """Refuse new requests and wait for those that run."""
+        """Refuse new requests and wait for the running ones."""
         self._draining = True
         await self._idle.wait()
 
@@ -153,11 +153,12 @@ class ExplainService:
         self._reader.close()
 
     async def explain(self, question: Question) -> AsyncGenerator[Delta | Done]:
-        """The events of a request as they come about: deltas, and one Done for each dimension.
+        """The events of a request as they happen: deltas, and one Done for each dimension.
 
-        Closing the iterator stops whatever is still written. Before the first event it raises Draining,
-        ExplainUnavailable, Overloaded, InvalidRequest, and the CandidateError of an image or an instruction that cannot
-        be used, or of a deadline that passed before there was a prompt. What fails later is the Done of its dimension.
+        Closing the iterator stops the critiques that are still being written. Before the first event it raises
+        Draining, ExplainUnavailable, Overloaded, InvalidRequest, and the CandidateError of an unusable image or
+        instruction, or of a deadline that passed before there was a prompt. Later failures are in the Done of their
+        dimension.
         """
         names = self._chosen(question.dimensions)
         problem = sources_problem(len(question.sources), self._questions.max_sources)
@@ -233,11 +234,11 @@ class ExplainService:
         images = RequestImages(self._reader)
         sources = [images.get(source)[0] for source in question.sources]
         edited, size = images.get(question.edited)
-        asked = {name: self._questions.question(name, sources, edited, question.instruction) for name in names}
-        longest, context = max(sequence.tokens for sequence in asked.values()), self._limits.context
-        if longest >= context:  # the setting may be below the model's own, which the questions check
+        sequences = {name: self._questions.question(name, sources, edited, question.instruction) for name in names}
+        longest, context = max(sequence.tokens for sequence in sequences.values()), self._limits.context
+        if longest >= context:  # the setting may be lower than the model's own, which ``question`` checks
             raise InstructionTooLong(f"instruction and images make {longest} tokens, the limit is {context}")
-        return {name: as_prompt(sequence, self._placeholder) for name, sequence in asked.items()}, size
+        return {name: as_prompt(sequence, self._placeholder) for name, sequence in sequences.items()}, size
 
     # --- and after it -------------------------------------------------------------------------------------------------
 
@@ -288,7 +289,7 @@ class ExplainService:
 
 
 def as_prompt(sequence: TokenSequence, placeholder: int) -> Prompt:
-    """A sequence as a writer takes it, with the id ``placeholder`` for each image."""
+    """Return a sequence as the prompt of a writer, with the id ``placeholder`` for each image."""
     ids: list[int] = []
     images = []
     for segment in sequence.segments:

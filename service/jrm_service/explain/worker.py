@@ -1,4 +1,4 @@
-"""The worker process that writes critiques, as the explain service sees it."""
+"""The server's side of the worker process that writes critiques, with the interface of an engine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MODULE = "jrm_service.model.explain_main"
 
 
 class ExplainWorker:
-    """Implements ``Engine``: vLLM behind a process of its own. Use from one event loop, which runs in the main thread.
+    """Implements ``Engine`` with vLLM in a process of its own. Use from one event loop, which runs in the main thread.
 
     Args:
-        opening: what the process is to open, and how it is to run.
+        opening: what the process opens, and how it runs.
         start_timeout_s: seconds that it may take to open the checkpoint, and then to start vLLM.
-        module: what is run as the process.
+        module: the Python module that the process runs.
     """
 
     def __init__(self, opening: Open, *, start_timeout_s: float, module: str = MODULE) -> None:
@@ -32,26 +32,26 @@ class ExplainWorker:
         self._start_timeout_s = start_timeout_s
         self._module = module
         self._child: Child | None = None
-        self._folder: TemporaryDirectory[str] | None = None  # of a process that has begun
+        self._folder: TemporaryDirectory[str] | None = None  # of a process that was sent Begin
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Queue[Piece | Ended]] = {}
         self._heard = 0.0
 
     async def open(self) -> Opened:
-        """Start the process, and return what it tells of the checkpoint. It holds nothing yet that takes memory.
+        """Start the process, and return its description of the checkpoint. It takes hardly any memory yet.
 
-        Raises StartFailed, with ``problems`` where critiques cannot be served here.
+        Raises StartFailed, with ``problems`` if critiques cannot be served here.
         """
         self._child = Child(self._module, self._received, self._ended)
         opened: Opened = await self._child.ask(self._opening, timeout_s=self._start_timeout_s)
         return opened
 
     def expect(self, fingerprint: str) -> None:
-        """From now on, a process that is started again must serve the same, whatever has become of the folder."""
+        """Require that restarted processes serve this checkpoint, even if its folder has changed."""
         self._opening = replace(self._opening, hashed=True, fingerprint=fingerprint)
 
     async def start(self) -> None:
-        """Start vLLM, in the process that was opened, or in a new one where that has ended. Raises StartFailed."""
+        """Start vLLM in the opened process, or in a new one if that has ended. Raises StartFailed."""
         if self._child is None or self._child.lost.done():
             await self.open()
         assert self._child is not None
@@ -65,7 +65,7 @@ class ExplainWorker:
 
     @property
     def pid(self) -> int | None:
-        """The process that was started last."""
+        """The id of the process that was started last."""
         return None if self._child is None else self._child.pid
 
     @property
@@ -76,7 +76,7 @@ class ExplainWorker:
 
     @property
     def unfinished(self) -> int:
-        """Answers whose end the process has not told."""
+        """How many answers the process has not ended."""
         return len(self._answers)
 
     @property
@@ -122,6 +122,6 @@ class ExplainWorker:
         answers, self._answers = self._answers, {}
         for number, pieces in answers.items():
             pieces.put_nowait(Ended(number, "the engine died"))
-        if self._folder is not None:  # a process that was killed leaves its sockets
+        if self._folder is not None:  # a process that was killed leaves its sockets behind
             self._folder.cleanup()
             self._folder = None

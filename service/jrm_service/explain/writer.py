@@ -1,4 +1,4 @@
-"""What answers a prompt: the interface between the explain service and its engine. Plain data; no vllm here."""
+"""The interface between the explain service and its engine: prompts, pieces of answers, ``Writer``. No vllm here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some more text of an answer; the last piece says why it ended and how many tokens it took in all."""
+    """The next text of an answer; the last piece has the reason why it ended and its total number of tokens."""
 
     text: str
     finish_reason: Literal["stop", "length"] | None = None
@@ -38,14 +38,14 @@ class Piece:
 
 
 class Writer(Protocol):
-    """A language head that is served somewhere."""
+    """A language head, wherever it runs."""
 
     def state(self) -> tuple[EngineState, str]:
         """Whether it answers, and if not, why."""
         ...
 
     def check(self) -> None:
-        """Raise the ExplainUnavailable with which ``write`` would be refused."""
+        """Raise the ExplainUnavailable that ``write`` would raise."""
         ...
 
     def write(
@@ -53,6 +53,6 @@ class Writer(Protocol):
     ) -> AsyncGenerator[Piece]:
         """Answer greedily; closing the iterator stops the work. With ``schema``, only JSON that it allows.
 
-        Raises ExplainUnavailable when the engine is not there, or goes while it writes.
+        Raises ExplainUnavailable when the engine is not running, or is lost while it writes.
         """
         ...

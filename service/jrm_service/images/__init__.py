@@ -1,1 +1,1 @@
-"""Untrusted bytes to RGB, RGB to what the model sees."""
+"""Images: untrusted bytes -> RGB -> the pixels and patches that the model sees."""

@@ -1,7 +1,7 @@
-"""Untrusted bytes to RGB. Nothing of an image is decoded before its header has been found acceptable.
+"""Untrusted bytes -> RGB. Nothing of an image is decoded before its header has been accepted.
 
-Each format has a module that refuses what is damaged and leaves the pixels to pillow; here is what they share: limits,
-colour rules and the two errors. Colour follows transformers' ``load_image``, which is what training code sees: first
+Each format has a module that refuses damaged files and leaves the pixels to pillow; this module has what they share:
+limits, colour rules and the two errors. Colour follows transformers' ``load_image``, as training code uses it: first
 frame of an animation, EXIF orientation applied, alpha dropped (not composited), palette expanded, gray replicated, CMYK
 converted. The one exception is 16-bit gray, which ``load_image`` clips to white: it is cut to its high byte, like every
 other 16-bit PNG. ``docs/images.md`` has the table.
@@ -27,7 +27,7 @@ MAX_PIXELS = 32_000_000
 
 
 class _Format(Protocol):
-    """What the module of a format offers. ``matches`` looks at the first bytes; the others raise InvalidImage."""
+    """The functions of a format's module. ``matches`` looks at the first bytes; the others raise InvalidImage."""
 
     def matches(self, data: bytes) -> bool: ...
     def read_header(self, data: bytes) -> tuple[int, int, int]: ...
@@ -41,9 +41,9 @@ _FORMATS: dict[str, _Format] = {"PNG": png, "JPEG": jpeg, "WebP": webp, "PPM": p
 class Header:
     """Format, width and height in pixels as stored (EXIF orientation not applied), and the memory that decoding takes.
 
-    ``bytes_per_pixel`` bounds all pixel buffers that decoding holds at one moment: pillow keeps 4 bytes for a pixel of
-    whatever mode, conversion to RGB and rotation each add a copy, and every format has buffers of its own. The one
-    thing that it leaves out is the prefix codes of a lossless WebP, see ``webp.code_bytes``.
+    ``bytes_per_pixel`` bounds all pixel buffers that decoding holds at one moment: pillow takes 4 bytes for a pixel of
+    any mode, conversion to RGB and rotation each add a copy, and every format has buffers of its own. It leaves out
+    only the prefix codes of a lossless WebP, see ``webp.code_bytes``.
     """
 
     format: str
@@ -58,7 +58,7 @@ class Header:
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
-    """Return what the first bytes promise, without decoding a pixel: fast enough for an event loop.
+    """Return the header in the first bytes, without decoding a pixel: fast enough for an event loop.
 
     Raises what ``decode`` raises; an image that passes here may still turn out to be damaged.
     """
@@ -87,7 +87,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_behind(header: Header, data: bytes) -> Image.Image:
-    """``decode`` for who has read the header already, to learn how much memory it takes."""
+    """Like ``decode``, for callers that have read the header already to know how much memory it takes."""
     try:
         image, orientation = _FORMATS[header.format].read_image(data)
         if image.size != (header.width, header.height):
@@ -99,12 +99,12 @@ def decode_behind(header: Header, data: bytes) -> Image.Image:
     except MemoryError:
         raise InvalidImage(f"{header.format} that needs more memory than there is") from None
     except Exception:
-        # Pillow lets hostile bytes surface as nearly any exception, with texts about its own internals.
+        # On hostile bytes pillow raises nearly any exception, with messages about its internals.
         raise InvalidImage(f"damaged {header.format}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A plain 8-bit RGB image that shares nothing with the decoder it came from."""
+    """A plain 8-bit RGB image that shares no memory with its decoder."""
     if type(image) is Image.Image and image.mode == "RGB":
         return image
     if image.mode.startswith("I"):  # 16-bit gray; pillow would clip it to 255

@@ -10,7 +10,7 @@ from PIL.Image import Transpose
 PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 _VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF types BYTE, SHORT, LONG; writers should use SHORT
-_PREFIXES = re.compile(rb"(?:Exif\0\0){0,2}+")  # some writers repeat it; pillow takes off two
+_PREFIXES = re.compile(rb"(?:Exif\0\0){0,2}+")  # some writers repeat it; pillow removes two
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 TRANSPOSE = {
@@ -22,7 +22,7 @@ TRANSPOSE = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the image upright. Any other value means that it is upright already."""
+"""EXIF orientation -> the operation that makes the image upright. With any other value it is upright already."""
 
 
 def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:

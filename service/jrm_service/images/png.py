@@ -1,7 +1,7 @@
 """PNG: chunks, checksums and the amount of pixel data are checked here; pillow only undoes the row filters.
 
 Pillow does not check the CRC of image data, and a compressed stream that ends early leaves the rest of the image black
-without an error. It also parses text chunks and warns about animation chunks, so it is handed the image data alone.
+without an error. It also parses text chunks and warns about animation chunks, so it is given only the image data.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def matches(data: bytes) -> bool:
 
 
 def read_header(data: bytes) -> tuple[int, int, int]:
-    """Read the header chunk alone: (width, height, bytes that decoding takes for a pixel). Raises InvalidImage."""
+    """Read only the header chunk: (width, height, bytes that decoding takes per pixel). Raises InvalidImage."""
     width, height, bits = _read_ihdr(data)[:3]
     # Scanlines are held up to three times (inflated, packed, and packed in pieces), and then up to three pillow images.
     return width, height, 3 * -(-bits // 8) + 12
@@ -47,7 +47,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     """Decode the still image, or the default image of an animation: (image in its own mode, EXIF orientation).
 
     Raises InvalidImage for a damaged or truncated file: every checksum has to match, and the pixel data has to fill
-    the image. Also for 16-bit samples that are all below 256 and not all 0, which would become black.
+    the image. It also does so for 16-bit samples that are all below 256 and not all 0, which would become black.
     """
     width, height, bits, colour_type, interlaced = _read_ihdr(data)
     chunks = list(_chunks(data))
@@ -57,7 +57,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
     if colour_type == _PALETTE and not palette:
         raise InvalidImage("damaged PNG: no palette")
     compressed = b"".join(body for kind, body in chunks if kind == b"IDAT")
-    # Level 0 stores the bytes as they are: the pixel data is inflated once, here, and only copied by pillow.
+    # Level 0 stores the bytes uncompressed: the pixel data is inflated once, here, and pillow only copies it.
     scanlines = zlib.compress(_inflate(compressed, _scanline_bytes(width, height, bits, interlaced)), 0)
     depth = bits // _SAMPLES[colour_type]
     mode, raw_mode = _MODES[depth, colour_type]
@@ -66,7 +66,7 @@ def read_image(data: bytes) -> tuple[Image.Image, int]:
         raise InvalidImage("a 16-bit image whose values fit into 8 bits: save it as 8-bit")
     if colour_type == _PALETTE:
         image.putpalette(palette)
-    exif = next((PREFIX + body for kind, body in reversed(chunks) if kind == b"eXIf"), None)  # the last, as for pillow
+    exif = next((PREFIX + body for kind, body in reversed(chunks) if kind == b"eXIf"), None)  # as pillow does
     return image, read_orientation(exif or _profile(chunks), _text(chunks, b"XML:com.adobe.xmp"))
 
 
@@ -124,11 +124,11 @@ def _profile(chunks: list[tuple[bytes, memoryview]]) -> bytes | None:
 
 
 def _text(chunks: list[tuple[bytes, memoryview]], key: bytes) -> bytes:
-    """The text under a key, at most ``MAX_TEXT_BYTES`` of it; of several the last, which alone is inflated."""
+    """The text under a key, at most ``MAX_TEXT_BYTES`` of it. Of several, the last one, and only it is inflated."""
     for kind, body in reversed(chunks):
         if kind in (b"tEXt", b"zTXt", b"iTXt") and body[: len(key) + 1] in (key, key + b"\0"):
             rest = bytes(body[len(key) + 1 :])
-            if kind == b"iTXt":  # behind the language and the translated key; what zTXt has there is one byte
+            if kind == b"iTXt":  # skip the language and the translated key; zTXt has only one byte here
                 rest = rest[:1] + rest[2:].partition(b"\0")[2].partition(b"\0")[2]
             compressed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
             rest = rest[kind != b"tEXt" :]

@@ -10,7 +10,7 @@ from PIL import Image
 from jrm_service.errors import InvalidImage
 
 # Possessive repetition: a header that does not match fails in one pass over it. A gap begins with white space, because
-# a comment right behind a digit does not end the number: "2#\n2" is 22 to netpbm and pillow. Such a header is refused.
+# a comment right after a digit does not end the number: "2#\n2" is 22 to netpbm and pillow. Such a header is refused.
 _GAP = rb"\s(?:\s|#[^\r\n]*+[\r\n])*+"
 _HEADER = re.compile(rb"P6%b(\d{1,10})%b(\d{1,10})%b(\d{1,5})\s" % (_GAP, _GAP, _GAP))
 
@@ -21,7 +21,7 @@ def matches(data: bytes) -> bool:
 
 
 def read_header(data: bytes) -> tuple[int, int, int]:
-    """Parse the header: (width, height, bytes that decoding takes for a pixel). Raises InvalidImage."""
+    """Parse the header: (width, height, bytes that decoding takes per pixel). Raises InvalidImage."""
     width, height, maxval, _ = _parse(data)
     return width, height, 16 if maxval > 255 else 12
 

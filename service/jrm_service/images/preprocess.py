@@ -1,7 +1,7 @@
-"""RGB to what the model sees: Qwen's resize, normalization and patch order, on pillow and numpy alone.
+"""RGB -> what the model sees: Qwen's resize, normalization and patch order, with only pillow and numpy.
 
 Grid and values equal those of transformers' ``Qwen2VLImageProcessorPil`` (the image processor of Qwen3-VL on its pillow
-backend) bit for bit; the tests hold the two against each other.
+backend) bit for bit; tests compare the two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RESAMPLING: dict[Resample, Image.Resampling] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec:
-    """How images are resized, normalized and cut. Every field moves scores.
+    """How images are resized, normalized and cut into patches. Every field affects scores.
 
     ``min_pixels`` and ``max_pixels`` bound the area after resizing, ``patch_size`` is in pixels, ``merge_size`` in
     patches, ``temporal_patch_size`` in frames (a still image is repeated), ``mean`` and ``std`` are per RGB channel on
@@ -76,7 +76,7 @@ def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
         raise ImageTooLarge(f"{width} x {height} pixels, an aspect ratio over the limit of {MAX_ASPECT_RATIO}")
     factor = spec.factor
-    # Where to multiply and where to divide first is transformers' order: another one rounds differently.
+    # The order of multiplications and divisions is transformers': another one rounds differently.
     rows, columns = round(height / factor), round(width / factor)
     area = rows * columns * factor * factor
     if area > spec.max_pixels:
@@ -100,7 +100,7 @@ def resize(rgb: Image.Image, spec: ImageSpec) -> npt.NDArray[np.uint8]:
 
 
 def digest(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Return 16 bytes that name these pixels and their shape, equal on every machine."""
+    """Return 16 bytes that identify these pixels and their shape, equal on every machine."""
     hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     hashed.update(np.ascontiguousarray(pixels).data)
     return hashed.digest()
@@ -137,7 +137,7 @@ def patches(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.fl
     _, rows, columns = grid(pixels, spec)
     patch, merge = spec.patch_size, spec.merge_size
     blocks = pixels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    # Reordered while a sample is still one byte; the table then turns each byte into four.
+    # Reordered while a sample is still one byte; the table then turns it into four.
     ordered = blocks.transpose(6, 0, 3, 1, 4, 2, 5).reshape(3, rows * columns, patch * patch)
     out = np.empty((rows * columns, 3, spec.temporal_patch_size, patch * patch), np.float32)
     for channel, table in enumerate(levels(spec.mean, spec.std)):
@@ -147,7 +147,7 @@ def patches(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.fl
 
 @lru_cache(maxsize=8)
 def levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> npt.NDArray[np.float32]:
-    """Return what each 8-bit level of each channel becomes: float32 [3, 256], read-only.
+    """Return the normalized value of each 8-bit level of each channel: float32 [3, 256], read-only.
 
     As transformers computes it: scaled in float64, cast, then normalized in float32.
     """

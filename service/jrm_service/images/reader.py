@@ -1,4 +1,4 @@
-"""The images of requests: read in threads, each once, under a budget of the memory that decoding takes."""
+"""Reads the images of requests in threads: each image once, within a limit on the memory that decoding takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """One image of a request as it came: file bytes, or why there are none.
+    """One image of a request as it arrived: the bytes of its file, or the error that stands for them.
 
     ``name`` is its field, for messages; ``key`` a digest of the bytes, so that equal images are decoded once.
     """
@@ -34,13 +34,13 @@ class ImageInput:
 
     @classmethod
     def of(cls, name: str, data: bytes | CandidateError) -> ImageInput:
-        """Hashes ``data``: call it off the event loop."""
+        """Return the input with the digest of ``data``. Hashing takes time: call it off the event loop."""
         raw = data if isinstance(data, bytes) else str(data).encode()
         return cls(name, data, hashlib.blake2b(raw, digest_size=16).digest())
 
 
 class DecodingMemory:
-    """Bytes that decoding may take in all threads at once. A claim above it all goes alone: slow, not stuck."""
+    """The bytes that decoding may take in all threads together. An image that needs more is decoded alone."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -49,7 +49,7 @@ class DecodingMemory:
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Wait in this thread for so many bytes, and hold them until the block ends."""
+        """Wait in this thread until ``amount`` bytes are free, and hold them until the block ends."""
         amount = min(amount, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._spent + amount <= self._total)
@@ -63,10 +63,10 @@ class DecodingMemory:
 
 
 class ImageReader(Generic[T]):
-    """Threads that decode images and make of them what the model sees.
+    """Threads that decode images and prepare them for the model.
 
     Args:
-        prepare: what is made of an upright RGB image; raises the image's CandidateError.
+        prepare: turns an upright RGB image into the prepared image; raises the image's CandidateError.
         max_pixels: of one image, by its header.
         max_decoded_bytes: of all images that are being decoded.
         threads: how many images are read at once.
@@ -82,7 +82,7 @@ class ImageReader(Generic[T]):
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="jrm-preprocess")
 
     async def run(self, work: Callable[[], U]) -> U:
-        """The result of ``work``, done in one of the threads."""
+        """Run ``work`` in one of the threads and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class ImageReader(Generic[T]):
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def read(self, data: bytes) -> tuple[T, tuple[int, int]]:
-        """What is made of an image file, and its width and height. In a thread. Raises the image's CandidateError."""
+        """The prepared image of a file, and the file's width and height. Runs in a thread. Raises CandidateError."""
         header = read_header(data, max_pixels=self._max_pixels)
         with self._memory.hold(header.decoded_bytes):
             rgb = decode_behind(header, data)
@@ -108,7 +108,7 @@ class RequestImages(Generic[T]):
         """How many images were read."""
 
     def get(self, image: ImageInput) -> tuple[T, tuple[int, int]]:
-        """The image and its size. In a thread. Raises the image's CandidateError, under the name of this input."""
+        """The prepared image and its size. Runs in a thread. Raises CandidateError with this input's name."""
         with self._lock:
             future = self._read.get(image.key)
             first = future is None
@@ -124,12 +124,12 @@ class RequestImages(Generic[T]):
                 future.set_exception(error)
         failure = future.exception()
         if isinstance(failure, CandidateError):
-            told = type(failure)(f"{image.name}: {failure}")
-            told.param = image.name
-            raise told from None
+            named = type(failure)(f"{image.name}: {failure}")
+            named.param = image.name
+            raise named from None
         return future.result()
 
     def forget(self, image: ImageInput) -> None:
-        """Nothing needs the image any more."""
+        """Drop the image once nothing needs it any more."""
         with self._lock:
             self._read.pop(image.key, None)

@@ -1,4 +1,4 @@
-"""WebP: the canvas size and the RIFF length are read here, libwebp decodes."""
+"""WebP: the canvas size and the RIFF length are checked here, libwebp decodes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .orientation import read_orientation
 # libwebp's animation decoder, which pillow uses for still images too, holds two RGBA canvases and its own working
 # memory while the frame is copied out twice.
 _BYTES_PER_PIXEL = 28
-# A lossless stream may bring prefix codes of its own for every block of 4 x 4 pixels, at most 65,536 sets of them. A
-# set costs the file 20 bits and libwebp up to 14 kB. Ordinary files have a few sets, and which file is hostile is only
-# known once it is decoded: so only one lossless stream that could need much is decoded at a time.
+# A lossless stream may have prefix codes of its own for every block of 4 x 4 pixels, at most 65,536 sets of them. A
+# set takes 20 bits in the file and up to 14 kB in libwebp. Ordinary files have a few sets, and a hostile file is only
+# recognised once it is decoded: so only one lossless stream that could need much is decoded at a time.
 _MOST_CODES, _BITS_OF_CODES, _BYTES_OF_CODES, _BYTES_OF_TABLES = 65_536, 20, 14_000, 64
 _MUCH = 8 * 2**20
 _LOSSLESS = (b"VP8L", b"ALPH", b"ANMF")  # chunks that may hold such a stream
@@ -50,7 +50,7 @@ def read_header(data: bytes) -> tuple[int, int, int]:
 
 
 def code_bytes(data: bytes) -> int:
-    """Upper bound of what libwebp allocates for prefix codes, if the file is as hostile as can be."""
+    """Upper bound of what libwebp allocates for prefix codes, if the file is as hostile as possible."""
     if not any(chunk in data for chunk in _LOSSLESS):
         return 0
     width, height, _ = read_header(data)

@@ -1,1 +1,1 @@
-"""The checkpoint format and the model behind the backend interface."""
+"""The checkpoint format, and the model that runs in worker processes behind the backend interface."""

@@ -1,6 +1,6 @@
-"""A user's ``config.json`` as the architecture that is built from it: what cannot be built or run is a problem by key.
+"""Validates a ``config.json``: what cannot be built or run as an architecture is reported as a problem by key.
 
-transformers checks little before the first forward pass, and raises whatever its first wrong value leads to.
+transformers checks little before the first forward pass, and then raises whatever the first wrong value leads to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .families import FAMILIES, Config, Family, family_of, text_head_dim
 from .files import one_line
 from .weights import expected_tensors
 
-# The server decides these itself: what a file says of them must not matter, least of all keep it from being read.
+# The server decides these itself: a file's values for them are ignored, even invalid ones.
 _OURS = ("attn_implementation", "_attn_implementation", "dtype", "torch_dtype", "auto_map", "use_cache")
 
 _TEXT_SIZES = (
@@ -26,26 +26,26 @@ _VISION_SIZES = (
 )
 _TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 _LARGEST = 10**9
-_MOST_LAYERS = 1000  # each is built, if only as an outline
+_MOST_LAYERS = 1000  # each is built, if only on the meta device
 
 
 def read_architecture(raw: Mapping[str, Any], label: str, problems: list[str]) -> Config | None:
-    """The configuration of a whole ``config.json``, built once as an outline; None when it has problems.
+    """The configuration of a whole ``config.json``, built once on the meta device; None when it has problems.
 
     No weight is allocated and no code of the checkpoint runs. ``label`` is what problems call the file.
     """
-    found = _key_problems(raw)
+    own_problems = _key_problems(raw)
     config = None
-    if not found:
+    if not own_problems:
         try:
             config = FAMILIES[raw["model_type"]].config_class.from_dict(copy.deepcopy(_without_ours(raw)))
-            found = _relation_problems(config)
-            if not found:
+            own_problems = _relation_problems(config)
+            if not own_problems:
                 expected_tensors(config)
         except Exception as error:  # transformers and torch raise many types here; all mean the same to a user
-            found = [f"transformers refuses it ({one_line(error)})"]
-    problems += [f"{label}: {problem}" for problem in found]
-    return None if found else config
+            own_problems = [f"transformers refuses it ({one_line(error)})"]
+    problems += [f"{label}: {problem}" for problem in own_problems]
+    return None if own_problems else config
 
 
 def _without_ours(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _without_ours(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _key_problems(raw: Mapping[str, Any]) -> list[str]:
-    """What can be said before transformers sees it, in the file's own words."""
+    """Problems that can be found before transformers sees the file, with the file's own keys."""
     family = FAMILIES.get(raw["model_type"]) if isinstance(raw.get("model_type"), str) else None
     if family is None:
         served = ", ".join(f"{model_type!r} ({family.name})" for model_type, family in FAMILIES.items())
@@ -100,7 +100,7 @@ def _may_lack(key: str, family: Family) -> bool:
 
 
 def _relation_problems(config: Config) -> list[str]:
-    """What builds, but fails or means something else in the first forward pass."""
+    """Problems that let the model be built, but make it fail or compute something else in the first forward pass."""
     text, vision, family = config.text_config, config.vision_config, family_of(config)
     head_dim, width = text_head_dim(config), family.vision_width(vision)
     problems = []

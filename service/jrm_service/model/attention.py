@@ -1,8 +1,8 @@
-"""What is ours inside transformers' layers: who attends to whom.
+"""Our attention inside transformers' layers: which token sees which.
 
-Each attention call is registered with transformers under a name of its own, and told who sees what through a keyword
-argument that the layers hand down untouched. Everything that depends on the batch lies ready on the device: nothing
-here makes the host wait for it.
+Each attention function is registered with transformers under its own name, and learns which token sees which from a
+keyword argument that the layers pass on unchanged. Everything that depends on the batch is on the device already:
+nothing here makes the host wait for it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ IMAGE_ATTENTION = "jrm_images"
 
 @dataclass(frozen=True, slots=True)
 class TrieAttention:
-    """Who sees what in a packed row, as tensors: nodes of equal length and context are attended to in one call.
+    """Which tokens see which in a packed row, as tensors: nodes of equal length and context share one call.
 
     ``queries`` int64 [T] are the row's slots in the order of the calls, ``restore`` int64 [T] puts results back in
-    packed order; ``keys`` int64 [K] are the slots that the queries see. Call n covers ``shapes[n]``: nodes, queries of
-    each and keys of each, under ``masks[n]`` bool [queries, keys]. With a ``kernel`` there is one call for all nodes,
-    no masks, and their ``lengths``.
+    packed order; ``keys`` int64 [K] are the slots that the queries see. Call n covers ``shapes[n]``: the number of
+    nodes, and queries and keys of each, under ``masks[n]`` bool [queries, keys]. With a ``kernel`` there is one call
+    for all nodes, with their ``lengths`` and without masks.
     """
 
     queries: torch.Tensor
@@ -65,7 +65,7 @@ class TrieAttention:
         return replace(self, queries=queries, restore=restore, keys=keys, masks=masks, lengths=lengths)
 
     def pin(self) -> TrieAttention:
-        """The same in memory from which a GPU copies without the host waiting."""
+        """The same in pinned memory, from which a GPU copies without the host waiting."""
         queries, restore, keys = (tensor.pin_memory() for tensor in (self.queries, self.restore, self.keys))
         masks = [mask.pin_memory() for mask in self.masks]
         lengths = None if self.lengths is None else self.lengths.pin()
@@ -88,7 +88,7 @@ def attend(
     One gather and one scatter for all calls, because training differentiates through them: the gradient of a gather is
     as large as the row.
     """
-    # [n, heads, d]: a call's share is then contiguous.
+    # [n, heads, d]: the part of each call is then contiguous.
     queries = query[0].transpose(0, 1).index_select(0, trie.queries)
     keys, values = (tensor[0].transpose(0, 1).index_select(0, trie.keys) for tensor in (key, value))
     if trie.kernel is not None and trie.lengths is not None:
@@ -101,20 +101,20 @@ def attend(
 def _by_shape(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, trie: TrieAttention, scale: float
 ) -> torch.Tensor:
-    """A call for each shape of nodes."""
+    """Attention with one call for each shape of nodes."""
     every_q = torch.split(queries, [n * q for n, q, _ in trie.shapes])
     every_k, every_v = (torch.split(tensor, [n * k for n, _, k in trie.shapes]) for tensor in (keys, values))
     attended = []
     for q, k, v, (nodes, _, _), mask in zip(every_q, every_k, every_v, trie.shapes, trie.masks, strict=True):
         q, k, v = (tensor.view(nodes, -1, *tensor.shape[1:]).transpose(1, 2) for tensor in (q, k, v))
-        one = masked_attention(q, k, v, mask, scale)
-        attended.append(one.transpose(1, 2).flatten(0, 1))
+        output = masked_attention(q, k, v, mask, scale)
+        attended.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedImages:
-    """The images of one call of the vision tower: how many patches each has, and what attends to them."""
+    """The images of one call of the vision tower: the patches of each, and the kernel for them."""
 
     lengths: Lengths
     kernel: Kernel
@@ -137,7 +137,7 @@ def attend_within_images(
 
 
 def packed_images(patches: Sequence[int], device: torch.device, kernel: Kernel | None) -> PackedImages:
-    """Images of so many patches each, one after the other. Without a kernel, a call for each of them."""
+    """Images of these numbers of patches, one after the other. Without a kernel, each has its own call."""
     lengths = Lengths.of([(count, count) for count in patches])
     if kernel is None:
         return PackedImages(lengths, one_by_one)

@@ -1,7 +1,6 @@
-"""What a reward model takes over from the stock folder that it was trained from: all but the weights.
+"""What an imported reward model takes from the folder of its base model: config, tokenizer and image processor.
 
-Each reader names the file at fault, adds every problem to the list it is given, and returns None when there is nothing
-to go on with.
+Each reader adds its problems, with the file at fault, to the list it is given, and returns None if it cannot go on.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from .files import (
 from .prompts import IMAGE_TOKEN
 
 PREPROCESSOR = "preprocessor_config.json"
-_BICUBIC = 3  # what Qwen's image processor does when its file does not say
-_LOADING_FLAGS = ("is_local", "local_files_only", "trust_remote_code")  # of our call; transformers saves them as well
+_BICUBIC = 3  # the default of Qwen's image processor
+_LOADING_FLAGS = ("is_local", "local_files_only", "trust_remote_code")  # arguments of our call that transformers saves
 
 
 def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict[str, Any], Config] | None:
-    """``config.json`` as (JSON, config) with the vocabulary of ``rows`` embedding rows.
+    """``config.json`` as (JSON, config), with a vocabulary of ``rows`` embedding rows.
 
-    Training resized the embedding, so its rows count, not the base's ``vocab_size``. ``architectures`` is the stock
-    class, whatever class saved the file.
+    Training resized the embedding, so its rows count, not the base's ``vocab_size``. ``architectures`` is set to the
+    stock class, whichever class saved the file.
     """
     file = base / "config.json"
     raw = read_json(file, problems, label=_where(file))
@@ -49,7 +48,7 @@ def read_config(base: Path, rows: int | None, problems: list[str]) -> tuple[dict
 
 
 def _resized(raw: dict[str, Any], rows: int | None) -> dict[str, Any]:
-    """The same configuration with a vocabulary of ``rows``; as it is for None."""
+    """The same configuration with a vocabulary of ``rows``; unchanged for None."""
     if rows is None:
         return raw
     text = raw.get("text_config")
@@ -62,8 +61,8 @@ def read_tokenizer(
 ) -> PreTrainedTokenizerBase | None:
     """The base's tokenizer with ``token`` as a special token: at the next free id, or where it is already.
 
-    ``rows`` of the embedding must be there for every token. More are padding; that is noted, for it may also mean that
-    this is not the tokenizer that the weights were trained with.
+    The embedding must have a row for every token. Further ``rows`` are padding; they are noted, because they may also
+    mean that the weights were trained with another tokenizer.
     """
     if not (base / "tokenizer.json").exists() and not (base / "vocab.json").exists():
         problems.append(f"{base.name}/tokenizer.json: missing, and no vocab.json")
@@ -122,7 +121,7 @@ def read_preprocessor(
     config: Config | None,
     problems: list[str],
 ) -> dict[str, Any] | None:
-    """``preprocessor_config.json`` with its size rules made explicit, ``min_pixels`` and ``max_pixels`` over them.
+    """``preprocessor_config.json`` with explicit size rules, which ``min_pixels`` and ``max_pixels`` override.
 
     ``size.shortest_edge`` and ``size.longest_edge`` are areas in pixels, as Qwen's image processor means them.
     """
@@ -136,7 +135,7 @@ def read_preprocessor(
     preprocessor = {key: value for key, value in raw.items() if key not in ("min_pixels", "max_pixels")}
     preprocessor["size"] = {"shortest_edge": smallest, "longest_edge": largest}
     preprocessor.setdefault("resample", _BICUBIC)
-    found = [
+    own_problems = [
         f"{_where(file)}: {problem}"
         for problem in (
             *image_size_problems(raw),
@@ -148,17 +147,17 @@ def read_preprocessor(
         vision = config.vision_config
         rules = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
         rules["temporal_patch_size"] = vision.temporal_patch_size
-        found += [
+        own_problems += [
             f"{_where(file)}: {key} is {raw.get(key)}, config.json says {value}"
             for key, value in rules.items()
             if raw.get(key) != value
         ]
-    problems += found
-    return None if found else preprocessor
+    problems += own_problems
+    return None if own_problems else preprocessor
 
 
 def read_limits(base: Path) -> tuple[int, int] | None:
-    """The smallest and the largest area of the base's image processor; None where it does not say both."""
+    """The smallest and the largest area of the base's image processor; None unless it states both."""
     raw = read_json(base / PREPROCESSOR, []) or {}
     size = raw["size"] if isinstance(raw.get("size"), dict) else {}
     smallest = _first_given(raw.get("min_pixels"), size.get("shortest_edge"))
@@ -167,7 +166,7 @@ def read_limits(base: Path) -> tuple[int, int] | None:
 
 
 def video_preprocessor(preprocessor: dict[str, Any], kind: str) -> dict[str, Any]:
-    """``video_preprocessor_config.json``, which vLLM asks for and no score depends on, for a base without one."""
+    """A ``video_preprocessor_config.json`` for a base without one: vLLM requires it, and no score depends on it."""
     keys = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "processor_class", "size")
     return {key: preprocessor[key] for key in keys if key in preprocessor} | {"video_processor_type": kind}
 
@@ -193,7 +192,7 @@ def _other_problems(preprocessor: dict[str, Any]) -> list[str]:
     problems = []
     if resample_name(preprocessor["resample"]) not in RESAMPLE_NAMES.values():
         problems.append(f"resample is {preprocessor['resample']}, must be one of {list(RESAMPLE_NAMES)}")
-    # Where these are silent, Qwen's image processor falls back on the numbers of an older family.
+    # Without these, Qwen's image processor falls back to the numbers of an older family.
     for key in ("image_mean", "image_std"):
         if key not in preprocessor:
             problems.append(f"{key}: missing")
@@ -203,7 +202,7 @@ def _other_problems(preprocessor: dict[str, Any]) -> list[str]:
 
 
 def image_rules(preprocessor: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's ``image`` for what ``read_preprocessor`` returned."""
+    """The manifest's ``image`` for the result of ``read_preprocessor``."""
     size = preprocessor["size"]
     return {
         "min_pixels": size["shortest_edge"],

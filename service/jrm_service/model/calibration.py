@@ -1,4 +1,4 @@
-"""``reward.normalize`` from scores: where the rewards of a checkpoint lie, and how far they are apart."""
+"""Fits ``reward.normalize`` to the scores of a checkpoint, and writes it into the manifest."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .golden import FILE as GOLDEN
 
 MANIFEST = "reward/manifest.json"
 FEWEST = 100
-"""Scores that a scale is fitted on, at least: the quartiles of fewer depend on which edits happen to be among them."""
+"""The fewest scores that a scale is fitted on: quartiles of fewer depend too much on the choice of edits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A scale, and what it makes of the rewards that it was fitted on: quantile -> (reward, normalized)."""
+    """A scale, and quantiles of the rewards that it was fitted on: quantile -> (reward, normalized)."""
 
     scale: Scale
     scores: int
@@ -35,9 +35,9 @@ class Fit:
 def fit(rewards: Sequence[float]) -> Fit:
     """Center and scale such that the median becomes 0.5, and half of the rewards lie between 0.25 and 0.75.
 
-    The center is the median, the scale (q75 - q25) / (2 ln 3): sigmoid(±ln 3) is 0.75 and 0.25. Quartiles, because a
-    few edits that are broken beyond measure must not decide how far apart the others come to lie, as they would with a
-    mean and a standard deviation. Raises ValueError for fewer than FEWEST rewards, and for ones without a spread.
+    The center is the median, the scale (q75 - q25) / (2 ln 3): sigmoid(±ln 3) is 0.75 and 0.25. Quartiles, unlike a
+    mean and a standard deviation, do not let a few hopelessly broken edits set the scale for all others. Raises
+    ValueError for fewer than FEWEST rewards, and for rewards without a spread.
     """
     if len(rewards) < FEWEST:
         raise ValueError(f"{len(rewards)} scores, a scale is fitted on {FEWEST} at least")
@@ -52,9 +52,9 @@ def fit(rewards: Sequence[float]) -> Fit:
 
 
 def read_rewards(file: Path, checkpoint: Checkpoint) -> list[float]:
-    """The rewards that ``jrm score --jsonl`` wrote for this checkpoint, with a scale in its manifest or without.
+    """The rewards that ``jrm score --jsonl`` wrote for this checkpoint, with or without a scale in its manifest.
 
-    Raises ValueError with the line for what is no such row, or one of another checkpoint; OSError.
+    Raises ValueError, with the line, for a row that it did not write or that is of another checkpoint; OSError.
     """
     rewards = []
     fingerprints = _fingerprints(checkpoint)
@@ -73,7 +73,7 @@ def read_rewards(file: Path, checkpoint: Checkpoint) -> list[float]:
 def write_scale(checkpoint: Checkpoint, scale: Scale) -> Checkpoint:
     """Write ``reward.normalize`` into the manifest; returns the checkpoint with its new fingerprint.
 
-    Golden scores hold raw rewards, so they stay right: only the fingerprint in their file follows. Raises
+    Golden scores hold raw rewards and stay valid; only the fingerprint in their file is updated. Raises
     CheckpointError.
     """
     manifest = json.loads((checkpoint.path / MANIFEST).read_text(encoding="utf-8-sig"))
@@ -106,12 +106,12 @@ def _reward(value: object) -> float:
 
 
 def _short(value: float) -> float:
-    """Six digits: more say nothing, and a manifest is read by people."""
+    """Round to six digits: more are noise, and people read manifests."""
     return float(f"{value:.6g}")
 
 
 def _replace(file: Path, value: object) -> None:
-    """Whole, or as it was."""
+    """Replace a file as a whole, or leave it as it was."""
     draft = file.with_name(f"{file.name}.new")
     try:
         write_json(draft, value)

@@ -50,13 +50,13 @@ from .weights import (
     tensor_digests,
 )
 
-# Keys of config.json that no score depends on: who saved it, and with which attention, of which the server has its own.
-_NO_MATTER = frozenset({"transformers_version", "attn_implementation", "_attn_implementation"})
+# Keys of config.json that no score depends on: the version that saved it, and the attention, which the server replaces.
+_IRRELEVANT = frozenset({"transformers_version", "attn_implementation", "_attn_implementation"})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose every file was found and agrees with the others; no weight has been read yet."""
+    """A checkpoint whose files are complete and consistent; no weight has been read yet."""
 
     path: Path
     manifest: Manifest
@@ -69,12 +69,12 @@ class Checkpoint:
 
     @property
     def family(self) -> Family:
-        """What kind of backbone it is."""
+        """The family of its backbone."""
         return family_of(self.config)
 
     @property
     def hidden_size(self) -> int:
-        """Width H of the hidden state **h**."""
+        """The width H of the hidden state **h**."""
         return int(self.config.text_config.hidden_size)
 
     @property
@@ -87,14 +87,14 @@ class Checkpoint:
         """SHA-256 (32 hex digits) over weights, heads, manifest, tokenizer, chat template and preprocessing.
 
         Tensors are hashed by name and content, so sharding does not matter; manifest and ``config.json`` by meaning, so
-        their spelling does not; the tokenizer's files as they are. Preprocessing is a version number, and where the
-        installed libraries make other pixels or token ids than that number stands for, a digest of theirs.
+        formatting does not; the tokenizer's files byte by byte. Preprocessing is a version number, plus a digest of
+        pixels and token ids if the installed libraries produce others than that version stands for.
         """
         return self._fingerprint(identity())
 
     @cached_property
     def pinned_fingerprint(self) -> str:
-        """The fingerprint where pixels and token ids are those that PIPELINE_VERSION stands for."""
+        """The fingerprint with the pixels and token ids that PIPELINE_VERSION stands for."""
         return self._fingerprint(PIPELINE_VERSION)
 
     @cached_property
@@ -106,7 +106,7 @@ class Checkpoint:
         parts: dict[str, Any] = {
             "pipeline": pipeline,
             "manifest": self.manifest.canonical_json(),
-            "config": _without(json.loads((self.path / "config.json").read_bytes()), _NO_MATTER),
+            "config": _without(json.loads((self.path / "config.json").read_bytes()), _IRRELEVANT),
             "image": repr(self.image_spec),
             "chat_template": self.chat_template,
             "tokenizer": {
@@ -123,7 +123,7 @@ class Checkpoint:
 def open_checkpoint(path: str | Path, *, weights: bool = True) -> Checkpoint:
     """Open and cross-check a checkpoint folder. Raises CheckpointError naming every problem by file and key.
 
-    Without ``weights`` no file of tensors is looked at, and none has to be there: both mappings of them are empty.
+    Without ``weights`` no file of tensors is read, and none has to exist: ``weights`` and ``heads`` are then empty.
     """
     path = Path(path)
     if not path.is_dir():
@@ -173,11 +173,11 @@ def load_model(
 def _read_image_spec(
     path: Path, manifest: Manifest | None, config: Config | None, problems: list[str]
 ) -> ImageSpec | None:
-    """The manifest governs; ``preprocessor_config.json``, which vLLM reads, must say the same."""
+    """The image rules of the manifest, with which ``preprocessor_config.json``, which vLLM reads, must agree."""
     raw = read_json(path / "preprocessor_config.json", problems)
     if manifest is None or config is None or raw is None:
         return None
-    # Where these are silent, Qwen's image processor falls back on the numbers of an older family.
+    # Without these, Qwen's image processor falls back to the numbers of an older family.
     missing = [key for key in ("image_mean", "image_std", "patch_size") if raw.get(key) is None]
     if missing:
         problems += [f"preprocessor_config.json: {key}: missing" for key in missing]
@@ -215,7 +215,7 @@ def _read_image_spec(
 
 
 def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object, object]]:
-    """(key, what we do, what the file says): areas in pixels, which the file may spell in two ways."""
+    """(key, our value, the file's value): areas in pixels, which the file may spell in two ways."""
     size = raw["size"] if isinstance(raw.get("size"), dict) else {}
     smallest, largest = raw.get("min_pixels"), raw.get("max_pixels")
     return [
@@ -226,7 +226,7 @@ def _image_rules(spec: ImageSpec, raw: dict[str, Any]) -> list[tuple[str, object
         ),
         ("size.longest_edge", spec.max_pixels, size.get("longest_edge", "not given") if largest is None else largest),
         ("patch_size", spec.patch_size, raw.get("patch_size")),
-        # Left out, these are what Qwen's image processor has by default.
+        # If they are left out, Qwen's image processor has these defaults.
         ("merge_size", spec.merge_size, 2 if raw.get("merge_size") is None else raw["merge_size"]),
         (
             "temporal_patch_size",
@@ -275,7 +275,7 @@ def _read_tokenizer(
         return sequence_builder(manifest, tokenizer, chat_template, max_tokens=max_tokens)
     except TemplateError as error:
         problems += str(error).splitlines()
-    except Exception as error:  # a chat template is a program: jinja raises what it likes
+    except Exception as error:  # a chat template is a program: jinja may raise anything
         problems.append(f"chat_template.jinja: cannot render a turn of two images and a text ({one_line(error)})")
     return None
 

@@ -1,4 +1,4 @@
-"""Devices: which one a name means, and whether one is still there."""
+"""Devices: resolving names, checking that a device still answers, moving weights, and measuring GPU memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from jrm_service.errors import CheckpointError
 from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 
-# A lack of memory has a type of its own only where torch's allocator finds it first.
+# Out of memory has an exception type of its own only when torch's allocator notices it first.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` is the first GPU, or the CPU without one. Raises CheckpointError for a device that is not there."""
+    """``auto`` is the first GPU, or the CPU without one. Raises CheckpointError for a device that does not exist."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return "cuda:0" if gpus else "cpu"
@@ -33,9 +33,9 @@ def resolve_device(name: str) -> str:
 
 
 def use_full_float32() -> None:
-    """For this process: float32 is float32 on a GPU, too.
+    """Make float32 mean float32 on GPUs, for this process.
 
-    cuDNN's convolutions round it to 10 bits (TF32) unless told otherwise, and products where a library has allowed it:
+    By default cuDNN's convolutions round it to 10 bits (TF32), and so do matrix products if a library has allowed it:
     golden scores were off by 9e-4 on an H100.
     """
     torch.backends.cudnn.allow_tf32 = False
@@ -53,8 +53,8 @@ def answers(
 ) -> bool:
     """Whether a device still runs work. After a sticky error every call on it fails.
 
-    One whose memory is full to the last byte, maybe with what other processes hold, cannot ``run`` anything new; it
-    still answers when it is waited for.
+    A device whose memory is completely full, perhaps by other processes, cannot ``run`` anything new, but it still
+    answers ``wait``.
     """
     if device == "cpu":
         return True
@@ -71,24 +71,24 @@ def answers(
 
 
 def device_bytes(device: str) -> int:
-    """What this process holds of a GPU's memory through torch; 0 on a CPU, whose memory is the host's own."""
+    """The GPU memory that this process holds through torch; 0 on a CPU, whose memory is the host's."""
     return torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0
 
 
 def move_weights(module: torch.nn.Module, device: str) -> None:
-    """Move every parameter and buffer, bit for bit; on the host they are pinned where a GPU is what they come from."""
+    """Move every parameter and buffer, bit for bit; those that move from a GPU to the host get pinned memory."""
 
-    def there(tensor: torch.Tensor) -> torch.Tensor:
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device == torch.device(device):
             return tensor
         pinned = device == "cpu" and tensor.is_cuda
         return torch.empty_like(tensor, device=device, pin_memory=pinned).copy_(tensor)
 
-    replace_tensors(module, there)
+    replace_tensors(module, moved)
 
 
 def replace_tensors(module: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Put what ``change`` makes of each parameter's data and each buffer in its place; what is shared stays shared."""
+    """Replace each parameter's data and each buffer by the result of ``change``; shared tensors stay shared."""
     changed: dict[torch.Tensor, torch.Tensor] = {}  # by identity
     with torch.no_grad():
         for parameter in module.parameters():
@@ -101,7 +101,7 @@ def replace_tensors(module: torch.nn.Module, change: Callable[[torch.Tensor], to
 
 
 def put_away(modules: Sequence[torch.nn.Module], device: str) -> None:
-    """Move weights to the host, and give back to a GPU all that torch keeps of it: nothing there may be in use."""
+    """Move weights to the host, and free all GPU memory that torch holds: none of it may be in use."""
     for module in modules:
         move_weights(module, "cpu")
     if device.startswith("cuda"):
@@ -110,7 +110,7 @@ def put_away(modules: Sequence[torch.nn.Module], device: str) -> None:
 
 
 def bring_back(modules: Sequence[torch.nn.Module], device: str) -> None:
-    """Move weights back, and give back the pinned memory that they had, which torch would keep for later copies."""
+    """Move weights back, and free the pinned memory that they had, which torch would keep for later copies."""
     for module in modules:
         move_weights(module, device)
     if device.startswith("cuda"):
@@ -118,15 +118,15 @@ def bring_back(modules: Sequence[torch.nn.Module], device: str) -> None:
 
 
 def release_memory(device: str) -> None:
-    """Give back to a GPU what torch keeps of it and nothing uses, so that what comes next finds room in one piece."""
+    """Free the GPU memory that torch holds but does not use, so that the next allocation finds room in one piece."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
 
 
 class GPUMemory:
-    """Implements ``DeviceMemory`` for a GPU; ``spared`` is the share of its memory that another process takes later.
+    """Implements ``DeviceMemory`` for a GPU; ``spared`` is the share of its memory that is left for another process.
 
-    One at a time on a device: the height is counted by torch, for the whole process.
+    Use one at a time per device: torch counts the peak for the whole process.
     """
 
     def __init__(self, device: str, spared: float = 0.0) -> None:
@@ -134,14 +134,14 @@ class GPUMemory:
         self._spared = spared
 
     def free(self) -> int:
-        """Bytes that the driver has left, beyond what is spared; no more than is left of this process's share."""
+        """Free bytes of the device apart from the spared share, and at most the rest of this process's own share."""
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
         allowed = int(total * torch.cuda.get_per_process_memory_fraction(self._device))
         return min(free - int(total * self._spared), allowed - torch.cuda.memory_reserved(self._device))
 
     def peak(self, run: Callable[[], object]) -> int:
-        """Bytes that torch's tensors take at the height of ``run``, beyond those that are there now."""
+        """Peak bytes of torch's tensors during ``run``, beyond those that exist now."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
@@ -151,7 +151,7 @@ class GPUMemory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was asked for that is not there, on a GPU or on the host."""
+    """Whether a GPU or the host was out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -159,17 +159,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def on_device(device: str, still_there: Callable[[str], bool] = answers) -> Iterator[None]:
-    """Run model code: what it raises becomes WorkerLost if the device no longer answers, OutOfMemory if it was that.
+    """Run model code: an error becomes WorkerLost if the device no longer answers, OutOfMemory if memory ran out.
 
-    The error's own type says too little: a library on a dead device raises RuntimeError as for a bug, and a lack of
-    memory, after which the device is fine, may come as an accelerator error.
+    The error's own type is not enough: on a dead device a library raises RuntimeError, as for a bug, and being out of
+    memory, after which the device is fine, may be reported as an accelerator error.
     """
     try:
         yield
     except Exception as error:
         out_of_memory = is_out_of_memory(error)
         if out_of_memory:
-            # The tensors of the frames that failed: without them, what is tried next finds the room that it needs.
+            # Free the tensors of the frames that failed, so that the next attempt has room.
             traceback.clear_frames(error.__traceback__)
             release_memory(device)
         if not still_there(device):

@@ -1,4 +1,4 @@
-"""Published EditReward checkpoints with two heads to our format: ``jrm import-editreward``.
+"""Imports published EditReward checkpoints with two heads: ``jrm import-editreward``.
 
 EditReward adds ``<|Reward|>`` to the tokenizer of its base model, resizes the embedding to the new length and reads two
 heads, each in a turn of its own: source image, edited image, prompt. ``head_0`` is instruction following, ``head_1``
@@ -16,21 +16,21 @@ from .published import Imported, Published, Usage, import_published
 from .published_prompts import template_file
 from .statedict import SHARD_BYTES
 
-HEADS = {"instruction_following": "head_0", "visual_quality": "head_1"}  # what each head of EditReward means
+HEADS = {"instruction_following": "head_0", "visual_quality": "head_1"}  # dimension -> EditReward's head
 
 _SEQUENTIAL = Usage(positions="sequential", pixels=200_704)
 
 EDITREWARD = Published(
     name="EditReward",
-    files=("model.pth",),  # where there are both, its own code reads this one
+    files=("model.pth",),  # if there are other files too, its own code reads this one
     dimensions=HEADS,
     state_names={head: f"rm_heads.{head}" for head in HEADS.values()},
     parts=("source", "edited", "prompt"),
     regions=frozenset({"instruction_following"}),  # C.1 asks for boxes, C.2 does not
     usages={
-        # This class calls the model as transformers means it, and its pixel limits do not reach the image processor.
+        # This class calls the model as transformers intends, and its pixel limits do not reach the image processor.
         "qwen3_vl": Usage(positions="mrope", pixels=None),
-        # This one embeds ids and images itself and passes embeddings alone. MiMo-VL is of it too.
+        # This one embeds ids and images itself and passes only embeddings. MiMo-VL belongs to it too.
         "qwen2_5_vl": _SEQUENTIAL,
         "qwen2_vl": _SEQUENTIAL,
     },
@@ -41,7 +41,7 @@ EDITREWARD = Published(
 def default_prompts() -> dict[str, str]:
     """Dimension -> the paper's C.1 or C.2 up to the line of the instruction, then a line that asks for the rating.
 
-    The paper's words; typesetting undone: straight quotes, two asterisks for bold.
+    The text is the paper's, without its typesetting: straight quotes, two asterisks for bold.
     """
     return {name: template_file(name) for name in HEADS}
 
@@ -71,7 +71,7 @@ def import_editreward(
 ) -> Imported:
     """Write the EditReward weights in ``checkpoint`` to ``out`` as a JRM checkpoint, and open it.
 
-    ``prompts`` are by default the paper's appendix C.1 and C.2. The rest is as ``import_published`` has it.
+    ``prompts`` are by default the paper's appendix C.1 and C.2. Other arguments are those of ``import_published``.
     """
     return import_published(
         EDITREWARD,

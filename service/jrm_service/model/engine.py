@@ -1,6 +1,6 @@
-"""The trie scorer: a batch as packed rows in which every shared beginning is computed once.
+"""The trie scorer: a batch becomes packed rows in which every shared beginning is computed once.
 
-The layers are transformers' own; ``attention`` has what is ours inside them.
+The layers are transformers' own; ``attention`` has our part of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .trie import split_rows
 from .varlen import Shape, find_kernel
 
 FEATURE_CACHE_BYTES = 2**30
-_DEEPSTACK = "deepstack_visual_indexes"  # of a vision tower whose layers join the language model's
-CPU_ROW_TOKENS = 2048  # longer packed rows fall out of a CPU's cache: docs/performance.md has the sweep
+_DEEPSTACK = "deepstack_visual_indexes"  # of a vision tower whose features are added to language layers
+CPU_ROW_TOKENS = 2048  # longer packed rows do not fit into a CPU's cache: docs/performance.md has the sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ class TrieScorer:
         ways: Sequence[Way] | None = None,
         graphs: bool = True,
     ) -> None:
-        """Loads the weights; ``row_tokens`` is about what a row costs, see ``split_rows``. Raises CheckpointError.
+        """Load the weights. Raises CheckpointError.
 
-        ``arithmetic`` is that of the language model, ``ways`` are those to run fused layers in, see ``fuse``, and
-        ``graphs`` is whether to look for those of short rows, see ``find_graphs``.
+        ``row_tokens``: about the cost of a row, see ``split_rows``. ``arithmetic``: that of the language model's
+        products. ``ways``: those in which fused layers are tried, see ``fuse``. ``graphs``: whether to record graphs
+        for short rows, see ``find_graphs``.
         """
         self.device = device
         self.features = FeatureCache(feature_cache_bytes)
@@ -85,7 +86,7 @@ class TrieScorer:
             self.kernels = self.kernels | {"graphs": "recorded"}
 
     def _record(self) -> bool:
-        """Run short rows as graphs from now on, where they are right."""
+        """Run short rows as graphs from now on, if they compute the right thing."""
         deepstack = len(getattr(self._model.visual, _DEEPSTACK, ()))
         graphs = find_graphs(self._model.language_model, self.packed.kernel, self.device, deepstack)
         self.packed.layers = graphs or self._one_by_one
@@ -94,7 +95,7 @@ class TrieScorer:
     # --- host ---------------------------------------------------------------------------------------------------------
 
     def collate(self, candidates: Sequence[Candidate]) -> list[ScoringRow]:
-        """Build the packed rows of a batch, with inputs only of images whose features are not cached."""
+        """Build the packed rows of a batch, with inputs only for images whose features are not cached."""
         return [self._row(indices, candidates) for indices in split_rows(candidates, self._row_tokens)]
 
     def _row(self, indices: list[int], candidates: Sequence[Candidate]) -> ScoringRow:
@@ -117,8 +118,8 @@ class TrieScorer:
     def score(self, batch: list[ScoringRow]) -> Scored:
         """Score every row. Raises WorkerLost and OutOfMemory as ``Backend`` does.
 
-        What is kept for speed gives way to what must be computed: before a batch counts as too large, the cached
-        features are dropped and it is tried once more.
+        Computing takes precedence over caching: before a batch counts as too large, the cached features are dropped and
+        it is tried once more.
         """
         try:
             return self._guarded(batch)
@@ -154,57 +155,57 @@ class TrieScorer:
         )
 
     def sleep(self) -> None:
-        """Implements ``SleepingBackend``: features and graphs, which hold addresses, are made again when needed."""
+        """Implements ``SleepingBackend``. Features and graphs, which hold addresses, are dropped."""
         self.features.clear()
         self.packed.vision.forget()
         self.packed.layers = self._one_by_one
         put_away((self._model, self._heads), self.device)
 
     def wake(self) -> None:
-        """Implements ``SleepingBackend``. Raises CheckpointError where graphs that were right are not any more."""
+        """Implements ``SleepingBackend``. Raises CheckpointError if graphs cannot be recorded again."""
         with on_device(self.device):
             bring_back((self._model, self._heads), self.device)
             if self.kernels["graphs"] == "recorded" and not self._record():
                 raise CheckpointError([f"{self.device}: graphs of short rows could not be recorded again"])
 
     def outputs(self, row: Row, features: Mapping[bytes, Features]) -> torch.Tensor:
-        """Float32 [candidates, columns], see ``RewardHeads.table``; arguments as ``PackedModel.hidden_states`` has."""
+        """Float32 [candidates, columns], see ``RewardHeads.table``; arguments are those of ``hidden_states``."""
         h = self.packed.hidden_states(row, features).index_select(0, row.reads)  # of every reward token (Eq. 1)
         return self._heads.table(h.view(-1, len(self._checkpoint.manifest.passes), h.shape[1]))
 
     def _scores(self, numbers: torch.Tensor) -> Iterable[Score | CandidateError]:
-        """From [candidates, columns], as ``outputs`` gives them."""
+        """The scores of [candidates, columns], the result of ``outputs``."""
         manifest = self._checkpoint.manifest
-        heads = [manifest.heads[head] for one in manifest.passes for head in one.read.values()]
+        heads = [manifest.heads[head] for pass_ in manifest.passes for head in pass_.read.values()]
         widths = [len(head.outputs) for head in heads]
         for values in numbers:
             by_name = zip(manifest.dimensions, values.split(widths), strict=True)
             yield to_score(manifest, {name: value.tolist() for name, value in by_name})
 
     def _image_features(self, row: ScoringRow) -> tuple[dict[bytes, Features], int]:
-        """Features of every image of a row by key, and how many of them were not cached: those in one call."""
+        """Features of every image of a row by key, and how many of them were not cached, encoded in one call."""
         distinct = row.packed.distinct_images
         cached = {key: self.features.get(key) for key in distinct}
-        found = {key: features for key, features in cached.items() if features is not None}
-        new = [image for key, image in distinct.items() if key not in found]
+        by_key = {key: features for key, features in cached.items() if features is not None}
+        new = [image for key, image in distinct.items() if key not in by_key]
         if not new:
-            return found, 0
+            return by_key, 0
         # An image may have been evicted since the row was built.
         inputs = [
             row.inputs[image.key] if image.key in row.inputs else self.packed.vision.inputs(image.pixels)
             for image in new
         ]
         for image, features in zip(new, self.packed.vision.encode(inputs), strict=True):
-            found[image.key] = features
+            by_key[image.key] = features
             if image.key in row.sources:
                 # A copy: a view would keep the whole call's output alive for as long as one image is cached.
                 copied = Features(features.embeds.clone(), tuple(layer.clone() for layer in features.deepstack))
                 self.features.put(image.key, copied)
-        return found, len(new)
+        return by_key, len(new)
 
 
 def _shapes(checkpoint: Checkpoint) -> list[Shape]:
-    """The attention of both parts of the backbone."""
+    """The shapes of attention in the language model and in the vision tower."""
     text, vision = checkpoint.config.text_config, checkpoint.config.vision_config
     width = checkpoint.family.vision_width(vision)
     return [

@@ -1,6 +1,6 @@
 """The worker process that writes critiques: it opens a checkpoint, starts vLLM, and answers until its server ends.
 
-``python -m jrm_service.model.explain_main FD PID``: started by ``explain.worker`` alone. FD is its end of the channel
+``python -m jrm_service.model.explain_main FD PID``, started only by ``explain.worker``. FD is its end of the channel
 to the server with the process id PID.
 """
 
@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.25
 
 if __name__ == "__mp_main__":
-    # What multiprocessing calls this module when it runs it first of all in each process that vLLM spawns here. A
-    # process of vLLM's that is stopped, or busy on its device, would outlive this one, and hold its memory.
+    # multiprocessing runs this module under that name at the start of each process that vLLM spawns here. A process of
+    # vLLM's that is stopped, or busy on its device, would otherwise outlive this one and keep its memory.
     end_with_parent()
 
 
 def main() -> None:
-    """Answer what comes through the channel. Ends with the server, whatever ends that."""
+    """Answer the messages of the channel. The process ends with its server, for whatever reason that ends."""
     channel = connect()
     inbox: SimpleQueue[Any] = SimpleQueue()
-    # Begun before anything is loaded: a server that goes away meanwhile is not waited for.
+    # Started before anything is loaded, so that the process also ends with its server during loading.
     threading.Thread(target=_receive, args=(channel, inbox), name="jrm-receive", daemon=True).start()
     try:
         settings, first = _open(inbox.get(), channel)
@@ -113,7 +113,7 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
     from .vllm_engine import start_vllm
 
     engine = start_vllm(settings)
-    # One answer: kernels are warm, and the first caller does not find out what does not work.
+    # One answer to warm the kernels up, and to find out that vLLM works before the first caller does.
     async with aclosing(engine.answer(first, max_tokens=2, schema=None)) as pieces:
         async for _ in pieces:
             pass
@@ -128,22 +128,22 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
         tasks.create_task(_end_with(engine))
         while True:
             match await asyncio.to_thread(inbox.get):
-                case Ask(number) as asked:
-                    writing[number] = tasks.create_task(_answer(engine, asked, channel))
+                case Ask(number) as ask:
+                    writing[number] = tasks.create_task(_answer(engine, ask, channel))
                     writing[number].add_done_callback(partial(ended, number))
                 case Cancel(number) if number in writing:
                     writing[number].cancel()
 
 
-async def _answer(engine: VLLMEngine, asked: Ask, channel: Channel) -> str | None:
-    """Say what it writes. Returns why it could not be written to its end, if so."""
+async def _answer(engine: VLLMEngine, ask: Ask, channel: Channel) -> str | None:
+    """Send the pieces of an answer. Returns the reason if it could not be finished."""
     from jrm_service.explain.messages import Said
     from jrm_service.explain.writer import EngineFailed
 
     try:
-        async with aclosing(engine.answer(asked.prompt, max_tokens=asked.max_tokens, schema=asked.schema)) as pieces:
+        async with aclosing(engine.answer(ask.prompt, max_tokens=ask.max_tokens, schema=ask.schema)) as pieces:
             async for piece in pieces:
-                channel.send(Said(asked.number, piece))
+                channel.send(Said(ask.number, piece))
     except EngineFailed as failure:
         return str(failure)
     except Exception:
@@ -153,8 +153,8 @@ async def _answer(engine: VLLMEngine, asked: Ask, channel: Channel) -> str | Non
 
 
 async def _end_with(engine: VLLMEngine) -> None:
-    """vLLM cannot be started twice in a process that it has died in: the server starts another."""
-    while not engine.errored:  # noqa: ASYNC110 - vLLM tells nobody
+    """End the process when vLLM dies: it cannot be restarted in the same process, so the server starts another."""
+    while not engine.errored:  # noqa: ASYNC110 - vLLM has no event for it
         await asyncio.sleep(_WATCH_SECONDS)
     logger.error("vLLM's engine has died")
     os._exit(DEVICE_LOST)

@@ -1,4 +1,4 @@
-"""What a checkpoint brings for critiques: what is asked first, and how much memory its language half takes."""
+"""The explain side of a checkpoint: the warm-up prompt, and whether its language head fits into memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .families import text_head_dim
 
 
 def first_question(checkpoint: Checkpoint) -> Prompt:
-    """What a new engine answers before anybody else asks, about blank images."""
+    """The prompt that warms a new engine up: a question about blank images."""
     preparer = CheckpointPreparer(checkpoint)
     blank = preparer.image(PILImage.new("RGB", (64, 64), "gray"))
     sources = [blank] * min(preparer.max_sources, 1)
@@ -37,8 +37,8 @@ def require_memory(
 ) -> None:
     """Raise ExplainSetupError, with the arithmetic, when the language head cannot fit on the device.
 
-    ``scorer``: whether the same device scores too. ``available``: bytes of the host's memory that were free before
-    either was loaded, None where nobody knows.
+    ``scorer``: whether the same device scores too. ``available``: bytes of host memory that were free before either
+    was loaded, None if that is unknown.
     """
     text = checkpoint.config.text_config
     shape = memory.Shape(
@@ -47,13 +47,13 @@ def require_memory(
     width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
     if device == "cpu":
         cache = int(cache_gib * memory.GiB)
-        found = memory.cpu_problem(
+        problem = memory.cpu_problem(
             shape, available=available, cache=cache, scorer=scorer, context=context, bytes_per_value=width
         )
     else:
         total = torch.cuda.get_device_properties(device).total_memory
-        found = memory.problem(
+        problem = memory.problem(
             shape, total=total, share=share, scorer=scorer, context=context, bytes_per_value=width, device=device
         )
-    if found:
-        raise ExplainSetupError([f"serve explain: {found}"])
+    if problem:
+        raise ExplainSetupError([f"serve explain: {problem}"])

@@ -1,4 +1,4 @@
-"""Features of images that come back: a byte-bounded LRU on the device."""
+"""The feature cache: an LRU of image features on the device, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the vision tower makes of one image: ``embeds`` [tokens, H] and the DeepStack features, [tokens, H] each."""
+    """The vision tower's output for one image: ``embeds`` [tokens, H] and the DeepStack features, [tokens, H] each."""
 
     embeds: torch.Tensor
     deepstack: tuple[torch.Tensor, ...]
@@ -23,7 +23,7 @@ class Features:
 
 
 class FeatureCache:
-    """Least recently used goes first once ``max_bytes`` are held. Safe under threads: collation asks, scoring fills."""
+    """Drops the least recently used features beyond ``max_bytes``. Thread-safe: collating reads, scoring fills it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -36,14 +36,14 @@ class FeatureCache:
             return key in self._held
 
     def get(self, key: bytes) -> Features | None:
-        """The features, now the most recently used."""
+        """Return the features, which become the most recently used, or None."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
     def clear(self) -> bool:
-        """Let go of everything; whether there was anything."""
+        """Drop everything, and return whether there was anything."""
         with self._lock:
             held = bool(self._held)
             self._held.clear()
@@ -52,11 +52,11 @@ class FeatureCache:
 
     @property
     def room(self) -> int:
-        """Bytes that it may still take."""
+        """Bytes that the cache may still grow by."""
         return self._max_bytes - self.nbytes
 
     def put(self, key: bytes, features: Features) -> None:
-        """Keep features, at the cost of those that were used least recently. Larger than the cache: not kept."""
+        """Keep features, and drop the least recently used if necessary. Features larger than the cache are not kept."""
         if features.nbytes > self._max_bytes:
             return
         with self._lock:

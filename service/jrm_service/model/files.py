@@ -1,6 +1,6 @@
-"""Small readers and writers that opening, importing and writing a checkpoint share.
+"""Readers and writers of a checkpoint's small files, for opening, importing and writing.
 
-A reader names the file at fault and adds its problem to the list it is given.
+A reader adds its problems, with the file at fault, to the list it is given.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's resampling numbers, as ``preprocessor_config.json`` has them, and the manifest's names."""
 
 IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
-"""Classes of transformers that do what ours does, as ``preprocessor_config.json`` names them."""
+"""transformers' classes that do the same as our preprocessing, as ``preprocessor_config.json`` names them."""
 
 
 def resample_name(value: object) -> object:
-    """The manifest's name for a resampling number of ``preprocessor_config.json``; what is none stays as it is."""
+    """The manifest's name for a resampling number of ``preprocessor_config.json``; other values stay unchanged."""
     return RESAMPLE_NAMES.get(value, value) if type(value) is int else value
 
 
 def image_size_problems(raw: dict[str, Any]) -> list[str]:
-    """What a ``preprocessor_config.json`` asks for, by its sizes or its class, that is not Qwen's smart resize."""
+    """Problems of a ``preprocessor_config.json`` whose sizes or class mean something else than Qwen's smart resize."""
     size = raw.get("size")
     if size is not None and not isinstance(size, dict):
         return [f"size is {size!r}, must be an object with shortest_edge and longest_edge, areas in pixels"]
@@ -40,7 +40,7 @@ def image_size_problems(raw: dict[str, Any]) -> list[str]:
 
 
 def three_numbers(value: object) -> bool:
-    """Whether a mean or std is a number for each channel: neither one for all, nor truth values."""
+    """Whether a mean or std is a list with a number for each channel, none of them a boolean."""
     return isinstance(value, list) and len(value) == 3 and all(type(item) in (int, float) for item in value)
 
 
@@ -51,11 +51,11 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
     *("added_tokens.json", "special_tokens_map.json"),
 )
-"""All that transformers may take token ids from."""
+"""All files that transformers may take token ids from."""
 
 
 def read_json(file: Path, problems: list[str], *, label: str | None = None) -> dict[str, Any] | None:
-    """A JSON object, each key in it once; ``label`` is what problems call the file, its name by default."""
+    """Read a JSON object without repeated keys; ``label`` is what problems call the file, by default its name."""
     label = label or file.name or str(file)
     if file.is_char_device() or file.is_block_device():
         problems.append(f"{label}: a device, which may never end")
@@ -76,7 +76,7 @@ def read_json(file: Path, problems: list[str], *, label: str | None = None) -> d
 
 
 def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -> str | None:
-    """In the order that transformers looks: chat_template.jinja, chat_template.json, tokenizer_config.json."""
+    """Read the chat template from where transformers looks: chat_template.jinja, then .json, tokenizer_config.json."""
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
         try:
@@ -88,8 +88,8 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
         if (folder / name).exists():
             template = (read_json(folder / name, problems, label=prefix + name) or {}).get("chat_template")
             if isinstance(template, list):  # several by name, of which transformers takes this one
-                named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
-                template = named[0].get("template") if named else None
+                defaults = [item for item in template if isinstance(item, dict) and item.get("name") == "default"]
+                template = defaults[0].get("template") if defaults else None
                 if not isinstance(template, str):
                     problems.append(f"{prefix}{name}: no chat_template of its list is called 'default'")
                     return None
@@ -100,7 +100,7 @@ def read_chat_template(folder: Path, problems: list[str], *, prefix: str = "") -
 
 
 def tokenizer_files_are_plain(folder: Path, problems: list[str], *, prefix: str = "") -> bool:
-    """Whether the tokenizer's JSON files have one meaning: of equal keys transformers takes the last without a word."""
+    """Whether the tokenizer's JSON files are unambiguous: of repeated keys transformers silently takes the last."""
     before = len(problems)
     for name in TOKENIZER_FILES:
         if name.endswith(".json") and (folder / name).exists():
@@ -109,7 +109,7 @@ def tokenizer_files_are_plain(folder: Path, problems: list[str], *, prefix: str 
 
 
 def validation_problems(label: str, error: ValidationError) -> list[str]:
-    """What pydantic found in a file, one line for each key."""
+    """The problems that pydantic found in a file, one line for each key."""
     problems = []
     for item in error.errors(include_url=False):
         key = ".".join(str(piece) for piece in item["loc"])
@@ -119,6 +119,6 @@ def validation_problems(label: str, error: ValidationError) -> list[str]:
 
 
 def write_json(file: Path, value: object) -> None:
-    """Indented UTF-8 JSON; makes the folder."""
+    """Write indented UTF-8 JSON, and create the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Decoder layers with fewer and larger kernels than transformers' own: the same arithmetic, rounded less often.
+"""Fused decoder layers, with fewer and larger kernels than transformers' own: the same arithmetic, rounded less often.
 
-By structure, not by class: any layer with RMSNorms, attention of q_proj, k_proj, v_proj and o_proj (with or without
-biases, with or without norms of queries and keys) and an MLP of gate_proj, up_proj and down_proj with SiLU.
+They fit by structure, not by class: any layer with RMSNorms, attention with q_proj, k_proj, v_proj and o_proj (with or
+without biases, with or without norms of queries and keys) and an MLP with gate_proj, up_proj, down_proj and SiLU.
 ``kernels`` decides where they are used.
 """
 
@@ -21,14 +21,14 @@ Products = Callable[[Sequence[nn.Linear]], Product]
 
 
 def as_it_is(value: Any) -> Any:
-    """The same: what is not compiled, tokens that are not rounded."""
+    """The identity: for functions that are not compiled, and tokens that are not rounded."""
     return value
 
 
 class Functions:
-    """What lies between the products of a layer: one kernel each, where ``wrap`` compiles them.
+    """The functions between the matrix products of a layer: one kernel each, if ``wrap`` compiles them.
 
-    All but ``rotate`` end in what the next product takes. ``eps`` is that of every norm.
+    All but ``rotate`` return the operand of the next product. ``eps`` is that of every norm.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Functions:
             return operand(silu(gate) * up)
 
         def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-            """[T, heads, d], normed first where there is a weight; cos and sin [T, d]."""
+            """[T, heads, d], normed first if there is a weight; cos and sin [T, d]."""
             if weight is not None:
                 x = rms_norm(x, x.shape[-1:], weight, eps)
             first, second = x.chunk(2, dim=-1)
@@ -60,7 +60,7 @@ class Functions:
 
 
 class Norm(nn.Module):
-    """RMSNorm in torch's own kernel: what is rounded twice there is rounded once here."""
+    """RMSNorm in torch's own kernel: it rounds once where transformers' rounds twice."""
 
     def __init__(self, plain: Any) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Norm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """An MLP of gate, up and down projection with SiLU, of a decoder layer or of a vision tower."""
+    """An MLP with gate, up and down projections and SiLU, of a decoder layer or of a vision tower."""
 
     def __init__(self, plain: Any, functions: Functions, products: Products = Merged) -> None:
         super().__init__()
@@ -82,12 +82,12 @@ class GatedMLP(nn.Module):
         self.down = products([plain.down_proj])
 
     def forward(self, operand: Operand) -> torch.Tensor:
-        """[..., H], as the products take it -> [..., H]."""
+        """An operand [..., H] -> [..., H]."""
         return self.down(self._functions.swiglu(self.gate_up(operand)))
 
 
 class FusedLayer(nn.Module):
-    """A decoder layer of a packed row; takes and gives what transformers' own does."""
+    """A decoder layer for a packed row, with the interface of transformers' own."""
 
     def __init__(self, plain: Any, functions: Functions, products: Products = Merged) -> None:
         super().__init__()

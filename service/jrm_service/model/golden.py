@@ -1,8 +1,8 @@
-"""``reward/golden.json``: scores of a few fixed inputs that travel with a checkpoint, and the test against them.
+"""Golden scores: ``reward/golden.json`` holds scores of a few fixed inputs, and the self-test compares with them.
 
-They were recorded in float32 by the plain scorer, the reference. At start-up they are compared with what the served
-engine, dtype and device give for the same image files, so that a device, driver or library that computes something
-else is found before it has rewarded anything. The file is no part of the fingerprint; it names the one it belongs to.
+They were recorded in float32 by the plain scorer, the reference. At start-up they are compared with the scores of the
+served engine, dtype and device for the same image files, so that a device, driver or library that computes something
+else is found before it rewards anything. The file is not part of the fingerprint, but names the one it belongs to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILE = "reward/golden.json"
 FORMAT: Final = "jrm-golden/1"
 MAX_CASES = 64
 
-_BATCH = 8  # cases scored together: neighbours share what they have in common, and memory is no question
+_BATCH = 8  # cases scored together: they share common beginnings, and so few fit into memory
 _SHOWN = 8  # lines of a failed self-test
 
 
@@ -49,7 +49,7 @@ SourceFiles = Annotated[
     BeforeValidator(lambda source: [] if source is None else [source] if isinstance(source, str) else source),
     PlainSerializer(lambda source: source[0] if len(source) == 1 else source or None),
 ]
-"""The source as a request has it: an image, a list of images, or null."""
+"""The source as in a request: an image, a list of images, or null."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -59,9 +59,9 @@ class _Strict(BaseModel):
 
 
 class Tolerance(_Strict):
-    """How far a number may be off, by precision; ``deviation`` says in which unit.
+    """How far a number may be off, by precision, in the unit of ``deviation``.
 
-    Where nothing else is said of fp8, it is five times what bfloat16 may be off: about what its rounding moves more.
+    The default for fp8 is five times that of bfloat16, since it rounds about that much more coarsely.
     """
 
     float32: Allowed = 1e-3
@@ -104,7 +104,7 @@ class Golden(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What a self-test that passed has found; ``max_deviation`` and ``tolerance`` in the unit of ``deviation``."""
+    """The result of a self-test that passed; ``max_deviation`` and ``tolerance`` in the unit of ``deviation``."""
 
     cases: int
     max_deviation: float
@@ -112,7 +112,7 @@ class SelfTest:
 
 
 def read(checkpoint: Checkpoint) -> Golden | None:
-    """The golden scores of a checkpoint; None when it has none. Raises CheckpointError naming every wrong key."""
+    """Read the golden scores of a checkpoint; None if it has none. Raises CheckpointError naming every wrong key."""
     file = checkpoint.path / FILE
     if not file.exists():
         return None
@@ -129,8 +129,8 @@ def read(checkpoint: Checkpoint) -> Golden | None:
 def require_fingerprint(golden: Golden, checkpoint: Checkpoint) -> None:
     """Raise CheckpointError when the scores were recorded for another checkpoint than this one.
 
-    Where pixels or token ids have drifted, scores that were recorded before are still this checkpoint's: comparing them
-    is what shows how much the drift moves.
+    If pixels or token ids have drifted, scores that were recorded before still belong to this checkpoint: comparing
+    them shows how much the drift changes.
     """
     if golden.fingerprint not in (checkpoint.fingerprint, checkpoint.pinned_fingerprint):
         reason = (
@@ -144,9 +144,8 @@ def require_fingerprint(golden: Golden, checkpoint: Checkpoint) -> None:
 def check(golden: Golden, preparer: Preparer, backend: Backend[Any], precision: str) -> SelfTest:
     """Score every case as a request is scored, from image file to reward, and compare every number.
 
-    ``backend`` is the one that will serve and ``precision`` what it computes in. Raises CheckpointError, with the
-    numbers, when one is off by more than the precision's tolerance, missing or not finite, and when a case ends in an
-    error.
+    ``backend`` is the one that will serve, and ``precision`` what it computes in. Raises CheckpointError, with the
+    numbers, if one is off by more than the precision's tolerance, missing or not finite, or if a case ends in an error.
     """
     allowed: float = getattr(golden.tolerance, precision)
     failures: list[tuple[float, str]] = []
@@ -177,14 +176,14 @@ def outcomes(
 ) -> Iterator[Score | CandidateError]:
     """One outcome per input, in order, through the decoder, preparer and backend that serve."""
     for start in range(0, len(inputs), _BATCH):
-        prepared = [_candidate(one, preparer) for one in inputs[start : start + _BATCH]]
-        candidates = [one for one in prepared if isinstance(one, Candidate)]
+        prepared = [_candidate(case, preparer) for case in inputs[start : start + _BATCH]]
+        candidates = [item for item in prepared if isinstance(item, Candidate)]
         scored = iter(backend.score(backend.collate(candidates)).outcomes if candidates else [])
-        yield from (next(scored) if isinstance(one, Candidate) else one for one in prepared)
+        yield from (next(scored) if isinstance(item, Candidate) else item for item in prepared)
 
 
 def numbers(score: Score | GoldenCase) -> dict[str, float | None]:
-    """Every number of a score by the name that messages call it."""
+    """Every number of a score, by its name in messages."""
     dimensions: dict[str, float | None] = {}
     for name, dimension in score.dimensions.items():
         dimensions |= {f"{name}.mean": dimension.mean, f"{name}.std": dimension.std}
@@ -195,7 +194,7 @@ def deviation(name: str, got: float | None, expected: float | None) -> float:
     """How far a number is off, in the unit of the tolerances; infinite when it is missing, extra or not finite.
 
     Means and rewards count absolutely: the ranking loss (Eq. 4, 5) fixes their scale, and a mean that is off by d moves
-    a win probability by d / 4 at most. A std above 1 counts relatively, because its logarithm is what a head gives.
+    a win probability by at most d / 4. A std above 1 counts relatively, because a head outputs its logarithm.
     """
     if got is None or expected is None:
         return 0.0 if got is expected else math.inf
@@ -206,14 +205,14 @@ def _scale(name: str, expected: float) -> float:
     return max(1.0, expected) if name.endswith("std") else 1.0
 
 
-def _candidate(one: GoldenInput, preparer: Preparer) -> Candidate | CandidateError:
+def _candidate(case: GoldenInput, preparer: Preparer) -> Candidate | CandidateError:
     field = "source"
     try:
-        sources = [preparer.image(decode(base64.b64decode(source))) for source in one.source]
+        sources = [preparer.image(decode(base64.b64decode(source))) for source in case.source]
         field = "edited"
-        edited = preparer.image(decode(base64.b64decode(one.edited)))
+        edited = preparer.image(decode(base64.b64decode(case.edited)))
         field = "instruction"
-        return preparer.candidate(sources, edited, one.instruction)
+        return preparer.candidate(sources, edited, case.instruction)
     except CandidateError as error:
         return type(error)(f"{field}: {error}")
     except ValueError as error:  # another number of sources than the checkpoint takes
@@ -221,10 +220,10 @@ def _candidate(one: GoldenInput, preparer: Preparer) -> Candidate | CandidateErr
 
 
 def _difference(name: str, got: float | None, expected: float | None, allowed: float) -> str:
-    told = f"{name}: got {_shown(got)}, recorded {_shown(expected)}"
+    text = f"{name}: got {_shown(got)}, recorded {_shown(expected)}"
     if got is None or expected is None or not math.isfinite(got):
-        return told
-    return f"{told}: off by {abs(got - expected):.3g}, tolerance {allowed * _scale(name, expected):.3g}"
+        return text
+    return f"{text}: off by {abs(got - expected):.3g}, tolerance {allowed * _scale(name, expected):.3g}"
 
 
 def _shown(number: float | None) -> str:

@@ -1,8 +1,8 @@
-"""Short rows in one launch: the layers of the language model recorded as CUDA graphs, for a handful of lengths.
+"""CUDA graphs for short rows: the layers of the language model recorded for a handful of lengths, run in one launch.
 
 A row of one candidate is computed in less time than the host takes to launch its kernels one by one. A graph has fixed
-shapes, so a row is copied into the buffers of the shortest length that is longer, and the slots that are left over
-become a sequence of their own: no real token sees them, and nobody reads them.
+shapes, so a row is copied into the buffers of the next longer length, and the remaining slots become a sequence of
+their own, which no real token sees and nothing reads.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .varlen import Kernel, Lengths
 logger = logging.getLogger(__name__)
 
 LENGTHS = (512, 768, 1024, 1280, 1536, 2048, 2560)  # tokens; one candidate with the paper's prompts has about 1,200
-_KEYS = 3  # room for each token: what several nodes see counts for each of them
+_KEYS = 3  # times the tokens: keys that several nodes see count for each of them
 _NODES = 64
-# Of the length of a hidden state: the same kernels on the same numbers, and kernels for a row of another length.
+# Tolerances as shares of a hidden state's norm: for the same kernels, and for kernels of a row of another length.
 _SAME, _TOLERANCE = 2**-7, 2**-4
 
 Run = Callable[[], torch.Tensor]
@@ -36,7 +36,7 @@ Run = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What ``through_layers`` takes of a row, on its device."""
+    """The arguments of ``through_layers`` for a row, on its device."""
 
     embeds: torch.Tensor
     position_ids: torch.Tensor
@@ -63,7 +63,7 @@ class Buffers:
         self._ends = Lengths(
             queries=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
             keys=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
-            sequences=(),  # not known on the host
+            sequences=(),  # unknown on the host
             longest=(tokens, self.keys),
         )
         self._row = Inputs(
@@ -78,12 +78,12 @@ class Buffers:
                 kernel=kernel,
                 lengths=self._ends,
             ),
-            image_slots=self._slots,  # zeros are added where there is no image
+            image_slots=self._slots,  # slots without an image get zeros added
             deepstack=[weight.new_zeros(tokens, weight.shape[1]) for _ in range(deepstack)],
         )
 
     def fit(self, row: Inputs) -> bool:
-        """Whether there is room for a row and for a sequence of the rest, which needs a key for each of its tokens."""
+        """Whether there is room for a row and for the sequence of remaining slots, which needs a key for each."""
         rest, lengths = self.tokens - len(row.embeds), row.attention.lengths
         return (
             rest > 0
@@ -94,7 +94,7 @@ class Buffers:
         )
 
     def fill(self, row: Inputs) -> None:
-        """Copy a row that fits; nothing of the one before is left."""
+        """Copy a row that fits, and overwrite everything of the previous one."""
         ours, tokens = self._row, len(row.embeds)
         assert row.attention.lengths is not None
         ours.embeds.zero_()[:tokens].copy_(row.embeds)
@@ -104,29 +104,29 @@ class Buffers:
             (ours.attention.restore, row.attention.restore),
         ):
             order.copy_(self._slots)[:tokens].copy_(copied)
-        # All keys of the rest are the last slot, which is always one of them.
+        # All keys of the remaining slots are the last slot, which is always one of them.
         ours.attention.keys.fill_(self.tokens - 1)[: len(row.attention.keys)].copy_(row.attention.keys)
         for ends, copied, last in (
             (self._ends.queries, row.attention.lengths.queries, self.tokens),
             (self._ends.keys, row.attention.lengths.keys, self.keys),
         ):
-            ends.fill_(last)[: len(copied)].copy_(copied)  # after the rest, sequences of nothing
+            ends.fill_(last)[: len(copied)].copy_(copied)  # then empty sequences
         for added, layer in zip(ours.deepstack, row.deepstack, strict=True):
             added.zero_().index_copy_(0, row.image_slots, layer.to(added.dtype))
 
     def run(self) -> torch.Tensor:
-        """Hidden states [tokens, H] of every slot."""
+        """Return hidden states [tokens, H] of every slot."""
         return self._row.through(self._language_model)
 
 
 class Graphs:
-    """Takes and gives what ``through_layers`` does; rows that fit no buffers go through the layers one by one."""
+    """Has the interface of ``through_layers``; rows that fit no buffers go through the layers one by one."""
 
     def __init__(self, language_model: Any, buffers: Sequence[Buffers], capture: Callable[[Run], Run]) -> None:
-        """``capture`` records what a function does and returns what does it again. ``buffers``: shortest first."""
+        """``capture`` records a function and returns one that replays it. ``buffers``: shortest first."""
         self._language_model = language_model
-        # The longest first: the shorter ones find room in the memory that it leaves.
-        self._graphs = [(one, capture(one.run)) for one in reversed(buffers)][::-1]
+        # Longest first: the shorter ones reuse its memory.
+        self._graphs = [(buffer, capture(buffer.run)) for buffer in reversed(buffers)][::-1]
 
     def __call__(
         self,
@@ -145,8 +145,8 @@ class Graphs:
         return row.through(self._language_model)
 
     def are_right(self, kernel: Kernel, deepstack: int) -> bool:
-        """Whether each graph gives what its kernels give one by one, for one row and then for another, and this is what
-        they give for the row alone.
+        """Whether each graph computes, for two rows in turn, what its kernels compute one by one, and whether that is
+        what they compute for the row without buffers.
         """
         for buffers, replay in self._graphs:
             third = buffers.tokens // 3
@@ -166,7 +166,7 @@ def _near(got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
 
 
 def _trial(language_model: Any, kernel: Kernel, lengths: Sequence[Sequence[int]], deepstack: int) -> Inputs:
-    """A row of text, with features for its first tokens."""
+    """A row of text with DeepStack features for its first tokens."""
     weight = language_model.get_input_embeddings().weight
     trie = build_trie([[Text((tokens,) * tokens) for tokens in sequence] for sequence in lengths])
     random = torch.randn(trie.tokens, weight.shape[1], generator=torch.Generator().manual_seed(trie.tokens))
@@ -181,9 +181,9 @@ def _trial(language_model: Any, kernel: Kernel, lengths: Sequence[Sequence[int]]
 
 
 def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepstack: int) -> Graphs | None:
-    """Graphs that have shown on a GPU that they are right; None elsewhere.
+    """Return graphs that were verified on this GPU; None if there are none, or on a CPU.
 
-    Raises CheckpointError where the device does not answer any more after what was tried.
+    Raises CheckpointError if the device no longer answers after the attempt.
     """
     if kernel is None or not device.startswith("cuda"):
         return None
@@ -193,8 +193,8 @@ def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepsta
             graphs = Graphs(language_model, buffers, _Capture(device))
             if graphs.are_right(kernel, deepstack):
                 return graphs
-        logger.warning("graphs on %s: none, they give something else than their kernels one by one", device)
-    except Exception as error:  # whatever cannot be recorded
+        logger.warning("graphs on %s: none, they compute something else than their kernels one by one", device)
+    except Exception as error:  # recording may raise anything
         logger.warning("graphs on %s: none: %s", device, one_line(error))
     if not answers(device):
         raise CheckpointError([f"{device} does not answer after graphs were tried on it: use --cuda-graphs false"])
@@ -202,7 +202,7 @@ def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepsta
 
 
 class _Capture:
-    """Records CUDA graphs that share their memory: no two of them run at the same time."""
+    """Records CUDA graphs that share memory, since no two of them run at the same time."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -210,13 +210,13 @@ class _Capture:
         self._side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call] # one: a library has a workspace for each
 
     def __call__(self, run: Run) -> Run:
-        # What is made in a first call, such as a library's workspace, must not be made while it is recorded.
+        # A first call allocates things, such as a library's workspace, that must not be allocated during recording.
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             run()
         torch.cuda.current_stream().wait_stream(self._side)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what another thread does meanwhile, such as pinning memory, is no part of it.
+        # thread_local: what another thread does meanwhile, such as pinning memory, is not recorded.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = run()
 

@@ -16,7 +16,7 @@ from .manifest import Head, Manifest
 
 
 def head_shapes(manifest: Manifest, hidden_size: int) -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes that ``reward/heads.safetensors`` must hold, e.g. ``head_0.0.weight`` [1024, H]."""
+    """Names and shapes of the tensors in ``reward/heads.safetensors``, e.g. ``head_0.0.weight`` [1024, H]."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, head in manifest.heads.items():
         for number, (inputs, outputs) in enumerate(_widths(head, hidden_size)):
@@ -40,7 +40,7 @@ class RewardHead(nn.Module):
         )
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        """Autocast is switched off: a head in bf16 would round away the differences that GRPO learns from."""
+        """Compute the outputs without autocast: bf16 would round away the differences that GRPO learns from."""
         kind = h.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             h = h.float()
@@ -50,7 +50,7 @@ class RewardHead(nn.Module):
 
 
 class RewardHeads(nn.Module):
-    """All heads of a manifest, in its order: a head's name is data, and may be anything."""
+    """All heads of a manifest, in its order. They have no submodule names, because a head's name may be any text."""
 
     def __init__(self, manifest: Manifest, hidden_size: int) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ class RewardHeads(nn.Module):
         self.heads = nn.ModuleList(RewardHead(head, hidden_size) for head in manifest.heads.values())
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take the tensors of ``reward/heads.safetensors``, named as in ``head_shapes``."""
+        """Load the tensors of ``reward/heads.safetensors``, named as in ``head_shapes``."""
         for name, parameter in self.tensors().items():
             parameter.copy_(tensors[name])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is written to ``reward/heads.safetensors``, sharing memory with the heads."""
+        """The tensors for ``reward/heads.safetensors``, sharing memory with the heads."""
         return {
             f"{name}.{key.removeprefix('layers.')}": tensor
             for name, head in zip(self.manifest.heads, self.heads, strict=True)
@@ -75,14 +75,14 @@ class RewardHeads(nn.Module):
         head_of = dict(zip(self.manifest.heads, self.heads, strict=True))
         return {
             dimension: head_of[head](h)
-            for one, h in zip(self.manifest.passes, h_of_pass, strict=True)
-            for dimension, head in one.read.items()
+            for pass_, h in zip(self.manifest.passes, h_of_pass, strict=True)
+            for dimension, head in pass_.read.items()
         }
 
     def table(self, h: torch.Tensor) -> torch.Tensor:
         """**h** [candidates, passes, H] -> float32 [candidates, columns]: every dimension's outputs, in order.
 
-        Each candidate alone, so that its score has no neighbours.
+        Each candidate is computed alone, so that the heads' rounding does not depend on the batch.
         """
         every = (self(list(of_candidate)) for of_candidate in h.float())
         return torch.stack([torch.cat(list(outputs.values())) for outputs in every])
@@ -91,7 +91,7 @@ class RewardHeads(nn.Module):
 def to_score(manifest: Manifest, outputs: Mapping[str, Sequence[float]]) -> Score:
     """Head outputs of one candidate, on the host, to a score: std = exp(log_std), then the manifest's pooling.
 
-    An overflowing exp gives infinity, which ``Score.finite`` catches: it is never clipped to a plausible number.
+    An exp that overflows gives infinity, which ``Score.finite`` catches; it is never clipped to a plausible number.
     """
     dimensions = {
         name: Dimension(values[0], _exp(values[1]) if len(values) == 2 else None) for name, values in outputs.items()

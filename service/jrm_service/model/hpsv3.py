@@ -1,4 +1,4 @@
-"""The published HPSv3 checkpoint to our format: ``jrm import-hpsv3``.
+"""Imports the published HPSv3 checkpoint: ``jrm import-hpsv3``.
 
 HPSv3 scores a generated image against the text that it was made from: Qwen2-VL, one turn of one image and the prompt,
 one head that gives (mu, log sigma) at ``<|Reward|>``. Its training takes the exponential of the second output for
@@ -22,7 +22,7 @@ HPSV3 = Published(
     state_names={"head_0": "rm_head"},
     parts=("edited", "prompt"),
     regions=frozenset(),
-    # Its class embeds ids and image itself and passes embeddings alone; its own code resizes.
+    # Its class embeds ids and image itself and passes only embeddings; its own code resizes.
     usages={"qwen2_vl": Usage(positions="sequential", pixels=200_704)},
     default_prompts="jrm-serve's own",
 )
@@ -42,7 +42,7 @@ def import_hpsv3(
 ) -> Imported:
     """Write the HPSv3 weights in ``checkpoint`` to ``out`` as a JRM checkpoint, and open it.
 
-    ``prompts`` is by default a template in our own words. The rest is as ``import_published`` has it.
+    ``prompts`` is by default a template of our own. Other arguments are those of ``import_published``.
     """
     return import_published(
         HPSV3,

@@ -1,8 +1,8 @@
-"""What a backbone runs on its device: plain layers, or fused ones where they have shown there that they are right.
+"""Chooses the layers of a backbone on its device: plain ones, or fused ones that were verified there.
 
 A layer that computes something else is a wrong reward, and versions of torch and of compilers differ in what they make
-of the same lines. So nothing is replaced that has not given, at the start and on the very device, what the layer gives
-that it replaces.
+of the same code. So a layer is only replaced after its replacement has given the same outputs, at start-up and on the
+device itself.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from .varlen import Kernel
 
 logger = logging.getLogger(__name__)
 
-# How much further from float32 than a plain module a fused one may be, as a share of the length of what it gives for a
-# token, and what it may always be: two roundings of the dtype, or float32 summed in another order.
+# How many times further from float32 a fused module may be than the plain one, relative to the norm of a token's
+# output, and what is always allowed: two roundings of the dtype, or float32 summed in another order.
 _MORE = 2.5
 _FLOORS = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
-# Tokens of the segments of each sequence of a trial. There are two, because what torch compiles for the first length it
-# compiles for any length once it has seen a second one.
+# Tokens of the segments of each sequence in a trial. There are two trials, because torch compiles for one length first,
+# and for any length once it has seen a second one.
 _TRIALS = (((5, 3), (5, 9), (7,)), ((40, 17), (40, 130), (1,)))
-_TRIAL_SCALE = 0.05  # of hidden states: small beside what a layer adds to them, so that this weighs in the comparison
+_TRIAL_SCALE = 0.05  # of hidden states: small compared with what a layer adds, so that the comparison sees the latter
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How the functions between the products run; ``wrap`` makes of one of them another that gives the same."""
+    """A way to run the functions between the products; ``wrap`` turns each into an equivalent one."""
 
     name: str
     wrap: Callable[[Any], Any]
 
 
 def _compiled(function: Any) -> Any:
-    # torch.compile, not a library of triton kernels: a kernel then holds all that lies between two products, rounding
-    # to fp8 included, and a library needs a compiler on the machine and a folder to write to just the same.
+    # torch.compile, not a library of triton kernels: a kernel then has everything between two products, rounding to fp8
+    # included, and a library would need a compiler and a writable folder just the same.
     from torch._inductor import config
 
     config.compile_threads = 1  # in this process: a pool of compilers would outlive a worker that is killed
@@ -60,13 +60,13 @@ EAGER = Way("eager", as_it_is)
 
 
 def ways_on(device: str) -> tuple[Way, ...]:
-    """What is tried on a device, best first. On a CPU plain layers are as fast, and stay what they are."""
+    """The ways to try on a device, best first. On a CPU plain layers are as fast, and are kept."""
     return (COMPILED, EAGER) if device.startswith("cuda") else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What the language model multiplies: ``operand`` makes of tokens what ``products`` of linear layers take."""
+    """How the language model multiplies: ``operand`` turns tokens into the operands of ``products``."""
 
     products: Products = Merged
     operand: Callable[[torch.Tensor], Operand] = as_it_is
@@ -77,7 +77,7 @@ IN_FP8 = Arithmetic(ScaledFP8, rounded)
 IN_SIMULATED_FP8 = Arithmetic(SimulatedFP8, rounded)
 
 PLAIN = dict.fromkeys(("norm", "rotary", "mlp", "linear", "attention"), "plain") | {"graphs": "none"}
-"""What runs where nothing is replaced, by part."""
+"""The kernels by part when nothing is replaced."""
 
 
 def fuse(
@@ -89,10 +89,10 @@ def fuse(
     ways: Sequence[Way],
     arithmetic: Arithmetic = IN_DTYPE,
 ) -> dict[str, str]:
-    """Replace layers of a backbone in the first way that agrees with them on their device; return what runs now.
+    """Replace layers of a backbone in the first way that agrees with them on their device; return the kernels by part.
 
-    Weights that become one product move into it, so memory holds one layer twice at most. ``kernel`` attends to rows,
-    see ``find_kernel``. Raises CheckpointError when fp8 is asked for and no way is right.
+    Weights that are merged into one product move into it, so memory holds at most one layer twice. ``kernel`` attends
+    to rows, see ``find_kernel``. Raises CheckpointError if fp8 is requested and no way is right.
     """
     language = backbone.language_model
     if arithmetic is IN_FP8:
@@ -106,7 +106,7 @@ def fuse(
         if arithmetic is not IN_DTYPE:
             raise CheckpointError([f"quantize: no fp8 layer on {device} gives about what the plain one gives"])
         if ways:
-            logger.warning("layers on %s: plain, nothing faster is right here", device)
+            logger.warning("layers on %s: plain, nothing faster computes the same here", device)
         return PLAIN | {"attention": attention}
     for number, layer in enumerate(language.layers):
         language.layers[number] = FusedLayer(layer, functions, arithmetic.products)
@@ -132,14 +132,14 @@ def fuse(
 def _agreed(
     language: Any, device: str, dtype: torch.dtype, kernel: Kernel | None, way: Way, arithmetic: Arithmetic
 ) -> Functions | None:
-    """The functions of layers that give what the plain ones give; None where they do not, or cannot be run."""
+    """The functions of layers that agree with the plain ones; None if they do not, or cannot be run."""
     plain = language.layers[0]
     try:
         exact = copy.deepcopy(plain).float()
         eps = float(plain.input_layernorm.variance_epsilon)
         functions = Functions(eps, way.wrap, arithmetic.operand)
         fused = FusedLayer(plain, functions, arithmetic.products)
-        # What a way must be as right as: the plain layer and, where products round, one that simulates them.
+        # Pairs of a reference and the layer that must be as accurate; fp8 is compared with simulated fp8.
         compared: list[tuple[nn.Module, nn.Module]] = [(plain, fused)]
         if arithmetic is not IN_DTYPE:
             simulated = FusedLayer(plain, Functions(eps, operand=rounded), SimulatedFP8)
@@ -150,11 +150,11 @@ def _agreed(
             expected = exact(wide, **wide_row)
             outputs = [(reference(hidden, **row), layer(hidden, **row)) for reference, layer in compared]
             if not all(_is_as_right(expected, *pair) for pair in outputs):
-                logger.info("%s layers on %s: they give something else than plain ones", way.name, device)
+                logger.info("%s layers on %s: they compute something else than plain ones", way.name, device)
                 return None
     except CheckpointError:
         raise
-    except Exception as error:  # another kind of layer; whatever is said where there is no compiler, or no room for it
+    except Exception as error:  # another kind of layer, or a compiler that is missing or fails
         logger.info("%s layers on %s: %s", way.name, device, one_line(error))
         return None
     return functions
@@ -163,7 +163,7 @@ def _agreed(
 def _trial_row(
     language: Any, lengths: Sequence[Sequence[int]], device: str, dtype: torch.dtype, kernel: Kernel | None
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Hidden states [1, T, H] of a row in which segments are shared, and what a layer takes beside them."""
+    """Hidden states [1, T, H] of a row with shared segments, and the other arguments of a layer."""
     trie = build_trie([[Text((tokens,) * tokens) for tokens in sequence] for sequence in lengths])
     width = len(language.layers[0].input_layernorm.weight)
     hidden = _TRIAL_SCALE * _random(1, trie.tokens, width, device=device, dtype=dtype)
@@ -173,7 +173,7 @@ def _trial_row(
 
 
 def _replace(root: nn.Module, fused: Callable[[Any], nn.Module], has: str, device: str, dtype: torch.dtype) -> None:
-    """Replace modules that have an attribute by their fused form, unless the first of a class gives something else."""
+    """Replace modules that have an attribute by their fused form, unless the first of their class disagrees with it."""
     right: dict[type[nn.Module], bool] = {}
     for name, plain in [(name, module) for name, module in root.named_modules() if hasattr(module, has)]:
         kind = type(plain)
@@ -193,12 +193,12 @@ def _fused_is_as_right(plain: nn.Module, fused: Callable[[Any], nn.Module], devi
         logger.info("%s on %s stays plain: %s", type(plain).__name__, device, one_line(error))
         return False
     if not right:
-        logger.info("%s on %s stays plain: a fused one gives something else", type(plain).__name__, device)
+        logger.info("%s on %s stays plain: a fused one computes something else", type(plain).__name__, device)
     return right
 
 
 def _is_as_right(exact: torch.Tensor, plain: torch.Tensor, got: torch.Tensor) -> bool:
-    """Whether an output is about as far from the exact one as that of plain layers, which round as often or more."""
+    """Whether an output is about as close to the exact one as that of plain layers, which round as often or more."""
     floor = _FLOORS[plain.dtype]
     return _deviation(exact, got) <= max(_MORE * _deviation(exact, plain), floor)  # False for NaN as well
 
@@ -208,11 +208,11 @@ def _random(*shape: int, device: str, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _deviation(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """The largest difference of a token, as a share of its length."""
+    """The largest difference of a token, relative to its norm."""
     off = (got.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)
     return float(off.max())
 
 
 def compile_no_more() -> None:
-    """For the rest of this process: where nothing was compiled for a call, it runs as it is written, and is right."""
+    """Stop compiling in this process: calls that nothing was compiled for run eagerly, with the same result."""
     torch.compiler.set_stance("eager_on_recompile")

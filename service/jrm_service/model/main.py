@@ -1,6 +1,6 @@
 """A worker process: it loads a checkpoint onto one device, tests itself, and then scores batches until its server ends.
 
-``python -m jrm_service.model.main FD PID``: started by ``device.process`` alone. FD is its end of the channel to the
+``python -m jrm_service.model.main FD PID``, started only by ``device.process``. FD is its end of the channel to the
 server with the process id PID.
 """
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from jrm_service.device.channel import Batch, Channel, Load, Sleep, Wake
     from jrm_service.scoring.backend import SleepingBackend
 
-    _Work = tuple[Batch | Sleep | Wake, Any]  # what the server asks for, and what was built of a batch meanwhile
+    _Work = tuple[Batch | Sleep | Wake, Any]  # a message of the server, and the collated batch
 
 logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Serve batches from the channel. Ends with the server, whatever ends that."""
+    """Serve batches from the channel. The process ends with its server, for whatever reason that ends."""
     channel = connect()
     batches: SimpleQueue[_Work] = SimpleQueue()
     loaded: SimpleQueue[Load] = SimpleQueue()
     backend: list[SleepingBackend[Any]] = []
-    # Begun before anything is loaded: a server that goes away meanwhile is not waited for.
+    # Started before anything is loaded, so that the process also ends with its server during loading.
     threading.Thread(target=_receive, args=(channel, loaded, backend, batches), name="jrm-receive", daemon=True).start()
     load = loaded.get()
     try:
@@ -55,7 +55,7 @@ def _receive(
         while True:
             message, batch = channel.receive(), None
             if isinstance(message, Batch):
-                with suppress(Exception):  # it raises again where that is handled, and tells which candidate it is
+                with suppress(Exception):  # score_batch collates again, and finds the candidate that raises
                     batch = backend[0].collate(message.candidates)
             batches.put((message, batch))
             del message, batch
@@ -78,7 +78,7 @@ def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
     if device == "cpu" and on_cpu > 1:
         torch.set_num_threads(max(1, usable_cpus() // on_cpu))  # more would only wait for each other
     if device.startswith("cuda") and load.gpu_share < 1:
-        torch.cuda.set_per_process_memory_fraction(load.gpu_share, device)  # beyond it, memory is not there
+        torch.cuda.set_per_process_memory_fraction(load.gpu_share, device)  # beyond that, allocations fail
     dtype = load.dtype
     if dtype == "auto" and "cpu" in devices:
         dtype = "float32"  # one precision for all: a score must not depend on where it was computed
@@ -103,7 +103,7 @@ def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
 
 
 def _work(backend: SleepingBackend[Any], batches: SimpleQueue[_Work], channel: Channel) -> None:
-    """Do what the server asks for, in the order in which it does."""
+    """Carry out the server's messages in order."""
     from jrm_service.device.channel import Batch, Done, Scores, Sleep
     from jrm_service.scoring.local import score_batch
 
@@ -118,11 +118,11 @@ def _work(backend: SleepingBackend[Any], batches: SimpleQueue[_Work], channel: C
             else:
                 (backend.sleep if isinstance(message, Sleep) else backend.wake)()
                 answer = Done(device_bytes(backend.device))
-        except Exception:  # the device is lost, or has no room for what is to come back
+        except Exception:  # the device is lost, or has no room for the weights on waking
             logger.exception("the device is lost")
             os._exit(DEVICE_LOST)
         channel.send(answer)
-        del message, batch, answer  # while it waits, nothing of the last batch is kept
+        del message, batch, answer  # so that the last batch is not kept alive while waiting
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""``reward/manifest.json``: everything a score depends on, named and validated.
+"""The manifest, ``reward/manifest.json``: it names everything a score depends on, and is validated here.
 
 A manifest says how the sequences are built (``passes``), where they are read (``reward_token``), what each head means
-(``read``, ``heads``) and how dimensions become one reward (``reward``). Unknown keys are refused: a misspelt key that
-is silently ignored is a silently different reward.
+(``read``, ``heads``) and how dimensions are combined into one reward (``reward``). Unknown keys are refused: a misspelt
+key that is silently ignored would silently change the reward.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ImageRules(_Strict):
     min_pixels: Annotated[int, Field(ge=1, strict=True)]
     max_pixels: Annotated[int, Field(ge=1, strict=True)]
     resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    # Left out where it is 1: checkpoints that were made before there was this key keep their fingerprints.
+    # Left out if it is 1, so that checkpoints from before this key existed keep their fingerprints.
     max_sources: Annotated[int, Field(ge=1, le=MAX_SOURCES, strict=True, exclude_if=lambda most: most == 1)] = 1
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class Pass(_Strict):
         return self
 
     def template(self, part: Part) -> str | None:
-        """The text of a text part; None for an image."""
+        """The template of a text part; None for an image."""
         return {"prompt": self.prompt, "ending": self.ending}.get(part)
 
     @property
@@ -93,23 +93,23 @@ class Head(_Strict):
 
 
 class Normalize(_Strict):
-    """Beside a reward, replies carry sigmoid((reward - center) / scale). ``jrm calibrate`` fits both."""
+    """Adds sigmoid((reward - center) / scale) to every reward in replies. ``jrm calibrate`` fits both."""
 
     center: Annotated[float, Field(allow_inf_nan=False)]
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Reward(_Strict):
-    """How dimensions pool into one reward. No weights means 1.0 for each; a dimension of weight 0 is left out."""
+    """How dimensions are pooled into one reward. No weights means 1.0 for each; a dimension of weight 0 is left out."""
 
     combine: Literal["mean", "min"] = "mean"
     weights: dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
-    # Left out where there is none: checkpoints that were made before there was this key keep their fingerprints.
+    # Left out if there is none, so that checkpoints from before this key existed keep their fingerprints.
     normalize: Annotated[Normalize | None, Field(exclude_if=lambda normalize: normalize is None)] = None
 
 
 class Explain(_Strict):
-    """How a dimension is explained: by default (``template`` null) as the answer to the very prompt that is scored."""
+    """How a dimension is explained: by default (``template`` null) as the answer to the prompt that is scored."""
 
     template: str | None = None
     regions: bool = False
@@ -122,7 +122,7 @@ class Manifest(_Strict):
     name: Name
     reward_token: Name
     image: ImageRules
-    # Left out where it is mrope: checkpoints that were made before there was this key keep their fingerprints.
+    # Left out if it is mrope, so that checkpoints from before this key existed keep their fingerprints.
     positions: Annotated[PositionRule, Field(exclude_if=lambda rule: rule == "mrope")] = "mrope"
     passes: Annotated[list[Pass], Field(min_length=1)]
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
@@ -141,26 +141,26 @@ class Manifest(_Strict):
 
     def _template_problems(self) -> list[str]:
         problems = []
-        for number, one in enumerate(self.passes):
+        for number, pass_ in enumerate(self.passes):
             where = f"passes.{number}"
-            if (count := one.text.count(self.reward_token)) != 1:
+            if (count := pass_.text.count(self.reward_token)) != 1:
                 problems.append(f"{where}: the templates hold {self.reward_token} {count} times, must be exactly once")
                 continue
-            if (count := one.text.count(INSTRUCTION)) > 1:
+            if (count := pass_.text.count(INSTRUCTION)) > 1:
                 problems.append(f"{where}: the templates hold {INSTRUCTION} {count} times, may be once at most")
-            holder = next(part for part in one.parts if self.reward_token in (one.template(part) or ""))
-            unseen = [part for part in one.parts[one.parts.index(holder) :] if part in ("source", "edited")]
+            holder = next(part for part in pass_.parts if self.reward_token in (pass_.template(part) or ""))
+            unseen = [part for part in pass_.parts[pass_.parts.index(holder) :] if part in ("source", "edited")]
             if unseen:  # attention is causal: such a reward could not depend on the image
                 problems.append(f"{where}: {self.reward_token} stands in '{holder}', before the image '{unseen[0]}'")
-            if INSTRUCTION in one.text.partition(self.reward_token)[2]:
+            if INSTRUCTION in pass_.text.partition(self.reward_token)[2]:
                 problems.append(f"{where}: {INSTRUCTION} stands after {self.reward_token}, which cannot see it")
         return problems
 
     def _name_problems(self) -> list[str]:
         problems = []
-        dimensions = Counter(dimension for one in self.passes for dimension in one.read)
+        dimensions = Counter(dimension for pass_ in self.passes for dimension in pass_.read)
         problems += [f"dimension '{name}' is read {count} times" for name, count in dimensions.items() if count > 1]
-        used = {head for one in self.passes for head in one.read.values()}
+        used = {head for pass_ in self.passes for head in pass_.read.values()}
         problems += [
             f"passes read head '{head}', which heads does not define" for head in sorted(used - set(self.heads))
         ]
@@ -175,26 +175,26 @@ class Manifest(_Strict):
     @property
     def dimensions(self) -> list[str]:
         """Names of all dimensions, in the order in which the passes read them."""
-        return [dimension for one in self.passes for dimension in one.read]
+        return [dimension for pass_ in self.passes for dimension in pass_.read]
 
     @property
     def explained(self) -> dict[str, bool]:
-        """Of each dimension that can be explained, in the same order: whether its critique has regions."""
+        """Each dimension that can be explained, in the same order -> whether its critique has regions."""
         return {name: self.explain[name].regions for name in self.dimensions if name in self.explain}
 
     @property
     def max_sources(self) -> int:
-        """How many source images a candidate has at most: 0 where no pass shows them, otherwise it has at least one."""
+        """The most source images of a candidate. 0: no pass shows any; otherwise it has at least one."""
         return self.image.max_sources if any("source" in pass_.parts for pass_ in self.passes) else 0
 
     @property
     def pooled_weights(self) -> dict[str, float]:
-        """Weight of each dimension that takes part in the reward."""
+        """The weight of each dimension that is part of the reward."""
         weights = self.reward.weights or dict.fromkeys(self.dimensions, 1.0)
         return {name: weights[name] for name in self.dimensions if weights.get(name, 0.0) > 0}
 
     def canonical_json(self) -> str:
-        """One spelling of the same manifest, defaults filled in: what the fingerprint hashes."""
+        """The manifest in one fixed format with defaults filled in, which the fingerprint hashes."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -1,8 +1,8 @@
-"""The pixels and token ids that a pipeline version stands for, pinned by digests.
+"""The preprocessing version: digests pin the pixels and token ids that it stands for.
 
 A fingerprint promises that equal files become equal pixels and equal token ids. Pillow, tokenizers and transformers
-take part in both and may be newer than those that were tested. So a few samples are run through the same functions as a
-request, and what comes out is compared with what was pinned: ``require_pinned`` refuses a difference.
+produce both, and may be newer than the versions that were tested. So a few samples are run through the same functions
+as a request, and their digests are compared with pinned ones: ``require_pinned`` refuses a difference.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from jrm_service.versions import installed
 logger = logging.getLogger(__name__)
 
 PIPELINE_VERSION = 1
-"""Part of the fingerprint: raised, and PINNED with it, whenever the same bytes become other pixels or token ids."""
+"""Part of the fingerprint. Raised, with PINNED, whenever the same bytes become other pixels or token ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """SHA-256 (32 hex digits) of what the samples become.
+    """SHA-256 (32 hex digits) of the samples' pixels and token ids.
 
     ``pixels``: resized images of every filter, normalized patches, and files that decode without loss (PNG, WebP).
     ``jpeg``: decoded JPEG files. ``tokens``: token ids, and the words that text is split into before tokenizing.
@@ -45,8 +45,8 @@ class Digests:
 
 
 # Lossy WebP is left out: its format fixes brightness and colour planes to the bit, but not their conversion to RGB, so
-# two correct builds may differ. JPEG is in, although its standard leaves rounding open: every wheel of pillow that we
-# accept is built with libjpeg-turbo, which gives equal pixels on every CPU, and another libjpeg gives other ones.
+# two correct builds may differ. JPEG is included, although its standard leaves rounding open: every accepted wheel of
+# pillow is built with libjpeg-turbo, which gives equal pixels on every CPU, while another libjpeg gives other pixels.
 PINNED = Digests(
     pixels="7e0701babb87af523d0cc414533df0d3",
     jpeg="d97e986c8823936f68035a003cec386e",
@@ -62,7 +62,7 @@ _TOKENIZER = Path(__file__).parent / "bundled" / "jrm-tiny"
 
 @cache
 def observed() -> Digests:
-    """What the samples become with the libraries that are installed; computed once, in some tens of milliseconds."""
+    """The digests with the installed libraries; computed once, in some tens of milliseconds."""
     return Digests(
         pixels=_digest(_pixels()),
         jpeg=_digest(_decoded("*.jpg")),
@@ -71,20 +71,20 @@ def observed() -> Digests:
 
 
 def drift() -> list[str]:
-    """What differs from PINNED, in words; empty when nothing does."""
+    """The names of what differs from PINNED; empty if nothing does."""
     here, pinned = asdict(observed()), asdict(PINNED)
     return [name for key, name in _NAMES.items() if here[key] != pinned[key]]
 
 
 def identity() -> object:
-    """What the fingerprint hashes: the version, and where something differs what was observed instead."""
+    """What the fingerprint hashes: the version, together with the observed digests if any of them differ."""
     return [PIPELINE_VERSION, asdict(observed())] if drift() else PIPELINE_VERSION
 
 
 def require_pinned(*, allow_drift: bool = False) -> None:
     """Raise PipelineDrift, naming what differs, unless pixels and token ids are those of PIPELINE_VERSION.
 
-    With ``allow_drift`` a difference is logged as a warning; the fingerprint says it (see ``identity``).
+    With ``allow_drift`` a difference is only logged as a warning; it changes the fingerprint (see ``identity``).
     """
     problems = _problems()
     if not problems:
@@ -152,7 +152,7 @@ def _pixels() -> Iterator[bytes]:
 
 
 def _drawn(width: int, height: int) -> PILImage.Image:
-    """A slope, a fine texture and hard edges, from integers alone: equal on every machine."""
+    """A gradient, a fine texture and hard edges, from integers only: equal on every machine."""
     y, x = np.indices((height, width))
     channels = ((x * 255) // width, (x * 7 + y * 13) % 256, ((x // 5 + y // 3) % 2) * 200 + y % 50)
     return PILImage.fromarray(np.stack(channels, -1).astype(np.uint8))
@@ -202,8 +202,8 @@ _MANIFEST: dict[str, Any] = {
 
 
 def _tokens() -> Iterator[object]:
-    """For each text: the ids of every sequence around it, and its words: where the ids alone would not show a split."""
-    from transformers import AutoTokenizer  # brings torch, which pixels do without
+    """For each text: the ids of every sequence around it, and its words, since the ids alone may not show a split."""
+    from transformers import AutoTokenizer  # imports torch, which pixels do not need
 
     from jrm_service.scoring.types import Image, Text
 

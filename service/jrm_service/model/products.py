@@ -1,7 +1,7 @@
-"""The matrix products of a decoder layer: linear layers of one input as one product, in their dtype or in fp8.
+"""The matrix products of a decoder layer: linear layers with the same input as one product, in their dtype or in fp8.
 
 In fp8 every token and every output has a scale of its own, its largest absolute value over 448, which is the largest
-number of float8_e4m3fn. Tokens are rounded as they come, weights once. A product in fp8 is torch's own on a GPU; on a
+number of float8_e4m3fn. Tokens are rounded on the fly, weights once. A product in fp8 is torch's own on a GPU; on a
 CPU it is simulated: the same numbers are rounded, and multiplied in float32.
 """
 
@@ -20,21 +20,21 @@ FP8 = torch.float8_e4m3fn
 LARGEST = 448.0  # of FP8
 _LEAST_SCALE = 1e-12  # of a token that is all zeros
 _FP8_CAPABILITY = (8, 9)
-_MULTIPLE = 16  # of which both sides of a weight must be one
-_TOLERANCE = 0.02  # of a product's largest number: its rounding to bfloat16, and sums that a GPU keeps in fewer bits
+_MULTIPLE = 16  # both sides of a weight must be multiples of it
+_TOLERANCE = 0.02  # of a product's largest number: rounding to bfloat16, and sums that a GPU keeps in fewer bits
 
 Operand = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-"""What is multiplied by a weight: tokens, or tokens in fp8 and their scales."""
+"""The left side of a product: tokens, or tokens in fp8 with their scales."""
 
 
 class Product(Protocol):
-    """What several linear layers of one input give, side by side: [..., inputs] -> [..., outputs of all]."""
+    """Several linear layers with the same input, outputs side by side: [..., inputs] -> [..., outputs of all]."""
 
     def __call__(self, operand: Operand) -> torch.Tensor: ...  # noqa: D102
 
 
 class Merged(nn.Module):
-    """Linear layers of one input as one product, in their own dtype."""
+    """Linear layers with the same input as one product, in their own dtype."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -51,14 +51,14 @@ class Merged(nn.Module):
 
 
 class ScaledFP8(nn.Module):
-    """Linear layers of one input as one product of fp8 numbers, in bfloat16, on a GPU."""
+    """Linear layers with the same input as one product of fp8 numbers on a GPU, with a result in bfloat16."""
 
     weight: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor | None
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        """Raises CheckpointError for a weight whose sides no fp8 product takes."""
+        """Raise CheckpointError for a weight whose sides an fp8 product cannot take."""
         super().__init__()
         merged = Merged(layers)
         if any(side % _MULTIPLE for side in merged.weight.shape):
@@ -86,7 +86,7 @@ class ScaledFP8(nn.Module):
 
 
 class SimulatedFP8(nn.Module):
-    """What ``ScaledFP8`` computes: the same numbers in fp8, multiplied in float32, and given in the layers' dtype."""
+    """A simulation of ``ScaledFP8``: the same numbers in fp8, multiplied in float32, returned in the layers' dtype."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -124,8 +124,8 @@ def require_fp8(
     problems = []
     if not device.startswith("cuda"):
         problems.append(f"quantize: fp8 needs a GPU, the device is {device}; use --quantize none")
-    elif (found := capability(device)) < _FP8_CAPABILITY:
-        has, needs = (".".join(map(str, numbers)) for numbers in (found, _FP8_CAPABILITY))
+    elif (version := capability(device)) < _FP8_CAPABILITY:
+        has, needs = (".".join(map(str, numbers)) for numbers in (version, _FP8_CAPABILITY))
         problems.append(
             f"quantize: {device} has compute capability {has}, fp8 needs {needs} (Ada, Hopper or later); "
             "use --quantize none"
@@ -141,10 +141,10 @@ def require_fp8(
 def require_right_product(
     layer: nn.Linear, device: str, made: Callable[[Sequence[nn.Linear]], Product] = ScaledFP8
 ) -> None:
-    """Raise CheckpointError where a device's fp8 product is not the simulated one, but for its rounding."""
+    """Raise CheckpointError unless a device's fp8 product equals the simulated one up to rounding."""
     random = torch.Generator().manual_seed(0)
     tokens = torch.randn(37, layer.in_features, generator=random)
-    tokens *= torch.logspace(-2, 2, len(tokens))[:, None]  # so that a scale of another row shows
+    tokens *= torch.logspace(-2, 2, len(tokens))[:, None]  # so that using another row's scale would show
     operand = rounded(tokens.to(device, layer.weight.dtype))
     expected = SimulatedFP8([layer])(operand)
     try:

@@ -1,4 +1,4 @@
-"""Candidates to token sequences: the manifest's passes in the checkpoint's own chat template.
+"""Renders the manifest's passes in the checkpoint's chat template, and builds what tokenizes candidates from them.
 
 Each pass is rendered once, when the checkpoint is opened, with a marker where the instruction goes. Control tokens are
 recognised in that rendering only. An instruction is put into its stretch of template text *before* tokenizing (token
@@ -28,7 +28,7 @@ class TemplateError(ValueError):
 def sequence_builder(
     manifest: Manifest, tokenizer: PreTrainedTokenizerBase, chat_template: str, *, max_tokens: int
 ) -> SequenceBuilder:
-    """What builds the sequences of a manifest. ``max_tokens`` is the model's context length.
+    """Return the builder of a manifest's sequences. ``max_tokens`` is the model's context length.
 
     Raises TemplateError, one line per problem.
     """
@@ -56,7 +56,7 @@ class _Compiler:
         return Prompts(self._serialized, turns, self._reward_id, max_tokens)
 
     def _turns(self, sources: int) -> Turns:
-        """Rendered anew for every number of source images: a template is free to number what it shows."""
+        """Render for one number of source images: a template may number its images."""
         passes = tuple(
             self._compile(f"passes.{number}", pass_, sources, reads=True)
             for number, pass_ in enumerate(self._manifest.passes)
@@ -67,7 +67,7 @@ class _Compiler:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def _compile_questions(self, passes: Sequence[Turn], sources: int) -> Iterator[tuple[str, Turn]]:
-        """For each dimension that can be explained: the pass that is scored, or that pass with a prompt of its own."""
+        """For each dimension that can be explained: the pass that is scored, or that pass with another prompt."""
         for number, pass_ in enumerate(self._manifest.passes):
             for dimension in pass_.read.keys() & self._manifest.explain.keys():
                 template = self._manifest.explain[dimension].template
@@ -126,7 +126,7 @@ def _render(pass_: Pass, sources: int, tokenizer: PreTrainedTokenizerBase, chat_
 
 
 def _token_problems(manifest: Manifest, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A token that decides where the model reads or looks must be one special token that swallows no neighbours."""
+    """The reward token and the image token must each be one special token that strips no neighbouring white space."""
     added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
     problems = []
     for name in (manifest.reward_token, IMAGE_TOKEN):

@@ -1,4 +1,4 @@
-"""A published reward model's weights and base folder to our format: what its own code does, written into the manifest.
+"""Imports a published reward model: weights and base folder become a checkpoint that does what its code did.
 
 Everything is checked from headers and small files before a weight is copied, and the new folder appears only when it
 is complete.
@@ -38,7 +38,7 @@ _COPIED = (_VIDEO, "generation_config.json")
 class Usage:
     """How the published code runs a family's model.
 
-    ``pixels`` is the area that its own code resizes to, None where the base's image processor does that alone.
+    ``pixels`` is the area that its own code resizes to, None if only the base's image processor resizes.
     """
 
     positions: PositionRule
@@ -49,10 +49,10 @@ class Usage:
 class Published:
     """A reward model that others have published.
 
-    ``dimensions`` are dimension -> head, each read in a turn of its own with ``parts``, and ``state_names`` are head ->
-    the module's name in the state dict. ``regions`` are the dimensions whose critique has boxes. ``usages`` are by the
-    base's ``model_type``. ``files`` are those of its weights that are read before the usual ones; ``default_prompts``
-    says whose the prompts are where none are given.
+    ``dimensions`` maps each dimension to its head; each is read in a turn of its own with ``parts``. ``state_names``
+    maps each head to its module's name in the state dict. ``regions`` are the dimensions whose critique has boxes.
+    ``usages`` are by the base's ``model_type``. ``files`` are files of weights that are preferred to the usual ones;
+    ``default_prompts`` says where the default prompts come from.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Imported:
-    """The finished checkpoint, opened, and what its user should know."""
+    """The finished checkpoint, opened, and notes for its user."""
 
     checkpoint: Checkpoint
     notes: tuple[str, ...]
@@ -116,11 +116,11 @@ def import_published(
     """Write the weights in ``checkpoint`` to ``out`` as a JRM checkpoint, and open it.
 
     ``base`` holds config, tokenizer, chat template and image processor of the model that they were trained from; its
-    family is what ``config.json`` says. ``prompts`` is a JSON file, dimension -> template. ``pixels``, the smallest and
-    the largest area, go over what the published code does. ``name`` is the model's name in replies, by default the
-    folder's. ``progress`` is called with (bytes copied, bytes in all).
+    ``config.json`` decides the family. ``prompts`` is a JSON file, dimension -> template. ``pixels``, the smallest and
+    the largest area, override those of the published code. ``name`` is the model's name in replies, by default that of
+    the folder. ``progress`` is called with (bytes copied, bytes in all).
 
-    Raises CheckpointError with every problem found; ``out`` is then as it was before.
+    Raises CheckpointError with every problem, and then leaves ``out`` as it was.
     """
     checkpoint, base, out = checkpoint.resolve(), base.resolve(), out.resolve()
     problems = [f"{folder}: not a folder" for folder in (checkpoint, base) if not folder.is_dir()]
@@ -138,7 +138,7 @@ def import_published(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Every part of the new folder, checked against the others."""
+    """All parts of the new folder, consistent with each other."""
 
     base: Path
     config: dict[str, Any]
@@ -178,7 +178,7 @@ def _plan(
     problems: list[str],
     notes: list[str],
 ) -> _Plan:
-    """Read all that is small. Raises CheckpointError when ``problems`` holds any, its own or the caller's."""
+    """Read everything but the weights. Raises CheckpointError if there are ``problems``, new ones or the caller's."""
     source = with_stock_names(open_state_dict(checkpoint, problems, notes, first=published.files))
     embedding = source.headers.get(EMBEDDING)
     rows = embedding.shape[0] if embedding is not None and embedding.shape else None
@@ -202,11 +202,11 @@ def _plan(
         notes.append(f"{base.name}/{_VIDEO}: missing; scoring does not need it, but /explain will not start without it")
     if raw and config and usage and tokenizer and chat_template and preprocessor and templates:
         image = basemodel.image_rules(preprocessor)
-        told = prompts.name if prompts else published.default_prompts
+        prompt_source = prompts.name if prompts else published.default_prompts
         provenance = {
             "base": base.name,
             "source": [f"{checkpoint.name}/{file}" for file in source.files],
-            "notes": f"imported from {published.name}; prompts: {told}",
+            "notes": f"imported from {published.name}; prompts: {prompt_source}",
         }
         manifest = published.manifest(name, image, templates, hidden, provenance, usage.positions)
         check_turns(manifest, tokenizer, chat_template, config, problems)
@@ -234,12 +234,12 @@ def _preprocessor(
     problems: list[str],
     notes: list[str],
 ) -> dict[str, Any] | None:
-    """The base's, with the limits that were asked for, or else those of the published code."""
+    """The base's image processor, with the limits that were asked for, or else those of the published code."""
     own = None if usage is None else usage.pixels
     smallest, largest = (own if asked is None else asked for asked in pixels)
     if own is not None:
         limits = basemodel.read_limits(base)
-        # The published code hands what it has resized to the base's image processor, whose usual limits are far wider.
+        # The published code passes resized images to the base's image processor, whose usual limits are far wider.
         if limits is not None and (limits[0] > own // 2 or limits[1] < own * 2):
             notes.append(
                 f"{base.name}/{basemodel.PREPROCESSOR}: images of {limits[0]:,} to {limits[1]:,} pixels; "
@@ -255,12 +255,12 @@ def check_turns(
     config: Config,
     problems: list[str],
 ) -> None:
-    """Add to ``problems`` what keeps the tokenizer and the chat template from expressing the manifest's passes."""
+    """Add to ``problems`` the reasons why tokenizer and chat template cannot express the manifest's passes."""
     try:
         sequence_builder(manifest, tokenizer, chat_template, max_tokens=config.text_config.max_position_embeddings)
     except TemplateError as error:
         problems += str(error).splitlines()
-    except Exception as error:  # a chat template is a program: jinja raises what it likes
+    except Exception as error:  # a chat template is a program: jinja may raise anything
         problems.append(f"chat template: cannot render the turns ({one_line(error)})")
 
 
@@ -268,7 +268,7 @@ def check_turns(
 
 
 def _backbone_names(source: StateDict, config: Config | None, problems: list[str]) -> list[str]:
-    """Every tensor but the heads, checked against the base's architecture; a tied language head is left out."""
+    """All tensors except the heads, checked against the base's architecture; a tied language head is left out."""
     names = [name for name in source.headers if not name.startswith("rm_head")]
     if any(".lora_" in name for name in names):
         problems.append("the weights are a LoRA adapter: merge it into its base first")
@@ -277,16 +277,16 @@ def _backbone_names(source: StateDict, config: Config | None, problems: list[str
         return names
     root = next(iter(source.headers.values())).file.parent
     tied = bool(config.tie_word_embeddings)
-    found = compare_tensors(
+    mismatches = compare_tensors(
         {name: source.headers[name] for name in names},
         expected_tensors(config),
         optional=frozenset({LM_HEAD} if tied else ()),
         source="the base's config.json",
         root=root,
     )
-    problems += found
+    problems += mismatches
     if not tied or LM_HEAD not in names:
         return names
-    if not found and not torch.equal(source.read(LM_HEAD), source.read(EMBEDDING)):
+    if not mismatches and not torch.equal(source.read(LM_HEAD), source.read(EMBEDDING)):
         problems.append(f"{LM_HEAD}: differs from the embedding, though config.json ties the two")
     return [name for name in names if name != LM_HEAD]

@@ -14,7 +14,7 @@ from .weights import shortened
 
 OUTPUTS = ["mean", "log_std"]
 ANY_HEAD = "rm_head"
-"""What the names of all heads begin with, in the code of EditReward and of HPSv3."""
+"""The prefix of all heads' names in the code of EditReward and of HPSv3."""
 
 _LAYER = re.compile(r"(.+)\.(\d+)\.(?:weight|bias)")
 
@@ -28,32 +28,32 @@ def read_heads(
 ) -> tuple[dict[str, list[int]], dict[str, torch.Tensor]]:
     """Return (hidden widths per head, tensors of ``reward/heads.safetensors``), float32.
 
-    ``state_names`` are head -> its module's name in the state dict. That is Linear, ReLU, Dropout, Linear, ReLU,
-    (Dropout,) Linear in a Sequential, so the keys end in ``{0,3,5}`` or ``{0,3,6}``. A last layer without bias, as
-    EditReward's ``rm_head_kwargs`` make it, gets a bias of 0, which is noted.
+    ``state_names`` maps each head to its module's name in the state dict. A module is Linear, ReLU, Dropout, Linear,
+    ReLU, (Dropout,) Linear in a Sequential, so the keys end in ``{0,3,5}`` or ``{0,3,6}``. A last layer without bias,
+    as EditReward's ``rm_head_kwargs`` can make it, gets a bias of 0, which is noted.
     """
     hidden: dict[str, list[int]] = {head: [] for head in state_names}
     tensors: dict[str, torch.Tensor] = {}
-    if not source.headers:  # nothing could be read, which is said already
+    if not source.headers:  # nothing could be read, which is reported already
         return hidden, tensors
     layers: dict[str, set[int]] = {module: set() for module in state_names.values()}
-    strange = []
+    unknown = []
     for name in source.headers:
         key = _LAYER.fullmatch(name)
         if key is not None and key[1] in layers:
             layers[key[1]].add(int(key[2]))
         elif name.startswith(ANY_HEAD):
-            strange.append(name)
-    if strange and all(name.startswith("rm_head.") for name in strange):
+            unknown.append(name)
+    if unknown and all(name.startswith("rm_head.") for name in unknown):
         problems.append(f"rm_head.*: a single head; what is imported has {' and '.join(layers)}")
     else:
-        told = [f"{name}: not a tensor of {' or '.join(layers)}" for name in strange]
-        problems += shortened(told, "belong to no head")
+        unknown_problems = [f"{name}: not a tensor of {' or '.join(layers)}" for name in unknown]
+        problems += shortened(unknown_problems, "belong to no head")
     for head, module in state_names.items():
         numbers = sorted(layers[module])
-        found = _head_problems(module, numbers, source, config)
-        problems += found
-        if not found:
+        head_problems = _head_problems(module, numbers, source, config)
+        problems += head_problems
+        if not head_problems:
             hidden[head] = [source.headers[f"{module}.{n}.weight"].shape[0] for n in numbers][:-1]
             tensors |= _head_tensors(head, module, numbers, source, problems, notes)
     return hidden, tensors
@@ -71,26 +71,26 @@ def _head_problems(module: str, layers: list[int], source: StateDict, config: Co
         last = layer == layers[-1]
         rows = len(OUTPUTS) if last else None
         key = f"{module}.{layer}"
-        found = _shape_problems(f"{key}.weight", (rows, width), source)
-        width = None if found else source.headers[f"{key}.weight"].shape[0]
+        layer_problems = _shape_problems(f"{key}.weight", (rows, width), source)
+        width = None if layer_problems else source.headers[f"{key}.weight"].shape[0]
         if not last or f"{key}.bias" in source.headers:
-            found += _shape_problems(f"{key}.bias", (width,), source)
-        problems += found
+            layer_problems += _shape_problems(f"{key}.bias", (width,), source)
+        problems += layer_problems
     return problems
 
 
 def _shape_problems(name: str, wanted: tuple[int | None, ...], source: StateDict) -> list[str]:
-    """``wanted`` has None where any size will do."""
+    """``wanted`` has None for dimensions of any size."""
     header = source.headers.get(name)
     if header is None:
         return [f"{name}: missing"]
     if header.dtype not in DTYPE_BYTES:
         return [f"{name}: has dtype {header.dtype}, must be one of {', '.join(DTYPE_BYTES)}"]
     fits = len(header.shape) == len(wanted) and all(
-        size is None or size == found for size, found in zip(wanted, header.shape, strict=True)
+        size is None or size == actual for size, actual in zip(wanted, header.shape, strict=True)
     )
-    asked = ", ".join("any" if size is None else str(size) for size in wanted)
-    return [] if fits else [f"{name}: has shape {list(header.shape)}, must be [{asked}]"]
+    shown = ", ".join("any" if size is None else str(size) for size in wanted)
+    return [] if fits else [f"{name}: has shape {list(header.shape)}, must be [{shown}]"]
 
 
 def _head_tensors(

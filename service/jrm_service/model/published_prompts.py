@@ -1,4 +1,4 @@
-"""The templates that an imported checkpoint is asked with: the user's own, or those that travel in the package."""
+"""The prompt templates of an imported checkpoint: the user's own, or those in the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _THEIR_PLACEHOLDER = "{text_prompt}"
 
 
 def template_file(dimension: str) -> str:
-    """The template of a dimension that travels in the package."""
+    """The package's own template of a dimension."""
     folder = resources.files("jrm_service.model") / "templates"
     return (folder / f"{dimension}.txt").read_text(encoding="utf-8")
 
@@ -23,24 +23,26 @@ def template_file(dimension: str) -> str:
 def read_prompts(
     file: Path, model: str, dimensions: Sequence[str], problems: list[str], notes: list[str]
 ) -> dict[str, str] | None:
-    """The templates of a published ``model``, from a JSON object, dimension -> template; None if wrong.
+    """The templates of a published ``model``, from a JSON object, dimension -> template; None if it has problems.
 
-    Each has one ``{instruction}`` and, after it, one ``<|Reward|>``. It is plain text: every brace but the
-    placeholder's is itself.
+    Each has one ``{instruction}`` and, after it, one ``<|Reward|>``. It is plain text: braces other than the
+    placeholder's are literal.
     """
     raw = read_json(file, problems)
     if raw is None:
         return None
-    found = [f"{file.name}: {name}: missing" for name in dimensions if name not in raw]
+    own_problems = [f"{file.name}: {name}: missing" for name in dimensions if name not in raw]
     known = ", ".join(dimensions)
-    found += [f"{file.name}: {name}: not a dimension of {model} ({known})" for name in raw if name not in dimensions]
+    own_problems += [
+        f"{file.name}: {name}: not a dimension of {model} ({known})" for name in raw if name not in dimensions
+    ]
     for name in dimensions:
         if name in raw:
-            found += [f"{file.name}: {name}: {problem}" for problem in _template_problems(raw[name])]
-    problems += found
-    if found:
+            own_problems += [f"{file.name}: {name}: {problem}" for problem in _template_problems(raw[name])]
+    problems += own_problems
+    if own_problems:
         return None
-    # Left over from a template for str.format: allowed, for braces may be meant, but the model would see both.
+    # Probably left over from a template for str.format. Allowed, as it may be meant, but the model sees both braces.
     notes += [f"{file.name}: {name}: holds '{{{{', which stays two braces" for name in dimensions if "{{" in raw[name]]
     return {name: raw[name] for name in dimensions}
 

@@ -1,4 +1,4 @@
-"""Recording golden scores: which inputs, what they score, how far lower precision is off."""
+"""Records golden scores: the inputs, their scores, and tolerances from how far lower precision is off."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from .golden import (
 from .kernels import EAGER, IN_SIMULATED_FP8
 from .scorer import PlainScorer
 
-_MARGIN = 4  # times the rounding that was measured: another kernel rounds differently, but not that much worse
-_FINER = 5  # float16 has three bits more than bfloat16, so a rounding 8 times finer; less than that is relied on
+_MARGIN = 4  # times the measured rounding: another kernel rounds differently, but not that much worse
+_FINER = 5  # float16 has three bits more than bfloat16 and rounds 8 times finer; less than that is assumed
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What a golden case is recorded from: RGB images, the sources in their order, and an instruction."""
+    """The input of a golden case: RGB images, the sources in order, and an instruction."""
 
     sources: tuple[PILImage.Image, ...]
     edited: PILImage.Image
@@ -56,20 +56,22 @@ class Example:
 
 
 def record(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str = "cpu") -> Golden:
-    """Score the examples with the plain scorer in float32, write ``reward/golden.json``, return what it holds.
+    """Score the examples with the plain scorer in float32, write ``reward/golden.json``, and return its content.
 
-    The tolerances for lower precision are four times what a bfloat16 backbone, and one with simulated fp8 products, are
-    off by on the same device, and at least the defaults. The weights are loaded three times, one copy after the other.
-    Raises CheckpointError when an example has no finite score, and ValueError without examples or with more than
+    The tolerances for lower precision are four times the deviation of a bfloat16 backbone, and of one with simulated
+    fp8 products, on the same device, and at least the defaults. The weights are loaded three times, one copy at a time.
+    Raises CheckpointError if an example has no finite score, and ValueError without examples or with more than
     ``MAX_CASES``.
     """
     if not 1 <= len(examples) <= MAX_CASES:
         raise ValueError(f"golden scores are recorded of 1 to {MAX_CASES} examples, got {len(examples)}")
     inputs = [
         GoldenInput(
-            source=[_png(source) for source in one.sources], edited=_png(one.edited), instruction=one.instruction
+            source=[_png(source) for source in example.sources],
+            edited=_png(example.edited),
+            instruction=example.instruction,
         )
-        for one in examples
+        for example in examples
     ]
     exact = _scores(checkpoint, inputs, PlainScorer(checkpoint, device, torch.float32))
     cases = [_case(*recorded, index) for index, recorded in enumerate(zip(inputs, exact, strict=True))]
@@ -90,17 +92,19 @@ def _scores(
     return list(outcomes(inputs, CheckpointPreparer(checkpoint), backend))
 
 
-def _case(one: GoldenInput, outcome: Score | CandidateError, index: int) -> GoldenCase:
+def _case(golden_input: GoldenInput, outcome: Score | CandidateError, index: int) -> GoldenCase:
     if not isinstance(outcome, Score) or not outcome.finite:
         raise CheckpointError([f"{FILE}: cases.{index}: nothing to record, the outcome is {outcome}"])
     dimensions = {name: GoldenDimension(mean=d.mean, std=d.std) for name, d in outcome.dimensions.items()}
-    return GoldenCase(**one.model_dump(), dimensions=dimensions, reward=outcome.reward, reward_std=outcome.reward_std)
+    return GoldenCase(
+        **golden_input.model_dump(), dimensions=dimensions, reward=outcome.reward, reward_std=outcome.reward_std
+    )
 
 
 def _off_in_fp8(
     checkpoint: Checkpoint, inputs: Sequence[GoldenInput], cases: Sequence[GoldenCase], device: str
 ) -> float:
-    """What simulated fp8 products are off by; 0 for a backbone that has no fp8 layers, and is never served in fp8."""
+    """The deviation of simulated fp8 products; 0 for a backbone without fp8 layers, which is never served in fp8."""
     try:
         simulated = TrieScorer(
             checkpoint, device, torch.bfloat16, arithmetic=IN_SIMULATED_FP8, ways=[EAGER], graphs=False
@@ -111,7 +115,7 @@ def _off_in_fp8(
 
 
 def _off(exact: Sequence[GoldenCase], rounded: Sequence[Score | CandidateError]) -> float:
-    """The largest deviation. Scores that overflowed do not count."""
+    """The largest deviation, except for scores that overflowed."""
     off = [
         deviation(name, got, expected)
         for case, score in zip(exact, rounded, strict=True)
@@ -122,7 +126,7 @@ def _off(exact: Sequence[GoldenCase], rounded: Sequence[Score | CandidateError])
 
 
 def _tolerance(bfloat16: float, fp8: float) -> Tolerance:
-    """Defaults, or what this checkpoint's own rounding, as measured, asks for."""
+    """The defaults, or more if this checkpoint's measured rounding needs it."""
     least = Tolerance()
     return Tolerance(
         bfloat16=float(f"{max(least.bfloat16, _MARGIN * bfloat16):.2g}"),
@@ -132,7 +136,7 @@ def _tolerance(bfloat16: float, fp8: float) -> Tolerance:
 
 
 def _png(image: PILImage.Image) -> str:
-    """Lossless: other JPEG decoders give other pixels, and other pixels other scores."""
+    """Encode without loss: JPEG decoders differ in their pixels, and so in scores."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -144,7 +148,7 @@ def _png(image: PILImage.Image) -> str:
 def read_examples(file: Path) -> list[Example]:
     """The rows of a JSONL file, as ``jrm score --jsonl`` reads them; relative paths start at the file's folder.
 
-    Raises ValueError with every bad line, its number and what is wrong with it, and OSError for an unreadable file.
+    Raises ValueError with the number and the problem of every bad line, and OSError for an unreadable file.
     """
     examples: list[Example] = []
     problems: list[str] = []
@@ -165,11 +169,11 @@ def _example(row: dict[str, Any], folder: Path) -> Example:
 
 
 def drawn_examples(max_sources: int = 1) -> list[Example]:
-    """Edits of two drawn scenes, for a checkpoint whose author has no pictures at hand and that takes so many sources.
+    """Edits of two drawn scenes, for an author without pictures; the checkpoint takes ``max_sources`` source images.
 
     They have two shapes, so two grids of patches; a gradient and a texture, so that resizing matters; a group with one
-    source, so that there is something to share; and a text beyond ASCII. Where several sources are taken, one more has
-    two of them.
+    source, so that there is something to share; and a text beyond ASCII. If the checkpoint takes several sources, one
+    more example has two of them.
     """
     wide, tall = _scene((192, 144), "red"), _scene((120, 200), "green")
     examples = [

@@ -1,6 +1,6 @@
-"""Packed rows: a trie of sequences as tensors, and the one forward pass over it, of serving and of training.
+"""Packed rows: a trie of sequences as tensors, and the forward pass over it that serving and training share.
 
-On a GPU, from the first copy to the last number the host waits for nothing of the device.
+On a GPU, the host does not wait for the device from the first copy to the last number.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .vision import VisionTower
 class Row:
     """Sequences packed into one row.
 
-    ``ids`` int64 [T] has the image token at image slots, ``position_ids`` is int64 [3, 1, T]; ``images`` stand in
-    packed order, at ``image_slots`` int64 [image tokens], and stay on the host. ``reads`` int64 [sequences] are the
-    packed positions of the sequences' last tokens, in the order in which they were given.
+    ``ids`` int64 [T] has the image token at image slots, ``position_ids`` is int64 [3, 1, T]; ``images`` are in packed
+    order, at ``image_slots`` int64 [image tokens], and stay on the host. ``reads`` int64 [sequences] are the packed
+    positions of the sequences' last tokens, in input order.
     """
 
     ids: torch.Tensor
@@ -52,7 +52,7 @@ class Row:
         return self._with(lambda tensor: tensor.to(device, non_blocking=True), self.attention.to(device))
 
     def pin(self) -> Row:
-        """The same in memory from which a GPU copies without the host waiting."""
+        """The same in pinned memory, from which a GPU copies without the host waiting."""
         return self._with(torch.Tensor.pin_memory, self.attention.pin())
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor], attention: TrieAttention) -> Row:
@@ -74,10 +74,9 @@ def pack(
     position_rule: PositionRule = "mrope",
     kernel: Kernel | None = None,
 ) -> Row:
-    """The row of the sequences, on the host; common beginnings stand there once. ``factor``: pixels a side of a token.
+    """Pack sequences into a row on the host, common beginnings once. ``factor``: the side of a token in pixels.
 
-    ``position_rule``: see ``trie.positions``; ``kernel``: what attends to the row, see
-    ``find_kernel``.
+    ``position_rule``: see ``trie.positions``; ``kernel``: attends to the row, see ``find_kernel``.
     """
     trie = build_trie(sequences)
     segments = list(trie.segments)
@@ -94,10 +93,10 @@ def pack(
 
 
 class PackedModel:
-    """A backbone for packed rows. It changes how the backbone attends: nothing else may call that.
+    """A backbone for packed rows. It changes the backbone's attention, so nothing else may call the backbone.
 
-    It holds no weights of its own and keeps gradients where they are wanted, so training differentiates through the
-    very code that serves.
+    It holds no weights of its own and keeps gradients if they are wanted, so training differentiates through the same
+    code that serves.
     """
 
     def __init__(self, backbone: Any, spec: ImageSpec, kernel: Kernel | None = None) -> None:
@@ -137,8 +136,8 @@ def through_layers(
 ) -> torch.Tensor:
     """Embeddings [T, H] -> hidden states [T, H] of a packed row; ``deepstack[n]`` [image tokens, H] joins layer n.
 
-    The layers are transformers' own, the loop over them is not: transformers adds DeepStack features by a mask, and to
-    count what a mask selects the host waits for the device.
+    The layers are transformers' own, the loop over them is not: transformers adds DeepStack features by a mask, and the
+    host would wait for the device to count what the mask selects.
     """
     model: Any = language_model
     hidden = embeds[None]

@@ -27,11 +27,11 @@ from .vision import use_patch_product
 
 @dataclass(frozen=True, slots=True)
 class SequenceInputs:
-    """One sequence as the backbone's forward takes it, on the host.
+    """One sequence as arguments of the backbone's forward, on the host.
 
     ``input_ids`` and ``mm_token_type_ids`` are int64 [1, T]; ``pixel_values`` float32
     [patches, 3 · time · patch · patch]; ``image_grid_thw`` int64 [images, 3]; ``read`` is the position of the reward
-    token. ``position_ids`` int64 [3, 1, T] where they are sequential: by itself the forward counts images in two
+    token. ``position_ids`` int64 [3, 1, T] if they are sequential: by default the forward counts images in two
     dimensions.
     """
 
@@ -47,7 +47,7 @@ class PlainScorer:
     """Implements ``SleepingBackend``: one forward pass per sequence, batch size 1."""
 
     def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
-        """Loads the weights. Raises CheckpointError."""
+        """Load the weights. Raises CheckpointError."""
         self.device = device
         self.kernels = PLAIN
         self._checkpoint = checkpoint

@@ -1,4 +1,4 @@
-"""A checkpoint as a source of scores: which devices, which dtype, described, loaded, warmed and tested."""
+"""A checkpoint on its devices: resolves devices and dtype, loads, warms up, self-tests, describes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .weights import weight_bytes
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "bundled" / "jrm-tiny"
-"""The checkpoint that travels inside the package, and is served when none is given. It is only ever read."""
+"""The checkpoint in the package, which is served when none is given. It is only ever read."""
 
 _SCORERS: dict[str, Callable[..., TrieScorer | PlainScorer]] = {"trie": TrieScorer, "plain": PlainScorer}
 _SAMPLE_GROUP = 12  # edits: G of the paper
@@ -43,7 +43,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class CheckpointSource:
-    """An opened checkpoint with the devices that it will run on, and the golden scores that it is tested against."""
+    """An opened checkpoint, the devices that it will run on, and the golden scores that it is tested against."""
 
     def __init__(
         self,
@@ -76,15 +76,15 @@ class CheckpointSource:
 
     @property
     def cost(self) -> BatchCost:
-        """What a batch costs against the token budget."""
+        """The cost of a batch in tokens of the budget."""
         return BATCH_COSTS[self.engine]
 
     def load(self, *, hashed: bool = True) -> tuple[ServedModel, Sequence[SleepingBackend[Any]]]:
-        """What is served, and one backend per device: warm, and with the golden scores that were recorded.
+        """Return the served model and one backend per device, warm and with the golden scores verified.
 
-        Reads every weight once more than there are devices, for the fingerprint; without ``hashed`` it is left empty,
-        for somebody else knows it. Raises CheckpointError when a weight or a first score is not finite, when the golden
-        scores are of another checkpoint, and when one of them is off.
+        Reads every weight once for each device, and once more for the fingerprint; without ``hashed`` the fingerprint
+        is left empty, because another worker computes it. Raises CheckpointError if a weight or a first score is not
+        finite, if the golden scores are of another checkpoint, or if one of them is off.
         """
         if self.tests is not None and hashed:
             golden.require_fingerprint(self.tests, self.checkpoint)
@@ -108,16 +108,16 @@ class CheckpointSource:
         return _SCORERS[self.engine](self.checkpoint, device, _DTYPES[self.dtype], **options)
 
     def described(self, *, hashed: bool = True, **facts: Any) -> ServedModel:
-        """What is served; ``facts`` go into its description. Reads every weight once, for the fingerprint."""
+        """Return the served model, with ``facts`` in its description. Reads every weight once, for the fingerprint."""
         description = describe(self.checkpoint) | {"device": ",".join(self.devices), "dtype": self.dtype} | facts
         return ServedModel(self.checkpoint.manifest.name, self.checkpoint.fingerprint if hashed else "", description)
 
     def batch_tokens(self, backends: Sequence[Backend[Any]], *, spared: float = 0.0, sharing: int = 1) -> int:
-        """The token budget of a batch: what fits on every GPU, from what a batch of full size takes of it.
+        """The token budget of a batch: what fits on every GPU, derived from the memory that a batch of full size takes.
 
-        ``backends`` are warm; ``spared`` is the share of a GPU's memory that vLLM takes later, ``sharing`` how many
-        workers of other processes share the rest, this one included. Elsewhere, and for the
-        engine ``plain``, which runs one sequence at a time whatever the batch, it is DEFAULT_TOKENS.
+        ``backends`` are warm; ``spared`` is the share of a GPU's memory that is left for vLLM, ``sharing`` how many
+        worker processes share the rest, including this one. On a CPU, and for the engine ``plain``, which runs one
+        sequence at a time, it is DEFAULT_TOKENS.
         """
         budgets = [
             fitting_tokens(
@@ -134,9 +134,9 @@ class CheckpointSource:
         return min(budgets, default=DEFAULT_TOKENS)
 
     def sample(self) -> list[Candidate]:
-        """A group with images of full size: up to a usual one, as far as DEFAULT_TOKENS go, at least one candidate.
+        """A group with images of full size: at least one candidate, at most a usual group or what fits DEFAULT_TOKENS.
 
-        Where two images of full size do not go into the model's context, their sides are halved until they do.
+        If two images of full size do not fit into the model's context, their sides are halved until they do.
         """
         side = math.isqrt(self.checkpoint.image_spec.max_pixels)
         while side > _BLANK_SIDE:
@@ -164,7 +164,7 @@ class CheckpointSource:
             raise CheckpointError([f"{self.checkpoint.path.name}: the first score on {backend.device} is {outcome}"])
 
     def _self_test(self, backends: Sequence[Backend[Any]]) -> dict[str, Any] | None:
-        """The worst of all devices, as ``/v1/info`` shows it; None when nothing was compared."""
+        """The worst result of all devices, as ``/v1/info`` shows it; None if nothing was compared."""
         if self.tests is None:
             return None
         results = [golden.check(self.tests, self.preparer, backend, self.precision) for backend in backends]
@@ -197,8 +197,8 @@ def open_source(
 ) -> CheckpointSource:
     """Open a checkpoint folder, or the bundled one, with its golden scores unless ``self_test`` is off.
 
-    Raises CheckpointError, and PipelineDrift where the installed libraries make other pixels or token ids than are
-    pinned, unless ``allow_pipeline_drift``.
+    Raises CheckpointError, and PipelineDrift if the installed libraries produce other pixels or token ids than the
+    pinned ones, unless ``allow_pipeline_drift``.
     """
     require_pinned(allow_drift=allow_pipeline_drift)
     checkpoint = open_checkpoint(path or BUNDLED)
@@ -209,7 +209,7 @@ def open_source(
 
 
 def scorer_in(precision: str, checkpoint: Checkpoint, device: str = "cpu") -> TrieScorer:
-    """The engine in float32, bfloat16, float16 or fp8, to compare what it gives: neither warm nor tested.
+    """The engine in float32, bfloat16, float16 or fp8, for comparing its scores: neither warm nor tested.
 
     On a CPU, fp8 is simulated: the numbers of the language model's linear layers are rounded to fp8 and multiplied in
     float32. Raises CheckpointError for a GPU that has no fp8, and ValueError for another precision.
@@ -225,7 +225,7 @@ def scorer_in(precision: str, checkpoint: Checkpoint, device: str = "cpu") -> Tr
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint is, as plain data: for ``jrm inspect`` and ``/v1/info``. No paths."""
+    """Describe a checkpoint as plain data, without paths: for ``jrm inspect`` and ``/v1/info``."""
     manifest, config, spec = checkpoint.manifest, checkpoint.config, checkpoint.image_spec
     text, vision = config.text_config, config.vision_config
     return {
@@ -244,7 +244,9 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "weight_bytes": weight_bytes(checkpoint.weights, checkpoint.heads),
         "positions": manifest.positions,
         "dimensions": manifest.dimensions,
-        "passes": [{"parts": one.parts, "read": one.read, "characters": len(one.text)} for one in manifest.passes],
+        "passes": [
+            {"parts": pass_.parts, "read": pass_.read, "characters": len(pass_.text)} for pass_ in manifest.passes
+        ],
         "heads": {name: head.model_dump() for name, head in manifest.heads.items()},
         "reward": manifest.reward.model_dump(include={"combine", "normalize"}) | {"weights": manifest.pooled_weights},
         "reward_token": manifest.reward_token,

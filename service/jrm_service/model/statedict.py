@@ -1,4 +1,4 @@
-"""A state dict on disk, in any form that training code leaves it, and its copy into safetensors shards.
+"""Reads a state dict from disk in any form that training code writes, and copies it into safetensors shards.
 
 Tensors are read one at a time and keep their dtype; at most one shard is held in memory. Pickles are read with
 ``weights_only=True``: code inside them is never run.
@@ -31,14 +31,14 @@ SHARD_BYTES = 4 * 10**9
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WRAPPERS = ("model", "state_dict", "module")
-_PARALLEL = "module."  # what DataParallel and its kin put before every name
+_PARALLEL = "module."  # the prefix that DataParallel and the like put before every name
 _HALVES = ("model.language_model.", "model.visual.")
-_COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it compiled
+_COMPILED = "_orig_mod."  # the prefix that torch.compile puts before the names of compiled modules
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name: ``headers`` costs nothing to look at, ``read`` brings one, in its own dtype, to the CPU."""
+    """Tensors by name: ``headers`` are known without reading, ``read`` loads one, in its own dtype, to the CPU."""
 
     headers: Mapping[str, TensorHeader]
     read: Callable[[str], torch.Tensor]
@@ -57,9 +57,8 @@ class StateDict:
 def open_state_dict(folder: Path, problems: list[str], notes: list[str], *, first: tuple[str, ...] = ()) -> StateDict:
     """Find and open ``model.safetensors``, its sharded form, ``model.pth`` or ``final_model.pth``, in this order.
 
-    Before them come the files that ``first`` names.
-
-    What is wrong goes to ``problems``, what the user should know to ``notes``; without weights the result is empty.
+    The files in ``first`` are preferred to them. Errors are added to ``problems``, and what the user should know to
+    ``notes``; without weights the result is empty.
     """
     names = tuple(dict.fromkeys((*first, WHOLE, INDEX, *PICKLES)))
     candidates = [folder / name for name in names if (folder / name).exists()]
@@ -91,11 +90,11 @@ def _read_pickle(file: Path, problems: list[str]) -> dict[str, torch.Tensor]:
     try:
         loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        # Torch's own message advises to load it unsafely, which is the one thing that must not be done here.
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        asked = f"it asks for '{found[1]}'" if found else "it is not a plain file of tensors"
+        # torch's own message recommends loading it unsafely, which must not be done here.
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for '{match[1]}'" if match else "it is not a plain file of tensors"
         problems.append(
-            f"{file.name}: refused: {asked}, and pickled code is never run; save the state dict alone as safetensors"
+            f"{file.name}: refused: {reason}, and pickled code is never run; save the state dict alone as safetensors"
         )
         return {}
     except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
@@ -107,13 +106,13 @@ def _read_pickle(file: Path, problems: list[str]) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, Mapping) or not loaded:
         problems.append(f"{file.name}: holds no state dict (names -> tensors)")
         return {}
-    strange = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
-    problems += [f"{file.name}: {name}: not a tensor" for name in strange]
+    other_values = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    problems += [f"{file.name}: {name}: not a tensor" for name in other_values]
     return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> StateDict:
-    """Tensors in memory, as if they had been read from ``file``; what wrappers put into the names is taken out."""
+    """Tensors in memory, as if they had been read from ``file``; prefixes of wrappers are removed from the names."""
     by_name = {name: tensors[stored] for name, stored in _unwrapped(tensors).items()}
     headers = {
         name: TensorHeader(file, tuple(tensor.shape), _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)))
@@ -139,7 +138,7 @@ def with_stock_names(source: StateDict) -> StateDict:
     """The same tensors under the names that stock checkpoints have today.
 
     Before transformers 4.52 the halves of a backbone were ``visual`` and ``model``, side by side; now both are inside
-    of ``model``. Names of both generations in one file are left for the reader to refuse.
+    ``model``. A file with names of both generations is left unchanged, and refused later.
     """
     if any(name.startswith(_HALVES) for name in source.headers):
         return source
@@ -155,10 +154,10 @@ def _stock_name(name: str) -> str:
 
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Names as the model itself has them -> as they are stored.
+    """Names as the model itself has them -> names as they are stored.
 
-    torch.compile's mark is taken out wherever it stands, DataParallel's prefix where all have it: one that only some
-    have belongs to them.
+    torch.compile's prefix is removed wherever it occurs, DataParallel's only if all names have it: otherwise it is part
+    of the names.
     """
     stored = list(names)
     own = [name.removeprefix(_COMPILED).replace(f".{_COMPILED}", ".") for name in stored]
@@ -169,10 +168,10 @@ def _unwrapped(names: Iterable[str]) -> dict[str, str]:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Write one safetensors file that others may read as far as the umask lets them.
+    """Write one safetensors file with the permissions that the umask allows.
 
-    safetensors writes through a private temporary file, so what it leaves is readable by its owner alone: no server
-    under another user could load it. Raises OSError or SafetensorError when it cannot be written.
+    safetensors writes through a private temporary file, so that only the owner could read the result, and no server
+    under another user could load it. Raises OSError or SafetensorError if it cannot be written.
     """
     file.touch()
     mode = file.stat().st_mode
@@ -201,7 +200,7 @@ def copy_tensors(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None],
 ) -> list[str]:
-    """Copy tensors, dtype kept, to ``model.safetensors`` or to shards with an index; returns problems.
+    """Copy tensors, in their own dtype, to ``model.safetensors`` or to shards with an index; returns problems.
 
     A tensor that holds NaN or infinity is a problem. ``progress`` is called with (bytes done, bytes in all). Raises
     OSError or SafetensorError when the folder cannot be written.

@@ -1,6 +1,6 @@
-"""A complete tiny checkpoint with random weights, written from nothing and always the same.
+"""Writes a complete tiny checkpoint with random weights, always the same.
 
-It is what tests and benchmarks build their variants from: any manifest, tied or untied embeddings, one file or shards.
+Tests and benchmarks build their variants with it: any manifest, tied or untied embeddings, one file or shards.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def write_tiny_checkpoint(
     shapes = expected_tensors(FAMILIES[family].config_class.from_dict(config))
     if tied:
         del shapes[LM_HEAD]
-    random = np.random.RandomState(seed)  # the one numpy stream that is frozen for good
+    random = np.random.RandomState(seed)  # numpy guarantees that its stream never changes
     _write_shards(path, {name: _initial(name, shape, random) for name, shape in shapes.items()}, shards)
     hidden_size = config["text_config"]["hidden_size"]
     heads = {name: _initial(name, shape, random) for name, shape in head_shapes(checked, hidden_size).items()}
@@ -170,7 +170,7 @@ def _config(tokenizer: Qwen2Tokenizer, family: Family, *, tied: bool) -> dict[st
 def write_preprocessors(path: Path, manifest: Manifest, *, patch_size: int, family: str = "qwen3_vl") -> None:
     """Write the two files that transformers and vLLM read, in agreement with the manifest's ``image``.
 
-    That for videos is never used for scoring, but both ask for it.
+    The one for videos is never used for scoring, but both libraries require it.
     """
     rules = {
         "processor_class": FAMILIES[family].processor_class,

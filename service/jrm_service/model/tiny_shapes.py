@@ -1,4 +1,4 @@
-"""The configuration of a tiny backbone of each family, spelt out: transformers' defaults may change, these must not."""
+"""The configuration of a tiny backbone of each family, in full: transformers' defaults may change, these must not."""
 
 from __future__ import annotations
 
@@ -104,4 +104,4 @@ CHAT_TEMPLATES: Mapping[str, str] = {
     "qwen2_5_vl": _TURNS_AFTER_SYSTEM,
     "qwen2_vl": _TURNS_AFTER_SYSTEM,
 }
-"""As each family's own: those of Qwen2 add a system turn where there is none."""
+"""Like each family's own: those of Qwen2 add a system turn if there is none."""

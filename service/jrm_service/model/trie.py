@@ -1,6 +1,6 @@
-"""A batch as a trie of segments: whatever sequences have in common from their start is computed once. Pure.
+"""The trie of a batch's segments: whatever sequences have in common from their start is computed once. Pure.
 
-Attention is causal, so the hidden state of a token depends on its path from the root alone: sharing a path is exact.
+Attention is causal, so the hidden state of a token depends only on its path from the root: sharing a path is exact.
 Nodes are packed into one row without padding, parents before children; a node's queries see the keys of its path.
 """
 

@@ -1,7 +1,7 @@
-"""Attention over packed sequences of different lengths in one kernel call, on devices that have such a kernel.
+"""Variable-length attention: packed sequences in one kernel call, on devices that have such a kernel.
 
-A kernel is used only after it has given, on the very device, what plain attention gives: versions of torch differ in
-what it takes and in how a causal mask lies over fewer queries than keys, and a mask that lies wrong is a wrong reward.
+A kernel is used only after it has agreed with plain attention on the device itself: versions of torch differ in its
+arguments and in how a causal mask is aligned with fewer queries than keys, and a misaligned mask is a wrong reward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 logger = logging.getLogger(__name__)
 
 _DTYPES = (torch.bfloat16, torch.float16)  # what the kernels of varlen_attn take
-# Queries and keys of the sequences of the trial: fewer queries than keys, as many, one, and more than a kernel's tile.
+# Queries and keys of the trial's sequences: fewer queries than keys, as many, one, and more than a kernel's tile.
 _TRIAL = ((3, 7), (5, 5), (1, 1), (1, 40), (17, 90), (130, 300))
 _TOLERANCE = 0.05  # of outputs around 1: several steps of bfloat16. A mask that is off by one key is off by more
 
@@ -29,8 +29,8 @@ _TOLERANCE = 0.05  # of outputs around 1: several steps of bfloat16. A mask that
 class Lengths:
     """Packed sequences: n of them end at ``queries`` and ``keys``, int32 [n + 1] each, beginning with 0.
 
-    ``sequences`` are (queries, keys) of each and ``longest`` the largest of either, on the host, where nobody has to
-    wait for them.
+    ``sequences`` are the (queries, keys) of each, and ``longest`` the largest of either, kept on the host so that
+    nothing has to wait for the device.
     """
 
     queries: torch.Tensor
@@ -40,7 +40,7 @@ class Lengths:
 
     @classmethod
     def of(cls, sequences: Sequence[tuple[int, int]]) -> Lengths:
-        """Count up (queries, keys) of each sequence, on the host."""
+        """Accumulate the (queries, keys) of each sequence, on the host."""
         ends = torch.tensor([(0, 0), *sequences]).cumsum(0, dtype=torch.int32)
         longest = (max(queries for queries, _ in sequences), max(keys for _, keys in sequences))
         return cls(ends[:, 0].contiguous(), ends[:, 1].contiguous(), tuple(sequences), longest)
@@ -51,7 +51,7 @@ class Lengths:
         return replace(self, queries=queries, keys=keys)
 
     def pin(self) -> Lengths:
-        """The same in memory from which a GPU copies without the host waiting."""
+        """The same in pinned memory, from which a GPU copies without the host waiting."""
         return replace(self, queries=self.queries.pin_memory(), keys=self.keys.pin_memory())
 
 
@@ -77,7 +77,7 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The attention of a model: what a kernel has to cope with."""
+    """The shape of a model's attention, which a kernel has to support."""
 
     heads: int
     kv_heads: int
@@ -88,7 +88,7 @@ class Shape:
 def one_by_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, *, causal: bool, scale: float
 ) -> torch.Tensor:
-    """Attention as every device has it, a call for each sequence; a ``Kernel``."""
+    """Attention that works on every device, with a call for each sequence; a ``Kernel``."""
     queries, keys = ([sequence[n] for sequence in lengths.sequences] for n in range(2))
     attended = []
     parts = (torch.split(query, queries), torch.split(key, keys), torch.split(value, keys))
@@ -104,8 +104,8 @@ def masked_attention(
 ) -> torch.Tensor:
     """torch's attention: query [n, heads, q, d], key and value [n, kv heads, k, d] -> [n, heads, q, d].
 
-    On a GPU the key and value heads are repeated, which takes some memory: torch has no kernel there that takes a mask
-    and grouped heads, and in its place writes out every weight [n, heads, q, k], which takes far more.
+    On a GPU the key and value heads are repeated, which takes some memory: torch has no kernel there for a mask with
+    grouped heads, and would write out every weight [n, heads, q, k], which takes far more.
     """
     grouped = query.shape[1] != key.shape[1]
     if grouped and query.is_cuda:
@@ -115,7 +115,7 @@ def masked_attention(
 
 
 def repeated_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """[n, kv heads, …] -> [n, heads, …]: each head as often as there are query heads that see it."""
+    """[n, kv heads, …] -> [n, heads, …]: each head once for every query head that sees it."""
     return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
@@ -125,7 +125,7 @@ def causal_mask(queries: int, keys: int) -> torch.Tensor:
 
 
 def find_kernel(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Kernel | None:
-    """The kernel of torch that copes with all ``shapes`` on a device; None without one.
+    """torch's kernel, if it supports all ``shapes`` on a device; else None.
 
     Without a kernel a forward pass takes longer, and the calls of a GPU take copies of the key and value heads.
     """
@@ -141,23 +141,23 @@ def find_kernel(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Ker
 def trusted_kernel(
     varlen_attn: Callable[..., Any], device: str, dtype: torch.dtype, shapes: Sequence[Shape]
 ) -> Kernel | None:
-    """The first way to call ``varlen_attn``, of whichever torch, that copes with all ``shapes`` on a device."""
+    """The first way to call this torch's ``varlen_attn`` that supports all ``shapes`` on a device."""
     names = inspect.signature(varlen_attn).parameters
-    # Split keys would be summed in an order that depends on what else is in the batch; older versions cannot say so.
+    # Split keys would be summed in an order that depends on the rest of the batch; older versions have no such option.
     options: list[dict[str, Any]] = [{"num_splits": 1}] * ("num_splits" in names) + [{}]
-    # Grouped heads first: torch 2.11 has no keyword for them. Copies of the heads are what every kernel takes.
+    # Grouped heads first, for which torch 2.11 has no keyword. Every kernel takes copies of the heads.
     for repeated, option in itertools.product((False, True), options):
         kernel = _calling(varlen_attn, option, repeated=repeated, gqa="enable_gqa" in names)
         if all(agrees(kernel, device, dtype, shape) for shape in shapes):
             how = [*(f"{name}={value}" for name, value in option.items()), *(["repeated heads"] * repeated)]
             logger.info("attention on %s: varlen_attn(%s)", device, ", ".join(how))
             return kernel
-    logger.warning("attention on %s: one call for each shape, varlen_attn is of no use here", device)
+    logger.warning("attention on %s: one call for each shape, varlen_attn cannot be used here", device)
     return None
 
 
 def agrees(kernel: Kernel, device: str, dtype: torch.dtype, shape: Shape) -> bool:
-    """Whether a kernel gives what plain attention gives in float32. One that raises does not."""
+    """Whether a kernel agrees with plain attention in float32. One that raises does not."""
     random = torch.Generator().manual_seed(0)
     lengths = Lengths.of(_TRIAL)
     query, key, value = (
@@ -172,14 +172,14 @@ def agrees(kernel: Kernel, device: str, dtype: torch.dtype, shape: Shape) -> boo
     expected = one_by_one(query.float(), key.float(), value.float(), lengths, causal=shape.causal, scale=scale)
     try:
         got = kernel(query, key, value, lengths.to(device), causal=shape.causal, scale=scale)
-    except Exception as error:  # whatever a version of torch says to an argument or a device that it does not know
+    except Exception as error:  # a version of torch may raise anything for an unknown argument or device
         logger.info("attention on %s: %s: %s", device, type(error).__name__, str(error).partition("\n")[0])
         return False
     return bool((got.float() - expected).abs().max() <= _TOLERANCE)  # False for NaN as well
 
 
 def _calling(varlen_attn: Callable[..., Any], options: Mapping[str, Any], *, repeated: bool, gqa: bool) -> Kernel:
-    """``varlen_attn`` as a ``Kernel``. ``gqa``: whether it has to be told of grouped heads."""
+    """``varlen_attn`` as a ``Kernel``. ``gqa``: whether it has a keyword for grouped heads."""
 
     def kernel(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths, *, causal: bool, scale: float
@@ -198,6 +198,6 @@ def _calling(varlen_attn: Callable[..., Any], options: Mapping[str, Any], *, rep
             **({"enable_gqa": query.shape[1] != key.shape[1]} if gqa else {}),
             **options,
         )
-        return cast("torch.Tensor", attended)  # a pair only where more is asked for
+        return cast("torch.Tensor", attended)  # a pair only if more is requested
 
     return kernel

@@ -1,4 +1,4 @@
-"""Images through the vision tower: cut, normalized and encoded together on the device, in one call."""
+"""The vision tower: images are cut into patches, normalized and encoded together on the device, in one call."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .varlen import Kernel
 
 
 class PatchProduct(nn.Module):
-    """A patch embedding as the matrix product that it is: patches do not overlap, so the convolution only flattens.
+    """A patch embedding as a matrix product, which it is: patches do not overlap, so the convolution only flattens.
 
-    It shares the convolution's weights, under the names that they had. On a GPU cuDNN runs a float32 convolution in
-    TF32 unless it is told otherwise, which moved scores by 8.9e-4.
+    It shares the convolution's weights, under their names. On a GPU cuDNN runs a float32 convolution in TF32 by
+    default, which moved scores by 8.9e-4.
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:
@@ -39,7 +39,7 @@ class PatchProduct(nn.Module):
 
 
 def use_patch_product(visual: Any) -> None:
-    """Let a vision tower of transformers embed its patches by a matrix product. Doing it twice changes nothing."""
+    """Make a vision tower of transformers embed its patches by a matrix product. A second call changes nothing."""
     visual.patch_embed = PatchProduct(visual.patch_embed.proj)
 
 
@@ -59,8 +59,8 @@ class VisionTower:
         self._levels = lru_cache(maxsize=1)(self._levels_of)
 
     def inputs(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """The pixels of an ``Image``, uint8 [H, W, 3], as ``encode`` takes them. Host work."""
-        return torch.tensor(pixels)  # a copy: what arrived from another process may be read-only
+        """The pixels of an ``Image``, uint8 [H, W, 3], as input of ``encode``. Host work."""
+        return torch.tensor(pixels)  # a copy: an array from another process may be read-only
 
     def encode(self, images: Sequence[torch.Tensor]) -> list[Features]:
         """Features of every image, in order, from its ``inputs``. The host does not wait for the device."""
@@ -73,33 +73,33 @@ class VisionTower:
         sizes = [table.patches for table in tables]
         output: Any = visual(
             self.patches(images),
-            grid_thw=None,  # all that is made of it is given
+            grid_thw=None,  # everything derived from it is passed instead
             **self._family.arguments(tables, packed),
-            # One piece, on the host: what each patch sees is for our attention to say.
+            # One sequence, on the host: our attention decides what each patch sees.
             cu_seqlens=torch.tensor([0, sum(sizes)], dtype=torch.int32),
             images=packed(sizes),
             return_dict=True,
         )
         tokens = [size // visual.spatial_merge_size**2 for size in sizes]
-        layers = [output.pooler_output, *output.get("deepstack_features", ())]  # DeepStack, where the family has it
+        layers = [output.pooler_output, *output.get("deepstack_features", ())]  # DeepStack, if the family has it
         by_image = zip(*(layer.split(tokens) for layer in layers), strict=True)
         return [Features(embeds, tuple(deepstack)) for embeds, *deepstack in by_image]
 
     def patches(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What ``preprocess.patches`` makes of every image, one after the other, on the device in the tower's dtype.
+        """The patches of every image as in ``preprocess.patches``, concatenated, on the device in the tower's dtype.
 
-        uint8 is what travels there and is put in order: an eighth of the bytes of float32 patches, in which a still
-        image stands twice.
+        uint8 pixels are copied there and reordered: an eighth of the bytes of float32 patches, which hold a still image
+        twice.
         """
         spec, device = self._spec, self._visual.device
         pixels = torch.cat([self._cut(image.to(device, non_blocking=True)) for image in images])
-        # The channels' tables lie one after the other.
+        # The channels' tables are concatenated.
         index = pixels.int() + torch.arange(0, 3 * 256, 256, dtype=torch.int32, device=device)[:, None]
         values = self._levels(device, self._visual.dtype).index_select(0, index.flatten()).view(*pixels.shape)
         return values[:, :, None].expand(-1, -1, spec.temporal_patch_size, -1).flatten(1)
 
     def forget(self) -> None:
-        """Let go of the tables on the device; they are made again when they are needed."""
+        """Drop the tables on the device; they are made again when needed."""
         self._tables.cache_clear()
         self._levels.cache_clear()
 
@@ -110,14 +110,14 @@ class VisionTower:
         blocks = pixels.view(rows, merge, patch, columns, merge, patch, 3)
         return blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch * patch)
 
-    # Neither is made as an inference tensor: training, which evaluates in between, could not differentiate with it.
+    # Neither may be an inference tensor: training, which evaluates in between, could not differentiate with it.
 
     @torch.inference_mode(False)
     def _levels_of(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """[3 · 256]: what each level of each channel becomes."""
+        """[3 · 256]: the normalized value of each level of each channel."""
         return torch.tensor(preprocess.levels(self._spec.mean, self._spec.std)).flatten().to(device, dtype)
 
     @torch.inference_mode(False)
     def _tables_of(self, size: tuple[int, int, int], device: torch.device) -> ImageTables:
-        """Of an image of so many frames, rows and columns of patches."""
+        """The tables of an image with this number of frames, rows and columns of patches."""
         return self._family.tables(self._visual, size).to(device)

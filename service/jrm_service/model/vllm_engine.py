@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # a checkpoint is a folder; nothing is ever fetched
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CONFIGURE_LOGGING": "0",  # its records go where ours go
+    "VLLM_CONFIGURE_LOGGING": "0",  # its records go to our log
 }
 
 
@@ -29,9 +29,9 @@ _ENVIRONMENT = {
 class EngineSettings:
     """How the stock half of a checkpoint is run.
 
-    ``gpu_share`` is the part of the GPU's memory that vLLM may use, ``cache_gib`` the size of its cache on a CPU in
-    GiB; ``context`` the longest sequence, answer included, ``images`` the most that a prompt has, and ``concurrency``
-    how many are written at once.
+    ``gpu_share`` is the share of the GPU's memory that vLLM may use, ``cache_gib`` the size of its cache on a CPU in
+    GiB; ``context`` the longest sequence, answer included, ``images`` the most images in a prompt, and ``concurrency``
+    how many answers are written at once.
     """
 
     path: Path
@@ -93,9 +93,9 @@ class VLLMEngine:
 
 
 def start_vllm(settings: EngineSettings) -> VLLMEngine:
-    """Call it in the main thread, with whose end vLLM's processes are killed. It takes most of a minute."""
+    """Start vLLM, in most of a minute. Call it in the main thread: vLLM's processes are killed when that ends."""
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
-    # Whatever the environment says: a spawned process runs the main module first, where it learns to end with this one.
+    # Overrides the environment: a spawned process runs the main module first, which makes it end with this one.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     on_gpu = settings.device.startswith("cuda")
     if not on_gpu:
@@ -112,9 +112,9 @@ def start_vllm(settings: EngineSettings) -> VLLMEngine:
             gpu_memory_utilization=settings.gpu_share,
             enforce_eager=not on_gpu,
             limit_mm_per_prompt={"image": settings.images, "video": 0},
-            # Images come at the scorer's size, and resizing is not idempotent: between equal limits 64x48 grows.
+            # Images have the scorer's size already, and resizing is not idempotent: between equal limits 64x48 grows.
             mm_processor_kwargs={"do_resize": False},
-            generation_config="vllm",  # greedy, whatever the folder's says
+            generation_config="vllm",  # greedy, whatever the folder's own config says
             disable_log_stats=True,
             enable_log_requests=False,  # prompts are the callers' own
             seed=0,

@@ -1,4 +1,4 @@
-"""Tensors on disk: read headers, compare them with an architecture, hash them, bring them to a device.
+"""Tensors on disk: reading headers, comparing them with an architecture, hashing, loading to a device.
 
 Only safetensors is read: nothing here unpickles or runs code from a checkpoint.
 """
@@ -30,7 +30,7 @@ from .families import Config, family_of
 
 LM_HEAD = "lm_head.weight"
 WRAPPERS = ("module", "_orig_mod")
-"""What DataParallel and its kin, and torch.compile, put into the names of the weights that they wrap."""
+"""The prefixes that DataParallel and the like, and torch.compile, put into the names of the weights that they wrap."""
 
 _LINEAR = re.compile(r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 _SHOWN = 8  # problems of one kind
@@ -39,7 +39,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """Where a tensor lies and what it is, from the file's header."""
+    """The file, shape and dtype of a tensor, from the file's header."""
 
     file: Path
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class TensorHeader:
 
 
 def expected_tensors(config: Config) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of every tensor of the family's stock class with a language head, without allocating any."""
+    """Names and shapes of all tensors of the family's stock class with a language head, without allocating any."""
     model = empty_model(config)
     shapes = {f"model.{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return shapes | {LM_HEAD: (config.text_config.vocab_size, config.text_config.hidden_size)}
@@ -56,12 +56,12 @@ def expected_tensors(config: Config) -> dict[str, tuple[int, ...]]:
 def empty_model(config: Config) -> PreTrainedModel:
     """The backbone without its language head, on the meta device."""
     with torch.device("meta"):
-        # A model may change its configuration, another must not see it.
+        # A model may change its configuration, which another must not see.
         return family_of(config).backbone_class(copy.deepcopy(config))
 
 
 def weight_bytes(backbone: Mapping[str, TensorHeader], heads: Mapping[str, TensorHeader]) -> dict[str, int]:
-    """Bytes that the weights take on a device, by precision: the language head stays on disk, heads are in float32.
+    """Bytes of the weights on a device, by precision: the language head stays on disk, reward heads are in float32.
 
     In fp8, the linear layers of the language model have a byte a weight and a float32 scale a row; the rest is in
     bfloat16.
@@ -85,7 +85,7 @@ def weight_bytes(backbone: Mapping[str, TensorHeader], heads: Mapping[str, Tenso
 
 
 def read_headers(file: Path, root: Path, problems: list[str]) -> dict[str, TensorHeader]:
-    """Tensor headers of one safetensors file; what is wrong with the file is added to ``problems``."""
+    """Tensor headers of one safetensors file; its problems are added to ``problems``."""
     where = file.relative_to(root).as_posix()
     if not file.exists():
         problems.append(f"{where}: missing")
@@ -106,13 +106,13 @@ def read_sharded_headers(root: Path, weight_map: Mapping[str, str], problems: li
         if Path(shard).name != shard:  # a checkpoint may come from anywhere: it must not point outside its folder
             problems.append(f"model.safetensors.index.json: weight_map: '{shard}' is not a file name")
             continue
-        found = read_headers(root / shard, root, problems)
-        named = {name for name, file in weight_map.items() if file == shard}
-        if found:
-            lost = [f"{shard}: {name}: missing, though the index names it" for name in sorted(named - set(found))]
-            extra = [f"{shard}: {name}: not in the index" for name in sorted(set(found) - named)]
+        of_shard = read_headers(root / shard, root, problems)
+        indexed = {name for name, file in weight_map.items() if file == shard}
+        if of_shard:
+            lost = [f"{shard}: {name}: missing, though the index names it" for name in sorted(indexed - set(of_shard))]
+            extra = [f"{shard}: {name}: not in the index" for name in sorted(set(of_shard) - indexed)]
             problems += shortened(lost, "are missing") + shortened(extra, "are not in the index")
-        headers |= found
+        headers |= of_shard
     return headers
 
 
@@ -124,10 +124,10 @@ def compare_tensors(
     source: str,
     root: Path,
 ) -> list[str]:
-    """What is missing, extra, misshapen or no float, named with its file; ``source`` is what asks for it.
+    """Problems of tensors that are missing, extra, misshapen or not floats, with their files.
 
-    Many such tensors have one cause: the first few are named and the others counted, and where the names only have
-    something before them that does not belong there, or lack it, that is the one problem.
+    ``source`` is the file that asks for them. Many such problems usually have one cause: the first few are named and
+    the rest counted, and if names merely have an extra prefix, or lack one, that is the only problem reported.
     """
     files = sorted({header.file.relative_to(root).as_posix() for header in found.values()})
     where = files[0] if len(files) == 1 else "model*.safetensors"
@@ -150,24 +150,24 @@ def compare_tensors(
 
 
 def shortened(problems: list[str], rest: str) -> list[str]:
-    """The first few of many problems, and how many more there are: a flood hides its cause."""
+    """The first few of many problems, and the number of the rest: a flood of them hides their cause."""
     more = len(problems) - _SHOWN
     return problems if more <= 1 else [*problems[:_SHOWN], f"and {more} more {rest}"]
 
 
 def _shift(found: Mapping[str, TensorHeader], expected: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What most of the names have that does not belong there, or lack; None where that is not what is wrong."""
+    """The prefix that most of the names have too much, or lack; None if that is not the problem."""
     wrong = [name for name in found if name not in expected]
     if 2 * len(wrong) <= len(expected):
         return None
     extra = Counter(name.removesuffix(rest) for name in wrong for rest in _without_beginning(name) if rest in expected)
     lost = Counter(name.removesuffix(rest) for name in expected for rest in _without_beginning(name) if rest in found)
     inner = [name for name in wrong if _without_wrappers(name) in expected]
-    for counts, told in ((extra, "before them that does not belong there"), (lost, "missing before them")):
+    for counts, description in ((extra, "before them that does not belong there"), (lost, "missing before them")):
         if counts:
             prefix, count = counts.most_common(1)[0]
             if 2 * count > len(wrong):
-                return f"the names of {count} of {len(found)} tensors have {prefix!r} {told}, such as {wrong[0]}"
+                return f"the names of {count} of {len(found)} tensors have {prefix!r} {description}, such as {wrong[0]}"
     if 2 * len(inner) > len(wrong):
         return (
             f"the names of {len(inner)} of {len(found)} tensors have the names of wrappers "
@@ -189,7 +189,7 @@ def _without_wrappers(name: str) -> str:
 def load_backbone(
     config: Config, headers: Mapping[str, TensorHeader], device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Bring every tensor straight to ``device`` and ``dtype``; returns (model in eval mode, problems).
+    """Load every tensor straight to ``device`` and ``dtype``; returns (model in eval mode, problems).
 
     Tensors are read, moved and cast one at a time, so the weights are never held twice. The language head is left on
     disk: scoring does not use it.
@@ -210,8 +210,8 @@ def read_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor on device in dtype), shard by shard; a NaN or infinity is added to ``problems``."""
     for name, header in sorted(headers.items(), key=lambda item: (item[1].file, item[0])):
-        # Opened anew for each tensor: pages of a mapped file stay resident until it is closed, and would add up to a
-        # second copy of the weights. A copy, not a view: overwriting the file must not change a live reward.
+        # The file is opened for each tensor: pages of a mapped file stay resident until it is closed, and would add up
+        # to a second copy of the weights. A copy, not a view: overwriting the file must not change a live reward.
         with safe_open(header.file, framework="pt", device=str(device)) as handle:
             tensor = handle.get_tensor(name).to(dtype=dtype, copy=True)
         if not torch.isfinite(tensor).all():
@@ -220,13 +220,13 @@ def read_tensors(
 
 
 def _rebuild_rotary_tables(model: nn.Module, device: torch.device) -> None:
-    """Rotary frequencies are computed, not stored: on the meta device they came out empty, so make them again."""
+    """Compute the rotary frequencies, which are not stored, and which the meta device has left empty."""
     computed = [(name, module) for name, module in model.named_modules() if module._non_persistent_buffers_set]
     for name, module in computed:
         parent, _, leaf = name.rpartition(".")
         # transformers 5.16 builds the vision table from two numbers, later versions from the configuration.
-        made_of = (module.config,) if hasattr(module, "config") else (module.dim, module.theta)
-        rebuilt: nn.Module = type(module)(*made_of)
+        arguments = (module.config,) if hasattr(module, "config") else (module.dim, module.theta)
+        rebuilt: nn.Module = type(module)(*arguments)
         setattr(model.get_submodule(parent), leaf, rebuilt.to(device))
 
 
@@ -249,9 +249,9 @@ def _digest(tensor: torch.Tensor) -> str:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write to, which becomes ``out`` at the end: an empty one is replaced.
+    """Yield a folder beside ``out`` to write to, which becomes ``out`` at the end; an empty ``out`` is replaced.
 
-    Whatever is raised inside leaves nothing behind. Raises CheckpointError where something cannot be written.
+    An exception inside leaves nothing behind. Raises CheckpointError if something cannot be written.
     """
     draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

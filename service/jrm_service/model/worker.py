@@ -1,4 +1,4 @@
-"""What every worker process does first and last: follow its server, log through it, and say why it gives up."""
+"""What all worker processes share: connecting to their server, ending with it, logging through it, and giving up."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEVICE_LOST = 70
-"""EX_SOFTWARE: the exit status, which the server's log shows, of a worker whose device or engine is gone."""
+"""EX_SOFTWARE: the exit status of a worker whose device or engine is gone, which the server's log shows."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def connect() -> Channel:
-    """The channel to the server that started this process as ``python -m MODULE FD PID``. Call it before all else.
+    """Return the channel to the server that started this process as ``python -m MODULE FD PID``. Call it first.
 
-    From here on the process ends with its server, whatever ends that, and its log goes through it.
+    From then on the process ends with its server, however that ends, and its log goes through it.
     """
     descriptor, server = int(sys.argv[1]), int(sys.argv[2])
     end_with_parent()
-    if os.getppid() != server:  # it ended before it could be followed
+    if os.getppid() != server:  # the server ended before the line above took effect
         os._exit(0)
     # A supervisor's SIGTERM may reach every process; the server drains, then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,14 +47,14 @@ def connect() -> Channel:
 
 
 def end_with_parent() -> None:
-    """Be killed when the thread that started this process ends. The kernel sees to it even when this process is
-    stopped; elsewhere than on Linux the end of the channel is the signal."""
+    """Have the kernel kill this process when the thread that started it ends, even if this process is stopped. On other
+    systems than Linux it ends when the channel closes."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def require_same(checkpoint: Checkpoint, fingerprint: str | None) -> None:
-    """Raise CheckpointError unless the checkpoint has the fingerprint that is served, if there is one yet."""
+    """Raise CheckpointError unless the checkpoint has the served ``fingerprint``; None: it is not known yet."""
     from jrm_service.errors import CheckpointError
 
     if fingerprint is not None and fingerprint != checkpoint.fingerprint:
@@ -64,7 +64,7 @@ def require_same(checkpoint: Checkpoint, fingerprint: str | None) -> None:
 
 
 def give_up(channel: Channel, error: Exception) -> NoReturn:
-    """End the process, for it cannot be started; where the checkpoint or the settings are to blame, say so first."""
+    """End a process that cannot start; if the checkpoint or the settings are at fault, send the problems first."""
     from jrm_service.device.channel import NotLoaded
     from jrm_service.errors import CheckpointError, ExplainSetupError
 
@@ -76,7 +76,7 @@ def give_up(channel: Channel, error: Exception) -> NoReturn:
 
 
 def _log_to(channel: Channel) -> None:
-    """Records go through the server, which writes them in its own format; what C code prints goes to stderr."""
+    """Send log records to the server, which writes them in its own format; what C code prints goes to stderr."""
     from jrm_service.device.channel import LogLine
 
     class ToServer(logging.Handler):
@@ -85,6 +85,6 @@ def _log_to(channel: Channel) -> None:
                 channel.send(LogLine(record.name, record.levelno, self.format(record)))
 
     handler = ToServer()
-    handler.setFormatter(logging.Formatter())  # the message, and a traceback behind it
+    handler.setFormatter(logging.Formatter())  # the message, followed by a traceback
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)

@@ -1,7 +1,7 @@
 """JRM Serve as a deployment of Ray Serve.
 
-``serve run jrm_service.ray:app checkpoint=DIR num_gpus=1 num_replicas=2``, or from a program that is in the cluster
-already ``handle = serve.run(deployment(checkpoint=DIR, num_gpus=1))`` and ``JRMClient.from_ray(handle)``.
+``serve run jrm_service.ray:app checkpoint=DIR num_gpus=1 num_replicas=2``, or from a program in the cluster
+``handle = serve.run(deployment(checkpoint=DIR, num_gpus=1))`` and then ``JRMClient.from_ray(handle)``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OF_RAY = {
     "port": "Ray's proxies listen; see serve.start(http_options=…)",
     "device": "Ray assigns devices; see num_gpus",
 }
-"""Settings that are Ray's to decide; the environment of a server may have them."""
+"""Settings that Ray decides. They are ignored in the environment, and refused as arguments."""
 
 
 @validate_call
@@ -40,22 +40,22 @@ def deployment(
     options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> serve.Application:
-    """A deployment that scores, for ``serve.run``. Every replica is a server of its own, with the same API.
+    """Return a deployment that scores, for ``serve.run``. Every replica is a server of its own, with the same API.
 
     Args:
-        num_replicas: how many there are; with ``max_replicas``, the fewest.
-        max_replicas: the most that there are. Without it, nothing is scaled.
-        queued_candidates: as many candidates, admitted and not finished, as there is to be a replica for.
-        autoscaling: more of Ray's AutoscalingConfig, such as ``upscale_delay_s``.
-        num_gpus: of each replica. Of several, each has a worker of its own. A replica with a part of one takes no
-            more than this part of its memory.
-        num_cpus: of each replica, as Ray counts them.
-        options: of ``serve.deployment``, such as ``placement_group_bundles``; they win over all of these.
-        settings: those of the server, by name, such as ``checkpoint``, ``dtype`` or ``api_keys_file``. The environment
-            of this process (JRM_…) has the others, then that of the replica.
+        num_replicas: the number of replicas; with ``max_replicas``, the lowest.
+        max_replicas: the highest number of replicas. Without it, nothing is scaled.
+        queued_candidates: admitted and unfinished candidates per replica that the autoscaler aims at.
+        autoscaling: further fields of Ray's AutoscalingConfig, such as ``upscale_delay_s``.
+        num_gpus: GPUs of each replica; each GPU has a worker of its own. With a fraction, the replica takes no more
+            than that fraction of a GPU's memory.
+        num_cpus: CPUs of each replica, as Ray counts them.
+        options: options of ``serve.deployment``, such as ``placement_group_bundles``; they override all of these.
+        settings: the server's settings, by name, such as ``checkpoint``, ``dtype`` or ``api_keys_file``. Others come
+            from the environment of this process (JRM_…), then from that of the replica.
 
-    Raises ValueError for settings that are none, for those that are Ray's, for ``reload_root``, which would reach the
-    replicas of this moment alone, and for critiques on a part of a GPU.
+    Raises ValueError for unknown settings, for those that Ray decides, for ``reload_root``, which would reach only the
+    replicas that run at that moment, and for critiques on a fraction of a GPU.
     """
     for name in _OF_RAY.keys() & settings:
         raise ValueError(f"{name}: {_OF_RAY[name]}")
@@ -67,7 +67,7 @@ def deployment(
     if in_force.serves_explain and num_gpus % 1:
         raise ValueError(f"num_gpus={num_gpus:g}: critiques need whole GPUs; a part of one can serve scores")
     named = in_force.model_fields_set - _OF_RAY.keys()
-    given = {name: getattr(in_force, name) for name in Settings.model_fields if name in named}
+    chosen = {name: getattr(in_force, name) for name in Settings.model_fields if name in named}
     scaling = None
     if max_replicas is not None:
         policy: Any = AutoscalingPolicy
@@ -81,16 +81,16 @@ def deployment(
         "name": "JRM",
         **({"num_replicas": num_replicas} if scaling is None else {"autoscaling_config": scaling}),
         "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
-        # The waiting line of a replica refuses what is too much, and says when to come back. Ray would let it wait.
+        # The waiting line of a replica refuses excess requests with a Retry-After. Ray would let them wait.
         "max_ongoing_requests": in_force.max_requests,
-        # Time for what is under way when a replica is to go; then it is killed.
+        # Time for running requests when a replica is removed; then it is killed.
         "graceful_shutdown_timeout_s": in_force.grace_s,
         **(options or {}),
     }
-    made: serve.Deployment = serve.deployment(**serve_options)(Replica)
-    return made.bind(given, num_gpus if num_gpus % 1 else None)
+    replicas: serve.Deployment = serve.deployment(**serve_options)(Replica)
+    return replicas.bind(chosen, num_gpus if num_gpus % 1 else None)
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """What ``serve run jrm_service.ray:app NAME=VALUE …`` runs: ``deployment`` with these arguments."""
+    """The application of ``serve run jrm_service.ray:app NAME=VALUE …``: ``deployment`` with these arguments."""
     return deployment(**args)

@@ -1,4 +1,7 @@
-"""How many replicas there should be. Ray pickles this module by value: the controller need not have the package."""
+"""The autoscaling policy: how many replicas Ray runs.
+
+Ray pickles the policy by value, so the controller does not need this package.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 QUEUED = "queued_candidates"
-"""What Ray calls the number by which it scales, ``jrm_queue_depth``."""
+"""The name in Ray of the number that it scales by, which is ``jrm_queue_depth``."""
 
 
 class QueuedCandidates:
-    """A policy of Ray's autoscaler: as many replicas as make ``target`` queued candidates for each.
+    """A policy for Ray's autoscaler that aims at ``target`` queued candidates per replica.
 
     Delays, factors and bounds are those of the autoscaling config.
     """
@@ -23,6 +26,6 @@ class QueuedCandidates:
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
         """The number of replicas, not rounded, and no state."""
         queued = (context.aggregated_metrics or {}).get(QUEUED)
-        if not queued:  # nobody has told yet
+        if not queued:  # no replica has reported yet
             return context.target_num_replicas, {}
         return sum(queued.values()) / self._target, {}

@@ -1,4 +1,4 @@
-"""A request that came without a connection, to an ASGI application."""
+"""Calls an ASGI application with a request that arrived over a Ray handle instead of a connection."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Headers = list[tuple[bytes, bytes]]
 Head = tuple[int, Headers]
 """The status of a reply and its headers."""
 
-_running: set[asyncio.Task[None]] = set()  # an event loop keeps no hold of its tasks
+_running: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references to its tasks
 
 
 async def call(
     app: ASGIApp, method: str, target: str, headers: Headers, body: bytes
 ) -> AsyncGenerator[Head | bytes, None]:
-    """The reply: first its head, then its body piece by piece, as ``app`` sends them.
+    """Yield the reply: first its head, then its body piece by piece, as ``app`` sends them.
 
-    To close it early is to ``app`` what a broken connection is. Raises what ``app`` raises.
+    If the iterator is closed early, ``app`` sees a broken connection. Raises what ``app`` raises.
 
     Args:
         app: the application.
@@ -44,13 +44,13 @@ async def call(
         "server": None,
     }
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
-    left = asyncio.Event()
+    disconnected = asyncio.Event()
     unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
         if unread:
             return unread.pop()
-        await left.wait()
+        await disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def run() -> None:
@@ -70,15 +70,15 @@ async def call(
                 yield message["body"]
         await running
     finally:
-        left.set()
+        disconnected.set()
 
 
 async def whole(app: ASGIApp, method: str, target: str, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
-    """The reply as (status, headers, body). As ``call``."""
-    status, answered, pieces = 0, list[tuple[bytes, bytes]](), b""
+    """Return the reply as (status, headers, body). Arguments are those of ``call``."""
+    status, reply_headers, reply_body = 0, list[tuple[bytes, bytes]](), b""
     async for piece in call(app, method, target, headers, body):
         if isinstance(piece, bytes):
-            pieces += piece
+            reply_body += piece
         else:
-            status, answered = piece
-    return status, answered, pieces
+            status, reply_headers = piece
+    return status, reply_headers, reply_body

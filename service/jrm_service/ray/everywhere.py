@@ -1,4 +1,4 @@
-"""What concerns every replica, when Ray's proxy or a handle has picked one of them: the metrics, and sleep and wake."""
+"""Requests that concern every replica, while Ray sends them to one: metrics, sleep and wake go to all replicas."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .calls import Headers
 METRICS = "/metrics"
 
 _MAX_BODY_BYTES = 65_536  # as the routes themselves have it
-_NAME = f"{string.ascii_letters}{string.digits}_:"  # what names of metrics are made of
+_NAME = f"{string.ascii_letters}{string.digits}_:"  # the characters of metric names
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one replica answered."""
+    """The reply of one replica."""
 
     replica: str
     status: int
@@ -34,14 +34,14 @@ class Reply:
 
 
 AskAll = Callable[[str, str, Headers, bytes], Awaitable[Sequence[Reply | None]]]
-"""Puts a request (method, target, headers, body) to every replica that runs; None is one that died over it."""
+"""Sends a request (method, target, headers, body) to every running replica; a replica that died has None."""
 
 
 class Everywhere:
-    """ASGI: puts what concerns all replicas to all of them, and everything else to the application of this one.
+    """ASGI layer that sends requests which concern all replicas to all of them, and handles the others here.
 
-    Of several replies, the first that is not a success is the reply. Those to ``GET /metrics`` become one text, in
-    which each sample has the label ``replica``.
+    The first reply that is not a success is the reply. Replies to ``GET /metrics`` are merged into one text, in which
+    each sample has the label ``replica``.
     """
 
     def __init__(self, app: ASGIApp, ask_all: AskAll, *, admin: bool) -> None:
@@ -76,7 +76,7 @@ class Everywhere:
 
 
 def merged(texts: Iterable[tuple[str, str]]) -> str:
-    """One text in Prometheus' format of those of several replicas: (replica, text)."""
+    """Merge the Prometheus texts of several replicas, given as (replica, text), into one."""
     families: dict[str, list[str]] = {}
     for replica, text in texts:
         family: list[str] = []

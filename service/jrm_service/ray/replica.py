@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from .everywhere import Reply
 
-_WELL = {"ready", "degraded", "sleeping", "draining"}
+_HEALTHY = {"ready", "degraded", "sleeping", "draining"}
 _METRICS_TIMEOUT_S = 5.0
 
 
 @serve.ingress()
 class Replica:
-    """Ray makes one in a process of its own, and calls everything here in one event loop.
+    """The class that Ray deploys: one instance per replica, in a process of its own. Ray calls it in one event loop.
 
-    ``settings`` are those that were given, by name; the environment of the replica has the others. ``gpu_fraction``
-    is what the replica may take of a GPU that it shares, None where it has its devices to itself.
+    ``settings`` are those of the deployment, by name; others come from the environment of the replica.
+    ``gpu_fraction``: the fraction of a shared GPU that the replica may take, None if it has its devices to itself.
     """
 
     def __init__(self, settings: Mapping[str, Any], gpu_fraction: float | None = None) -> None:
-        # It would make the metrics library keep its numbers in files, for servers of several processes.
+        # With it, prometheus_client would keep its numbers in files, as servers of several processes need.
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
         from jrm_service import logs
@@ -61,29 +61,31 @@ class Replica:
             self._started.set_exception(error)
 
     async def check_health(self) -> None:
-        """Ray asks this once before a replica gets requests, and then all the time: one that raises is replaced.
+        """Ray calls this once before a replica gets requests, and then periodically; a replica that raises is replaced.
 
-        Waits until the model is loaded and warm. Raises what keeps it from being, and RuntimeError when nothing scores
-        any more or while the last worker starts again; Ray acts on three failures in a row.
+        Waits until the model is loaded and warm. Raises the error that prevents this, and RuntimeError when no worker
+        scores any more or while the last one restarts; Ray acts on three failures in a row.
         """
         await asyncio.shield(self._started)
         problems = [
-            f"{name}: {state}: {why}" for name, (state, why) in self._application.states().items() if state not in _WELL
+            f"{name}: {state}: {why}"
+            for name, (state, why) in self._application.states().items()
+            if state not in _HEALTHY
         ]
         if problems:
             raise RuntimeError("; ".join(problems))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray collects from every replica, for the policy that decides how many there are."""
+        """Return the statistics that Ray collects from every replica for the autoscaling policy."""
         return {QUEUED: self._application.metrics.registry.get_sample_value("jrm_queue_depth") or 0.0}
 
     async def asgi(self, method: str, target: str, headers: Headers, body: bytes) -> AsyncGenerator[Head | bytes, None]:
-        """Answer a request that comes through a handle: see ``calls.call``. ``JRMClient.from_ray`` sends them."""
+        """Answer a request that comes through a handle, as those of ``JRMClient.from_ray`` do: see ``calls.call``."""
         async for piece in call(self._everywhere, method, target, headers, body):
             yield piece
 
     async def here(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
-        """This replica's own answer to what every replica is asked."""
+        """Return this replica's own reply to a request that goes to every replica."""
         from .everywhere import Reply
 
         replica = serve.get_replica_context().replica_id.unique_id
@@ -92,22 +94,22 @@ class Replica:
     async def _ask_all(self, method: str, target: str, headers: Headers, body: bytes) -> Sequence[Reply | None]:
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, context.app_name)
-        asked = handle.broadcast("here", method, target, headers, body)
+        broadcast = handle.broadcast("here", method, target, headers, body)
         timeout_s = _METRICS_TIMEOUT_S if method == "GET" else None
         try:
-            answers = await asked.results_async(timeout_s=timeout_s, return_exceptions=True)
+            answers = await broadcast.results_async(timeout_s=timeout_s, return_exceptions=True)
         except (TimeoutError, DeploymentUnavailableError):
             return []
         return [None if isinstance(answer, BaseException) else answer for answer in answers]
 
 
 def behind_proxy(app: ASGIApp) -> ASGIApp:
-    """``app`` behind Ray's proxy, which leaves the route prefix in the path, and puts ``x-request-id`` on every reply
-    itself, the one that the caller has sent."""
+    """Adapt ``app`` to Ray's proxy, which leaves the route prefix in the path and adds the caller's ``x-request-id`` to
+    every reply itself."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         prefix = scope.get("root_path", "")
-        if prefix:  # the links of pages are relative: nobody needs to know it
+        if prefix:  # links in pages are relative, so the application does not need it
             scope = {**scope, "path": scope["path"].removeprefix(prefix) or "/", "root_path": ""}
 
         async def pass_on(message: Message) -> None:
@@ -122,7 +124,7 @@ def behind_proxy(app: ASGIApp) -> ASGIApp:
 
 
 def assigned_devices() -> dict[str, str]:
-    """The setting ``device`` for what Ray has assigned to this process; its workers find no other GPU."""
+    """Return the setting ``device`` for the GPUs that Ray has assigned; workers of this process see no others."""
     gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
     if not gpus:
         return {"device": "cpu"}

@@ -1,1 +1,1 @@
-"""The queue between HTTP and the model: types, planner, batcher, the backend interface. No torch here."""
+"""Scoring, between HTTP and the model: waiting line, queue, planner, batcher, backend interface. No torch here."""

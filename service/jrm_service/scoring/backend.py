@@ -1,4 +1,4 @@
-"""The small interfaces between the queue, a worker and a model: everything that one knows of the next is here."""
+"""The interfaces between the batcher, a worker, and a model's backend and preparer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .types import Candidate, Image, Score
 BatchT = TypeVar("BatchT")
 
 SleepLevel = Literal["host", "drop"]
-"""What becomes of a sleeping worker's weights: they move to the memory of the host, or are loaded again later."""
+"""What happens to a sleeping worker's weights: "host" moves them to host memory, "drop" has them loaded again later."""
 
 
 class WorkerLost(Exception):
-    """The device is gone (a sticky CUDA error, a dead process), not just the batch: its worker is started anew."""
+    """The device is gone (a sticky CUDA error, a dead process), not just the batch: its worker is restarted."""
 
 
 class StartFailed(Exception):
-    """A worker could not be started. ``problems``: why it never will, such as those of its checkpoint, one a line."""
+    """A worker could not be started. ``problems``: permanent reasons, such as those of its checkpoint, one a line."""
 
     def __init__(self, why: str, problems: Sequence[str] = ()) -> None:
         super().__init__(why)
@@ -32,9 +32,9 @@ class StartFailed(Exception):
 
 
 class OutOfMemory(Exception):
-    """A backend raises this when a batch needs more memory than its device has left. The device itself is fine.
+    """A batch needs more memory than its device has left. The device itself is fine.
 
-    Before it is raised, everything that the batch held and everything that was only kept for speed is released.
+    Before a backend raises it, the batch's memory and everything that was only kept for speed is released.
     """
 
 
@@ -42,10 +42,10 @@ class OutOfMemory(Exception):
 class Scored:
     """What a backend returns for one batch.
 
-    ``outcomes`` has one entry per candidate, in order: a score, or the typed error of that candidate alone.
-    ``tokens_computed`` counts the language-model tokens that were really run for the whole batch, ``images_encoded``
-    the images that went through the vision tower for it, ``images_reused`` those whose features were there already, and
-    ``feature_bytes`` what all kept features take on the device now.
+    ``outcomes`` has one entry per candidate, in order: a score, or that candidate's own error. ``tokens_computed``
+    counts the language-model tokens that were computed for the whole batch, ``images_encoded`` the images that went
+    through the vision tower, ``images_reused`` those whose features were kept from before, and ``feature_bytes`` the
+    device memory of all kept features.
     """
 
     outcomes: list[Score | CandidateError]
@@ -65,18 +65,18 @@ class Answer:
 
 
 class Worker(Protocol):
-    """One device, in this process or in one of its own. Batches are scored in the order in which they come."""
+    """One device, in this process or in one of its own. Batches are scored in the order in which they arrive."""
 
     device: str
 
     async def start(self) -> None:
-        """Bring the device up, for the first time or again; returns when it takes batches. Raises StartFailed."""
+        """Start the device, for the first time or again; returns when it accepts batches. Raises StartFailed."""
         ...
 
     async def score(self, candidates: Sequence[Candidate]) -> Answer:
-        """Score one batch. Several may be under way: the next is built while one is on the device.
+        """Score one batch. Several may be in progress: the next is built while one is on the device.
 
-        Raises WorkerLost when no answer will come. Whatever else goes wrong is the outcome of a candidate.
+        Raises WorkerLost when no answer will come. Any other failure is the outcome of a candidate.
         """
         ...
 
@@ -86,7 +86,7 @@ class Worker(Protocol):
         ...
 
     async def sleep(self) -> None:
-        """Let go of the device, with the weights in the host's memory, after the batches before. Raises WorkerLost."""
+        """Release the device after the earlier batches, and keep the weights in host memory. Raises WorkerLost."""
         ...
 
     async def wake(self) -> None:
@@ -94,7 +94,7 @@ class Worker(Protocol):
         ...
 
     async def end(self, *, patience_s: float = 0.0) -> None:
-        """Let go of the device, whatever it is doing; a batch under way has ``patience_s`` to come to its end."""
+        """Release the device, whatever it is doing; running batches get ``patience_s`` seconds to finish."""
         ...
 
 
@@ -107,12 +107,12 @@ class Preparer(Protocol):
 
     @property
     def most_image_bytes(self) -> int:
-        """What ``Image.pixels`` takes at most, in bytes."""
+        """The largest size of ``Image.pixels``, in bytes."""
         ...
 
     @property
     def max_sources(self) -> int:
-        """How many source images a candidate has at most: 0 where it has none, otherwise it has at least one."""
+        """The most source images of a candidate. 0: it has none; otherwise it has at least one."""
         ...
 
     def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
@@ -147,9 +147,9 @@ class SleepingBackend(Backend[BatchT], Protocol[BatchT]):
     """A backend whose weights can leave the device for a while. Nothing is scored between ``sleep`` and ``wake``."""
 
     def sleep(self) -> None:
-        """Move the weights to the host's memory and give back all that is held on the device."""
+        """Move the weights to host memory and free everything on the device."""
         ...
 
     def wake(self) -> None:
-        """Bring back what ``sleep`` moved: scores are bitwise what they were. Raises OutOfMemory, WorkerLost."""
+        """Move the weights back: scores are bitwise the same as before. Raises OutOfMemory, WorkerLost."""
         ...

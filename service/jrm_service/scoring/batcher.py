@@ -1,8 +1,8 @@
-"""The one queue of all callers, in asyncio: feeds the workers, watches them, and starts them again.
+"""The batcher: feeds the workers from the queue that all callers share, watches them, and restarts them.
 
-The rules live in ``queue`` and ``planner``, which are pure; the device lives behind ``backend.Worker``; here the two
-meet. There is no fixed wait: a batch is planned the moment a device is free, from whatever has gathered by then. While
-a device works, its next batch is fixed and sent ahead only if the waiting candidates already fill it.
+The rules are in ``queue`` and ``planner``, which are pure, and the devices behind ``backend.Worker``. There is no fixed
+wait: a batch is planned the moment a device is free, from the candidates that wait by then. While a device works, its
+next batch is planned and sent ahead only if the waiting candidates already fill it.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ UNDER_WAY = 2
 """Batches at a worker: one on the device, one being built."""
 MOST_FAILED_STARTS = 5
 _LONGEST_PAUSE_S = 30.0
-STABLE_S = 60.0  # a worker that lived so long is started again at once
+STABLE_S = 60.0  # a worker that ran this long is restarted at once
 
 
 class Batcher:
     """Scores the candidates of all requests in shared batches. Create and use it in one event loop only.
 
-    A worker that is silent about a batch for ``hang_timeout_s``, or lost, is ended and started again, and what was on
-    its device is tried again: see ``ScoreQueue.worker_lost``. What it had not begun goes back to the front.
+    A worker that is lost, or does not answer a batch within ``hang_timeout_s``, is ended and restarted, and the batch
+    on its device is tried again: see ``ScoreQueue.worker_lost``. A batch that was not begun goes back to the front.
 
     Args:
         workers: one for each device.
-        max_batch_tokens: the budget of a batch, as ``cost`` counts.
-        hang_timeout_s: seconds from a batch's begin after which its worker counts as hung.
-        metrics: where everything is counted.
-        clock: monotonic seconds; the event loop's own may count in whole milliseconds.
-        cost: tokens that a batch costs.
-        on_score: called in the event loop with every candidate that a worker scored, also when its caller has left.
-        on_drained: called in the event loop with how many candidates have left through a device.
-        on_failed: called when a worker did not start MOST_FAILED_STARTS times in a row.
+        max_batch_tokens: the budget of a batch, as counted by ``cost``.
+        hang_timeout_s: seconds from the begin of a batch after which its worker counts as hung.
+        metrics: counts the work.
+        clock: monotonic seconds; the event loop's own clock may have a resolution of milliseconds.
+        cost: the tokens that a batch costs.
+        on_score: called in the event loop with every candidate that a worker scored, even if its caller has left.
+        on_drained: called in the event loop with the number of candidates that a device has finished.
+        on_failed: called when a worker has failed to start MOST_FAILED_STARTS times in a row.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Batcher:
         self._on_drained = on_drained
         self._on_failed = on_failed
         self._tasks: list[asyncio.Task[None]] = []
-        self._resting = False  # nothing is taken from the queue
+        self._resting = False  # asleep: nothing is taken from the queue
         metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._fed))
         for outcome in LABELS:
             begin(metrics.candidates, outcome)
@@ -87,13 +87,13 @@ class Batcher:
                 begin(metrics.worker_failures, *labels, reason)
 
     def start(self) -> None:
-        """Feed the workers, which have been started before, from now on. Raises RuntimeError when called again."""
+        """Begin to feed the workers, which have been started already. Raises RuntimeError when called again."""
         if self._tasks or self._resting:
             raise RuntimeError("a batcher is started once")
         self._feed_all()
 
     async def stop(self, patience_s: float = 5.0) -> None:
-        """End the workers; a batch on a device has ``patience_s`` seconds to come to its end."""
+        """End the workers; a batch on a device gets ``patience_s`` seconds to finish."""
         await self._leave_all()
         self._resting = False
         for fed in self._fed:
@@ -101,27 +101,27 @@ class Batcher:
         await asyncio.gather(*(fed.end(patience_s) for fed in self._fed))
 
     async def sleep(self, level: SleepLevel) -> SleepLevel:
-        """Let go of every device, once what was sent to it has come to its end; what waits goes on waiting.
+        """Release every device once the batches that were sent to it are done; the queue is kept.
 
         Returns "host" if all workers keep their weights. A worker that is being started is ended, and so is one that
-        cannot keep them. Calling it again drops what was kept, where ``level`` says so. Not while ``sleep`` or ``wake``
-        runs.
+        cannot keep them. Calling it again with "drop" drops weights that were kept. Must not be called while ``sleep``
+        or ``wake`` runs.
         """
         self._resting = True
         while answers := [under_way.answer for fed in self._fed for under_way in fed.under_way]:
             await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)  # whoever feeds the worker settles them
+            await asyncio.sleep(0)  # lets the feeding task settle them
         await self._leave_all()
         await asyncio.gather(*(fed.sleep(level) for fed in self._fed))
         return "host" if all(fed.keeps_weights for fed in self._fed) else "drop"
 
     async def wake(self) -> None:
-        """Take the devices again, and go on with what waits. Not while ``sleep`` or ``wake`` runs.
+        """Take the devices again, and continue with the queue. Must not be called while ``sleep`` or ``wake`` runs.
 
-        Raises StartFailed when a device cannot be taken; then all sleep on, with their weights dropped.
+        Raises StartFailed when a device cannot be taken; all then stay asleep, with their weights dropped.
         """
-        roused = await asyncio.gather(*(fed.rouse() for fed in self._fed), return_exceptions=True)
-        failures = [result for result in roused if result is not None]
+        results = await asyncio.gather(*(fed.rouse() for fed in self._fed), return_exceptions=True)
+        failures = [result for result in results if result is not None]
         if failures:
             await asyncio.gather(*(fed.sleep("drop") for fed in self._fed))
             raise failures[0]
@@ -134,7 +134,7 @@ class Batcher:
         self._tasks = [asyncio.create_task(self._keep(fed), name=f"jrm-worker-{fed.number}") for fed in self._fed]
 
     async def _leave_all(self) -> None:
-        """From now on nobody feeds or watches the workers. What they have begun is still under way."""
+        """Stop feeding and watching the workers. Their running batches continue."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,23 +143,23 @@ class Batcher:
     # --- callers ------------------------------------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:
-        """Queue an entry whose candidate is prepared; when its future is done it is let go of, wherever it is."""
+        """Queue an entry whose candidate is prepared. Once its future is done it is dropped, wherever it is."""
         self._queue.put(entry, self._clock())
         entry.future.add_done_callback(lambda _future: self._queue.drop(entry))
         self._wake()
 
     @property
     def alive(self) -> int:
-        """Workers that take work."""
+        """How many workers accept work."""
         return sum(fed.state.alive for fed in self._fed)
 
     @property
     def states(self) -> list[State]:
-        """What each worker is doing, in order."""
+        """The state of each worker, in order."""
         return [fed.state for fed in self._fed]
 
     def check_ready(self) -> None:
-        """Raises NotReady while no worker takes work, and none will when it is woken."""
+        """Raise NotReady while no worker accepts work, unless all are asleep."""
         if not self.alive and not self._resting:
             raise NotReady("no worker is alive", retry_after=1.0)
 
@@ -169,19 +169,19 @@ class Batcher:
     # --- one worker ---------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """There may be work: idle workers go first, so that nothing is sent ahead that one of them could begin."""
+        """Signal that there may be work, to idle workers first: they can begin what would only be sent ahead."""
         idle = [fed for fed in self._fed if fed.state is State.IDLE]
         for fed in idle or self._fed:
             fed.wake.set()
 
     async def _keep(self, fed: Fed) -> None:
-        """Feed a worker for as long as it lives, then start it again."""
-        quick_ends = 0  # lives in a row that were short
+        """Feed a worker while it runs, then restart it, and so on."""
+        quick_ends = 0  # short runs in a row
         while True:
             began = self._clock()
             try:
                 reason = await self._feed(fed)
-            except Exception:  # a defect of ours, or of the cost function: nobody may wait for what has stopped serving
+            except Exception:  # a bug here or in the cost function: callers must not wait for a worker without a feeder
                 logger.exception("worker %d on %s: feeding it failed", fed.number, fed.worker.device)
                 reason = "lost"
             await self._give_up(fed, reason)
@@ -206,7 +206,7 @@ class Batcher:
         return False
 
     async def _feed(self, fed: Fed) -> str:
-        """Keep a worker's hands full. Returns the reason when it is lost: ``hung`` or ``lost``."""
+        """Keep a worker supplied with batches. Returns the reason once it is gone: ``hung`` or ``lost``."""
         lost = fed.worker.lost
         while True:
             fed.wake.clear()
@@ -233,7 +233,7 @@ class Batcher:
     def _fill(self, fed: Fed) -> None:
         while len(fed.under_way) < UNDER_WAY and not self._resting:
             if fed.under_way and any(other.state is State.IDLE for other in self._fed if other is not fed):
-                break  # they begin it at once, and then wake this one
+                break  # an idle worker begins the batch at once, and then wakes this one
             batch = self._queue.take(only_full=bool(fed.under_way))
             if not batch:
                 break
@@ -247,7 +247,7 @@ class Batcher:
             self._wake()
 
     def _begin(self, fed: Fed) -> None:
-        """The oldest batch of a worker is on its device from now on."""
+        """Record that the oldest batch of a worker is on its device now."""
         now = self._clock()
         first = fed.under_way[0]
         first.begun = now
@@ -262,7 +262,7 @@ class Batcher:
         )
 
     def _settle(self, fed: Fed, answer: Answer) -> None:
-        """The oldest batch of a worker has its answer, and the next is on the device."""
+        """Record the answer for the oldest batch of a worker, whose next batch is on the device now."""
         done, now, device = fed.under_way.popleft(), self._clock(), fed.worker.device
         fed.busy.switch(False, now)
         self._metrics.observe_run(fed.number, device, answer.seconds)
@@ -275,12 +275,12 @@ class Batcher:
             self._begin(fed)
 
     async def _give_up(self, fed: Fed, reason: str) -> None:
-        """A worker takes no more work; what it had begun is tried again, what it had not goes to whoever is free."""
+        """End a worker: its begun batch is tried again, and one that was sent ahead goes to the next free worker."""
         fed.state = State.STARTING
         now, device = self._clock(), fed.worker.device
         fed.busy.switch(False, now)
-        begun = [one.batch for one in fed.under_way if one.begun is not None]
-        ahead = [one.batch for one in fed.under_way if one.begun is None]
+        begun = [under_way.batch for under_way in fed.under_way if under_way.begun is not None]
+        ahead = [under_way.batch for under_way in fed.under_way if under_way.begun is None]
         logger.error(
             "worker %d on %s: %s with %d candidates on its device",
             fed.number,
@@ -294,11 +294,11 @@ class Batcher:
         for batch in begun:
             why = f"the worker on {device} {'hung' if reason == 'hung' else 'died'}"
             self._queue.worker_lost(batch, why, now)
-        await fed.end()  # whoever cancels this call has lost nothing: all that was here is back in the queue
+        await fed.end()  # may be cancelled here without loss: all batches are back in the queue
         self._wake()
 
 
 def restart_pauses(quick_ends: int = 0) -> Iterator[float]:
-    """Seconds before each attempt to start a worker: none, then 1, 2, 4 and so on; further on after short lives."""
+    """Yield the pause before each attempt to start a worker: 0, 1, 2, 4, … seconds; longer after short runs."""
     for attempt in range(quick_ends, quick_ends + MOST_FAILED_STARTS):
         yield 0.0 if attempt <= 0 else min(_LONGEST_PAUSE_S, 2.0 ** (attempt - 1))

@@ -1,8 +1,8 @@
-"""Scores that were computed before: kept in this process and, if there is a store, shared with other replicas.
+"""The score cache: scores are kept in this process and, if there is a store, shared with other replicas.
 
-A score is found again by everything that it depends on: what is served and how (``scope``), the preprocessed pixels of
-all images and the instruction. So a cached score is one that this server would compute, and bitwise the one that was
-computed.
+The key is everything that a score depends on: the checkpoint and how it is run (``scope``), the preprocessed pixels of
+all images, and the instruction. So a cached score is one that this server could have computed, and bitwise the one that
+was computed.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from . import stored
 from .types import Candidate, Score, ServedModel
 
 KEY_BYTES = 32
-# What turns pixels and text into a score, beside the checkpoint: another version may round differently.
+# The packages that compute a score from the checkpoint: another version may round differently.
 _ENGINE = ("jrm-serve", "torch", "transformers", "tokenizers")
 
 
 class ScoreStore(Protocol):
-    """Bytes under keys, elsewhere. It may lose them, be slow or be gone; it says so in metrics and never raises."""
+    """A key-value store outside this process. It may lose values, be slow or be down; it never raises."""
 
     async def get(self, key: bytes) -> bytes | None:
-        """The value, or None; within a bounded time."""
+        """Return the value or None, within a bounded time."""
         ...
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Keep a value, some time from now; returns at once."""
+        """Store a value in the background; returns at once."""
         ...
 
 
 def scope_of(model: ServedModel) -> list[str]:
-    """What decides a score beside the candidate: fingerprint, precision, engine, kinds of device, versions."""
+    """What a score depends on besides the candidate: fingerprint, precision, engine, kinds of device, versions."""
     facts = [str(model.description.get(name)) for name in ("backend", "precision", "engine")]
     kinds = {device.split(":")[0] for device in str(model.description.get("device")).split(",")}
     return [model.fingerprint, *facts, ",".join(sorted(kinds)), *(installed(name) or "none" for name in _ENGINE)]
 
 
 class ScoreCache:
-    """The scores used most recently, in front of an optional ``store``. Use it from one event loop.
+    """The most recently used scores, in front of an optional ``store``. Use it from one event loop.
 
     Args:
-        scope: what decides a score beside the candidate, as from ``scope_of``: nothing is found across scopes.
+        scope: what a score depends on besides the candidate, as from ``scope_of``; scopes share no scores.
         max_entries: scores that are kept in this process, about 1 KiB each; 0 keeps none.
-        metrics: where hits, misses and errors are counted.
-        dimensions: names that a stored score must have; None when they are not known.
-        store: what is shared with other processes.
+        metrics: counts hits, misses and errors.
+        dimensions: the names that a stored score must have; None if they are not known.
+        store: shared with other processes.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class ScoreCache:
             begin(metrics.cache_errors, "redis", "invalid")
 
     def key(self, candidate: Candidate) -> bytes:
-        """32 bytes that no other candidate, and no other scope, shares."""
-        # Lone surrogates are no text, but they must not make two instructions one.
+        """32 bytes that identify a candidate within this scope."""
+        # Lone surrogates are not valid text, but they must not make two instructions equal.
         instruction = candidate.instruction.encode("utf-8", "surrogatepass")
         return _hash([self._scope, *(image.key for image in candidate.images), instruction])
 
     def recall(self, candidate: Candidate) -> Score | None:
-        """The score, if it is kept in this process."""
+        """Return the score if it is kept in this process."""
         if self._max_entries == 0:
             return None
         score = self._recent(self.key(candidate))
@@ -87,7 +87,7 @@ class ScoreCache:
         return score
 
     async def fetch(self, candidate: Candidate) -> Score | None:
-        """The score, if the store has it, or if it was computed while the store was asked."""
+        """Return the score if the store has it, or if it was computed meanwhile."""
         if self.store is None:
             return None
         key = self.key(candidate)
@@ -100,7 +100,7 @@ class ScoreCache:
         return recent or score
 
     def remember(self, candidate: Candidate, score: Score) -> None:
-        """Keep a score that was computed. One that is not finite is nobody's reward, and is not kept."""
+        """Keep a score that was computed. A score that is not finite is an error, and is not kept."""
         if not score.finite:
             return
         key = self.key(candidate)
@@ -131,7 +131,7 @@ class ScoreCache:
 
 
 def _hash(parts: Iterable[bytes]) -> bytes:
-    """A digest of the parts and of where each ends: ("ab", "c") is not ("a", "bc")."""
+    """A digest of the parts and their lengths: ("ab", "c") and ("a", "bc") differ."""
     digest = blake2b(digest_size=KEY_BYTES)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)

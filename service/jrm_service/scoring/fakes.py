@@ -1,12 +1,12 @@
 """Backends and a preparer without a model, for tests: yours as much as ours. No torch, no weights, no GPU.
 
-A backend is built by wrapping one in another, from the outside in::
+Backends are combined by wrapping one in another::
 
     recording = RecordingBackend(NaNBackend(FakeBackend(), when=lambda candidate: candidate.instruction == "break"))
     batcher = Batcher([LocalWorker(recording)], max_batch_tokens=16_384, hang_timeout_s=60.0, metrics=metrics)
 
-``jrm serve --backend fake`` serves a FakePreparer and a FakeBackend: the whole HTTP contract, at once, with numbers
-that mean nothing and stay the same.
+``jrm serve --backend fake`` serves a FakePreparer and a FakeBackend: the whole HTTP contract, without waiting, with
+numbers that mean nothing and never change.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FakePreparer:
         preparer = FakePreparer()
         candidate = preparer.candidate([preparer.image(source)], preparer.image(edited), "make the car red")
 
-    ``max_sources`` is what a checkpoint's would be: 0 for one that takes no source image.
+    ``max_sources`` is that of the checkpoint it stands for: 0 for one that takes no source image.
     """
 
     def __init__(self, *, max_tokens: int = 32_768, max_sources: int = 1) -> None:
@@ -94,7 +94,7 @@ class FakePreparer:
 
 
 class FakeBackend:
-    """Scores at once, from digests: equal (sources, edited, instruction) give equal numbers on every machine.
+    """Scores from digests, without delay: equal (sources, edited, instruction) give equal numbers on every machine.
 
     Means lie in [-2, 2), standard deviations in [0.05, 0.55), rewards are combined by ``mean``. The numbers say nothing
     about the images.
@@ -119,7 +119,7 @@ class FakeBackend:
 
 
 def fake_score(candidate: Candidate) -> Score:
-    """The score that FakeBackend gives, for tests that want to know it beforehand."""
+    """The score that FakeBackend returns for a candidate, for tests to compare with."""
     dimensions = {name: _fake_dimension(candidate, name) for name in DIMENSIONS}
     reward, reward_std = combine(dimensions, dict.fromkeys(DIMENSIONS, 1.0), "mean")
     return Score(reward, reward_std, dimensions)
@@ -135,7 +135,7 @@ def _fake_dimension(candidate: Candidate, name: str) -> Dimension:
 
 
 class _Wrapper:
-    """Passes everything on to an inner backend."""
+    """Delegates everything to an inner backend."""
 
     def __init__(self, inner: FakeLike) -> None:
         self._inner = inner
@@ -179,7 +179,7 @@ class RaisingBackend(_Wrapper):
 
 
 class OutOfMemoryBackend(_Wrapper):
-    """A device whose memory holds ``tokens`` at once: for a batch of more it raises OutOfMemory.
+    """A device whose memory holds ``tokens`` at once: a larger batch raises OutOfMemory.
 
     ::
 
@@ -199,7 +199,7 @@ class OutOfMemoryBackend(_Wrapper):
 
 
 class NaNBackend(_Wrapper):
-    """Gives a NaN reward to the candidates chosen by ``when``; their neighbours keep their scores.
+    """Gives a NaN reward to the candidates chosen by ``when``; the others in the batch keep their scores.
 
     ::
 
@@ -211,7 +211,7 @@ class NaNBackend(_Wrapper):
         self._when = when
 
     def score(self, batch: FakeBatch) -> Scored:
-        """Score as the inner backend does, then spoil the chosen ones."""
+        """Score as the inner backend does, then set the chosen rewards to NaN."""
         scored = self._inner.score(batch)
         outcomes = [
             replace(outcome, reward=math.nan) if isinstance(outcome, Score) and self._when(candidate) else outcome
@@ -221,10 +221,10 @@ class NaNBackend(_Wrapper):
 
 
 class SlowBackend(_Wrapper):
-    """A device that takes its time: so many seconds, or exactly as long as the test wants.
+    """A slow device: a batch takes a set time, or exactly as long as the test wants.
 
     A batch of n takes ``seconds + n * seconds_per_candidate``: a device of known speed, for load tests. With
-    ``gated=True`` every batch stops on the device until it is let through, and a test knows where it is without
+    ``gated=True`` every batch stops on the device until it is let through, so a test knows where it is without
     sleeping::
 
         slow = SlowBackend(FakeBackend(), gated=True)
@@ -249,35 +249,35 @@ class SlowBackend(_Wrapper):
             self._open.set()
 
     def score(self, batch: FakeBatch) -> Scored:
-        """Stand at the gate, take the seconds, score as the inner backend does."""
+        """Wait at the gate, then for the set time, then score as the inner backend does."""
         self._entered.release()
         if not self._open.is_set():
             self._gate.acquire()
             if self._open.is_set():
-                self._gate.release()  # pass the word to the next one who stands there
+                self._gate.release()  # let the next waiting batch through
         seconds = self._seconds + len(batch) * self._seconds_per_candidate
         if seconds:
             time.sleep(seconds)  # the time that a device would take
         return self._inner.score(batch)
 
     def wait_entered(self, batches: int = 1, timeout_s: float = 30.0) -> None:
-        """Block until that many more batches have come to the device. Raises TimeoutError if one does not come."""
+        """Block until that many more batches have reached the device. Raises TimeoutError if one does not."""
         for _ in range(batches):
             if not self._entered.acquire(timeout=timeout_s):
                 raise TimeoutError(f"no batch came to the device within {timeout_s} s")
 
     def let_through(self, batches: int = 1) -> None:
-        """Let that many batches through the gate, the one that stands there first."""
+        """Let that many batches through the gate, beginning with one that waits there."""
         self._gate.release(batches)
 
     def open(self) -> None:
-        """Take the gate away, also for the batches that stand there."""
+        """Remove the gate, also for batches that wait there."""
         self._open.set()
         self._gate.release()
 
 
 class RecordingBackend(_Wrapper):
-    """Remembers what reached the device: ``batches``, in order, whatever became of them.
+    """Records the batches that reached the device, in order and whatever their outcome, as ``batches``.
 
     ::
 
@@ -292,12 +292,12 @@ class RecordingBackend(_Wrapper):
         self.collated: list[FakeBatch] = []
 
     def collate(self, candidates: Sequence[Candidate]) -> FakeBatch:
-        """Remember the candidates, then collate as the inner backend does."""
+        """Record the candidates, then collate as the inner backend does."""
         self.collated.append(tuple(candidates))
         return self._inner.collate(candidates)
 
     def score(self, batch: FakeBatch) -> Scored:
-        """Remember the batch, then score as the inner backend does."""
+        """Record the batch, then score as the inner backend does."""
         self.batches.append(batch)
         return self._inner.score(batch)
 

@@ -1,4 +1,4 @@
-"""One worker as the batcher sees it: what it is doing, what it has under way, how it ends, sleeps and wakes."""
+"""The batcher's record of one worker: its state and its batches in progress, and how it ends, sleeps and wakes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class State(enum.Enum):
-    """What a worker is doing. ``FAILED`` is for good, the others pass."""
+    """The state of a worker. ``FAILED`` is permanent."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -26,13 +26,13 @@ class State(enum.Enum):
 
     @property
     def alive(self) -> bool:
-        """Whether the worker takes work."""
+        """Whether the worker accepts work."""
         return self in (State.IDLE, State.BUSY)
 
 
 @dataclass(slots=True)
 class UnderWay:
-    """A batch at a worker, its answer to come, and when it was begun: None while another is on the device."""
+    """A batch at a worker, with its future answer and when it began: None while another is on the device."""
 
     batch: list[Task]
     answer: asyncio.Task[Answer]
@@ -41,18 +41,18 @@ class UnderWay:
 
 @dataclass(eq=False, slots=True)
 class Fed:
-    """One worker with what it has under way, oldest first."""
+    """One worker with its batches in progress, oldest first."""
 
     number: int
     worker: Worker
     busy: BusyShare
     state: State = State.STARTING
-    keeps_weights: bool = False  # asleep, and its process still has them
+    keeps_weights: bool = False  # it is asleep, and its process still has the weights
     under_way: deque[UnderWay] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def end(self, patience_s: float = 0.0) -> None:
-        """End the worker, and whoever waits for an answer of it; a batch on its device has ``patience_s``."""
+        """End the worker and the tasks that wait for its answers; a batch on its device gets ``patience_s`` seconds."""
         answers = [under_way.answer for under_way in self.under_way]
         self.under_way.clear()
         await self.worker.end(patience_s=patience_s)
@@ -61,7 +61,7 @@ class Fed:
         await asyncio.gather(*answers, return_exceptions=True)
 
     async def sleep(self, level: SleepLevel) -> None:
-        """Let go of the device, with nothing under way; called again, drop what was kept. The dead are ended."""
+        """Release the device; no batch may be in progress. Called again with "drop", it drops the kept weights."""
         was, self.state = self.state, State.ASLEEP
         if was is State.IDLE and level == "host":
             try:
@@ -76,14 +76,14 @@ class Fed:
             await self.worker.end()
 
     async def rouse(self) -> None:
-        """After ``sleep``: take the device, with the weights that were kept or loaded anew. Raises StartFailed."""
+        """After ``sleep``: take the device again, with the kept weights or by loading them. Raises StartFailed."""
         self.state = State.STARTING
         if self.keeps_weights:
             self.keeps_weights = False
             try:
                 await self.worker.wake()
-            except WorkerLost as error:  # ended meanwhile, or without room on its device: starting it tells
-                logger.warning("worker %d on %s is started again: %s", self.number, self.worker.device, error)
+            except WorkerLost as error:  # it has ended, or its device is full: a start finds out which
+                logger.warning("worker %d on %s is restarted: %s", self.number, self.worker.device, error)
                 await self.worker.end()
                 await self.worker.start()
         else:

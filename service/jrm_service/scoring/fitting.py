@@ -1,4 +1,4 @@
-"""How many tokens a batch may have: what is left of a device's memory over what a token was seen to take of it."""
+"""The token budget of a batch: a device's free memory divided by the measured memory per token."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from .types import Candidate
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOKENS = 16_384
-"""The budget where memory sets no limit that could be measured: on a CPU, where long rows are slower anyway."""
+"""The budget where memory sets no measurable limit: on a CPU, where long rows are slower anyway."""
 
-# Matrix products of so many rows keep any GPU busy: beyond it callers would only wait longer for their batch.
+# Matrix products of this many rows keep any GPU busy: with more, callers would only wait longer for their batch.
 MOST_TOKENS = 65_536
-# For what differs from the batch that was measured: longer contexts over the same tokens, and pieces that do not fit.
+# For batches unlike the measured one: longer contexts with the same number of tokens, and fragmentation.
 _MARGIN = 0.25
 
 
 class DeviceMemory(Protocol):
-    """What is asked of a device. Bytes everywhere."""
+    """The memory of a device, in bytes."""
 
     def free(self) -> int:
-        """What this process may still take, all that it keeps in reserve included."""
+        """What this process may still take, including what its allocator holds in reserve."""
         ...
 
     def peak(self, run: Callable[[], object]) -> int:
-        """What ``run`` takes at its height, beyond what is taken now. Raises what ``run`` raises."""
+        """The peak of ``run`` beyond what is in use now. Raises what ``run`` raises."""
         ...
 
 
 def token_budget(*, free: int, peak: int, tokens: int, workers: int = 1) -> int:
-    """Tokens of a batch that fits, at least 1 and at most MOST_TOKENS.
+    """Return the tokens of a batch that fits, at least 1 and at most MOST_TOKENS.
 
     Args:
         free: bytes that batches may take.
-        peak: bytes that a batch of ``tokens`` took. What it would have taken anyway counts as taken by its tokens, so
-            that the estimate errs on the small side.
-        tokens: what that batch costs.
+        peak: bytes that a batch of ``tokens`` took. Its fixed part is counted as if it grew with the tokens, so that
+            the estimate is too small rather than too large.
+        tokens: the cost of that batch.
         workers: how many share ``free``, each with a batch of its own.
     """
     if tokens < 1 or workers < 1:
@@ -62,16 +62,16 @@ def fitting_tokens(
 ) -> int:
     """Score ``sample`` and derive the token budget of batches like it on this backend's device.
 
-    Run the backend once before: what a first call allocates for good is no part of a batch. A sample that is too large
-    is halved until it fits.
+    Run the backend once before: a first call also allocates memory that it never frees. A sample that is too large is
+    halved until it fits.
 
     Args:
-        backend: what will serve.
+        backend: the backend that will serve.
         sample: candidates of full size, about as many as a batch has.
-        cost: tokens that a batch costs.
+        cost: the tokens that a batch costs.
         memory: of the backend's device.
-        kept: bytes that the backend may yet keep beside its batches.
-        workers: backends on the same device.
+        kept: bytes that the backend may still come to keep, such as image features.
+        workers: how many backends are on the same device.
     """
     while sample:
         try:

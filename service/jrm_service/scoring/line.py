@@ -1,4 +1,4 @@
-"""The waiting line: who gets room next when there is not enough for everybody, fair between tenants."""
+"""The waiting line: a fair order in which tenants get room for bodies and places in the queue."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MEAN_OF = 16  # requests, in the mean of their candidates
 
 
 class Share:
-    """Hands out a bounded amount of something; callers wait in line while it is spent. Use from one event loop.
+    """A bounded amount of something; callers wait in line while none is free. Use from one event loop.
 
-    The line is fair queueing: the next request of each tenant is stamped with how much its tenant will have had by
-    then since the line began to move, and the smallest stamp goes first. So tenants that wait get equal amounts, one
-    that asks for little passes one that asks for much, within a tenant requests go in order, and what a caller asked
-    for and did not wait for is not held against its tenant. Nothing overtakes the head of the line to fill a gap, so a
-    large request is not starved by small ones.
+    The line is fair queueing: the next request of each tenant is stamped with how much its tenant will have been
+    granted by then since the line formed, and the smallest stamp goes first. So waiting tenants get equal amounts, a
+    tenant that asks for little overtakes one that asks for much, and within a tenant requests go in order. A request
+    that was cancelled does not count against its tenant. Nothing overtakes the head of the line to fill a gap, so
+    small requests do not starve a large one.
 
     Args:
-        total: how much there is. An amount above it is granted when nothing else is held: slow, not stuck.
+        total: how much there is. A larger amount is granted when nothing else is held: slow, not stuck.
     """
 
     def __init__(self, total: int) -> None:
@@ -36,7 +36,7 @@ class Share:
         self.held: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
         self._lines: dict[str, dict[asyncio.Future[None], int]] = {}  # tenant -> its requests in order
-        self._had: dict[str, int] = {}  # tenant -> how much it has had; who joins begins with what others have had
+        self._had: dict[str, int] = {}  # tenant -> how much it was granted; a tenant that joins starts level
         self._now = 0  # the highest stamp that was granted
 
     @property
@@ -45,7 +45,7 @@ class Share:
         return self.held.total()
 
     async def acquire(self, amount: int, tenant: str = "") -> int:
-        """Wait in line for ``amount``, or for all that there is if that is less; returns what is to be released."""
+        """Wait in line for ``amount``, or for the total if that is less; returns the amount to be released."""
         amount = min(amount, self.total)
         if not self._lines and self.spent + amount <= self.total:
             self.held[tenant] += amount
@@ -110,7 +110,7 @@ class WaitingLine:
     """Where a request waits from its arrival until its candidates are in the queue. Use from one event loop.
 
     It waits for room for its body and, once that is read and parsed, for places for its candidates: both in fair order.
-    A slow uploader holds room for its body, and no place among the candidates.
+    A slow upload holds room for its body, and no places.
 
     Args:
         max_body_bytes: of all bodies at once.
@@ -136,9 +136,9 @@ class WaitingLine:
         return self._places.waiting.total() + self._unread.total()
 
     def check(self, tenant: str, patience_s: float) -> None:
-        """Refuse a request that would not have its scores in time; asked once, before its body is read.
+        """Refuse a request that would not get its scores in time; called once, before its body is read.
 
-        Raises Overloaded; ``retry_after`` is when, at the measured rate, little enough is left of what is before it.
+        Raises Overloaded; ``retry_after`` is when the work ahead will be small enough, at the measured rate.
         """
         if self._places.spent == 0 and self.waiting == 0:
             return
@@ -155,8 +155,8 @@ class WaitingLine:
     async def body(self, size: int, tenant: str) -> AsyncIterator[Callable[[], None]]:
         """Hold room for a body of ``size`` bytes until the block ends; waits in line for it.
 
-        What is yielded is to be called once the body was read. Until then the request is before those that come later:
-        all ranks of a training ask at the same moment, and each must see the others whose bodies are on their way.
+        Yields a function to call once the body was read. Until then the request counts as ahead of later ones: all
+        ranks of a training run send at the same moment, and each must see the others whose bodies are on their way.
         """
         self._resume()
         self._unread[tenant] += 1
@@ -176,26 +176,26 @@ class WaitingLine:
         await self._places.acquire(candidates, tenant)
 
     def free_place(self, tenant: str) -> None:
-        """A candidate has its outcome."""
+        """Give back the place of a candidate that has its outcome."""
         self._places.release(1, tenant)
 
     def drained(self, candidates: int) -> None:
-        """So many have left through a device."""
+        """Record that a device has finished this many candidates."""
         self._drain.record(candidates, asyncio.get_running_loop().time())
 
     def rested(self) -> None:
-        """The devices have rested until now, which says nothing of how fast they are."""
+        """Leave out the time in which the devices have rested: it says nothing about their rate."""
         self._drain.resume(asyncio.get_running_loop().time())
 
     def _resume(self) -> None:
-        """No candidate has a place: the time since the last score says nothing of the rate of the devices."""
+        """If no candidate has a place, leave out the time since the last score: the devices had nothing to do."""
         if self._places.spent == 0:
             self._drain.resume(asyncio.get_running_loop().time())
 
     def _before(self, tenant: str) -> float:
         """Candidates that devices score until a new request of ``tenant`` has its scores, its own included.
 
-        The devices share their time equally between tenants: of each other one, as many go first as of this one.
+        Devices share their time equally between tenants: each other tenant has at most as many scored as this one.
         """
         own = self._outstanding(tenant) + self._mean_candidates
         others = (self._places.held.keys() | self._places.waiting.keys() | self._unread.keys()) - {tenant}

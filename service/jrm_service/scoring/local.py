@@ -1,4 +1,4 @@
-"""Scoring a batch in this process: in halves where the backend raises, and in a thread for a server of fakes."""
+"""Scoring in this process: ``score_batch``, which bisects a batch that raises, and a worker that runs in a thread."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _IDLE_END_S = 5.0  # for a thread with nothing to do
 
 
 def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: Any = None) -> Answer:
-    """Score candidates so that a backend that raises fails only those that make it raise by themselves.
+    """Score candidates so that only those fail that make the backend raise by themselves.
 
-    A batch in which it raises is scored again in halves, and so on until each culprit is alone; one that was too large
-    for the memory fits in pieces. ``batch`` is what ``backend.collate`` made of them, where that was done before.
-    Raises WorkerLost.
+    A batch that raises is scored again in halves, and so on until each culprit is alone; a batch that was too large for
+    the memory fits in pieces. ``batch`` is the result of ``backend.collate``, if it was called before. Raises
+    WorkerLost.
     """
     started = time.perf_counter()
     failure: str | None = None
@@ -35,7 +35,7 @@ def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: A
     except WorkerLost:
         raise
     except Exception as error:
-        # Formatted here and now: a record that holds the exception would hold its frames and their tensors.
+        # Formatted at once: a log record that holds the exception would keep its frames and their tensors alive.
         logger.error("scoring raised: %s", "".join(traceback.format_exception(error)).rstrip())
         failure, out_of_memory = type(error).__name__, isinstance(error, OutOfMemory)
     if failure is None:
@@ -50,7 +50,7 @@ def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: A
 
 
 def _alone(candidate: Candidate, failure: str, out_of_memory: bool) -> CandidateError:
-    """What it means that the backend raised for one candidate. Nothing of the backend's own words is passed on."""
+    """The error of a single candidate that made the backend raise. The backend's own message is not passed on."""
     if out_of_memory:
         return NoMemory(f"{candidate.tokens} tokens do not fit into the memory of the device, with no other candidate")
     return InternalError(f"the backend raised {failure}")
@@ -72,10 +72,10 @@ def _joined(failures: int, answers: Sequence[Answer]) -> Answer:
 
 
 class LocalWorker:
-    """Implements Worker for a backend of this process: one daemon thread, so that a call that hangs blocks no exit.
+    """Implements Worker with a backend in this process: one daemon thread, so that a hung call does not block the exit.
 
-    A thread cannot be killed: one that hangs is left behind, and as long as it hangs, or when the backend has lost its
-    device, the worker cannot be started again.
+    A thread cannot be killed: one that hangs is left behind, and while it hangs, or once the backend has lost its
+    device, the worker cannot be restarted.
     """
 
     def __init__(self, backend: Backend[Any]) -> None:
@@ -88,7 +88,7 @@ class LocalWorker:
         self._under_way: set[asyncio.Future[Answer]] = set()
 
     async def start(self) -> None:
-        """Begin a thread. Raises StartFailed."""
+        """Start the thread. Raises StartFailed."""
         if self._broken:
             raise StartFailed("its device is gone")
         if self._thread is not None and self._thread.is_alive():
@@ -102,7 +102,7 @@ class LocalWorker:
         self._thread.start()
 
     async def score(self, candidates: Sequence[Candidate]) -> Answer:
-        """Score one batch after those before it. Raises WorkerLost when the backend did, or the worker was ended."""
+        """Score one batch after the earlier ones. Raises WorkerLost when the backend did, or the worker was ended."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._under_way.add(answer)
         answer.add_done_callback(self._under_way.discard)
@@ -116,22 +116,22 @@ class LocalWorker:
         return self._lost
 
     async def sleep(self) -> None:
-        """What computes in the server itself, such as fakes, holds no device."""
+        """Do nothing: a backend in the server's own process, such as a fake, holds no device."""
 
     async def wake(self) -> None:
-        """As ``sleep``."""
+        """Do nothing, like ``sleep``."""
 
     async def end(self, *, patience_s: float = 0.0) -> None:
-        """Leave the thread to itself: it ends after its present call."""
+        """End the thread after its current call."""
         if self._under_way and patience_s:
             await asyncio.wait(self._under_way, timeout=patience_s)
         self._batches.put(None)
         if not self._under_way and self._thread is not None:
-            await asyncio.to_thread(self._thread.join, _IDLE_END_S)  # so that it can be started again at once
+            await asyncio.to_thread(self._thread.join, _IDLE_END_S)  # so that the worker can be restarted at once
         for answer in list(self._under_way):
             if not answer.done():
                 answer.set_exception(WorkerLost("the worker was ended"))
-                answer.exception()  # read: nobody needs to be told that nobody waited
+                answer.exception()  # marks it as retrieved: asyncio must not warn if nobody waits
 
     def _run(
         self,
@@ -151,7 +151,7 @@ class LocalWorker:
             try:
                 loop.call_soon_threadsafe(_settle, answer, result, lost)
             except RuntimeError:
-                return  # the event loop is closed: nobody waits
+                return  # the event loop is closed: nobody is waiting
             if isinstance(result, WorkerLost):
                 return
 

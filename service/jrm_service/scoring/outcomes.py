@@ -1,4 +1,4 @@
-"""How one candidate ends: a score or a typed error, and what it cost. Pure."""
+"""The outcome of one candidate: a score or a typed error, and its cost. Pure."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from .backend import Scored
 from .types import Score
 
 Origin = Literal["computed", "shared", "stored"]
-"""Where an outcome comes from: a batch that the candidate was in, one that an identical candidate was in at the same
-time, or an earlier one whose score was kept."""
+"""Where an outcome comes from: a batch with the candidate itself, a batch with an identical candidate at the same time,
+or the cache."""
 
 
 class Cancelled(CandidateError):
-    """The caller left before there was a score. Nobody is there to read it: it appears in metrics, never in a reply."""
+    """The caller left before there was a score. It appears only in metrics, never in a reply."""
 
     code = "cancelled"
 
 
 LABELS = ("ok", *(kind.code for kind in CandidateError.__subclasses__()))
-"""Every way in which an admitted candidate can end, as ``Outcome.label`` has it."""
+"""Every value of ``Outcome.label``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The one end of an admitted candidate.
+    """The outcome of an admitted candidate; each has exactly one.
 
-    ``queue_ms`` runs from the candidate being put into the queue until its batch went to the device for the last time;
-    ``inference_ms`` is how long that batch ran. ``tokens_computed`` is the candidate's share of the batch's tokens:
-    the shares of a batch add up to what the backend reported. Both times are 0 for a score that was kept, and nothing
-    is computed for one that is shared or kept.
+    ``queue_ms`` is the time from when the candidate was put into the queue until its batch went to the device for the
+    last time; ``inference_ms`` is how long that batch ran. ``tokens_computed`` is the candidate's share of the batch's
+    tokens; the shares of a batch add up to what the backend reported. Both times are 0 for a cached score, and no
+    tokens are computed for a shared or cached one.
     """
 
     result: Score | CandidateError
@@ -44,15 +44,15 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """``ok`` or the code of the error: the label under which it is counted."""
+        """``ok`` or the code of the error: its label in metrics."""
         return self.result.code if isinstance(self.result, CandidateError) else "ok"
 
 
 def verdicts(scored: Scored, count: int) -> list[Score | CandidateError]:
-    """What a backend's answer means for each of the ``count`` candidates of its batch, in order.
+    """Check a backend's answer: the result of each of the ``count`` candidates of its batch, in order.
 
-    A score with NaN or infinity in it becomes a NonFiniteScore of that candidate alone. With a wrong number of outcomes
-    nobody knows whose score is whose, so all of them become an InternalError.
+    A score with NaN or infinity in it becomes that candidate's NonFiniteScore. With a wrong number of outcomes it is
+    unknown which score belongs to which candidate, so all of them become an InternalError.
     """
     if len(scored.outcomes) != count:
         wrong = InternalError(f"the backend returned {len(scored.outcomes)} outcomes for a batch of {count}")
@@ -74,9 +74,9 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
     if whole == 0:
         weights, whole = [1] * len(weights), len(weights)
     parts: list[int] = []
-    seen = given = 0
+    seen = assigned = 0
     for weight in weights:
         seen += weight
-        parts.append(total * seen // whole - given)
-        given += parts[-1]
+        parts.append(total * seen // whole - assigned)
+        assigned += parts[-1]
     return parts

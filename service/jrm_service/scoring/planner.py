@@ -1,13 +1,13 @@
 """Which candidates run next. Pure: no clock, no threads, no torch; the same history always gives the same batches.
 
-Tenants stand in a line, in the order in which they began to wait, and so do the requests of each tenant. The request at
-the front of the line of the tenant at the front has its *turn*: its oldest candidate leads, followed by whatever of its
-tenant shares the lead's sources, if it has any (from any of the tenant's requests, since equal sources are computed
-once), then its next oldest, and so on. A turn lasts for one budget's worth of candidates; then the request goes to the
-back of its tenant's line. In the same way a tenant goes to the back of the tenants' line when it has had one budget's
-worth. This is round robin with a quantum of one batch, twice: requests that fit into a batch are served first come,
-first served, a request of any size delays the ones behind it by about one batch at a time, and so does a tenant with
-any number of requests. With a single tenant only the line of requests is left.
+Tenants wait in a line, in the order in which they began to wait, and so do the requests of each tenant. The first
+request of the first tenant has its *turn*: its oldest candidate leads, followed by all candidates of its tenant that
+share the lead's sources, if it has any (from any of the tenant's requests, since equal sources are computed once), then
+its next oldest, and so on. A turn lasts for one budget's worth of candidates; then the request goes to the back of its
+tenant's line. In the same way a tenant goes to the back of the tenants' line after one budget's worth. This is round
+robin with a quantum of one batch, on two levels: requests that fit into a batch are served first come, first served, a
+request of any size delays the ones behind it by about one batch at a time, and so does a tenant with any number of
+requests. With a single tenant only the line of requests matters.
 
 A batch is a prefix of that order, as long as the budget allows, so it may hold candidates of several tenants. Nothing
 is skipped to fill a gap with something smaller: an expensive candidate waits no longer than a cheap one in its place.
@@ -25,8 +25,8 @@ from typing import Generic, Protocol, TypeVar
 from .types import Candidate
 
 BatchCost = Callable[[Sequence[Candidate]], int]
-"""Tokens that a batch costs; called a few times per batch. Sharing may save, nothing else: it must not fall when a
-candidate is appended, nor exceed the sum of what the candidates cost alone."""
+"""The tokens that a batch costs; called a few times per batch. Sharing may only save: the cost must not fall when a
+candidate is appended, nor exceed the sum of the candidates' own costs."""
 
 
 def unshared_tokens(candidates: Sequence[Candidate]) -> int:
@@ -35,7 +35,7 @@ def unshared_tokens(candidates: Sequence[Candidate]) -> int:
 
 
 class Queued(Protocol):
-    """What the planner reads of an entry. Entries are told apart by hash, so let that be identity."""
+    """What the planner needs of an entry. Entries are compared by hash, which should be identity."""
 
     @property
     def request(self) -> int:
@@ -44,12 +44,12 @@ class Queued(Protocol):
 
     @property
     def tenant(self) -> str:
-        """Whose request it is: an opaque name, the same for all entries of a request."""
+        """The tenant of the request: an opaque name, the same for all entries of a request."""
         ...
 
     @property
     def candidate(self) -> Candidate:
-        """What is to be scored."""
+        """The candidate to be scored."""
         ...
 
 
@@ -61,10 +61,10 @@ _Aged = dict[EntryT, int]
 
 @dataclass(slots=True)
 class _Lane(Generic[EntryT]):
-    """What one tenant has waiting.
+    """The waiting entries of one tenant.
 
-    ``line`` is request -> its entries with their price, and the first request has the turn; ``spent`` are the tokens
-    that this turn has used.
+    ``line`` maps requests to their entries with their prices, and the first request has the turn; ``spent`` is the
+    number of tokens that this turn has used.
     """
 
     line: dict[int, _Aged[EntryT]] = field(default_factory=dict)
@@ -105,15 +105,15 @@ class Planner(Generic[EntryT]):
             raise ValueError(f"budget must be at least 1 token, got {budget}")
         self._budget = budget
         self._cost = cost
-        self._lanes: dict[str, _Lane[EntryT]] = {}  # tenant -> what it has waiting; the first has the turn
+        self._lanes: dict[str, _Lane[EntryT]] = {}  # tenant -> its waiting entries; the first has the turn
         self._spent = 0  # tokens that the turn of the first tenant has used
-        self._unshared = 0  # the prices of all that waits
+        self._unshared = 0  # the sum of the prices of all waiting entries
 
     def __len__(self) -> int:
         return sum(len(entries) for lane in self._lanes.values() for entries in lane.line.values())
 
     def add(self, entry: EntryT) -> None:
-        """Let an entry wait. A tenant or a request with nothing else waiting joins at the back of its line."""
+        """Add a waiting entry. A tenant or a request with no other entries joins at the back of its line."""
         price = self._cost([entry.candidate])
         self._unshared += price
         if entry.tenant not in self._lanes:
@@ -180,8 +180,8 @@ class Planner(Generic[EntryT]):
 class _Walk(Generic[EntryT]):
     """Walks all entries in serving order without changing the planner: tenants take turns.
 
-    After the n-th entry, ``line`` and ``spent`` are what the planner's become if exactly these n are taken, but for
-    tenants of which nothing is left; ``turns`` has the same of each tenant that was reached.
+    After the n-th entry, ``line`` and ``spent`` are what the planner's become if exactly these n are taken, except for
+    tenants that have nothing left; ``turns`` has the same for each tenant that was reached.
     """
 
     def __init__(self, lanes: dict[str, _Lane[EntryT]], budget: int, spent: int) -> None:
@@ -194,7 +194,7 @@ class _Walk(Generic[EntryT]):
 
     def __iter__(self) -> Iterator[EntryT]:
         while self.line:
-            # Only now, not when the budget was reached: whoever has joined since then goes first.
+            # Only now, not when the budget was reached: a tenant that has joined since then goes first.
             if self.spent >= self._budget:
                 self.line.rotate(-1)
                 self.spent = 0
@@ -233,7 +233,7 @@ class _Turns(Generic[EntryT]):
                 self._line.popleft()
                 self._spent = 0
                 continue
-            # The turn pays for the mates that it pulls in, whoever owns them: so every turn is one budget of work.
+            # The turn pays for all candidates that it pulls in, of whichever request: every turn is one budget of work.
             for entry in chain([lead], self._lane.by_sources.get(lead.candidate.source_keys, ())):
                 if entry in served:
                     continue
@@ -245,6 +245,6 @@ class _Turns(Generic[EntryT]):
                     break
 
     def leave(self, lane: _Lane[EntryT]) -> None:
-        """Bring the lane to where the walk stands; what was walked must have been removed from it."""
+        """Update the lane to the position of the walk; the entries that were walked must have been removed from it."""
         lane.line = {request: lane.line[request] for request in self._line if request in lane.line}
         lane.spent = self._spent if self._line[0] in lane.line else 0

@@ -1,7 +1,7 @@
-"""From images and an instruction to candidates: resize, tokenize. What the server process does of a checkpoint's work.
+"""Images and an instruction -> candidates: resizing and tokenizing, the part of a checkpoint that the server runs.
 
-What it takes of a checkpoint is plain data that the worker process has made with transformers' tokenizer class and the
-chat template: here are neither transformers nor torch.
+It works from plain data that the worker process has made with transformers' tokenizer class and the chat template:
+neither transformers nor torch is imported here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .types import Candidate, Image, Segment, Text, TokenSequence
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the instruction goes: a stretch of template text around it, without control tokens."""
+    """The place of the instruction, with the template text around it that has no control tokens."""
 
     before: str
     after: str
@@ -30,7 +30,7 @@ class Slot:
 
 Piece = tuple[int, ...] | Slot | Literal["source", "edited"]
 Turn = tuple[Piece, ...]
-"""A user turn in the chat template, cut at what is not fixed text; ``source`` stands there once for each of them."""
+"""A user turn in the chat template, cut at everything that is not fixed text; it has a ``source`` for each source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Prompts:
 
     @property
     def max_sources(self) -> int:
-        """How many source images a candidate has at most: 0 where it has none, otherwise it has at least one."""
+        """The most source images of a candidate. 0: it has none; otherwise it has at least one."""
         return max(self.turns)
 
 
@@ -90,7 +90,7 @@ class SequenceBuilder:
         return Candidate(tuple(sources), edited, instruction, sequences)
 
     def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
-        """Tokenize what the language head answers with its critique of a dimension, generation prompt included.
+        """Tokenize the prompt for the language head's critique of a dimension, generation prompt included.
 
         Raises KeyError for a dimension that the manifest does not explain, InstructionTooLong when the sequence leaves
         no room for an answer in the model's context, ValueError as ``candidate`` does.
@@ -127,9 +127,9 @@ class SequenceBuilder:
 
 
 def sources_problem(count: int, most: int) -> str | None:
-    """What is wrong with so many source images, as the end of a sentence about a checkpoint; None if nothing is.
+    """What is wrong with ``count`` source images, as the end of a sentence about a checkpoint; None if nothing is.
 
-    ``most`` is how many it takes at most. One that takes any needs at least one.
+    ``most`` is the most that the checkpoint takes. If that is not 0, it needs at least one.
     """
     if min(most, 1) <= count <= most:
         return None
@@ -138,7 +138,7 @@ def sources_problem(count: int, most: int) -> str | None:
 
 
 class Preprocessing(Protocol):
-    """What is read of a checkpoint, or of what a worker tells of one."""
+    """The part of a checkpoint, or of a worker's description of one, that preparing needs."""
 
     @property
     def image_spec(self) -> ImageSpec: ...  # noqa: D102
@@ -160,12 +160,12 @@ class CheckpointPreparer:
 
     @property
     def most_image_bytes(self) -> int:
-        """Bytes of the resized pixels, at most; but for what rounding to whole tokens adds."""
+        """The largest size of the resized pixels in bytes, apart from rounding to whole tokens."""
         return self._spec.max_pixels * 3
 
     @property
     def max_sources(self) -> int:
-        """How many source images a candidate has at most: 0 where it has none, otherwise it has at least one."""
+        """The most source images of a candidate. 0: it has none; otherwise it has at least one."""
         return self._builder.prompts.max_sources
 
     def candidate(self, sources: Sequence[Image], edited: Image, instruction: str) -> Candidate:
@@ -173,15 +173,15 @@ class CheckpointPreparer:
         return self._builder.candidate(sources, edited, instruction)
 
     def question(self, dimension: str, sources: Sequence[Image], edited: Image, instruction: str) -> TokenSequence:
-        """What the language head answers with its critique of a dimension. Raises InstructionTooLong."""
+        """The prompt for the language head's critique of a dimension. Raises InstructionTooLong."""
         return self._builder.question(dimension, sources, edited, instruction)
 
 
 def plain_tokenizer(serialized: str) -> Tokenizer:
-    """A tokenizer that takes special tokens in a text for text, and pads and cuts nothing.
+    """A tokenizer that treats special tokens in a text as plain text, and neither pads nor truncates.
 
-    Flags like ``encode_special_tokens`` are state of the Rust tokenizer that every caller shares. A private copy whose
-    flags never change again is what makes concurrent encoding right (FACTS: wrong ids without a lock).
+    Flags like ``encode_special_tokens`` are state of the Rust tokenizer that all callers share. Only a private copy
+    whose flags never change again encodes correctly under threads.
     """
     tokenizer = Tokenizer.from_str(serialized)
     tokenizer.encode_special_tokens = True

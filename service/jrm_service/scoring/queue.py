@@ -1,8 +1,8 @@
-"""The queue's bookkeeping: which candidates wait, which are in a worker's hands, and what is tried again. Pure.
+"""The queue: which candidates wait, which are at a worker, and which batches are tried again. Pure.
 
-An entry ends when its future is done, whoever did it: a worker's answer, a deadline, a caller who left. The queue asks
-nobody and is told nothing: an entry that has ended is skipped. Identical candidates, of one request or of many, are
-computed once: each waits in its own place in line, and the first whose turn comes goes to a worker for all of them.
+An entry ends when its future is done, by a worker's answer, a deadline or a caller who left. The queue needs no
+notice of it: it skips entries that have ended. Identical candidates, of one request or of many, are computed once:
+each waits in its own place in line, and the first whose turn comes goes to a worker for all of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .request import Entry
 from .types import Candidate, Score
 
 OnScore = Callable[[Candidate, Score], None]
-"""Called once per candidate that a worker scored, with what it scored, whether or not its caller still waits."""
+"""Called once per candidate that a worker scored, with its score, whether or not its caller still waits."""
 
 MOST_TRIES = 3
-"""How often a candidate may be with a worker that is lost: in its batch, in half of it, and alone."""
+"""How many workers may be lost with a candidate on the device: in its batch, in half of it, and alone."""
 
 _Identity = tuple[tuple[bytes, ...], bytes, str]
 
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One distinct candidate in a worker's hands, and the entries that wait for its score. ``lost_with``: workers."""
+    """One distinct candidate at a worker, and the entries that wait for it. ``lost_with``: workers lost with it."""
 
     candidate: Candidate
     entries: list[Entry]
@@ -38,17 +38,17 @@ class Task:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody still waits for it."""
+        """Whether a caller still waits for it."""
         return any(not entry.future.done() for entry in self.entries)
 
 
 class ScoreQueue:
-    """Entries that wait around a Planner, the batches that are to be tried again, and the outcomes of batches.
+    """A Planner's waiting entries, the batches that are to be tried again, and the outcomes of batches.
 
     Args:
-        max_batch_tokens: the budget of one batch, as ``cost`` counts.
+        max_batch_tokens: the budget of one batch, as counted by ``cost``.
         cost: what a batch costs, in tokens.
-        on_score: is told of every score.
+        on_score: called with every score.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ScoreQueue:
         self._again: deque[list[Task]] = deque()
 
     def put(self, entry: Entry, now: float) -> None:
-        """An entry whose candidate is prepared waits for its score from now on. Ignored when it has ended."""
+        """Add an entry whose candidate is prepared. An entry that has ended is ignored."""
         if entry.future.done():
             return
         entry.put_at = now
@@ -80,7 +80,7 @@ class ScoreQueue:
             self._planner.add(entry)
 
     def drop(self, entry: Entry) -> None:
-        """An entry that has ended is let go of, with its pixels. Unknown entries are ignored."""
+        """Remove an entry that has ended, with its pixels. Unknown entries are ignored."""
         if entry.prepared is None:
             return
         self._planner.discard(entry)
@@ -92,9 +92,9 @@ class ScoreQueue:
         entry.prepared = None
 
     def take(self, *, only_full: bool = False) -> list[Task]:
-        """The next batch: what is to be tried again, then what the planner picks; empty when there is none.
+        """Return the next batch: first those to be tried again, then what the planner picks; empty if there is none.
 
-        Identical candidates are in it once, and nothing that nobody waits for. With ``only_full``, no batch that later
+        It has identical candidates once, and none whose callers have all left. With ``only_full``, no batch that later
         arrivals could still join.
         """
         while self._again:
@@ -108,31 +108,31 @@ class ScoreQueue:
                 return batch
 
     def start(self, batch: Iterable[Task], now: float) -> None:
-        """A batch is on its device from now on."""
+        """Record that a batch is on its device now."""
         for task in batch:
             for entry in task.entries:
                 entry.started_at = now
 
     def settle(self, batch: Sequence[Task], scored: Scored, seconds: float, now: float) -> None:
-        """A worker has answered for a batch that was ``seconds`` on its device. Late answers are dropped."""
+        """Record a worker's answer for a batch that took ``seconds`` on its device. Late answers are dropped."""
         tokens = shares(scored.tokens_computed, [task.candidate.tokens for task in batch])
         for task, result, share in zip(batch, verdicts(scored, len(batch)), tokens, strict=True):
             if isinstance(result, Score):
                 self._on_score(task.candidate, result)
             elif isinstance(result, NoMemory) and self._cost([task.candidate]) > self._max_batch_tokens:
-                # Over what a device was measured to hold. Below it, something else has taken the memory for now.
+                # It exceeds what a device was measured to hold. Below that, something else holds the memory for now.
                 result = CandidateTooLarge(str(result))
             self._end(task, result, seconds, share, now)
 
     def give_back(self, batch: list[Task]) -> None:
-        """A batch that was taken and never begun goes back, in front of all others."""
+        """Return a batch that was taken and never begun, in front of all others."""
         self._again.appendleft(batch)
 
     def worker_lost(self, batch: list[Task], why: str, now: float) -> None:
-        """A worker was lost with a batch on its device. Which candidate did it, if one did, is not known.
+        """Record that a worker was lost with a batch on its device. Which candidate caused it, if any, is unknown.
 
-        So they are tried again in halves, and then one by one. What takes a worker with it for the third time ends in
-        DeviceLost.
+        So the candidates are tried again in halves, and then one by one. One that was there when a worker was lost for
+        the third time ends in DeviceLost.
         """
         for task in batch:
             task.lost_with += 1
@@ -169,7 +169,7 @@ class ScoreQueue:
             del self._working[_identity(task.candidate)]
 
     def _end(self, task: Task, result: Score | CandidateError, seconds: float, tokens: int, now: float) -> None:
-        """What came of a task, for every entry that waits for it; the tokens are the first one's."""
+        """Give every entry of a task its outcome; the tokens count for the first entry."""
         self._forget(task)
         for number, entry in enumerate(task.entries):
             began = now if entry.started_at is None else entry.started_at

@@ -1,4 +1,4 @@
-"""Measured rates with the time passed in: how fast the queue drains, and how busy a device is. Pure."""
+"""Two measured rates: how fast the queue drains, and how busy a device is. Pure: the time is passed in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class DrainRate:
     Time without admitted work does not count: an idle hour says nothing about how fast a full queue drains.
     """
 
-    _KEEP = 0.8  # each finished batch weighs 0.8 of the next one: about the last five
+    _KEEP = 0.8  # each finished batch weighs 0.8 of the next one: roughly the last five count
 
     def __init__(self) -> None:
         self._candidates = 0.0
@@ -19,11 +19,11 @@ class DrainRate:
         self._mark = 0.0
 
     def resume(self, now: float) -> None:
-        """The queue was empty and now has work."""
+        """Record that the queue was empty until now."""
         self._mark = now
 
     def record(self, candidates: int, now: float) -> None:
-        """A batch of ``candidates`` was finished."""
+        """Record that a batch of ``candidates`` was finished."""
         self._candidates = self._candidates * self._KEEP + candidates
         self._seconds = self._seconds * self._KEEP + max(0.0, now - self._mark)
         self._mark = now
@@ -54,12 +54,12 @@ class BusyShare:
         self._since = now
 
     def switch(self, busy: bool, now: float) -> None:
-        """The device starts or stops working."""
+        """Record that the device starts or stops working."""
         self._share = self.at(now)
         self._busy = busy
         self._since = now
 
     def at(self, now: float) -> float:
-        """The share as of ``now``; reading changes nothing, so any thread may ask."""
+        """The share as of ``now``; reading changes nothing, so any thread may do it."""
         kept = math.exp(-max(0.0, now - self._since) / self._fade)
         return self._share * kept + (1.0 - kept if self._busy else 0.0)

@@ -1,4 +1,4 @@
-"""Scores in Redis, shared by replicas: lookups share round trips, and writing never makes anybody wait."""
+"""The score store in Redis that replicas share: lookups share round trips, and writes happen in the background."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _Answer = asyncio.Future[Any]
 class RedisScores:
     """Implements ScoreStore. Use it from one event loop.
 
-    Lookups that come while one is under way go together in the next MGET, so a request of a thousand candidates takes
-    a few round trips. Each lookup takes at most ``link.timeout_s`` seconds. Values are written in the background, in
-    pipelines of SET; at most ``max_unwritten`` wait for it, and beyond that they are dropped, and counted.
+    Lookups that arrive during a round trip share the next MGET, so a request of a thousand candidates takes a few round
+    trips. Each lookup takes at most ``link.timeout_s`` seconds. Values are written in the background, in pipelines of
+    SET; at most ``max_unwritten`` wait, and further ones are dropped and counted.
 
     Args:
         link: the connection; it is not closed here.
         prefix: what the names of keys begin with.
-        ttl_s: seconds after which Redis forgets a value.
-        metrics: where errors are counted.
-        max_unwritten: values.
+        ttl_s: seconds after which a value expires in Redis.
+        metrics: counts the errors.
+        max_unwritten: the most values that may wait to be written.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RedisScores:
         self._writer: asyncio.Task[None] | None = None
 
     async def get(self, key: bytes) -> bytes | None:
-        """The value, or None when there is none or when Redis did not say so in time."""
+        """Return the value, or None if there is none or Redis did not answer in time."""
         answer = self._asked.get(key)
         if answer is None:
             answer = self._asked[key] = asyncio.get_running_loop().create_future()
@@ -62,7 +62,7 @@ class RedisScores:
         return value if isinstance(value, bytes) else None
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Write the value some time from now, or drop it when too many wait already."""
+        """Write the value in the background, or drop it if too many wait already."""
         if len(self._unwritten) >= self._max_unwritten:
             self._fail("dropped")
             return
@@ -71,12 +71,12 @@ class RedisScores:
             self._writer = asyncio.create_task(self._write(), name="jrm-redis-write")
 
     async def flush(self) -> None:
-        """Wait until nothing is left to be written, whether or not it could be."""
+        """Wait until every value was written or has failed."""
         if self._writer is not None:
             await asyncio.wait({self._writer})
 
     async def close(self) -> None:
-        """Give what is unwritten a little time, then let go."""
+        """Give unwritten values a little time, then stop."""
         tasks = [task for task in (self._reader, self._writer) if task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=BACKGROUND_TIMEOUT_S)
@@ -109,7 +109,7 @@ class RedisScores:
             self._fail("write", failed)
 
     async def _set(self, batch: Sequence[tuple[bytes, bytes]], redis: Redis) -> int:
-        """How many of a batch Redis refused, being full for instance."""
+        """Write a batch, and return how many values Redis refused, for example because it is full."""
         async with redis.pipeline(transaction=False) as pipeline:
             for key, value in batch:
                 pipeline.set(self.name(key), value, ex=self._ttl_s)

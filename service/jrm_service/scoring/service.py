@@ -1,4 +1,4 @@
-"""A request's way to its scores: places in line, images and text prepared in threads, the queue, the outcomes."""
+"""The score service: takes a request through the waiting line, preparation in threads and the queue to its outcomes."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class GroupInput:
-    """The edits that share an instruction and source images: none, one or several, in their order.
+    """Edits that share an instruction and source images: none, one or several, in order.
 
-    ``name`` is the group's place in the request (``groups[0]``), for messages; empty where it is the whole request.
+    ``name`` is the group's place in the request (``groups[0]``), for messages; empty if it is the whole request.
     """
 
     sources: Sequence[ImageInput]
@@ -51,15 +51,15 @@ class GroupInput:
     name: str = ""
 
     def field(self, name: str) -> str:
-        """What the request calls a field of the group: ``groups[0].source``."""
+        """The name of a field of the group in the request: ``groups[0].source``."""
         return f"{self.name}.{name}" if self.name else name
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """Outcomes per group in order, and what they cost; times in milliseconds.
+    """Outcomes per group in order, and their cost; times in milliseconds.
 
-    ``cached`` has the shape of ``groups``: which scores were known before.
+    ``cached`` has the shape of ``groups``: which scores came from the cache.
     """
 
     groups: list[list[Score | CandidateError]]
@@ -74,7 +74,7 @@ class ScoreResult:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Pixels of one image by its header; bytes of all that are being decoded, and of all that are ready."""
+    """Pixels of one image by its header; bytes of all images that are being decoded, and of all prepared ones."""
 
     max_pixels: int
     max_decoded_bytes: int
@@ -107,8 +107,8 @@ class ScoreService:
             preparer.image, max_pixels=limits.max_pixels, max_decoded_bytes=limits.max_decoded_bytes, threads=threads
         )
         self._max_instruction_chars = max_instruction_chars
-        # In images of candidates that are prepared and unfinished. A source counts for each of its edits: so whoever
-        # holds anything holds all that it needs, and waits for nothing but the device.
+        # Counted in images of candidates that are prepared and unfinished. A source counts for each of its edits, so
+        # that a candidate holds either nothing or all that it needs, and then waits only for the device.
         self.prepared = Share(max(1, limits.max_prepared_bytes // preparer.most_image_bytes))
         self._requests: set[Request] = set()
         self._idle = asyncio.Event()
@@ -128,7 +128,7 @@ class ScoreService:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Within the block a request is on its way here: whoever ends the service waits for it with ``let_go``."""
+        """Mark a request as in progress within the block; ``let_go`` waits for all of them."""
         self._holders += 1
         self._unheld.clear()
         try:
@@ -139,23 +139,23 @@ class ScoreService:
                 self._unheld.set()
 
     async def let_go(self) -> None:
-        """Wait until no request holds the service, those included whose bodies are still being read."""
+        """Wait until no request is in progress, including those whose bodies are still being read."""
         await self._unheld.wait()
 
     def abandon(self, why: str = "the server stops") -> None:
-        """Whatever is unfinished fails, and whatever still comes: somebody else will have to score it."""
+        """Fail all unfinished candidates and all later requests, which another server has to score."""
         self._abandoned = why
         for request in self._requests:
             for entry in request.entries:
                 entry.fail(Abandoned(why))
 
     async def score(self, groups: Sequence[GroupInput], *, deadline: float, tenant: str = "") -> ScoreResult:
-        """Score every candidate of a request of ``tenant``; cancelling the call drops whatever is unfinished.
+        """Score every candidate of a request of ``tenant``; cancelling the call drops unfinished candidates.
 
-        ``deadline`` is on the event loop's clock. Raises InvalidRequest for a group with source images where the
-        checkpoint takes none, without where it takes some, or with too many; NotReady while no worker takes work, and
-        where something else holds the memory of a device; Draining when the server stops meanwhile. Everything else,
-        the deadline included, is the outcome of a candidate.
+        ``deadline`` is on the event loop's clock. Raises InvalidRequest for a group with more or fewer source images
+        than the checkpoint takes; NotReady while no worker accepts work, and while something else holds a device's
+        memory; Draining when the server stops meanwhile. Everything else, the deadline included, is the outcome of a
+        candidate.
         """
         if self._abandoned is not None:
             raise Draining(self._abandoned, retry_after=_RETRY_AFTER_S)
@@ -180,7 +180,7 @@ class ScoreService:
             if not self._requests:
                 self._idle.set()
             self._count(request)
-        for outcome in outcomes:  # for the whole request, so that the caller sends it again
+        for outcome in outcomes:  # these fail the whole request, so that the caller sends it again
             if isinstance(outcome.result, NoMemory):
                 raise NotReady(str(outcome.result), retry_after=_RETRY_AFTER_S)
             if isinstance(outcome.result, Abandoned):
@@ -199,7 +199,7 @@ class ScoreService:
         )
 
     def check_instruction(self, instruction: str) -> None:
-        """Before anything is decoded for its sake. Raises InstructionTooLong."""
+        """Raise InstructionTooLong; called before any image of the candidate is decoded."""
         if len(instruction) > self._max_instruction_chars:
             limit = self._max_instruction_chars
             raise InstructionTooLong(f"instruction: {len(instruction)} characters, the limit is {limit}")
@@ -225,10 +225,10 @@ class ScoreService:
 
 
 class _Intake:
-    """The way of one request's candidates into the queue, in order and a few at a time.
+    """Prepares the candidates of one request and queues them, in order and a few at a time.
 
-    A few: a request of a thousand candidates must neither fill the threads' queue in front of everybody else nor keep
-    its own first candidate from the device until its last image is decoded.
+    Only a few, because a request of a thousand candidates must neither fill the threads' queue ahead of all others nor
+    keep its first candidate from the device until its last image is decoded.
     """
 
     def __init__(self, request: Request, service: ScoreService, groups: Sequence[GroupInput]) -> None:
@@ -242,7 +242,7 @@ class _Intake:
         self.seconds = 0.0
 
     async def run(self) -> None:
-        """Every candidate ends in the queue or with its error; returns when the last one has."""
+        """Queue every candidate, or give it its error; returns after the last one."""
         try:
             await self._service.line.take_places(len(self._request.entries), self._request.tenant)
             for entry, (group, edit) in zip(self._request.entries, self._inputs, strict=True):
@@ -254,7 +254,7 @@ class _Intake:
                 entry.fail(InternalError("preparing the request failed"))
 
     def _ended(self, group: GroupInput, edit: ImageInput, _future: asyncio.Future[Outcome]) -> None:
-        """A candidate has its outcome: its place is free, and the images that no other one needs are let go of."""
+        """A candidate has its outcome: free its place, and drop the images that no other candidate needs."""
         self._service.line.free_place(self._request.tenant)
         for image in (*group.sources, edit):
             self._users[image.key] -= 1
@@ -275,7 +275,7 @@ class _Intake:
             self._service.metrics.images_decoded.inc(self._images.decoded)
 
     async def _candidate(self, entry: Entry, group: GroupInput, edit: ImageInput, prepared: Callable[[], None]) -> None:
-        """Prepare a candidate and queue it, unless its score is known; whatever goes wrong is its outcome."""
+        """Prepare a candidate and queue it, unless its score is cached; any failure becomes its outcome."""
         service, tenant = self._service, self._request.tenant
         try:
             try:
@@ -304,7 +304,7 @@ class _Intake:
             entry.fail(InternalError("preparing the candidate failed"))
 
     def _prepare(self, entry: Entry, group: GroupInput, edit: ImageInput) -> Candidate | None:
-        """In a thread: the images, then the text. None when nobody waits for it any more."""
+        """Prepare the images, then the text; runs in a thread. Returns None if the entry has ended."""
         if entry.future.done():
             return None
         self._service.check_instruction(group.instruction)

@@ -1,4 +1,4 @@
-"""A score as bytes and back, exactly: every float survives bit for bit, and nothing else is taken for a score. Pure."""
+"""The byte format of stored scores: exact, so that every float survives bit for bit, and checked when read. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAD = len(_FORMAT) + _DIGEST_BYTES
 
 
 def encode(key: bytes, score: Score) -> bytes:
-    """The score of ``key`` as bytes: format, digest of key and body, body. Raises ValueError if it is not finite."""
+    """Return a score as bytes: format, digest of key and body, body. Raises ValueError if it is not finite."""
     document = {
         "reward": float(score.reward),
         "reward_std": _optional(score.reward_std),
@@ -26,10 +26,10 @@ def encode(key: bytes, score: Score) -> bytes:
 
 
 def decode(key: bytes, value: bytes, dimensions: Collection[str] | None = None) -> Score:
-    """The score that ``encode`` was given with this key.
+    """Return the score that ``encode`` got with this key.
 
-    Raises ValueError for anything else: other bytes, damaged ones, the score of another key, another format, a number
-    that is not finite, or dimensions other than ``dimensions``, where these are known.
+    Raises ValueError for anything else: other or damaged bytes, the score of another key, another format, a number
+    that is not finite, or dimensions other than ``dimensions``, if these are known.
     """
     body = value[_HEAD:]
     if value[: len(_FORMAT)] != _FORMAT or value[len(_FORMAT) : _HEAD] != _digest(key, body):
@@ -46,7 +46,7 @@ def decode(key: bytes, value: bytes, dimensions: Collection[str] | None = None) 
 
 
 def _digest(key: bytes, body: bytes) -> bytes:
-    """Damage shows, and so does a value that came back for another key."""
+    """The digest that reveals damage, and a value that belongs to another key."""
     return blake2b(len(key).to_bytes(8, "little") + key + body, digest_size=_DIGEST_BYTES).digest()
 
 

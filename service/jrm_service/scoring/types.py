@@ -1,4 +1,4 @@
-"""The nouns of scoring: image, segment, sequence, candidate, score. Plain data; no torch here."""
+"""The data types of scoring: image, segment, sequence, candidate, score. Plain data; no torch here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TokenSequence:
     """One pass over one candidate. The reward token is the last id of the last segment.
 
     ``tail`` is what the chat template adds after it. Attention is causal, so the tail cannot change the score: the
-    reference scorer runs it as published code does, a faster scorer need not.
+    reference scorer computes it as published code does, a faster scorer need not.
     """
 
     segments: tuple[Segment, ...]
@@ -75,7 +75,7 @@ class Candidate:
 
     @property
     def source_keys(self) -> tuple[bytes, ...]:
-        """What candidates of the same sources have in common."""
+        """The keys of the sources, equal for candidates with the same sources."""
         return tuple(source.key for source in self.sources)
 
     @property
@@ -120,13 +120,13 @@ class Scale:
         steps = (reward - self.center) / self.scale
         if steps >= 0:
             return 1.0 / (1.0 + math.exp(-steps))
-        weight = math.exp(steps)  # of a positive number it could overflow
+        weight = math.exp(steps)  # a positive number could overflow
         return weight / (1.0 + weight)
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What is being served, for replies and ``/v1/info``."""
+    """The model that is served, for replies and ``/v1/info``."""
 
     name: str
     fingerprint: str
@@ -134,19 +134,19 @@ class ServedModel:
 
     @property
     def precision(self) -> str:
-        """What the scores are computed in: float32, bfloat16, float16 or fp8; empty where nothing is scored."""
+        """What the scores are computed in: float32, bfloat16, float16 or fp8; empty if this process does not score."""
         return str(self.description.get("precision", ""))
 
     @property
     def scale(self) -> Scale | None:
-        """What the checkpoint normalizes its rewards by; None where it does not."""
+        """How the checkpoint normalizes its rewards; None if it does not."""
         normalize = self.description.get("reward", {}).get("normalize")
         return None if normalize is None else Scale(**normalize)
 
 
 def joined_kernels(of_devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What runs for each part of a backbone; where devices differ, all that does, with commas."""
-    return {part: ",".join(dict.fromkeys(one[part] for one in of_devices)) for part in of_devices[0]}
+    """The kernels of each part of a backbone; if devices differ, all of them, separated by commas."""
+    return {part: ",".join(dict.fromkeys(kernels[part] for kernels in of_devices)) for part in of_devices[0]}
 
 
 def combine(

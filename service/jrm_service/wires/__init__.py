@@ -1,1 +1,1 @@
-"""What other trainers send and understand, one file each, translated to and from the one way of a request."""
+"""The wire formats of other trainers and protocols, one file each, translated to and from our own requests."""

@@ -1,4 +1,4 @@
-"""Between a wire's list of candidates and groups: who has equal sources and instruction is one group."""
+"""A wire's candidates -> groups, and outcomes back: candidates with equal sources and instruction form a group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Outcome = Score | CandidateError
 
 @dataclass(frozen=True, slots=True)
 class WireCandidate:
-    """One edit as trainers list them, each with its own copy of the sources. ``name`` is its place, for messages."""
+    """One edit as trainers list them, each with its own copy of the sources. ``name`` is its field, for messages."""
 
     name: str
     sources: Sequence[ImageInput]
@@ -28,14 +28,14 @@ class WireCandidate:
 
 
 def check_sources(name: str, count: int, sent: Sent) -> None:
-    """Raises InvalidRequest for a field with more or fewer source images of one edit than the checkpoint takes."""
+    """Raise InvalidRequest for a field with more or fewer source images for an edit than the checkpoint takes."""
     problem = sources_problem(count, sent.max_sources)
     if problem is not None:
         raise InvalidRequest(f"{name}: the checkpoint '{sent.model.name}' {problem}", param=name)
 
 
 def is_blank(instruction: str) -> bool:
-    """Whether it asks for nothing."""
+    """Whether it is empty or only white space."""
     return not instruction or instruction.isspace()
 
 
@@ -52,7 +52,7 @@ def ask(
     if not candidates:
         raise InvalidRequest("there is nothing to score")
     members: dict[tuple[bytes | str, ...], list[int]] = {}
-    instructions: set[str] = set()  # a pickle may name one of many megabytes a thousand times: each is looked at once
+    instructions: set[str] = set()  # a pickle may repeat one of many megabytes a thousand times: each is checked once
     for number, candidate in enumerate(candidates):
         if candidate.instruction not in instructions:
             if is_blank(candidate.instruction):
@@ -74,7 +74,7 @@ def ask(
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[Score]:
-    """The scores, for a client that can be told of scores alone. Raises the first candidate's error."""
+    """The scores, for a client whose replies cannot hold errors of candidates. Raises the first candidate's error."""
     for outcome in outcomes:
         if isinstance(outcome, CandidateError):
             raise outcome

@@ -1,6 +1,6 @@
 """deepgen_rl, and UniRL-Zero (G-U-N/UniRL): ``POST /`` with a pickle, one list of sources and one of edits.
 
-Their clients send nothing a second time, and turn any status but 200 into an error.
+Their clients never retry, and turn any status but 200 into an error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DeepgenWire:
         return ask(candidates, self._answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
-        """A pickle with the reason, as its own server sends one."""
+        """A pickle with the reason, as its own server sends."""
         return pickled.refusal(error)
 
     def _answer(self, outcomes: Sequence[Outcome], answered: Answered) -> Response:

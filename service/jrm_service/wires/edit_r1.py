@@ -1,8 +1,8 @@
 """Edit-R1 and UniWorld-V2, and FIRM-Reward: ``POST /mode/{mode}`` with a pickle.
 
-``logits_non_cot`` is the reward, FIRM's ``score_execution`` the dimension ``instruction_following``. Its
-``score_consistency`` is nothing that a JRM checkpoint has, and is refused. Their clients load whatever comes back, and
-stop at a reply without scores; a 500 they send up to a thousand times, and a 429 or 503 after its ``retry-after``.
+``logits_non_cot`` is the reward, FIRM's ``score_execution`` the dimension ``instruction_following``. A JRM checkpoint
+has nothing like its ``score_consistency``, which is refused. Their clients unpickle whatever comes back, and stop at a
+reply without scores; they retry a 500 up to a thousand times, and a 429 or 503 after its ``retry-after``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EditR1Wire:
         return pickled.refusal(error)
 
     def _number(self, mode: str, model: ServedModel) -> Callable[[Score, ServedModel], float]:
-        """What a mode asks for. Raises InvalidRequest for one that means nothing here."""
+        """Return the function that computes a mode's number. Raises InvalidRequest for an unknown mode."""
         if mode == "logits_non_cot":
             return self._rewards.number
         if mode != "score_execution":

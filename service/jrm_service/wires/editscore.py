@@ -22,8 +22,8 @@ from .pickle_values import PILState, require_shallow
 from .pictures import Pictures
 from .rewards import Rewards
 
-_PASSES = 0.5  # a reward from which on its client counts an edit as a success
-_MAX_META_KEYS = 256  # each candidate gets a copy of its meta, and all may be of one document
+_PASSES = 0.5  # its client counts an edit with at least this reward as a success
+_MAX_META_KEYS = 256  # each candidate gets a copy of its meta, even if all are one document
 
 
 class EditScoreWire:
@@ -81,7 +81,7 @@ class EditScoreWire:
 
 
 def _metas(documents: Sequence[str]) -> list[dict[str, Any]]:
-    """What the documents say; of one that is named in many places, one object."""
+    """Parse the documents; one that occurs in many places is parsed once."""
     by_id: dict[int, dict[str, Any]] = {}
     for number, document in enumerate(documents):
         if id(document) not in by_id:

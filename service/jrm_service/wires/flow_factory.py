@@ -1,8 +1,8 @@
 """Flow-Factory: ``POST /compute``.
 
-Lists as long as each other, an edit and its condition images at each place. Its client sends whatever is not 200 again
-at once, three times, and then says "Failed to connect"; ``{"error": …}`` in a 200 it shows to its user, and stops. So
-every refusal is one: it knows no reply for a single candidate.
+Lists of equal length, with an edit and its condition images at each index. Its client retries any other status than 200
+at once, three times, and then says "Failed to connect"; an ``{"error": …}`` in a 200 it shows to its user, and stops.
+So every refusal is such a 200: the format has no errors of single candidates.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class FlowFactoryWire:
         return ask(candidates, self._answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
-        """In a 200: the one reply that its client does not send again, and shows."""
+        """An error in a 200: the only reply that its client shows and does not retry."""
         return JSONResponse({"error": f"{error.code}: {reason_of(error)}"})
 
     def _answer(self, outcomes: Sequence[Outcome], answered: Answered) -> Response:

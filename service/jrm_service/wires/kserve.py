@@ -1,7 +1,7 @@
 """KServe V2, the Open Inference Protocol: ``POST /v2/models/{model}/infer``, with health and metadata beside it.
 
-Tensors are BYTES in JSON: ``source`` and ``edited`` hold base64, ``instruction`` text. A source or an instruction that
-is there once is that of every edit. The protocol knows no error of one element: the first one is the request's.
+Tensors are BYTES in JSON: ``source`` and ``edited`` hold base64, ``instruction`` text. A single source or instruction
+is used for every edit. The protocol has no errors of elements: the first candidate's error is the request's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _MAX_SIDE = 1_000_000  # elements of a tensor in one direction
 BINARY = "inference-header-content-length"
-"""A header that says how much of a body is JSON: what follows are tensors of an extension that is not served."""
+"""A header with the length of the JSON in a body; binary tensors follow, an extension that is not supported."""
 
 
 class _Tensor(BaseModel):
@@ -92,18 +92,18 @@ class KServeWire:
         )
 
     def refuse(self, error: JRMError) -> Response:
-        """The protocol's own shape."""
+        """An error reply in the protocol's shape."""
         return JSONResponse({"error": reason_of(error)}, status_of(error), headers_of(error))
 
     def require(self, name: str | None, version: str | None, model: ServedModel) -> None:
-        """Raises UnknownModel where a path names another model, or another version of it."""
+        """Raise UnknownModel if a path names another model, or another version of it."""
         if name is not None and name not in self._rewards.names(model):
             raise UnknownModel(f"no model is called '{name[:64]}'", param="model")
         if version not in (None, model.fingerprint):
             raise UnknownModel(f"no version is called '{version[:64]}'; there is {model.fingerprint}", param="version")
 
     def metadata(self, name: str, model: ServedModel) -> dict[str, Any]:
-        """What ``GET /v2/models/{model}`` tells; the version is the fingerprint."""
+        """The reply of ``GET /v2/models/{model}``; the version is the fingerprint."""
         return {
             "name": name,
             "versions": [model.fingerprint],
@@ -113,7 +113,7 @@ class KServeWire:
         }
 
     def _outputs(self, model: ServedModel) -> list[str]:
-        """The tensors of a reply: a std where the heads behind it give one, and none of a normalized reward."""
+        """The tensors of a reply: a std where all heads behind it predict one, but none for a normalized reward."""
         heads = {name: model.description["heads"][head] for name, head in _read(model).items()}
         uncertain = {name for name, head in heads.items() if "log_std" in head["outputs"]}
         pooled = model.description.get("reward", {}).get("weights") or heads
@@ -144,7 +144,7 @@ class KServeWire:
 
 
 def _inputs(model: ServedModel) -> dict[str, list[int]]:
-    """The tensors of a request and their shapes: no source, one for each edit, or several."""
+    """The tensors of a request and their shapes: ``source`` has none, one or several images for each edit."""
     most = model.description.get("image", {}).get("max_sources", 1)
     sources = {"source": [-1] if most == 1 else [-1, -1]} if most else {}
     return {**sources, "edited": [-1], "instruction": [-1]}
@@ -175,7 +175,7 @@ def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:
 
 
 def _sources(tensor: _Tensor, count: int, sent: Sent) -> list[list[ImageInput]]:
-    """Those of each edit: one each in [1] or [count], k in [1, k] or [count, k]. Those of all edits are read once."""
+    """The sources of each edit: one in [1] or [count], k in [1, k] or [count, k]. Shared sources are read once."""
     rows, width = (*tensor.shape, 1)[:2]
     check_sources("source", width, sent)
     texts = _strings(tensor)
@@ -187,28 +187,28 @@ def _sources(tensor: _Tensor, count: int, sent: Sent) -> list[list[ImageInput]]:
 
 
 def _of_each(tensor: _Tensor, values: list[T], count: int) -> list[T]:
-    """One for each edit; what is there once is that of all."""
+    """One value for each edit; a single value is used for all."""
     if len(values) not in (1, count):
         raise InvalidRequest(f"inputs: '{tensor.name}' has {len(values)} elements, 'edited' has {count}")
     return values if len(values) == count else values * count
 
 
 def _column(tensor: _Tensor) -> list[str]:
-    """The elements of a tensor of one dimension: in one of [1, N] the source would be N images for each edit."""
+    """The elements of a one-dimensional tensor: with shape [1, N], ``source`` would mean N images for each edit."""
     if len(tensor.shape) != 1:
         raise InvalidRequest(f"inputs: '{tensor.name}' has the shape {tensor.shape}, must have one dimension")
     return _strings(tensor)
 
 
 def _strings(tensor: _Tensor) -> list[str]:
-    """The elements, which the protocol allows to be nested as their shape is."""
+    """The elements, which the protocol allows to be nested like their shape."""
     texts = list(_flat(tensor.data, len(tensor.shape)))
     if len(texts) != math.prod(tensor.shape):
         raise InvalidRequest(
             f"inputs: '{tensor.name}' has {len(texts)} elements, which is not its shape {tensor.shape}"
         )
     if not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest(f"inputs: '{tensor.name}' has an element that is no string")
+        raise InvalidRequest(f"inputs: '{tensor.name}' has an element that is not a string")
     return texts
 
 

@@ -1,4 +1,4 @@
-"""What a pickle may name, and what becomes of it: a few names, none of which is ever looked up."""
+"""The classes and functions that a pickle may name, and the values made for them; none is ever imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_DEPTH = 32
-"""Of containers in each other."""
+"""How deeply containers may be nested."""
 
 _IMAGE_CLASSES = frozenset(
     {
@@ -34,12 +34,12 @@ _FUNCTIONS = frozenset(
 
 
 class PickleError(ValueError):
-    """The bytes are no pickle, one that was cut, or one of what no client of ours sends."""
+    """The bytes are not a pickle, are truncated, or hold something that no client of these wires sends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A name from a pickle. Raises PickleError for one that no client of ours writes."""
+    """A class or function that a pickle names. Raises PickleError for one that no client of these wires writes."""
 
     module: str
     name: str
@@ -56,13 +56,13 @@ class Global:
 
 @dataclass(slots=True)
 class PILState:
-    """What a pickle says of a PIL image, as pillow's ``__getstate__`` has it: nothing of it is checked yet."""
+    """The state of a PIL image in a pickle, as pillow's ``__getstate__`` returns it, not checked yet."""
 
     state: Any = None
 
 
 def called(function: Global, arguments: Sequence[Any]) -> bytes:
-    """What the call of a function gives: only of those that make bytes. Raises PickleError."""
+    """Return the result of a call, which must be one of those that make bytes. Raises PickleError."""
     if function.pair == ("_codecs", "encode") and [type(argument) for argument in arguments] == [str, str]:
         text, encoding = arguments
         if encoding not in ("latin1", "latin-1"):
@@ -70,7 +70,7 @@ def called(function: Global, arguments: Sequence[Any]) -> bytes:
         try:
             return bytes(text, "latin-1")
         except UnicodeEncodeError:
-            raise PickleError("bytes that are none") from None
+            raise PickleError("bytes that are not latin1") from None
     if function.name in ("bytes", "bytearray") and not arguments:
         return b""
     if function.name == "bytearray" and [type(argument) for argument in arguments] == [bytes]:
@@ -79,7 +79,7 @@ def called(function: Global, arguments: Sequence[Any]) -> bytes:
 
 
 def made(kind: Global, arguments: Sequence[Any]) -> PILState | str:
-    """What a new object of a class is here. Raises PickleError."""
+    """Return what stands for a new object of a class. Raises PickleError."""
     if kind.pair in _IMAGE_CLASSES and not arguments:
         return PILState()
     if kind.pair in _TEXT_CLASSES and [type(argument) for argument in arguments] == [str]:
@@ -91,17 +91,17 @@ def set_state(target: object, state: Any) -> None:
     """Give an object its state, once. Raises PickleError."""
     if isinstance(target, PILState) and target.state is None:
         target.state = state
-    elif type(target) is not str:  # the attributes of a text of a PNG file, which nobody reads
+    elif type(target) is not str:  # the attributes of a PNG file's text are dropped
         raise PickleError(f"it sets the state of a {type(target).__name__}")
 
 
 def require_shallow(value: Any) -> None:
-    """Raises PickleError for a value that contains itself, or is nested deeper than MAX_DEPTH.
+    """Raise PickleError for a value that contains itself, or is nested deeper than MAX_DEPTH.
 
-    Every container is opened once, however often it is named.
+    Every container is visited once, however often it occurs.
     """
-    depths: dict[int, int] = {}  # of containers that were walked through
-    path: dict[int, Sequence[Any]] = {}  # the children of those that are being walked through
+    depths: dict[int, int] = {}  # of containers that were visited
+    path: dict[int, Sequence[Any]] = {}  # the children of those that are being visited
     pending: list[tuple[Any, bool]] = [(value, False)] if isinstance(value, _CONTAINERS) else []
     while pending:
         container, walked = pending.pop()
@@ -110,7 +110,7 @@ def require_shallow(value: Any) -> None:
         if walked:
             children = path.pop(id(container))
             depths[id(container)] = 1 + max((depths.get(id(child), 0) for child in children), default=0)
-            if depths[id(container)] > MAX_DEPTH:  # of two ways to it, the first was the shorter one
+            if depths[id(container)] > MAX_DEPTH:  # it was first reached by a shorter path
                 raise PickleError(f"nested deeper than {MAX_DEPTH}")
             continue
         if id(container) in path:

@@ -1,4 +1,4 @@
-"""What the wires of pickles have in common: how a body is read, and the replies that their clients load."""
+"""What the wires that send pickles share: reading a body, and writing the replies that their clients unpickle."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jrm_service.images.reader import ImageInput
 from .pickle_values import PickleError, PILState
 from .pickles import loads
 
-# Their clients send a 500 up to a thousand times, at intervals of minutes: what is wrong with this request stays wrong.
+# Their clients retry a 500 up to a thousand times, minutes apart, although the request would only fail again.
 _INTERNAL = 502
 _KINDS = {bytes: "bytes", str: "text", list: "a list", PILState: "a PIL image"}
 
 
 def load(sent: Sent) -> Any:
-    """The value in a body, which is emptied. Raises InvalidRequest for what is no pickle of builtins and images."""
+    """The value in a body, which is emptied. Raises InvalidRequest unless it is a pickle of builtins and images."""
     if sent.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
     try:
@@ -40,11 +40,11 @@ def reply(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str
 
 
 def refusal(error: JRMError) -> Response:
-    """``{"error": reason}``, in which no client finds scores, with a status that none of them takes for a passing one.
+    """``{"error": reason}``, which has no scores for any client, with a status that they do not retry in vain.
 
-    Only what passes (429, and 503 while the server starts or stops) has ``retry-after``, which flow_grpo's clients wait
-    for. A device that was lost with one candidate three times has none: the same request may be what it was lost by,
-    and would be sent a thousand times.
+    Only transient errors (429, and 503 while the server starts or stops) have ``retry-after``, which flow_grpo's
+    clients wait for. ``device_lost`` has none: the request itself may have crashed the device, and would be sent a
+    thousand times.
     """
     status = status_of(error)
     headers = {} if error.code == "device_lost" else headers_of(error)
@@ -52,8 +52,8 @@ def refusal(error: JRMError) -> Response:
 
 
 def columns(content: Mapping[str, Any], kinds: Mapping[str, type]) -> list[list[Any]]:
-    """The lists of these names, as long as each other and with values of these kinds. Raises InvalidRequest."""
-    found = []
+    """The lists with these names, of equal length and with values of these types. Raises InvalidRequest."""
+    lists = []
     for name, kind in kinds.items():
         values = content.get(name)
         if not isinstance(values, list | tuple):
@@ -61,15 +61,15 @@ def columns(content: Mapping[str, Any], kinds: Mapping[str, type]) -> list[list[
         for number, value in enumerate(values):
             if not isinstance(value, kind):
                 raise InvalidRequest(f"{name}[{number}]: must be {_KINDS[kind]}", param=name)
-        found.append(list(values))
-    require_equal_lengths(dict(zip(kinds, found, strict=True)))
-    return found
+        lists.append(list(values))
+    require_equal_lengths(dict(zip(kinds, lists, strict=True)))
+    return lists
 
 
 class ImageInputs:
-    """The images of a pickle, which may name one object in many places: each object is read and hashed once.
+    """The images of a pickle, where one object may occur in many places: each object is read and hashed once.
 
-    ``read`` makes the image in a field of a value; the values must outlive this.
+    ``read`` turns a field's name and value into an image; the values must outlive this object.
     """
 
     def __init__(self, read: Callable[[str, Any], ImageInput] = ImageInput.of) -> None:
@@ -84,7 +84,7 @@ class ImageInputs:
 
 
 def require_equal_lengths(lists: Mapping[str, Sequence[Any]]) -> None:
-    """Raises InvalidRequest: whose prompt is whose could not be told."""
+    """Raise InvalidRequest for lists of different lengths: which prompt belongs to which edit would be unclear."""
     if len({len(values) for values in lists.values()}) > 1:
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in lists.items())
         raise InvalidRequest(f"lists of unequal length: {lengths}")

@@ -1,9 +1,9 @@
-"""Pickles of trainers, read without running anything: builtins, and PIL images as their state.
+"""The pickle reader: trainers' pickles of builtins and PIL images, read without running any code.
 
-``pickle.Unpickler`` is not used, not even with ``find_class`` closed: nine bytes with a memo index make it take
-gigabytes. Here every opcode is one of the table below, and what it may cost is known before it is done. What is
-understood is what CPython's ``pickle.dumps`` writes, in any protocol, for None, bools, numbers, str, bytes, lists,
-tuples and dicts, and from protocol 2 on for PIL images.
+``pickle.Unpickler`` is not used, not even with a ``find_class`` that refuses everything: nine bytes with a memo index
+make it allocate gigabytes. Here only the opcodes in the table below are executed, and the cost of each is known before.
+It reads what CPython's ``pickle.dumps`` writes, in any protocol, for None, bools, numbers, str, bytes, lists, tuples
+and dicts, and from protocol 2 on for PIL images.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MAX_OPEN = 100_000
 _MAX_INTEGER_BYTES = 16
 _MAX_NUMBER_CHARS = 64
 _MAX_NAME_CHARS = 128
-_MAX_OTHER_KEYS = 1_000  # that are not str: numbers can be chosen so that each collides with all others
+_MAX_OTHER_KEYS = 1_000  # keys that are not str: numbers can be chosen so that all of them collide
 
 
 def loads(data: bytes | bytearray) -> Any:
-    """The value of a pickle. Raises PickleError, and takes memory and time in proportion to ``data`` at most.
+    """The value of a pickle. Raises PickleError. Takes memory and time at most in proportion to ``data``.
 
-    Values are None, bool, int of at most 16 bytes, float, str, bytes, list, tuple, dict with keys of these but the
+    Values are None, bool, int of at most 16 bytes, float, str, bytes, list, tuple, dict with keys of these except
     containers, and PILState. A value that occurs twice may be one object; none contains itself, and none is nested
     deeper than MAX_DEPTH.
     """
@@ -53,12 +53,12 @@ class _Decoder:
                     return self._result()
                 handler = _OPCODES.get(opcode)
                 if handler is None:
-                    raise PickleError(f"opcode 0x{opcode:02x} is none that a trainer needs")
+                    raise PickleError(f"opcode 0x{opcode:02x} is not one that trainers use")
                 handler(self)
                 if len(self._stack) > _MAX_OPEN or len(self._marks) > _MAX_OPEN:
                     raise PickleError(f"more than {_MAX_OPEN} values are open at once")
         except (UnicodeDecodeError, OverflowError) as error:
-            raise PickleError(f"not what it says: {type(error).__name__}") from None
+            raise PickleError(f"a value is invalid: {type(error).__name__}") from None
         finally:
             self._data.release()
         raise PickleError(f"more than {MAX_OPCODES} opcodes")
@@ -82,7 +82,7 @@ class _Decoder:
         return int.from_bytes(self._take(width), "little")
 
     def _line(self, limit: int | None = None) -> bytes:
-        """Up to the end of the line; ``limit`` is in bytes."""
+        """Take the bytes up to the end of the line; ``limit`` is in bytes."""
         stop = len(self._data) if limit is None else min(len(self._data), self._at + limit + 1)
         end = self._lines.find(b"\n", self._at, stop)
         if end < 0:
@@ -117,7 +117,7 @@ class _Decoder:
         return values
 
     def _remember(self, index: int) -> None:
-        """The pickler counts up from 0; any other index only makes a memo large."""
+        """Store the top value in the memo. Pickle's own indices count up from 0; others would only make it large."""
         if index > len(self._memo):
             raise PickleError(f"memo index {index} where {len(self._memo)} is next")
         if index == len(self._memo):
@@ -158,12 +158,12 @@ class _Decoder:
         try:
             return kind(line)
         except ValueError:
-            raise PickleError("a number that is none") from None
+            raise PickleError("a number that cannot be read") from None
 
     def _index(self) -> int:
         line = self._line(_MAX_NUMBER_CHARS)
         if not line.isdigit():
-            raise PickleError("a memo index that is none")
+            raise PickleError("a memo index that is not a number")
         return int(line)
 
     def _float(self) -> None:
@@ -214,7 +214,7 @@ class _Decoder:
     def _reduce(self) -> None:
         arguments, function = self._pop(tuple), self._pop(Global)
         value = called(function, arguments)
-        self._made += len(value)  # of a text that is there once, the same bytes could be made again and again
+        self._made += len(value)  # a text that occurs once could be turned into bytes again and again
         if self._made > len(self._data):
             raise PickleError("it makes more bytes than it has")
         self._push(value)
@@ -242,9 +242,9 @@ class _Decoder:
         line = self._line()
         try:
             text = str(line, "raw-unicode-escape")
-            text.encode()  # half of a character is no text
+            text.encode()  # fails for half of a surrogate pair
         except UnicodeError:
-            raise PickleError("a text that is none") from None
+            raise PickleError("a text that is not valid Unicode") from None
         self._push(text)
 
 
@@ -298,4 +298,4 @@ _OPCODES: dict[int, Callable[[_Decoder], None]] = {
     0x81: _Decoder._new_object,
     ord("b"): _Decoder._build,
 }
-"""What each opcode does; every other one is refused."""
+"""The handler of each opcode; any other opcode is refused."""

@@ -1,4 +1,4 @@
-"""The state of a PIL image, as a pickle has it, to an image file with the same pixels."""
+"""The state of a PIL image in a pickle -> an image file with the same pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jrm_service.images.reader import ImageInput
 
 from .pickle_values import PILState
 
-_ROW_BYTES = {  # mode -> of a row of so many pixels
+_ROW_BYTES = {  # mode -> a function from the width to the bytes of a row
     "1": lambda width: (width + 7) // 8,
     "L": lambda width: width,
     "P": lambda width: width,
@@ -23,23 +23,23 @@ _ROW_BYTES = {  # mode -> of a row of so many pixels
 
 
 class Pictures:
-    """Reads the PIL images of one pickle, so that their files take no more bytes than was sent of pixels."""
+    """Reads the PIL images of one pickle, whose files take no more bytes than the pixels that were sent."""
 
     def __init__(self, *, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._pixels: set[int] = set()
 
     def image_input(self, name: str, picture: Any) -> ImageInput:
-        """The image in a field; in one that cannot be read, the error of its candidates.
+        """The image in a field; if it cannot be read, it holds the error of its candidates.
 
-        Raises InvalidRequest for no PIL image, and for one with the very pixels of another: pillow writes each image's
-        own, and of pixels that are there once any number of files could be made.
+        Raises InvalidRequest if it is not a PIL image, or shares its pixels' object with another: pillow writes each
+        image's own, and shared pixels could be turned into any number of files.
         """
         if not isinstance(picture, PILState):
             raise InvalidRequest(f"{name}: must be a PIL image", param=name)
         try:
             data = _checked(picture.state)[-1]
-            if id(data) in self._pixels and len(data) > 1:  # CPython has one object of each single byte
+            if id(data) in self._pixels and len(data) > 1:  # CPython has one object for each single byte
                 raise InvalidRequest(f"{name}: has its pixels in common with another image", param=name)
             self._pixels.add(id(data))
             return ImageInput.of(name, image_file(picture, max_pixels=self._max_pixels))
@@ -48,7 +48,7 @@ class Pictures:
 
 
 def image_file(picture: PILState, *, max_pixels: int) -> bytes:
-    """A lossless file of these pixels: PPM for RGB, which costs nothing, and PNG for every other mode.
+    """A lossless file with these pixels: PPM for RGB, which costs nothing, and PNG for every other mode.
 
     Size, mode and number of bytes are checked before anything is made of them. Raises ImageTooLarge, InvalidImage.
     """
@@ -68,7 +68,7 @@ def image_file(picture: PILState, *, max_pixels: int) -> bytes:
 
 
 def _checked(state: Any) -> tuple[str, tuple[int, int], list[int], bytes]:
-    """Mode, size, palette and pixels. Subclasses of PIL's image add more after these, which nobody needs."""
+    """Mode, size, palette and pixels. Subclasses of PIL's image append more, which is ignored."""
     if not isinstance(state, list | tuple) or len(state) < 5:
         raise InvalidImage("not the state of a PIL image")
     _, mode, size, palette, data = state[:5]

@@ -35,14 +35,14 @@ class _URL(_Sent):
 
 
 class _Part(_Sent):
-    """A text or an image, whichever ``type`` says; one model for both, so that messages name fields alone."""
+    """A text or an image, as ``type`` says. One model for both, so that error messages name only fields."""
 
     type: Literal["text", "image_url"]
     text: str | None = None
     image_url: _URL | None = None
 
     @model_validator(mode="after")
-    def _has_what_it_says(self) -> Self:
+    def _has_field_of_type(self) -> Self:
         if getattr(self, self.type) is None:
             raise PydanticCustomError("missing", "the field '{name}' is missing", {"name": self.type})
         return self
@@ -52,7 +52,7 @@ class _Content(_Sent):
     content: Annotated[list[_Part], Field(fail_fast=True)]
 
     def images(self, name: str) -> list[ImageInput]:
-        """The images, called after their places."""
+        """The images, named after their places."""
         return [
             _read(f"{name}.content[{place}].image_url.url", part.image_url.url)
             for place, part in enumerate(self.content)
@@ -61,12 +61,12 @@ class _Content(_Sent):
 
     @property
     def text(self) -> str:
-        """The texts as one, which may be as long as the body."""
+        """The texts joined, possibly as long as the body."""
         return "\n".join(part.text for part in self.content if part.type == "text" and part.text is not None)
 
 
 def _listed(documents: Any) -> Any:
-    """Older vLLM: an object in place of the list, of which each image is a document."""
+    """Older vLLM sends an object instead of a list; each of its images is a document."""
     if not isinstance(documents, dict):
         return documents
     parts = documents.get("content")
@@ -99,34 +99,34 @@ class RerankWire:
     def read(self, content: Any, sent: Sent) -> Asked:
         """Every document is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
         try:
-            asked = _Document.model_validate(content)
+            body = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
-        if asked.model is not None and asked.model not in self._rewards.names(sent.model):
-            raise UnknownModel(f"no model is called '{asked.model[:64]}'", param="model")
-        check_count(len(asked.documents), sent.max_candidates)
-        sources, instruction = asked.query.images("query"), asked.query.text
+        if body.model is not None and body.model not in self._rewards.names(sent.model):
+            raise UnknownModel(f"no model is called '{body.model[:64]}'", param="model")
+        check_count(len(body.documents), sent.max_candidates)
+        sources, instruction = body.query.images("query"), body.query.text
         candidates = [
             WireCandidate(f"documents[{number}]", sources, instruction, _edited(number, document))
-            for number, document in enumerate(asked.documents)
+            for number, document in enumerate(body.documents)
         ]
 
         def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(asked, outcomes, answered)
+            return self._answer(body, outcomes, answered)
 
         timeout_ms = patience_ms(sent.headers, self.timeout_ms)
         return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
-        """OpenAI's shape, as vLLM's own."""
+        """An error reply in OpenAI's shape, as vLLM sends."""
         return domain_error_reply(error)
 
-    def _answer(self, asked: _Document, outcomes: Sequence[Outcome], answered: Answered) -> Response:
+    def _answer(self, request: _Document, outcomes: Sequence[Outcome], answered: Answered) -> Response:
         numbers = [self._rewards.number(score, answered.model) for score in scores(outcomes)]
         ranked = sorted(range(len(numbers)), key=lambda number: numbers[number], reverse=True)
         results: list[dict[str, Any]] = [
-            {"index": number, "document": _echo(asked.documents[number], asked), "relevance_score": numbers[number]}
-            for number in ranked[: asked.top_n or len(ranked)]
+            {"index": number, "document": _echo(request.documents[number], request), "relevance_score": numbers[number]}
+            for number in ranked[: request.top_n or len(ranked)]
         ]
         tokens = answered.result.tokens
         body = {
@@ -141,19 +141,19 @@ class RerankWire:
 def _edited(number: int, document: _Content) -> ImageInput:
     images = document.images(f"documents[{number}]")
     if len(images) != 1:
-        raise InvalidRequest(f"documents[{number}]: {len(images)} images, must be the edited one")
+        raise InvalidRequest(f"documents[{number}]: {len(images)} images, must be one, the edited image")
     return images[0]
 
 
 def _read(name: str, url: str) -> ImageInput:
     if url[:5].lower() != "data:":
-        raise InvalidRequest(f"{name}: not a data URL, and others are not fetched", param=name)
+        raise InvalidRequest(f"{name}: not a data URL, and other URLs are not fetched", param=name)
     return read_base64(name, url)
 
 
-def _echo(document: _Content, asked: _Document) -> dict[str, Any]:
-    """vLLM sends each document back; an image is sent back only where that was asked for."""
+def _echo(document: _Content, request: _Document) -> dict[str, Any]:
+    """vLLM returns each document; images are returned only if ``return_documents`` asks for them."""
     return {
         "text": None,
-        "multi_modal": document.model_dump(exclude_none=True)["content"] if asked.return_documents else None,
+        "multi_modal": document.model_dump(exclude_none=True)["content"] if request.return_documents else None,
     }

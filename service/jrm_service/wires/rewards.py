@@ -1,4 +1,4 @@
-"""What a wire sends as the reward, and what it may be called in requests."""
+"""The number that a wire sends as the reward, and the names of the reward in requests."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ OWN_NAME = "jrm"
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """How one wire tells rewards.
+    """How one wire reports rewards.
 
-    ``normalized``: as sigmoid((reward - center) / scale) of the manifest's ``reward.normalize``, and not raw.
-    ``further_names`` are accepted beside ``jrm`` and the checkpoint's own name.
+    ``normalized``: as sigmoid((reward - center) / scale) of the manifest's ``reward.normalize``, instead of raw.
+    ``further_names`` are accepted in addition to ``jrm`` and the checkpoint's own name.
     """
 
     normalized: bool = False
     further_names: Collection[str] = ()
 
     def names(self, model: ServedModel) -> list[str]:
-        """Every name that the reward may be asked for by."""
+        """Every name that a request may use for the reward."""
         return accepted_names(model, self.further_names)
 
     def number(self, score: Score, model: ServedModel) -> float:
         """The reward as this wire sends it."""
         if not self.normalized:
             return score.reward
-        assert model.scale is not None  # else the server has not started
+        assert model.scale is not None  # check_scales refuses to start otherwise
         return model.scale.normalized(score.reward)
 
 

@@ -1,4 +1,4 @@
-"""Which wires are on, and the routes that they add."""
+"""The routes of the wires that are enabled, and the checks of their settings."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ WIRES: Mapping[str, Callable[[Rewards], Wire]] = {
     wire.name: wire
     for wire in (UniRLWire, FlowFactoryWire, KServeWire, RerankWire, EditR1Wire, DeepgenWire, EditScoreWire)
 }
-_AT_ROOT = ("deepgen", "editscore")  # both at POST /, told apart by their keys
+_AT_ROOT = ("deepgen", "editscore")  # both at POST /, distinguished by their keys
 _STARTS = {"/compute": "flow-factory", "/mode/": "edit-r1", "/v2/models/": "kserve"}
 _ASSUMED = {
     "edit-r1": "Edit-R1 drops groups with a mean over 0.9 or a standard deviation under 0.05, FIRM-Reward divides by 5",
     "editscore": "EditScore counts an edit as a success from 0.5 on",
 }
-"""What clients assume of rewards that lie between 0 and 1, for those that do."""
+"""For clients that assume rewards between 0 and 1: what they do with them."""
 V2_LIVE, V2_READY = "/v2/health/live", "/v2/health/ready"
 _VERSIONS = ("", "/versions/{version}")
 PROBES: Mapping[str, frozenset[str]] = {"kserve": frozenset({V2_LIVE, V2_READY})}
-"""Routes of a wire that ask for no key, as ``/health`` does not."""
+"""Routes of a wire that require no key, like ``/health``."""
 
 
 def wires_of(names: Sequence[str], *, normalized: Sequence[str], further_names: Sequence[str]) -> dict[str, Wire]:
-    """The wires of these names; ``normalized`` are the names of those that send normalized rewards."""
+    """The wires with these names; ``normalized`` are the names of those that send normalized rewards."""
     return {name: WIRES[name](Rewards(name in normalized, further_names)) for name in names}
 
 
 def warn_of_raw_rewards(names: Sequence[str], *, normalized: Sequence[str]) -> None:
-    """Say once what a client takes a raw reward for."""
+    """Log once that a client assumes rewards between 0 and 1 while raw ones are sent."""
     for name in names:
         if name in _ASSUMED and name not in normalized:
             logger.warning(
-                "the wire %s sends raw rewards, and its client takes them for 0 to 1: %s. See --wire-scale",
+                "the wire %s sends raw rewards, and its client assumes 0 to 1: %s. See --wire-scale",
                 name,
                 _ASSUMED[name],
             )
 
 
 def check_scales(normalized: Sequence[str], model: ServedModel) -> None:
-    """Raises WireScaleError when a wire is to send normalized rewards of a checkpoint that has none."""
+    """Raise WireScaleError if a wire should send normalized rewards and the checkpoint has none."""
     if normalized and model.scale is None:
         raise WireScaleError(
             f"wire_scale {normalized[0]}=normalized: the checkpoint '{model.name}' has no reward.normalize in its "
@@ -73,12 +73,12 @@ def check_scales(normalized: Sequence[str], model: ServedModel) -> None:
 
 
 def uses_root(wires: Collection[str]) -> bool:
-    """Whether one of the wires has ``POST /``."""
+    """Whether one of the wires uses ``POST /``."""
     return any(name in wires for name in _AT_ROOT)
 
 
 def wire_at(wires: Mapping[str, Wire], scope: Scope) -> Wire | None:
-    """The wire whose clients alone send such a request: what refuses it before it has a route speaks as that wire."""
+    """The only wire whose clients send such a request, so that a refusal before routing has that wire's format."""
     if scope["method"] != "POST":
         return None
     known = (name for start, name in _STARTS.items() if scope["path"].startswith(start))
@@ -88,15 +88,15 @@ def wire_at(wires: Mapping[str, Wire], scope: Scope) -> Wire | None:
 def wires_router(
     path: ScorePath, wires: Mapping[str, Wire], served: Callable[[], ServedModel], further_names: Sequence[str]
 ) -> APIRouter:
-    """The routes of ``wires``, but for those of ours that they share. The schema is that of our API, without them.
+    """The routes of ``wires``, except our own ones that they share. They are left out of the schema.
 
-    ``served`` gives what is served, and raises NotReady or Draining unless requests are taken.
+    ``served`` returns the served model, or raises NotReady or Draining while no requests are accepted.
     """
     router = APIRouter(include_in_schema=False)
 
-    def add(route: str, load: Callable[[Sent], Any], *asked: Wire) -> None:
+    def add(route: str, load: Callable[[Sent], Any], *served_wires: Wire) -> None:
         async def endpoint(request: Request) -> Response:
-            return await path.serve(request, load, asked)
+            return await path.serve(request, load, served_wires)
 
         router.add_api_route(route, endpoint, methods=["POST"])
 
@@ -124,14 +124,14 @@ def wires_router(
 
 
 def _add_metadata(router: APIRouter, kserve: KServeWire, served: Callable[[], ServedModel]) -> None:
-    def told(request: Request, tell: Callable[[ServedModel], dict[str, Any]]) -> Response:
-        """What is told of the model; refused while it takes no requests, and where it is called otherwise."""
+    def describe(request: Request, description: Callable[[ServedModel], dict[str, Any]]) -> Response:
+        """Describe the model; refused while it accepts no requests, or if the path names another one."""
         try:
             model = served()
             kserve.require(request.path_params.get("name"), request.path_params.get("version"), model)
         except RequestError as error:
             return refusal(record_of(request.scope), kserve, error)
-        return JSONResponse(tell(model))
+        return JSONResponse(description(model))
 
     @router.get("/v2")
     async def server() -> dict[str, Any]:
@@ -143,13 +143,13 @@ def _add_metadata(router: APIRouter, kserve: KServeWire, served: Callable[[], Se
 
     @router.get(V2_READY)
     async def ready(request: Request) -> Response:
-        return told(request, lambda _model: {"ready": True})
+        return describe(request, lambda _model: {"ready": True})
 
     async def model_ready(request: Request) -> Response:
-        return told(request, lambda _model: {"name": request.path_params["name"], "ready": True})
+        return describe(request, lambda _model: {"name": request.path_params["name"], "ready": True})
 
     async def metadata(request: Request) -> Response:
-        return told(request, lambda model: kserve.metadata(request.path_params["name"], model))
+        return describe(request, lambda model: kserve.metadata(request.path_params["name"], model))
 
     for suffix in _VERSIONS:
         router.add_api_route(f"/v2/models/{{name}}{suffix}/ready", model_ready, methods=["GET"])
@@ -161,9 +161,9 @@ def _json(sent: Sent) -> Any:
 
 
 def _tensors(sent: Sent) -> Any:
-    """JSON, also of the clients that leave its type out."""
+    """JSON, also from clients that leave out its content type."""
     if BINARY in sent.headers:
-        raise InvalidRequest(f"{BINARY}: binary tensor data is not understood; send the tensors as JSON")
+        raise InvalidRequest(f"{BINARY}: binary tensor data is not supported; send the tensors as JSON")
     return _json_of(sent, sent.headers.get("content-type", "application/json"))
 
 

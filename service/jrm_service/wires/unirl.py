@@ -1,9 +1,9 @@
 """UniRL (Tencent-Hunyuan): ``POST /score`` with ``requests``, ``GET /rewards``.
 
-A candidate is a history of turns with a text and an image each; the last image is the edited one, those before it are
+A candidate is a history of turns with a text and an image each; the last image is the edited one, the earlier ones are
 sources. A candidate without a score is missing in ``results`` and has its reason in ``errors``: the reply is 200 even
-when that is all of them. Any other status fails the whole batch: its client sends 429 and 5xx again, twice at most, one
-second apart, and gives up on 4xx at once.
+if no candidate has a score. Any other status fails the whole batch: its client retries 429 and 5xx at most twice, one
+second apart, and gives up on other 4xx at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _IDENTITY = ("request_id", "sample_id", "group_id", "source_rank", "policy_versi
 
 
 class _Sent(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # newer clients say more
+    model_config = ConfigDict(frozen=True, extra="ignore")  # newer clients send more fields
 
 
 class _Turn(_Sent):
@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_Identity = Annotated[Any, AfterValidator(_plain)]  # it is sent back as it came
+_Identity = Annotated[Any, AfterValidator(_plain)]  # it is sent back unchanged
 
 
 class _Entry(_Sent):
@@ -102,7 +102,7 @@ class UniRLWire:
         )
 
     def refuse(self, error: JRMError) -> Response:
-        """FastAPI's shape, which its own server has."""
+        """An error reply in FastAPI's shape, as its own server sends."""
         return JSONResponse({"detail": reason_of(error)}, status_of(error), headers_of(error))
 
     def _answer(self, entries: Sequence[_Entry], outcomes: Sequence[Outcome], model: ServedModel) -> Response:
@@ -127,9 +127,9 @@ class UniRLWire:
         return JSONResponse(body)
 
     def _metrics(self, score: Score, model: ServedModel) -> dict[str, float]:
-        """The reward first, which is what its client takes unless it is told to average all numbers.
+        """The reward, which its client uses unless it is configured to average all numbers.
 
-        So the dimensions are beside it only where their average is the reward: then either way means the same.
+        So the dimensions are included only if their average is the reward: both ways then give the same.
         """
         reward = {"reward": self._rewards.number(score, model)}
         if self._rewards.normalized or not _is_plain_mean(model):
@@ -138,7 +138,7 @@ class UniRLWire:
 
 
 def _candidate(number: int, entry: _Entry, sent: Sent) -> WireCandidate:
-    """What an entry asks for. One that asks for nothing is a candidate that fails, and the others have their scores."""
+    """The candidate of an entry. An entry without an image or instruction becomes a candidate that fails by itself."""
     name = f"requests[{number}]"
     images = [
         (f"{name}.history[{place}].image_b64", turn.image_b64)

@@ -22,7 +22,7 @@ from jrm_service.model.source import BUNDLED, describe, open_source
 from jrm_service.scoring.preparing import SequenceBuilder
 from jrm_service.settings import Settings
 
-PUBLISHED = "00cf9af4c9bca072c207ba9ac480f8a5"
+PUBLISHED = "35b2a90b20a3e16ee80a35b6cbca1360"
 ROOT = Path(__file__).parents[3]
 
 

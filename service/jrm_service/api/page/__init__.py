@@ -1,1 +1,1 @@
-"""The page that a browser shows at ``/``: files of this package, and what ``GET /`` tells everybody else."""
+"""The page that a browser shows at ``/``, from files of this package, and the reply of ``GET /`` to other clients."""

@@ -1,4 +1,4 @@
-"""The static files of the page, as they are served: from memory, with their types and the headers of a strict page."""
+"""The static files of the page, served from memory with their media types and strict security headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MEDIA_TYPES = {
     "png": "image/png",
     "txt": "text/plain; charset=utf-8",
 }
-"""By suffix. Not from ``mimetypes``, which asks the machine: a script of another type is not run."""
+"""By suffix. Not from ``mimetypes``, which differs by machine: browsers do not run a script of another type."""
 
 _HEADERS = {
     "content-security-policy": (
@@ -31,7 +31,7 @@ _HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # kept, and asked for again: a server that was updated shows its own page at once
+    "cache-control": "no-cache",  # cached, but revalidated: an updated server shows its new page at once
 }
 
 
@@ -45,26 +45,26 @@ class StaticFile:
 
     def reply(self, headers: Headers) -> Response:
         """The file, or 304 for a browser that has it. ``headers`` are those of the request."""
-        own = {**_HEADERS, "etag": self.etag}
+        reply_headers = {**_HEADERS, "etag": self.etag}
         known = headers.get("if-none-match", "").split(",")
-        # A proxy that compresses makes a tag a weak one.
+        # A proxy that compresses turns a tag into a weak one.
         if any(tag.strip().removeprefix("W/") in (self.etag, "*") for tag in known):
-            return Response(status_code=304, headers=own)
-        return Response(self.content, headers={**own, "content-type": self.media_type})
+            return Response(status_code=304, headers=reply_headers)
+        return Response(self.content, headers={**reply_headers, "content-type": self.media_type})
 
 
 def static_files() -> Mapping[str, StaticFile]:
-    """Every file of the page by its path below ``static/``. There are no others to ask for, whatever a path says."""
-    return dict(_found(files(__package__) / "static", ""))
+    """Every file of the page, by its path below ``static/``. No other file can be requested, whatever a path says."""
+    return dict(_load(files(__package__) / "static", ""))
 
 
-def _found(folder: Traversable, prefix: str) -> list[tuple[str, StaticFile]]:
-    found: list[tuple[str, StaticFile]] = []
+def _load(folder: Traversable, prefix: str) -> list[tuple[str, StaticFile]]:
+    loaded: list[tuple[str, StaticFile]] = []
     for entry in folder.iterdir():
         name = f"{prefix}{entry.name}"
         if entry.is_dir():
-            found += _found(entry, f"{name}/")
+            loaded += _load(entry, f"{name}/")
         elif (media_type := _MEDIA_TYPES.get(name.rpartition(".")[2])) is not None:
             content = entry.read_bytes()
-            found.append((name, StaticFile(content, media_type, f'"{sha256(content).hexdigest()[:32]}"')))
-    return found
+            loaded.append((name, StaticFile(content, media_type, f'"{sha256(content).hexdigest()[:32]}"')))
+    return loaded

@@ -1,4 +1,4 @@
-"""``GET /`` and ``/page/…``."""
+"""The routes ``GET /`` and ``/page/…``, which serve the page to browsers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def install(
     """Serve the page to browsers. Install it last: ``POST /`` may belong to a wire.
 
     Args:
-        app: what gets the routes.
-        files: those of the page; empty where it is off.
-        documentation: what a browser is shown at ``/`` then.
-        greets: whether ``GET /`` answers programs too, the clients of other reward servers among them.
+        app: gets the routes.
+        files: those of the page; empty if it is off.
+        documentation: what a browser is shown at ``/`` in that case.
+        greets: whether ``GET /`` also answers programs, such as the clients of other reward servers.
     """
 
     @app.api_route("/", methods=["GET", "POST"], include_in_schema=False)  # POST: where no wire has taken it
@@ -44,17 +44,17 @@ def install(
 
     @app.get(f"{_FOLDER}{{name:path}}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
-        found = files.get(name)
-        return error_reply("not_found", "Not Found") if found is None else found.reply(request.headers)
+        static = files.get(name)
+        return error_reply("not_found", "Not Found") if static is None else static.reply(request.headers)
 
 
 def open_paths(files: Mapping[str, StaticFile]) -> set[str]:
-    """The paths that need no key: there is nothing of anybody's in these files."""
+    """The paths that need no key: these files hold nobody's data."""
     return {f"{_FOLDER}{name}" for name in files}
 
 
 def is_page(scope: Scope) -> bool:
-    """Whether a browser asks for the page itself, which needs no key either. ``POST /`` may score, and does."""
+    """Whether a browser asks for the page itself, which needs no key either, unlike ``POST /``, which may score."""
     return scope["method"] in ("GET", "HEAD") and scope["path"] == "/" and _wants_html(Headers(scope=scope))
 
 

@@ -1,4 +1,4 @@
-"""A scored group as it is told: which of its edits are the best and the worst, and the event of its readers. Pure."""
+"""A scored group as readers of /v1/watch see it: its event, with its best and its worst edit. Pure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _GROUP_BYTES, _IMAGE_BYTES, _OUTCOME_BYTES, _DIMENSION_BYTES = 1000, 300, 200, 2
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group that has just been answered, without what nobody will look at.
+    """A group that has just been answered, reduced to what readers are shown.
 
     ``time`` is in seconds since 1970. ``outcomes`` are scores, and codes of errors: an exception may hold on to images.
     ``best`` and ``worst`` are indices of edits: the highest reward and the lowest, or None where there is no such edit,
-    or only one. ``images`` are the sources, so many, then the edits of these two.
+    or only one. ``images`` are the sources (``sources`` of them), then the best and the worst edit.
     """
 
     time: float
@@ -54,9 +54,9 @@ class ScoredGroup:
         wire: str,
         model: ServedModel,
     ) -> ScoredGroup:
-        """Keep of a group what is to be told."""
+        """Return the part of a group that readers are shown."""
         ranked = [(outcome.reward, -n) for n, outcome in enumerate(outcomes) if isinstance(outcome, Score)]
-        # Of equal ones the first is the best and the last the worst: two edits, even where all are equal.
+        # Among equal rewards the first is the best and the last the worst: two edits even if all are equal.
         best = -max(ranked)[1] if ranked else None
         worst = -min(ranked)[1] if len(ranked) > 1 else None
         shown = [group.edits[index] for index in (best, worst) if index is not None]
@@ -76,19 +76,19 @@ class ScoredGroup:
         )
 
     def without_images(self) -> ScoredGroup:
-        """The same group, none of whose images can be shown."""
+        """The same group, with no images to show."""
         return replace(self, images=[replace(image, data=InternalError("not kept")) for image in self.images])
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory, or a little more: mostly its images, as they were sent."""
+        """Its size in memory, or a little more: mostly its images, as they were sent."""
         images = sum(_IMAGE_BYTES + (len(image.data) if isinstance(image.data, bytes) else 0) for image in self.images)
         dimensions = next((len(outcome.dimensions) for outcome in self.outcomes if isinstance(outcome, Score)), 0)
         outcomes = len(self.outcomes) * (_OUTCOME_BYTES + dimensions * _DIMENSION_BYTES)
         return _GROUP_BYTES + 4 * len(self.instruction) + images + outcomes
 
     def numbers(self) -> Numbers:
-        """Its rewards, for the window."""
+        """Its rewards, for ``Window.add``."""
         scores = [outcome for outcome in self.outcomes if isinstance(outcome, Score)]
         names = list(scores[0].dimensions) if scores else []
         return Numbers(
@@ -114,7 +114,7 @@ class ScoredGroup:
             "fingerprint": self.model.fingerprint,
             "instruction": self.instruction,
             "instruction_cut": self.instruction_cut,
-            "scores": [_told(index, outcome) for index, outcome in enumerate(self.outcomes)],
+            "scores": [_outcome_json(index, outcome) for index, outcome in enumerate(self.outcomes)],
             "best": self.best,
             "worst": self.worst,
             "pictures": {
@@ -126,8 +126,8 @@ class ScoredGroup:
         return json.dumps(document, separators=(",", ":"))
 
 
-def _told(index: int, outcome: Score | str) -> dict[str, Any]:
-    """As in the reply of ``/v1/score``; of an error the code alone, as messages quote what callers sent."""
+def _outcome_json(index: int, outcome: Score | str) -> dict[str, Any]:
+    """As in the reply of ``/v1/score``; an error has only its code, because messages quote what callers sent."""
     if isinstance(outcome, str):
         return {"index": index, "status": "error", "error": {"code": outcome}}
     return {
@@ -135,5 +135,5 @@ def _told(index: int, outcome: Score | str) -> dict[str, Any]:
         "status": "ok",
         "reward": outcome.reward,
         "reward_std": outcome.reward_std,
-        "dimensions": {name: {"mean": one.mean, "std": one.std} for name, one in outcome.dimensions.items()},
+        "dimensions": {name: {"mean": d.mean, "std": d.std} for name, d in outcome.dimensions.items()},
     }

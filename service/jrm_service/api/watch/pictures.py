@@ -1,4 +1,4 @@
-"""What is kept of an image: its file where that is small, else a thumbnail. In a thread."""
+"""The pictures of /v1/watch: an image's own file if it is small, else a thumbnail. Runs in a thread."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIDE = 512
 """The longest side of a thumbnail, in pixels."""
 SMALL_BYTES = 64 * 1024
 _SMALL_PIXELS = 2 * 1024 * 1024  # a tiny file may hold a huge image, and a browser would decode it
-_MOST_DECODED_BYTES = 64 * 1024 * 1024  # at one moment, beside what requests may take
-_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WebP": "image/webp"}  # browsers know no PPM
+_MOST_DECODED_BYTES = 64 * 1024 * 1024  # at one moment, beyond what requests may take
+_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WebP": "image/webp"}  # browsers do not show PPM
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file that browsers show. ``id`` is a digest of the file that was sent, so equal ones are kept once."""
+    """An image file that browsers show. ``id`` is a digest of the file that was sent, so equal files are kept once."""
 
     id: str
     content: bytes
@@ -27,11 +27,10 @@ class Picture:
 
 
 def picture_of(image: ImageInput, *, may_decode: bool) -> Picture | None:
-    """What is kept of an image, at most SIDE pixels wide and high unless it is small as it came.
+    """The picture of an image: the file as it was sent if that is small, else at most SIDE pixels wide and high.
 
-    None where there is nothing to show: no image, one that is damaged, or one that takes over 64 MiB to decode, which
-    is at least 1.8 Mpixel (of a JPEG or an 8-bit PNG: 3.1); and for one that would have to be decoded, unless that
-    ``may`` be.
+    None if there is nothing to show: no image, a damaged one, one that takes over 64 MiB to decode (at least 1.8
+    Mpixel; 3.1 for a JPEG or an 8-bit PNG), or one that has to be decoded while not ``may_decode``.
     """
     if isinstance(image.data, CandidateError):
         return None

@@ -1,4 +1,4 @@
-"""From a reply that is on its way to what readers see: beside the scoring, and never at its expense."""
+"""Records scored groups for the readers of /v1/watch, beside the scoring and never at its expense."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 MAX_READERS = 16
 FAREWELL_S = 1.0
-"""How long readers may take for the rest of their streams when the recorder closes."""
+"""Seconds that readers have to read the rest of their streams when the recorder closes."""
 _MOST_WAITING = 1024  # groups
 _SHARE = 0.2  # of one CPU, on average, that thumbnails may take
-_BURST_SECONDS = 2.0  # and how much of it may be taken at once: the groups of a trainer's step come together
+_BURST_SECONDS = 2.0  # that may be used at once: the groups of a trainer's step arrive together
 _FULL_LOGS_EVERY_S = 60.0
 _NOT_RECORDED = "a scored group could not be recorded for /v1/watch; its caller has its scores"
 
 
 class Allowance:
-    """Seconds of work: they come at a rate of ``share``, and at most ``burst`` of them are saved up."""
+    """A budget of seconds of work: it grows at a rate of ``share``, up to ``burst``."""
 
     def __init__(self, share: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
@@ -48,28 +48,28 @@ class Allowance:
         self._at = clock()
 
     def left(self) -> float:
-        """What may be spent now; below 0 after more than that was."""
+        """The seconds that may be spent now; negative when more were spent."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._at) * self._share)
         self._at = now
         return self._left
 
     def spend(self, seconds: float) -> None:
-        """Take off what was spent."""
+        """Subtract what was spent."""
         self._left -= seconds
 
 
 class Recorder:
-    """Keeps the last groups and tells its readers of them. Use from one event loop; the work is done in a thread.
+    """Keeps the last groups and wakes its readers. Use from one event loop; the work is done in a thread.
 
-    A group whose pictures would take too much time or memory is kept without them. Nothing here ever waits for a
-    reader: each goes at its own pace through what is kept.
+    A group whose pictures would take too much time or memory is kept without them. The recorder never waits for a
+    reader: each reads the kept groups at its own pace.
 
     Args:
-        store: what is kept.
-        window: how rewards move; only the thread touches it, but for how many ``groups`` it has.
-        metrics: where groups are counted.
-        max_waiting_bytes: what groups may take that wait to be recorded, beside those that are kept.
+        store: the groups that are kept.
+        window: the statistics of their rewards; only the thread uses it, except to read ``groups``.
+        metrics: counts the groups.
+        max_waiting_bytes: the most memory for groups that wait to be recorded, beyond those that are kept.
     """
 
     def __init__(self, store: RecentGroups, window: Window, metrics: Metrics, *, max_waiting_bytes: int) -> None:
@@ -93,7 +93,7 @@ class Recorder:
     def offer(
         self, groups: Sequence[GroupInput], result: ScoreResult, *, model: ServedModel, record: RequestRecord
     ) -> None:
-        """Have the groups of an answered request recorded, soon. Never raises."""
+        """Queue the groups of an answered request to be recorded. Never raises."""
         try:
             now = time.time()
             key = None if record.key is None else record.key.name
@@ -139,10 +139,10 @@ class Recorder:
         self._allowance.spend(made.seconds)
         self.store.add(made.event, made.pictures)
         self._metrics.watch_groups.labels("kept" if made.complete else "without_pictures").inc()
-        self._tell()
+        self._wake_readers()
 
     def _failed(self, message: str) -> None:
-        """Count, and log now and then: what fails for one group fails for many."""
+        """Count a failure, and log at most one a minute: what fails for one group fails for many."""
         self._metrics.watch_groups.labels("failed").inc()
         now = time.monotonic()
         if now >= self._failure_logged_at + _FULL_LOGS_EVERY_S:
@@ -150,7 +150,7 @@ class Recorder:
             logger.error(message, exc_info=sys.exc_info()[0] is not None)
 
     def _make(self, group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
-        """In the thread. ``known`` are pictures that are kept already."""
+        """Runs in the thread. ``known`` are the pictures that are kept already."""
         began = time.thread_time()
         pictures: dict[str, Picture] = {picture.id: picture for picture in known}
         for image in group.images:
@@ -168,7 +168,7 @@ class Recorder:
         )
 
     async def moved(self) -> Moved:
-        """How rewards move, as of now."""
+        """The window as it is now."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._moved)
 
     def _moved(self) -> Moved:
@@ -181,9 +181,10 @@ class Recorder:
 
     @contextmanager
     def reader(self, hang_up: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
-        """An event that is set whenever there is something new, and at the end. Raises Overloaded for one too many.
+        """Yield an event that is set whenever there is something new, and at the end.
 
-        ``hang_up`` is called a second after the end: whoever has not read to it by then must not keep the server.
+        ``hang_up`` is called a second after the end, so that a slow reader does not keep the server up. Raises
+        Overloaded if there are too many readers.
         """
         if len(self._readers) >= MAX_READERS:
             raise Overloaded(f"{MAX_READERS} readers are watching already", retry_after=10)
@@ -195,27 +196,27 @@ class Recorder:
             del self._readers[changed]
 
     def close(self) -> None:
-        """Let the readers go; nothing more is recorded."""
+        """End the readers' streams; nothing more is recorded."""
         if self.closed:
             return
         self.closed = True
         for hang_up in self._readers.values():
             asyncio.get_running_loop().call_later(FAREWELL_S, hang_up)
-        self._tell()
+        self._wake_readers()
 
     def stop(self) -> None:
-        """End the thread, after the picture that it is at."""
+        """End the thread once it has finished its current picture."""
         self.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _tell(self) -> None:
+    def _wake_readers(self) -> None:
         for changed in self._readers:
             changed.set()
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The window after so many groups: its event's data, also as JSON."""
+    """The window after ``groups`` groups: the data of its event, as values and as JSON."""
 
     groups: int
     document: dict[str, Any]
@@ -224,7 +225,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What is kept of a group. ``seconds`` of a CPU were spent on it."""
+    """A group as it is kept. It took ``seconds`` of CPU time to make."""
 
     event: str
     pictures: list[Picture]

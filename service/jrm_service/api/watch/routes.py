@@ -1,4 +1,4 @@
-"""``GET /v1/watch`` and the pictures that its events name."""
+"""The routes ``GET /v1/watch``, and that of the pictures that its events name."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def watch_router(
     scores: bool,
     scopes: Scopes,
 ) -> APIRouter:
-    """Without a ``recorder`` the routes answer 404, and are left out of the schema.
+    """Return the routes. Without a ``recorder`` they answer 404, and are left out of the schema.
 
-    ``model`` is what is served, or raises NotReady; ``scores`` whether this process scores at all. A key needs the
-    scope ``watch``.
+    ``model`` returns the served model, or raises NotReady; ``scores``: whether this process scores at all. A key needs
+    the scope ``watch``.
     """
     router = APIRouter(tags=["watch"], include_in_schema=recorder is not None)
     run = secrets.token_hex(4)
@@ -53,7 +53,7 @@ def watch_router(
         },
     )
     async def watch(request: Request) -> Response:
-        """The groups that were scored last, and those to come, as server-sent events."""
+        """The most recently scored groups, and new ones as they are scored, as server-sent events."""
         if recorder is None:
             return error_reply("not_found", f"no groups are kept: {off}")
         scopes.require(record_of(request.scope).key, SCOPE)
@@ -90,9 +90,9 @@ def watch_router(
         if recorder is None:
             return error_reply("not_found", f"no pictures are kept: {off}")
         scopes.require(record_of(request.scope).key, SCOPE)
-        found = recorder.store.picture(id)
-        if found is None:
+        stored = recorder.store.picture(id)
+        if stored is None:
             return error_reply("not_found", "no such picture is kept")
-        return Response(found.content, media_type=found.media_type, headers=_PICTURE_HEADERS)
+        return Response(stored.content, media_type=stored.media_type, headers=_PICTURE_HEADERS)
 
     return router

@@ -1,4 +1,4 @@
-"""Many numbers in bounded memory: their count, mean and standard deviation, and quantiles of a sample. Pure."""
+"""Statistics in bounded memory: count, mean and standard deviation, and quantiles of a random sample. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SUMMARY = np.array(QUANTILES)
 _DIGITS = 6
 _DECILES = np.arange(1, 10) / 10
-_ENOUGH = 20  # values, below which shares of bins say nothing
+_ENOUGH = 20  # with fewer values, shares of bins say nothing
 
 
 class Sample:
-    """Numbers that come one after another.
+    """A stream of numbers.
 
-    Count, mean and standard deviation are of all of them; ``kept`` [at most ``size``] is a uniform random sample, all
-    of them while they are few.
+    Count, mean and standard deviation are of all of them; ``kept`` is a uniform random sample of at most ``size``.
     """
 
     def __init__(self, size: int, random: np.random.Generator) -> None:
@@ -39,11 +38,11 @@ class Sample:
 
     @property
     def std(self) -> float:
-        """Of all numbers, as a population; 0 for none."""
+        """The population standard deviation of all numbers; 0 for none."""
         return math.sqrt(self._squares / self.count) if self.count else 0.0
 
     def add(self, values: Values) -> None:
-        """Take in more numbers, float64 [N], all finite."""
+        """Add numbers, float64 [N], all finite."""
         if not len(values):
             return
         seen = self.count
@@ -52,13 +51,13 @@ class Sample:
         self._reserve(self.count)
         room = min(len(values), max(0, self._size - seen))
         self._buffer[seen : seen + room] = values[:room]
-        later = values[room:]  # each takes the place of another with the chance that all have had
+        later = values[room:]  # each replaces a random one with the probability that all earlier ones had
         places = self._random.integers(0, np.arange(seen + room, self.count) + 1) if len(later) else np.empty(0, int)
         taken = places < self._size
         self._buffer[places[taken]] = later[taken]
 
     def merge(self, other: Sample) -> None:
-        """Take in the numbers of another one."""
+        """Add the numbers of another sample."""
         if not other.count:
             return
         mine, theirs = self.kept.copy(), other.kept
@@ -73,7 +72,7 @@ class Sample:
         self._buffer[: len(mine) + len(theirs)] = np.concatenate((mine, theirs))
 
     def document(self) -> dict[str, Any]:
-        """Its summary for JSON: nulls where there are no numbers."""
+        """Its summary for JSON: nulls if there are no numbers."""
         if not self.count:
             return {"count": 0, "mean": None, "std": None, "quantiles": None}
         quantiles = [rounded(value) for value in _quantiles(self.kept, _SUMMARY)]
@@ -96,16 +95,16 @@ class Sample:
 
 
 def shift(reference: Sample, now: Sample) -> float | None:
-    """How far the mean has moved, in standard deviations of the reference; None where that says nothing."""
+    """How far the mean has moved, in standard deviations of the reference; None if that is undefined."""
     if not now.count or reference.count < 2 or reference.std == 0.0:
         return None
     return rounded((now.mean - reference.mean) / reference.std)
 
 
 def stability_index(reference: Sample, now: Sample) -> float | None:
-    """The population stability index over deciles of the reference: 0 for equal distributions, over 0.25 for others.
+    """The population stability index over deciles of the reference: 0 for equal distributions, over 0.25 a clear drift.
 
-    None where there are fewer than 20 numbers on either side.
+    None if there are fewer than 20 numbers on either side.
     """
     if min(reference.count, now.count) < _ENOUGH:
         return None
@@ -113,22 +112,24 @@ def stability_index(reference: Sample, now: Sample) -> float | None:
 
     def shares(values: Values) -> npt.NDArray[np.floating[Any]]:
         counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        return (counts + 0.5) / (len(values) + 0.5 * (len(edges) + 1))  # an empty bin is no infinite distance
+        return (counts + 0.5) / (
+            len(values) + 0.5 * (len(edges) + 1)
+        )  # so that an empty bin does not make the index infinite
 
     before, after = shares(reference.kept), shares(now.kept)
     return rounded(float(((after - before) * np.log(after / before)).sum()))
 
 
 def _quantiles(values: Values, at: Values) -> Values:
-    """As ``np.quantile``, which takes ten times as long for so few numbers."""
+    """Like ``np.quantile``, which takes ten times as long for so few numbers."""
     ordered = np.sort(values)
     places = at * (len(ordered) - 1)
     below = places.astype(np.intp)
     above = np.minimum(below + 1, len(ordered) - 1)
-    found: Values = ordered[below] + (ordered[above] - ordered[below]) * (places - below)
-    return found
+    quantiles: Values = ordered[below] + (ordered[above] - ordered[below]) * (places - below)
+    return quantiles
 
 
 def rounded(value: float) -> float:
-    """Enough digits for a chart."""
+    """Round to enough digits for a chart."""
     return float(f"{value:.{_DIGITS}g}")

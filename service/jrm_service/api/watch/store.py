@@ -1,4 +1,4 @@
-"""The groups that are kept, and their pictures. Pure."""
+"""The groups that /v1/watch keeps, with their pictures. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .pictures import Picture
 
 @dataclass(frozen=True, slots=True)
 class KeptGroup:
-    """``number`` counts groups from 1; ``event`` is what its readers get, ASCII in one line."""
+    """One group. ``number`` counts groups from 1; ``event`` is what readers get, ASCII on one line."""
 
     number: int
     event: str
@@ -38,7 +38,7 @@ class RecentGroups:
         return len(self._groups)
 
     def add(self, event: str, pictures: Sequence[Picture]) -> None:
-        """Keep a group, and let go of the oldest until all fits; of this one too, where it does not fit alone."""
+        """Keep a group, and drop the oldest until all fit, even this one if it does not fit alone."""
         self.newest += 1
         group = KeptGroup(self.newest, event, tuple({picture.id: picture for picture in pictures}.values()))
         self._groups.append(group)

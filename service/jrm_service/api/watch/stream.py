@@ -1,4 +1,4 @@
-"""What one reader is sent: what is kept, what comes, and how it all moves; as server-sent events."""
+"""The server-sent events of one reader of /v1/watch: kept groups, new groups, and the window of rewards."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _HEADERS = {
 
 
 class EventStream(StreamingResponse):
-    """Events that go out as their reader takes them; one that takes none for a minute is let go of.
+    """Events that are sent as fast as the reader takes them; a reader that takes none for a minute is disconnected.
 
-    ``held`` is closed when the stream ends, however it does.
+    ``held`` is closed when the stream ends, for whatever reason.
     """
 
     def __init__(self, events: AsyncIterator[str], held: ExitStack, *, stalled_s: float = STALLED_S) -> None:
@@ -48,7 +48,7 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send_in_time)
             except TimeoutError:
                 hang_up_of(scope)()
-                await asyncio.sleep(0)  # the server sees that the connection is gone, and misses no end of the reply
+                await asyncio.sleep(0)  # lets uvicorn see the closed connection, or it would miss the end of the reply
 
 
 async def events(
@@ -65,26 +65,26 @@ async def events(
     """The events of one reader, until the recorder closes or the reader may have no more.
 
     Args:
-        recorder: what is told.
+        recorder: has the groups and the window.
         changed: is set when there may be something new.
         hello: the first event.
         after: the number of the last group that the reader has.
-        goes_on: whether the reader may have more; asked before each event, and when there is none.
-        run: names this process in the ids of groups: numbers begin anew in another one.
-        window_s: a ``window`` comes no more often than that.
-        keepalive_s: when nothing was to be said for so long, a comment is.
+        goes_on: whether the reader may have more; checked before each event, and at each keepalive.
+        run: identifies this process in the ids of groups, since every process counts from 1.
+        window_s: the shortest time between two ``window`` events.
+        keepalive_s: after this long without an event, a comment is sent.
     """
     loop = asyncio.get_running_loop()
     yield _event("hello", _json(hello))
-    told_groups, next_window, spoke_at = -1, loop.time(), loop.time()
-    kept_before = recorder.store.newest  # these come before the first window
+    shown_groups, next_window, sent_at = -1, loop.time(), loop.time()
+    kept_before = recorder.store.newest  # these are sent before the first window
     while goes_on() and not recorder.closed:
         changed.clear()
         group = recorder.store.after(after)
-        moved = recorder.window.groups != told_groups
+        moved = recorder.window.groups != shown_groups
         if moved and loop.time() >= next_window and (group is None or group.number > kept_before):
             now = await recorder.moved()
-            told_groups = now.groups
+            shown_groups = now.groups
             yield _event("window", now.json)
             next_window = loop.time() + window_s
         elif group is not None:
@@ -92,19 +92,19 @@ async def events(
                 yield _event("missed", _json({"groups": group.number - after - 1}))
             after = group.number
             yield f"id: {run}-{group.number}\nevent: group\ndata: {group.event}\n\n"
-        elif loop.time() >= spoke_at + keepalive_s:
+        elif loop.time() >= sent_at + keepalive_s:
             yield ": keepalive\n\n"
         else:
-            wake_at = spoke_at + keepalive_s
+            wake_at = sent_at + keepalive_s
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(wake_at, next_window) if moved else wake_at):
                     await changed.wait()
             continue
-        spoke_at = loop.time()
+        sent_at = loop.time()
 
 
 def resumed(last_event_id: str, run: str, newest: int) -> int:
-    """The number of the last group that a reader has, by what it sends as ``Last-Event-ID``; 0 for none of this run."""
+    """The number of the last group that a reader has, from its ``Last-Event-ID``; 0 if it is not of this run."""
     match = re.fullmatch(rf"{re.escape(run)}-([0-9]{{1,18}})", last_event_id)
     number = 0 if match is None else int(match[1])
     return number if number <= newest else 0

@@ -1,4 +1,4 @@
-"""How rewards move: their distribution over time, and against the first hour. Pure."""
+"""The distribution of rewards over time, and its drift from the first hour. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .sample import Sample, Values, rounded, shift, stability_index
 BUCKETS = 60
 FIRST_SECONDS = 10
 MOST_SECONDS = 640
-"""Buckets are this long at first and at last: 60 of them hold ten minutes, then more and more, up to ten hours."""
+"""Seconds of a bucket at first and at most: 60 of them cover ten minutes at first, and up to ten hours."""
 HOUR = 3600.0
-_EQUAL = 1e-6  # rewards that are no further apart teach nothing
+_EQUAL = 1e-6  # a group whose rewards are no further apart teaches a trainer nothing
 _BUCKET_VALUES = 512
 _REFERENCE_VALUES = 4096
 _ENOUGH = 200  # rewards that the newest buckets, and the first hour, must hold to be compared
@@ -28,7 +28,7 @@ _ENOUGH = 200  # rewards that the newest buckets, and the first hour, must hold 
 class Numbers:
     """The numbers of one group: rewards float64 [N] and, by dimension, means float64 [N] of its N scored edits.
 
-    ``model`` is the fingerprint of what scored them.
+    ``model`` is the fingerprint of the checkpoint that scored them.
     """
 
     model: str
@@ -38,7 +38,7 @@ class Numbers:
 
 
 class Bucket:
-    """What happened from ``start``, in seconds since 1970, until the next one."""
+    """The groups of one span of time, from ``start`` in seconds since 1970."""
 
     def __init__(self, start: float, size: int, random: np.random.Generator) -> None:
         self.start = start
@@ -54,7 +54,7 @@ class Bucket:
         self._document: dict[str, Any] | None = None
 
     def add(self, group: Numbers) -> None:
-        """Count a group."""
+        """Add a group."""
         self.groups += 1
         self.errors += group.errors
         self.reward.add(group.rewards)
@@ -67,7 +67,7 @@ class Bucket:
         self._document = None
 
     def merge(self, other: Bucket) -> None:
-        """Take in another one."""
+        """Add the groups of another bucket."""
         self.groups += other.groups
         self.errors += other.errors
         self._compared += other._compared
@@ -79,7 +79,7 @@ class Bucket:
         self._document = None
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Its summary for JSON."""
         if self._document is None:
             candidates = self.reward.count + self.errors
             self._document = {
@@ -103,17 +103,17 @@ class Bucket:
 
 
 class Window:
-    """The rewards of a model's groups, in at most BUCKETS buckets of equal length; those without a group are left out.
+    """The rewards of a model's groups, in at most BUCKETS buckets of equal length; empty buckets are left out.
 
-    A group of another model begins the window anew: its rewards are on a scale of their own.
+    A group of another model starts a new window: its rewards are on a scale of their own.
 
-    Buckets double in length, and neighbours become one, until they hold all there was or MOST_SECONDS each; then the
-    oldest go. ``clock`` gives seconds since 1970; while it goes backwards, groups count for the newest bucket.
+    When the buckets are full, neighbours are merged into buckets of twice the length, up to MOST_SECONDS; after that
+    the oldest are dropped. ``clock`` gives seconds since 1970; if it goes backwards, the newest bucket gets the groups.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.groups = 0
-        """How many were added: tells whether anything has changed."""
+        """How many groups were added; tells whether anything has changed."""
         self._clock = clock
         self._random = np.random.default_rng(0)
         self._begin("")
@@ -123,10 +123,10 @@ class Window:
         self._model = model
         self._buckets: deque[Bucket] = deque()
         self._reference: Bucket | None = None
-        self._compared: dict[str, Any] | None = None  # what was compared last, until there is more: readers are several
+        self._compared: dict[str, Any] | None = None  # the last comparison, shared by all readers until a group comes
 
     def add(self, group: Numbers) -> None:
-        """Count a group, now."""
+        """Add a group at the current time."""
         if group.model != self._model:
             self._begin(group.model)
         now = self._clock()
@@ -143,7 +143,7 @@ class Window:
         self._buckets[-1].add(group)
 
     def document(self) -> dict[str, Any]:
-        """The event ``window``, for JSON."""
+        """The data of the event ``window``, for JSON."""
         return {
             "bucket_seconds": self.seconds,
             "buckets": [bucket.document() for bucket in self._buckets],
@@ -151,7 +151,7 @@ class Window:
         }
 
     def comparison(self) -> dict[str, Any]:
-        """The newest buckets beside the first hour, and how far they have moved away from it."""
+        """The newest buckets, the first hour, and how far the one has drifted from the other."""
         first = self._reference
         if first is None:
             return {"first_hour": None, "now": None, "drift": None}
@@ -162,7 +162,7 @@ class Window:
 
     @staticmethod
     def _is_complete(first: Bucket, now: float) -> bool:
-        """Whether the first hour is over. It goes on while it holds too little: somebody may have tried an example."""
+        """Whether the first hour is over. It is extended while it holds too little, such as a first try."""
         return now >= first.start + HOUR and first.reward.count >= _ENOUGH
 
     def _compare(self, first: Bucket) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class Window:
         }
 
     def _newest(self) -> Bucket:
-        """The newest buckets that hold enough to be compared, as one."""
+        """The newest buckets, as many as hold enough to be compared, merged into one."""
         merged = Bucket(self._buckets[-1].start, _BUCKET_VALUES, self._random)
         for bucket in reversed(self._buckets):
             merged.merge(bucket)

@@ -1,5 +1,6 @@
-"""Families of backbones: one small file for each says what differs, and nothing else does. docs/families.md has how to
-add one.
+"""Families of backbones: everything that differs between them is in one small file for each.
+
+docs/families.md says how to add one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a family of backbones has to say of itself: the one trie, packer, attention and planner ask nothing else."""
+"""The interface of a family of backbones: everything that the shared trie, attention and vision code need of it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from transformers.vision_utils import get_vision_position_ids
 from jrm_service.model.attention import PackedImages
 
 Config = Any
-"""A transformers configuration with the parts ``text_config`` and ``vision_config``: no type of theirs says so."""
+"""A transformers configuration with the parts ``text_config`` and ``vision_config``; it has no type for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTables:
-    """What a vision tower takes of an image's size. The tower could work it out by itself, but it would ask the device
-    for the size of every image, and the host would wait for the answer.
+    """Arguments of a vision tower that depend only on an image's size.
 
-    ``patches`` is the number of patches; ``by_patch`` are arguments of the tower's forward whose first axis is the
-    patches, so that those of several images are joined. Where blocks attend within windows, ``order`` int64 [tokens] is
-    the order in which the windows take the merged tokens, and ``windows`` are the patches of each.
+    The tower could compute them itself, but it would read the size of every image from the device, and the host would
+    wait. ``patches`` is the number of patches; ``by_patch`` are arguments of the tower's forward whose first axis is
+    the patches, so that those of several images are concatenated. If blocks attend within windows, ``order`` int64
+    [tokens] is the order in which the windows take the merged tokens, and ``windows`` the number of patches of each.
     """
 
     patches: int
@@ -42,7 +42,7 @@ class Family:
     """One kind of backbone, as transformers builds it, by the ``model_type`` of its configuration."""
 
     name: ClassVar[str]
-    """What people call it."""
+    """Its usual name."""
     config_class: ClassVar[type[PreTrainedConfig]]
     backbone_class: ClassVar[type[PreTrainedModel]]
     """The model without its language head: ``visual`` and ``language_model``."""
@@ -55,9 +55,9 @@ class Family:
     feature_key: ClassVar[str] = "out_hidden_size"
     """Key of ``vision_config`` for the width of its features, which is the language model's."""
     vision_sizes: ClassVar[tuple[str, ...]]
-    """Keys of ``vision_config`` that must be whole numbers, beside those that every family has."""
+    """Keys of ``vision_config`` that must be whole numbers, in addition to those of every family."""
     flat_text: ClassVar[bool] = False
-    """Whether ``config.json`` may have the language model's keys at its top, as the hub's older files do."""
+    """Whether ``config.json`` may have the language model's keys at the top level, as older files on the hub do."""
 
     video_processor: ClassVar[str | None] = None
     """The class that reads videos, for families whose stock folders have no ``video_preprocessor_config.json``."""
@@ -72,28 +72,28 @@ class Family:
         return int(getattr(vision, self.width_key))
 
     def problems(self, config: Config) -> list[str]:
-        """What builds in ``config``, but fails or means something else in this family's forward pass."""
+        """Problems of a ``config`` that builds, but fails or means something else in this family's forward pass."""
         return []
 
     def prepare(self, visual: Any) -> None:
-        """Change a vision tower before its first forward. Doing it twice changes nothing."""
+        """Change a vision tower before its first forward. A second call changes nothing."""
 
     def tables(self, visual: Any, size: tuple[int, int, int]) -> ImageTables:
-        """Of an image of so many frames, rows and columns of patches, on the host."""
+        """The tables of an image with this number of frames, rows and columns of patches, on the host."""
         positions = get_vision_position_ids(torch.tensor([size]), visual.spatial_merge_size)
         return ImageTables(len(positions), {"position_ids": positions})
 
     def arguments(
         self, tables: Sequence[ImageTables], packed: Callable[[Sequence[int]], PackedImages]
     ) -> dict[str, Any]:
-        """What the tower's forward takes of images of these sizes, beside their patches and who sees which image.
+        """Arguments of the tower's forward for images of these sizes, apart from patches and attention to whole images.
 
-        ``packed`` describes neighbouring patches that attend to each other, from the length of every stretch.
+        ``packed`` makes the description of consecutive patches that attend to each other from the lengths of the runs.
         """
         return {name: torch.cat([table.by_patch[name] for table in tables]) for name in tables[0].by_patch}
 
 
 def text_head_dim(config: Config) -> int:
-    """Width of an attention head of the language model."""
+    """The width of an attention head of the language model."""
     text = config.text_config
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

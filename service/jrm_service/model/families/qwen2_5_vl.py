@@ -1,4 +1,4 @@
-"""Qwen2.5-VL, and MiMo-VL, which is the same class in other sizes: most vision blocks see a window only."""
+"""Qwen2.5-VL, and MiMo-VL, which is the same class in other sizes: most vision blocks see only a window."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Qwen25VL(Qwen2VL):
     vision_sizes = ("intermediate_size", "out_hidden_size", "window_size")
 
     def problems(self, config: Config) -> list[str]:
-        """A window holds at least one merged token; whole-image blocks are named by number."""
+        """A window must hold at least one merged token, and whole-image blocks must be listed by number."""
         vision = config.vision_config
         problems = super().problems(config)
         side = vision.patch_size * vision.spatial_merge_size
@@ -47,8 +47,8 @@ class Qwen25VL(Qwen2VL):
         return problems
 
     def prepare(self, visual: Any) -> None:
-        """Blocks that see a window get an attention of their own: the tower tells them apart by lengths on the device,
-        which the host would have to wait for.
+        """Give blocks that see a window an attention of their own: the tower distinguishes them by lengths on the
+        device, which the host would have to wait for.
         """
         windowed = copy.copy(visual.config)
         windowed._attn_implementation = WINDOW_ATTENTION
@@ -57,7 +57,7 @@ class Qwen25VL(Qwen2VL):
                 block.attn.config = windowed
 
     def tables(self, visual: Any, size: tuple[int, int, int]) -> ImageTables:
-        """Rows and columns of the patches, and the windows, which are smaller at the edges; empty ones are left out."""
+        """Rows and columns of the patches, and the windows, which are smaller at the edges; without empty windows."""
         order, ends = get_vision_window_index(
             torch.tensor([size]),
             spatial_merge_size=visual.spatial_merge_size,
@@ -69,7 +69,7 @@ class Qwen25VL(Qwen2VL):
     def arguments(
         self, tables: Sequence[ImageTables], packed: Callable[[Sequence[int]], PackedImages]
     ) -> dict[str, Any]:
-        """Those of every family, and all windows of all images."""
+        """The arguments of every family, and all windows of all images."""
         orders, tokens = [], 0
         for table in tables:
             assert table.order is not None
@@ -77,7 +77,7 @@ class Qwen25VL(Qwen2VL):
             tokens += len(table.order)
         return super().arguments(tables, packed) | {
             "window_index": torch.cat(orders),
-            # One piece, on the host, as ``cu_seqlens`` is: what a patch sees is said by ``windows``.
+            # One sequence, on the host, like ``cu_seqlens``: ``windows`` decides what a patch sees.
             "cu_window_seqlens": torch.tensor([0, sum(table.patches for table in tables)], dtype=torch.int32),
             "windows": packed([window for table in tables for window in table.windows]),
         }
@@ -93,7 +93,7 @@ def attend_within_windows(
     windows: PackedImages,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Every patch sees its own window, as with ``attend_within_images`` its own image."""
+    """Every patch sees its own window, as it sees its own image in ``attend_within_images``."""
     return attend_within_images(module, query, key, value, attention_mask, **others | {"images": windows})
 
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL: rotary positions alone in the vision tower, and every patch sees its whole image."""
+"""Qwen2-VL: only rotary positions in the vision tower, and every patch sees its whole image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import Qwen2VLConfig, Qwen2VLModel
 
 from .family import Config, Family, text_head_dim
 
-MROPE_SECTION = [16, 24, 24]  # what transformers takes where config.json does not say
+MROPE_SECTION = [16, 24, 24]  # transformers' default
 
 
 class Qwen2VL(Family):
@@ -26,7 +26,7 @@ class Qwen2VL(Family):
     video_processor = "Qwen2VLVideoProcessor"
 
     def problems(self, config: Config) -> list[str]:
-        """Heads divide the hidden states; a layer that sees only a window of the sequence is not implemented."""
+        """Heads must divide the hidden states; layers that see only a window of the sequence are not implemented."""
         text = config.text_config
         problems = []
         if text.hidden_size % text.num_attention_heads:

@@ -1,4 +1,4 @@
-"""Qwen3-VL: a learned table of positions, DeepStack features for the first layers of the language model."""
+"""Qwen3-VL: a learned table of positions, and DeepStack features for the first layers of the language model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Qwen3VL(Family):
         return ImageTables(rows_and_columns.patches, by_patch)
 
     def problems(self, config: Config) -> list[str]:
-        """The table of positions is a square; DeepStack takes layers that are there, for layers that are there."""
+        """The table of positions must be a square, and DeepStack must use existing layers of both models."""
         text, vision = config.text_config, config.vision_config
         problems = []
         if math.isqrt(vision.num_position_embeddings) ** 2 != vision.num_position_embeddings:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from jrm_service.model.checkpoint import Checkpoint
+from jrm_training.batch import Collator
+from jrm_training.data import Group
+from jrm_training.model import JointModel
 
 from .analysis import Array, principal_components, procrustes, spectrum
-from .batch import Collator
-from .data import Group
-from .model import JointModel
 
 POINTS = 200
 WHOLE = "all passes"

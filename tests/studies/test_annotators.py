@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from studies.annotators import annotator_tallies
 
 from jrm_service.scoring.types import Dimension, Score
 from jrm_training.bootstrap import estimates
 from jrm_training.evaluate import Judged
-from jrm_training.study_annotators import annotator_tallies
 
 SCALE = 10.0
 """Of rewards against labels: the sigmoid of Eq. 4 adds an error of its own, which is small beside these."""

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from PIL import Image
+from studies.plots import draw
 
-from jrm_training.study_plots import draw
 from support import studies
 
 NAMES = ["study-curves.png", "study-accuracy.png", "study-representation.png"]

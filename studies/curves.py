@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import Array
+from jrm_training.bootstrap import Array
 
 POINTS = 150
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bootstrap import DRAWS, LEVEL, Estimate, Share, resample
+from jrm_training.bootstrap import DRAWS, LEVEL, Estimate, Share, resample
 
 
 def gain(ours: Share, theirs: Share, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Estimate:

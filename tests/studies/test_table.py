@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from studies.study import FILE, read_study
+from studies.table import BEGIN, END, insert, labels, render
 
-from jrm_training.study import FILE, read_study
-from jrm_training.study_table import BEGIN, END, insert, labels, render
 from support import studies
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from studies.gain import gain
 
 from jrm_training.bootstrap import Share, estimates
-from jrm_training.study_gain import gain
 
 
 def share(right, units):

@@ -1,8 +1,7 @@
 """A log as curves: windows, what is missing, and where a curriculum goes on."""
 
 import pytest
-
-from jrm_training.study_curves import curves, stage_ends
+from studies.curves import curves, stage_ends
 
 
 def log(step, *, rank=1.0, language=0.0, **accuracy):

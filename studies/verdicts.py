@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .bootstrap import Share, Tally
-from .critique import CritiqueError, parse_critique
-from .evaluate import Judged, rated
-from .metrics import Rated, tallies
-from .world.critique import VERDICTS
+from jrm_training.bootstrap import Share, Tally
+from jrm_training.critique import CritiqueError, parse_critique
+from jrm_training.evaluate import Judged, rated
+from jrm_training.metrics import Rated, tallies
+from jrm_training.world.critique import VERDICTS
 
 _LABELS = {words: label for label, words in VERDICTS.items()}
 _OPENING = re.compile(rf"<\|global\|> ({'|'.join(_LABELS)}):")

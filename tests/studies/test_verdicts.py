@@ -4,11 +4,11 @@ import json
 from math import nan
 
 import pytest
+from studies.verdicts import verdict, verdict_tallies
 
 from jrm_service.scoring.types import Dimension, Score
 from jrm_training.bootstrap import estimates
 from jrm_training.evaluate import Judged
-from jrm_training.study_verdicts import verdict, verdict_tallies
 from jrm_training.world import World
 
 WORDS = {4: "very good", 3: "relatively good", 2: "relatively poor", 1: "very poor"}

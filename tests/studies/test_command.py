@@ -1,12 +1,12 @@
-"""``jrm study``: measured once, drawn again from the document."""
+"""``python -m studies``: measured once, drawn again from the document."""
 
 import pytest
 import typer
+from studies.__main__ import study
+from studies.study import FILE, write_study
+from studies.table import BEGIN, END, render
 from typer.testing import CliRunner
 
-from jrm_training.study import FILE, write_study
-from jrm_training.study_commands import study
-from jrm_training.study_table import BEGIN, END, render
 from support import studies
 
 app = typer.Typer()

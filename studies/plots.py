@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from .study_table import labels, spoken
+from .table import labels, spoken
 
 Document = Mapping[str, Any]
 

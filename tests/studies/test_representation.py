@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from studies.representation import WHOLE, hidden_states, represent
 
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_training.data import Edit, Group
-from jrm_training.study_representation import WHOLE, hidden_states, represent
 from support import checkpoints
 from support.pictures import photo
 from support.reference import Reference

@@ -1,4 +1,4 @@
-"""``jrm study``. Heavy imports happen inside the command."""
+"""``python -m studies``. Heavy imports happen inside the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def study(
 ) -> None:
     """Compare training runs side by side: accuracy, calibration, critiques, hidden states, how training went.
 
-    jrm study out/jrm-tiny out/jrm-tiny-alpha0 --out docs
+    python -m studies out/jrm-tiny out/jrm-tiny-alpha0 --out docs
 
     Writes study.json and three plots, and puts the table into training.md where OUT has it. A study can be interrupted:
     what was scored is kept in the run folders. Without runs, the plots and the table of OUT/study.json are made again.
@@ -41,11 +41,11 @@ def study(
     """
     from jrm_service.errors import CheckpointError
     from jrm_service.scoring.backend import WorkerLost
+    from jrm_training.evaluate_results import EvaluationError
 
-    from .evaluate_results import EvaluationError
+    from .plots import draw
     from .study import FILE, Plan, read_study, write_study
-    from .study_plots import draw
-    from .study_table import render
+    from .table import render
 
     try:
         if runs:
@@ -91,7 +91,7 @@ def _measure(runs: Sequence[Path], plan: Plan, device: str, allow_drift: bool) -
 
 
 def _update(page: Path, table: str) -> list[Path]:
-    from .study_table import BEGIN, insert
+    from .table import BEGIN, insert
 
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     if BEGIN not in text:
@@ -104,3 +104,7 @@ def _fail(problems: Sequence[str]) -> NoReturn:
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(study)

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
+from studies.study import Plan, measure, open_run, read_study, write_study
 
 from jrm_service.errors import CheckpointError
-from jrm_training.study import Plan, measure, open_run, read_study, write_study
 from support import checkpoints, studies
 
 PLAN = Plan(groups=2, edits=5, critiques=5)

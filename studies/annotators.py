@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .bootstrap import Array, CalibrationError, Mean, RankCorrelation, Tally, ranks
-from .evaluate import Judged, rated
-from .losses import log_win_probability
-from .metrics import calibration_sums
+from jrm_training.bootstrap import Array, CalibrationError, Mean, RankCorrelation, Tally, ranks
+from jrm_training.evaluate import Judged, rated
+from jrm_training.losses import log_win_probability
+from jrm_training.metrics import calibration_sums
 
 _CONSTANTS = np.concatenate([[0.0], np.geomspace(0.02, 50.0, 80)])
 

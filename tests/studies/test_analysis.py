@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from jrm_training.analysis import principal_components, procrustes, spectrum
+from studies.analysis import principal_components, procrustes, spectrum
 
 
 def cross(*lengths: float) -> np.ndarray:

@@ -6,7 +6,7 @@ Everything that is measured goes into one JSON document, and tables and plots ar
      "runs": [
         {"name", "alpha", "steps", "fingerprint",
          "splits": {"test": {what `jrm evaluate --json` writes}, "unseen": {...}},
-         "annotators": {dimension: {figure of ``study_annotators``: estimate}},
+         "annotators": {dimension: {figure of ``annotators``: estimate}},
          "gain": {split: {output: {figure: estimate}}}, "representation": {...}, "curves": {...}}]}
 
 ``critiques`` of the test split have the verdict's figures too (``study_verdicts``). ``gain`` is what a run has over the
@@ -29,23 +29,23 @@ from jrm_client import strict_json
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.devices import resolve_device
+from jrm_training.bootstrap import Array, Share, estimates
+from jrm_training.data import Group
+from jrm_training.evaluate import Judged, make_report, rated, rated_reward, score_groups
+from jrm_training.evaluate_report import to_json
+from jrm_training.evaluate_results import ResultsFile, inputs_hash
+from jrm_training.evaluate_scorers import BackendScorer, open_scorer
+from jrm_training.generate import write_critiques
+from jrm_training.metrics import tallies
+from jrm_training.trainer import LOG, read_log
+from jrm_training.world import World
+from jrm_training.world.generate import Split
 
-from .bootstrap import Array, Share, estimates
-from .data import Group
-from .evaluate import Judged, make_report, rated, rated_reward, score_groups
-from .evaluate_report import to_json
-from .evaluate_results import ResultsFile, inputs_hash
-from .evaluate_scorers import BackendScorer, open_scorer
-from .generate import write_critiques
-from .metrics import tallies
-from .study_annotators import annotator_tallies
-from .study_curves import curves, stage_ends
-from .study_gain import gain
-from .study_representation import hidden_states, represent
-from .study_verdicts import verdict_tallies
-from .trainer import LOG, read_log
-from .world import World
-from .world.generate import Split
+from .annotators import annotator_tallies
+from .curves import curves, stage_ends
+from .gain import gain
+from .representation import hidden_states, represent
+from .verdicts import verdict_tallies
 
 FORMAT = "jrm-study/1"
 FILE = "study.json"
