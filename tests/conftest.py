@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The files whose tests use the fixture `explaining`: one worker runs them, so that vLLM is started once.
 EXPLAINING = {
+    "tests/docs/test_replies.py",
     "tests/monitoring/test_exported.py",
     "tests/monitoring/test_live.py",
     "tests/service/api/test_explain.py",
