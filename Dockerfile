@@ -7,7 +7,7 @@ ARG CPU_EXTRAS=service,otel
 # Not slim: Triton, which vLLM uses, compiles C when it runs. CUDA comes with torch, the driver from the host.
 ARG GPU_BASE=python:3.11.15-bookworm
 ARG GPU_EXTRAS=service,explain,otel
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 
 FROM ${CPU_BASE} AS cpu-base

@@ -10,8 +10,8 @@ DIGEST = "sha256:" + "ab" * 32
 @each(
     ("values", "image"),
     [
-        ({}, "jrm-serve:0.1.0-cpu"),
-        ({"score": {"gpus": 1}}, "jrm-serve:0.1.0-gpu"),
+        ({}, "jrm-serve:0.2.0-cpu"),
+        ({"score": {"gpus": 1}}, "jrm-serve:0.2.0-gpu"),
         ({"image": {"tag": "next"}, "score": {"gpus": 1}}, "jrm-serve:next"),
         (
             {"image": {"repository": "r.example.com:5000/jrm", "tag": "x", "digest": DIGEST}},
@@ -26,8 +26,8 @@ def test_a_digest_wins_over_a_tag_and_a_tag_over_the_version(values, image):
 def test_roles_have_the_image_of_their_devices():
     values = {"explain": {"enabled": True}}
     assert [server(values, role)["image"] for role in ("score", "explain")] == [
-        "jrm-serve:0.1.0-cpu",
-        "jrm-serve:0.1.0-gpu",
+        "jrm-serve:0.2.0-cpu",
+        "jrm-serve:0.2.0-gpu",
     ]
 
 
