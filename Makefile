@@ -14,7 +14,7 @@ TRAINERS ?= trl ms_swift verl openrlhf
 TORCH := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo rl-demo test test-all test-trainers check docs fuzz bench soak screenshots image image-test train-tiny format clean
+.PHONY: help serve demo rl-demo test test-all test-trainers check docs fuzz mutants bench soak screenshots image image-test train-tiny format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -42,6 +42,9 @@ test-trainers: $(VENV)/.service $(TRAINERS:%=.trainers/%/.ready) ## our rewards 
 
 fuzz: $(VENV)/.dev ## damage images and requests until something breaks; what it finds belongs in tests/fuzz/corpus
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)
+
+mutants: $(VENV)/.mutants ## change the pure core in small ways and count what its tests notice (MODULES="planner queue")
+	@$(BIN)/python -m tools.mutants $(MODULES)
 
 check: $(VENV)/.dev ## lint, format, types, import rules
 	@$(BIN)/ruff check .
@@ -103,6 +106,11 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.docs: $(VENV)/bin/python pyproject.toml
 	@echo "installing jrm-serve[docs] into $(VENV) (once)"
 	@$(INSTALL) '.[docs]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	@echo "installing jrm-serve[mutants] into $(VENV) (once)"
+	@$(INSTALL) '.[mutants]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
