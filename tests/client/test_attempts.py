@@ -112,6 +112,13 @@ def test_a_failure_is_raised_at_once_when_the_deadline_comes_before_the_next_att
     assert call.asked == ["a", "b"]
 
 
+def test_a_server_that_asks_for_more_time_than_there_is_is_not_asked_again() -> None:
+    draining = APIStatusError("", status=503, retry_after=3600.0)
+    call = Call("a", draining)
+    assert call.fails() is draining
+    assert call.asked == ["a"]
+
+
 def test_a_large_fleet_is_not_asked_for_all_attempts_at_once() -> None:
     call = Call("abcdef", *repeated(DOWN), backoff=FOREVER)
     assert call.fails() is DOWN

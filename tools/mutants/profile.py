@@ -1,8 +1,17 @@
-"""A pytest plugin: property tests that say yes or no, and say the same in every run."""
+"""A pytest plugin: property tests say yes or no, the same in every run, and no test goes on for ever.
+
+A limit of CPU time is the same on a machine that does other things. What waits and uses none, mutmut ends.
+"""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+CPU_S = 20
 
 settings.register_profile(
     "mutants",
@@ -14,3 +23,14 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("mutants")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Fail a test after CPU_S seconds of the processor, and once more each second if that was caught."""
+    signal.signal(signal.SIGPROF, lambda _number, _frame: pytest.fail(f"more than {CPU_S} s of CPU time"))
+    signal.setitimer(signal.ITIMER_PROF, CPU_S, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
