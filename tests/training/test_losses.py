@@ -13,6 +13,7 @@ from jrm_client.probability import win_probability
 from jrm_training.losses import (
     IGNORED,
     Pairs,
+    _weights,
     joint_loss,
     language_loss,
     log_win_probability,
@@ -48,6 +49,16 @@ def integrals(mean: float, std: float) -> tuple[float, float, float]:
 
 def float64(*values: float) -> list[Tensor]:
     return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
+@pytest.mark.parametrize("terms", [1, 3, 8, 24])
+def test_the_sigmoid_is_a_sum_of_exponentials_to_the_error_that_is_promised(terms):
+    weights = np.array(_weights(terms))
+    assert weights.shape == (terms,)
+    assert np.abs(weights).max() <= 1
+    q = np.linspace(0, 1, 1001)
+    error = np.abs((1 + q) * (q[:, None] ** np.arange(terms) @ weights) - 1)
+    assert error.max() == pytest.approx(1 / math.cosh(terms * math.acosh(3)), rel=0.01, abs=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +206,21 @@ def test_explicit_preferences():
     assert as_set(pairs) == {(0, 1, 1.0), (2, 1, 0.0), (0, 2, 0.5)}
 
 
-@pytest.mark.parametrize(("row", "message"), [((0, 1, "left"), "'left'"), ((2, 2, "tie"), "candidate 2")])
+def test_pairs_are_where_they_are_asked_for():
+    for pairs in (pairs_from([(0, 1, "tie")], "meta"), pairs_from([(0, 1, "tie")]).to("meta")):
+        tensors = (pairs.first, pairs.second, pairs.target)
+        assert [tensor.device.type for tensor in tensors] == ["meta"] * 3
+        assert [tensor.dtype for tensor in tensors] == [torch.int64, torch.int64, torch.float32]
+
+
+def test_pairs_that_move_stay_the_same():
+    pairs = pairs_from([(0, 1, "first"), (2, 1, "second")])
+    assert as_set(pairs.to("cpu")) == as_set(pairs)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"), [((0, 1, "left"), "'left': must be one of first, second, tie$"), ((2, 2, "tie"), "candidate 2")]
+)
 def test_a_preference_without_meaning_is_refused(row, message):
     with pytest.raises(ValueError, match=message):
         pairs_from([row])
