@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-CPU_S = 20
+CPU_S = 10
 
 settings.register_profile(
     "mutants",

@@ -224,6 +224,51 @@ def test_an_empty_line_lets_everybody_in_that_has_time_for_its_own_candidates() 
     run_virtual(main())
 
 
+def test_idle_devices_refuse_nobody() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        line.check("a", 0.0)
+
+    run_virtual(main())
+
+
+def test_what_has_a_place_and_what_waits_for_one_count_alike() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=10)
+        await measured(line, candidates=10, seconds=1.0)
+        await line.take_places(10, "a")
+        waits = asyncio.create_task(line.take_places(10, "a"))
+        await asyncio.sleep(0)
+        assert predicted(line, "a") == pytest.approx(1.25 * 3 * 10 / 10, abs=0.1)
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+
+    run_virtual(main())
+
+
+def test_a_body_of_another_tenant_counts_as_well() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        async with line.body(10, "another"):
+            assert predicted(line, "a") == pytest.approx(1.25 * 2 * 10 / 10, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_devices_that_rested_are_not_slow() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        await line.take_places(10, "a")
+        await asyncio.sleep(600.0)
+        line.rested()
+        assert predicted(line, "a") == pytest.approx(1.25 * 2 * 10 / 10, abs=0.1)
+
+    run_virtual(main())
+
+
 def test_the_backlog_of_others_counts_as_much_as_ones_own_at_most() -> None:
     async def main() -> None:
         line = WaitingLine(max_body_bytes=1000, max_queue=10_000)
