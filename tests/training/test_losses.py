@@ -137,6 +137,14 @@ def test_float32_loses_nothing_but_the_rounding_of_its_result():
     assert torch.equal(log_win_probability(mean, std), exact.float())
 
 
+def test_a_probability_is_computed_where_its_rewards_are():
+    for std in (torch.ones(3, device="meta"), None):
+        mean = torch.zeros(3, device="meta", requires_grad=True)
+        log_p = log_win_probability(mean, std)
+        log_p.sum().backward()
+        assert (log_p.device.type, log_p.dtype, mean.grad.device.type) == ("meta", torch.float32, "meta")
+
+
 def test_far_behind_without_uncertainty_the_gradient_is_one():
     mean, std = float64(-1e4, 1e-12)
     log_p = log_win_probability(mean, std)
@@ -274,6 +282,7 @@ def test_no_head_output_breaks_the_loss(choice, dtype):
         log_std = torch.tensor([spread, -spread], dtype=dtype, requires_grad=True)
         loss = ranking_loss(mean, log_std, pairs_from([(0, 1, choice)])).total
         loss.backward()
+        assert loss.dtype == dtype
         assert torch.cat((loss[None], mean.grad, log_std.grad)).isfinite().all()
         assert mean.grad.abs().max() <= 1 + 1e-6
 

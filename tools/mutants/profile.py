@@ -18,7 +18,7 @@ settings.register_profile(
     database=None,
     deadline=None,
     derandomize=True,
-    max_examples=50,
+    max_examples=30,
     phases=(Phase.explicit, Phase.generate),  # a smaller example of a failure is of no use here
     suppress_health_check=list(HealthCheck),
 )

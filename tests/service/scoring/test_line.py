@@ -67,7 +67,7 @@ def test_more_than_there_is_gets_all_that_there_is() -> None:
         share.release(3)
         assert await asked == 10
         share.release(10)
-        assert share.spent == 0
+        assert (share.spent, share.held) == (0, {})
 
     run_virtual(main())
 

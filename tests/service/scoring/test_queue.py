@@ -201,6 +201,8 @@ def test_a_lost_batch_is_tried_again_in_halves_and_then_one_by_one_in_order() ->
     assert sizes[8:] == [1]
     assert kinds(request) + kinds(later) == [DeviceLost] * 6
     assert str(results(request)[0]) == "the worker on cuda:0 died; it was tried 3 times"
+    outcome = request.entries[0].future.result()
+    assert (outcome.inference_ms, outcome.tokens_computed) == (0.0, 0)
     assert_empty(made)
 
 
