@@ -61,6 +61,7 @@ def test_more_than_there_is_gets_all_that_there_is() -> None:
     async def main() -> None:
         share = Share(10)
         assert await share.acquire(3) == 3
+        assert share.held == {"": 3}
         asked = asyncio.create_task(share.acquire(1000))
         await asyncio.sleep(0)
         assert not asked.done()
@@ -125,6 +126,20 @@ def test_who_leaves_in_the_moment_of_its_turn_gives_it_back() -> None:
         await asyncio.sleep(0)
         assert grants.order == ["running", "next"]
         assert grants.share.spent == 10
+
+    run_virtual(main())
+
+
+def test_who_has_just_left_is_passed_over() -> None:
+    async def main() -> None:
+        grants = Grants(Share(10))
+        await grants.ask("running", 10)
+        await grants.ask("leaving", 10)
+        await grants.ask("next", 10)
+        grants.tasks["leaving"].cancel()  # it has had no turn of the loop to say so
+        await grants.release(10)
+        assert grants.order == ["running", "next"]
+        assert (grants.share.spent, grants.share.waiting) == (10, {})
 
     run_virtual(main())
 
