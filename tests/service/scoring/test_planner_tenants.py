@@ -68,6 +68,15 @@ def test_clear_gives_back_every_tenants_entries() -> None:
     assert planner.take() == []
 
 
+def test_after_clear_a_whole_turn_begins() -> None:
+    planner = Planner[Entry](4)
+    fill(planner, [entry(1, tenant="A") for _ in range(8)])
+    planner.take()
+    planner.clear()
+    fill(planner, [entry(number, tenant=tenant) for number, tenant in enumerate("AAAABBBB")])
+    assert [one.tenant for one in planner.take()] == ["A"] * 4
+
+
 of_tenants = st.lists(
     st.tuples(st.sampled_from(TENANTS), st.integers(0, 2), st.integers(1, 12), st.sampled_from("xyz")), max_size=40
 ).map(lambda rows: [entry(10 * TENANTS.index(t) + r, size, source, t) for t, r, size, source in rows])
