@@ -61,6 +61,27 @@ def test_leaving_ends_a_tenants_turn() -> None:
     assert [one.tenant for one in planner.take()] == ["B"] * 4
 
 
+@pytest.mark.parametrize("tenants", ["AAA", "ABC"])  # three requests of one tenant take turns as three tenants do
+def test_when_all_of_the_first_leaves_the_next_has_a_whole_turn(tenants: str) -> None:
+    planner = Planner[Entry](4)
+    first, leaving = fill(planner, [entry(0, 3, tenant=tenants[0]) for _ in range(2)])
+    fill(planner, [entry(request, tenant=tenants[request]) for request in (1, 2) for _ in range(4)])
+    assert planner.take() == [first]  # 3 of the 4 tokens of its turn
+    planner.discard(leaving)
+    assert [one.request for one in planner.take()] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("tenants", ["AAA", "ABC"])
+def test_when_all_of_another_leaves_the_turn_goes_on(tenants: str) -> None:
+    planner = Planner[Entry](4)
+    first, second, _ = fill(planner, [entry(0, size, tenant=tenants[0]) for size in (3, 2, 1)])
+    [leaving] = fill(planner, [entry(1, tenant=tenants[1])])
+    later = fill(planner, [entry(2, tenant=tenants[2]) for _ in range(4)])
+    assert planner.take() == [first]
+    planner.discard(leaving)
+    assert planner.take() == [second, *later[:2]]
+
+
 def test_clear_gives_back_every_tenants_entries() -> None:
     planner = Planner[Entry](4)
     entries = fill(planner, [entry(number, tenant=tenant) for number, tenant in enumerate("ABA")])
