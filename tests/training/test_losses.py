@@ -303,6 +303,7 @@ def test_language_loss_is_the_mean_of_minus_log_p():
     each = [math.log(math.exp(2) + 1 + math.exp(1)) - 2, math.log(2 + math.exp(3))]
     assert language_loss(logits, targets).item() == pytest.approx(sum(each) / 2)
     assert language_loss(logits, targets, reduction="sum").item() == pytest.approx(sum(each))
+    assert language_loss(logits[:1], targets[:1]).item() == pytest.approx(each[0])
 
 
 def test_tokens_outside_the_critique_do_not_count():
@@ -333,6 +334,11 @@ def test_a_long_critique_is_summed_in_chunks_to_the_same_loss_and_gradients():
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
         gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
         assert torch.allclose(*gradients, rtol=1e-12, atol=0)
+
+
+def test_every_position_of_a_long_critique_has_a_target():
+    with pytest.raises(ValueError, match="zip"):
+        language_loss(torch.zeros(3 * 1024, 2), torch.zeros(2 * 1024, dtype=torch.int64))
 
 
 def test_language_loss_is_not_rounded_to_the_backbones_dtype():
