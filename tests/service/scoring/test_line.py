@@ -115,6 +115,17 @@ def test_who_leaves_the_head_of_the_line_lets_the_next_one_in() -> None:
     run_virtual(main())
 
 
+def test_who_leaves_the_middle_of_the_line_waits_no_more() -> None:
+    async def main() -> None:
+        grants = Grants(Share(10))
+        for name in ("running", "first", "second"):
+            await grants.ask(name, 10)
+        await grants.leave("second")
+        assert grants.share.waiting == {"": 10}
+
+    run_virtual(main())
+
+
 def test_who_leaves_in_the_moment_of_its_turn_gives_it_back() -> None:
     async def main() -> None:
         grants = Grants(Share(10))
