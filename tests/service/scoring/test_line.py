@@ -155,6 +155,19 @@ def test_who_has_just_left_is_passed_over() -> None:
     run_virtual(main())
 
 
+def test_who_was_let_in_waits_no_more_although_the_next_one_does() -> None:
+    async def main() -> None:
+        grants = Grants(Share(10))
+        await grants.ask("running", 10)
+        await grants.ask("small", 4, "a")
+        await grants.ask("large", 7, "b")
+        await grants.release(10)
+        assert grants.order == ["running", "small"]
+        assert grants.share.waiting == {"b": 7}
+
+    run_virtual(main())
+
+
 def test_what_a_tenant_asked_for_and_did_not_get_is_not_held_against_it() -> None:
     """Its callers ran out of patience. So it has had nothing, and goes first."""
 
