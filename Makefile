@@ -15,7 +15,7 @@ TRAINERS ?= trl ms_swift verl openrlhf
 TORCH := $(shell grep '^torch==' constraints/cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo rl-demo test test-all test-trainers check docs dist fuzz bench soak screenshots image image-test train-tiny format clean
+.PHONY: help serve demo rl-demo test test-all test-trainers check docs dist fuzz mutants bench soak screenshots image image-test train-tiny format clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -43,6 +43,9 @@ test-trainers: $(VENV)/.service $(TRAINERS:%=.trainers/%/.ready) ## test our rew
 
 fuzz: $(VENV)/.dev ## fuzz images and requests until something breaks; add what it finds to tests/fuzz/corpus
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-seed=random --timeout=0 $(ARGS)
+
+mutants: $(VENV)/.mutants ## change the pure core in small ways and count what its tests notice (MODULES="planner queue")
+	@$(BIN)/python -m tools.mutants $(MODULES)
 
 check: $(VENV)/.dev ## check lint, format, types and import rules
 	@$(BIN)/ruff check .
@@ -115,6 +118,11 @@ $(VENV)/.docs: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dist: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "installing jrm-serve[dist] into $(VENV) (once)"
 	@$(INSTALL) '.[dist]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	@echo "installing jrm-serve[mutants] into $(VENV) (once)"
+	@$(INSTALL) '.[mutants]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)

@@ -1,12 +1,14 @@
 import itertools
 import math
+from typing import Any
 
 import mpmath
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jrm_client.probability import expected_sigmoid, win_probability
+from jrm_client.probability import expected_sigmoid, sigmoid, win_probability
 from support.cases import each
 
 MEANS = [-800.0, -60.0, -37.0, -7.3, -1.0, -1e-3, 0.0, 0.4, 3.0, 25.0, 120.0, 1e6]
@@ -60,3 +62,42 @@ def test_equals_are_even() -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     assert math.isnan(win_probability(math.nan, 1.0, 0.0, 1.0))
     assert math.isnan(win_probability(0.0, 1.0, 0.0, math.nan))
+
+
+def test_a_std_may_be_small_or_0() -> None:
+    assert win_probability(1.0, 0.0, 0.5, 0.3) == expected_sigmoid(0.5, 0.3)
+
+
+def test_without_uncertainty_it_is_the_sigmoid_to_the_last_bit() -> None:
+    for mean in MEANS:
+        exact = float(sigmoid(np.array(-abs(mean))))
+        assert expected_sigmoid(mean, 0.0) == (1.0 - exact if mean > 0 else exact)
+
+
+@each(
+    ("arguments", "error", "message"),
+    [
+        (("1", 1.0, 0.0, 1.0), TypeError, "mean_i='1': expected a number$"),
+        ((1.0, "1", 0.0, 1.0), TypeError, "std_i='1': expected a number or None$"),
+        ((1.0, 1.0, None, 1.0), TypeError, "mean_j=None: expected a number$"),
+        ((1.0, 1.0, 0.0, [1.0]), TypeError, r"std_j=\[1.0\]: expected a number or None$"),
+        ((1.0, -1.0, 0.0, 1.0), ValueError, "std_i=-1: expected a number that is not below 0$"),
+        ((1.0, 1.0, 0.0, -0.5), ValueError, "std_j=-0.5: expected"),
+    ],
+)
+def test_what_is_no_reward(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        win_probability(*arguments)
+
+
+@each(
+    ("mean", "std", "error", "message"),
+    [
+        ("1", 1.0, TypeError, "mean='1'"),
+        (1.0, None, TypeError, "std=None"),
+        (1.0, -0.5, ValueError, "std=-0.5: expected"),
+    ],
+)
+def test_what_is_no_normal_distribution(mean: Any, std: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        expected_sigmoid(mean, std)

@@ -1,12 +1,24 @@
+import math
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jrm_client import APIConnectionError, APIResponseError, APIStatusError, JRMError
-from jrm_client.retry import FIRST_DELAY, MAX_DELAY, Backoff, Schedule, ejects, parse_retry_after, retryable
+from jrm_client.retry import (
+    FIRST_DELAY,
+    MAX_DELAY,
+    RETRY_AFTER_JITTER,
+    Backoff,
+    Schedule,
+    ejects,
+    parse_retry_after,
+    retryable,
+)
+from support.cases import each
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 LONGEST = Backoff(uniform=lambda low, high: high)
@@ -39,6 +51,7 @@ def test_other_failures(failure: JRMError, expected: bool) -> None:
         (format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True), 0.0),
         ("soon", None),
         ("-1", None),
+        ("1.2.3", None),
         ("nan", None),
         ("²", None),
         ("", None),
@@ -57,6 +70,31 @@ def test_delays_double_up_to_a_limit() -> None:
 
 def test_jitter_shortens_a_delay_by_at_most_half() -> None:
     assert SHORTEST.delay(1, None) == FIRST_DELAY / 2
+
+
+def test_retry_after_is_lengthened_by_at_most_a_tenth() -> None:
+    assert LONGEST.delay(1, 100.0) == 100.0 * (1.0 + RETRY_AFTER_JITTER)
+    assert SHORTEST.delay(1, 100.0) == 100.0
+
+
+def test_a_backoff_of_no_time() -> None:
+    assert Backoff(0.0, 0.0).delay(3, None) == 0.0
+
+
+@each(
+    ("arguments", "error", "message"),
+    [
+        ({"first": True}, TypeError, "first=True"),
+        ({"most": "8"}, TypeError, "most='8'"),
+        ({"first": math.nan}, ValueError, "first=nan"),
+        ({"most": math.inf}, ValueError, "most=inf"),
+        ({"first": -0.1}, ValueError, "first=-0.1"),
+        ({"uniform": 0.5}, TypeError, "uniform: float"),
+    ],
+)
+def test_what_is_no_backoff(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        Backoff(**arguments)
 
 
 @given(st.integers(1, 50), st.floats(0, 1e4))
@@ -99,6 +137,23 @@ def test_a_replica_is_asked_again_later_each_time() -> None:
     for now, ready in ((0.0, FIRST_DELAY), (10.0, 10.0 + 2 * FIRST_DELAY)):
         schedule.failed("a", now, DOWN)
         assert schedule.ready == {"a": ready}
+
+
+def test_from_the_fourth_failure_on_another_replica_is_not_asked_at_once_either() -> None:
+    schedule = Schedule(5, LONGEST)
+    for name in "abc":
+        schedule.failed(name, 0.0, DOWN)
+    assert schedule.elsewhere == -math.inf
+    for name, now, elsewhere in (("d", 10.0, 10.0 + FIRST_DELAY), ("e", 20.0, 20.0 + 2 * FIRST_DELAY)):
+        schedule.failed(name, now, DOWN)
+        assert schedule.elsewhere == elsewhere
+
+
+def test_another_replica_is_not_asked_before_one_that_was_asked_may_be_asked_again() -> None:
+    schedule = Schedule(5, SHORTEST)
+    for name, retry_after in (("a", 30.0), ("b", 20.0), ("c", 40.0), ("d", 50.0)):
+        schedule.failed(name, 0.0, APIStatusError("", status=503, retry_after=retry_after))
+    assert schedule.elsewhere == 20.0
 
 
 def test_every_replica_waits_out_its_own_retry_after() -> None:

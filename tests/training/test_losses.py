@@ -13,6 +13,7 @@ from jrm_client.probability import win_probability
 from jrm_training.losses import (
     IGNORED,
     Pairs,
+    _weights,
     joint_loss,
     language_loss,
     log_win_probability,
@@ -48,6 +49,16 @@ def integrals(mean: float, std: float) -> tuple[float, float, float]:
 
 def float64(*values: float) -> list[Tensor]:
     return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
+@pytest.mark.parametrize("terms", [1, 3, 8, 24])
+def test_the_sigmoid_is_a_sum_of_exponentials_to_the_error_that_is_promised(terms):
+    weights = np.array(_weights(terms))
+    assert weights.shape == (terms,)
+    assert np.abs(weights).max() <= 1
+    q = np.linspace(0, 1, 1001)
+    error = np.abs((1 + q) * (q[:, None] ** np.arange(terms) @ weights) - 1)
+    assert error.max() == pytest.approx(1 / math.cosh(terms * math.acosh(3)), rel=0.01, abs=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +137,14 @@ def test_float32_loses_nothing_but_the_rounding_of_its_result():
     assert torch.equal(log_win_probability(mean, std), exact.float())
 
 
+def test_a_probability_is_computed_where_its_rewards_are():
+    for std in (torch.ones(3, device="meta"), None):
+        mean = torch.zeros(3, device="meta", requires_grad=True)
+        log_p = log_win_probability(mean, std)
+        log_p.sum().backward()
+        assert (log_p.device.type, log_p.dtype, mean.grad.device.type) == ("meta", torch.float32, "meta")
+
+
 def test_far_behind_without_uncertainty_the_gradient_is_one():
     mean, std = float64(-1e4, 1e-12)
     log_p = log_win_probability(mean, std)
@@ -195,7 +214,21 @@ def test_explicit_preferences():
     assert as_set(pairs) == {(0, 1, 1.0), (2, 1, 0.0), (0, 2, 0.5)}
 
 
-@pytest.mark.parametrize(("row", "message"), [((0, 1, "left"), "'left'"), ((2, 2, "tie"), "candidate 2")])
+def test_pairs_are_where_they_are_asked_for():
+    for pairs in (pairs_from([(0, 1, "tie")], "meta"), pairs_from([(0, 1, "tie")]).to("meta")):
+        tensors = (pairs.first, pairs.second, pairs.target)
+        assert [tensor.device.type for tensor in tensors] == ["meta"] * 3
+        assert [tensor.dtype for tensor in tensors] == [torch.int64, torch.int64, torch.float32]
+
+
+def test_pairs_that_move_stay_the_same():
+    pairs = pairs_from([(0, 1, "first"), (2, 1, "second")])
+    assert as_set(pairs.to("cpu")) == as_set(pairs)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"), [((0, 1, "left"), "'left': must be one of first, second, tie$"), ((2, 2, "tie"), "candidate 2")]
+)
 def test_a_preference_without_meaning_is_refused(row, message):
     with pytest.raises(ValueError, match=message):
         pairs_from([row])
@@ -249,6 +282,7 @@ def test_no_head_output_breaks_the_loss(choice, dtype):
         log_std = torch.tensor([spread, -spread], dtype=dtype, requires_grad=True)
         loss = ranking_loss(mean, log_std, pairs_from([(0, 1, choice)])).total
         loss.backward()
+        assert loss.dtype == dtype
         assert torch.cat((loss[None], mean.grad, log_std.grad)).isfinite().all()
         assert mean.grad.abs().max() <= 1 + 1e-6
 
@@ -269,6 +303,7 @@ def test_language_loss_is_the_mean_of_minus_log_p():
     each = [math.log(math.exp(2) + 1 + math.exp(1)) - 2, math.log(2 + math.exp(3))]
     assert language_loss(logits, targets).item() == pytest.approx(sum(each) / 2)
     assert language_loss(logits, targets, reduction="sum").item() == pytest.approx(sum(each))
+    assert language_loss(logits[:1], targets[:1]).item() == pytest.approx(each[0])
 
 
 def test_tokens_outside_the_critique_do_not_count():
@@ -299,6 +334,11 @@ def test_a_long_critique_is_summed_in_chunks_to_the_same_loss_and_gradients():
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
         gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
         assert torch.allclose(*gradients, rtol=1e-12, atol=0)
+
+
+def test_every_position_of_a_long_critique_has_a_target():
+    with pytest.raises(ValueError, match="zip"):
+        language_loss(torch.zeros(3 * 1024, 2), torch.zeros(2 * 1024, dtype=torch.int64))
 
 
 def test_language_loss_is_not_rounded_to_the_backbones_dtype():

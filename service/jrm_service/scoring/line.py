@@ -53,7 +53,7 @@ class Share:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if tenant not in self._lines:
             self._lines[tenant] = {}
-            self._had[tenant] = max(self._now, self._had.get(tenant, 0))
+            self._had[tenant] = self._now
         self._lines[tenant][granted] = amount
         self.waiting[tenant] += amount
         self._grant()

@@ -139,7 +139,7 @@ class ScoreQueue:
         ended = [task for task in batch if task.lost_with >= MOST_TRIES]
         for task in ended:
             self._end(task, DeviceLost(f"{why}; it was tried {MOST_TRIES} times"), 0.0, 0, now)
-        again = [task for task in self._wanted(batch) if task.lost_with < MOST_TRIES]
+        again = self._wanted(batch)
         size = max(1, -(-len(again) // 2)) if again and again[0].lost_with == 1 else 1
         self._again.extendleft(reversed([again[start : start + size] for start in range(0, len(again), size)]))
 

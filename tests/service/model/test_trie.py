@@ -100,6 +100,7 @@ def model(tmp_path_factory):
 def test_positions_equal_those_of_transformers(model, batch):
     trie = build_trie(batch)
     ours = positions(trie, FACTOR)
+    assert ours.dtype == np.int64
     nodes = {read: node for node in trie.nodes for read in node.reads}
     for number, segments in enumerate(batch):
         types = [int(isinstance(s, Image)) for s in segments for _ in range(s.tokens)]
@@ -135,6 +136,24 @@ def test_rows_keep_sources_together_and_lose_nobody(sources, budget):
         *before, last = (candidates[index] for index in row)
         shared = shared_tokens(before) + shared_tokens([last]) - shared_tokens([*before, last])
         assert shared_tokens(before) < max(budget, 16 * shared)
+
+
+def edit_of(prompt: tuple[int, ...], number: int) -> Candidate:
+    """With one source for all, and two tokens of its own beside it: those of its edit and of its last text."""
+    source, edit = image(0, 1, 1), image(number, 1, 1)
+    return Candidate((source,), edit, "x", (TokenSequence((Text(prompt), Text((number,))), ()),))
+
+
+def test_a_row_ends_with_the_candidate_that_fills_the_budget():
+    group = [edit_of((number,), number) for number in range(1, 5)]  # 4 tokens the first of a row, 3 each of the others
+    assert split_rows(group, 10) == [[0, 1, 2], [3]]
+    assert split_rows(group, 11) == [[0, 1, 2, 3]]
+
+
+def test_a_row_holds_what_all_of_its_candidates_have_brought():
+    long, other = tuple(range(10, 20)), tuple(range(30, 40))
+    group = [edit_of(prompt, number) for number, prompt in enumerate((long, other, long, (1,)), start=1)]
+    assert split_rows(group, 30) == [[0, 1, 2, 3]]  # 13 + 12 + 2 when the last one comes
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.integers(1, 400))

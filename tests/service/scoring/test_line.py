@@ -61,13 +61,14 @@ def test_more_than_there_is_gets_all_that_there_is() -> None:
     async def main() -> None:
         share = Share(10)
         assert await share.acquire(3) == 3
+        assert share.held == {"": 3}
         asked = asyncio.create_task(share.acquire(1000))
         await asyncio.sleep(0)
         assert not asked.done()
         share.release(3)
         assert await asked == 10
         share.release(10)
-        assert share.spent == 0
+        assert (share.spent, share.held) == (0, {})
 
     run_virtual(main())
 
@@ -114,6 +115,17 @@ def test_who_leaves_the_head_of_the_line_lets_the_next_one_in() -> None:
     run_virtual(main())
 
 
+def test_who_leaves_the_middle_of_the_line_waits_no_more() -> None:
+    async def main() -> None:
+        grants = Grants(Share(10))
+        for name in ("running", "first", "second"):
+            await grants.ask(name, 10)
+        await grants.leave("second")
+        assert grants.share.waiting == {"": 10}
+
+    run_virtual(main())
+
+
 def test_who_leaves_in_the_moment_of_its_turn_gives_it_back() -> None:
     async def main() -> None:
         grants = Grants(Share(10))
@@ -125,6 +137,33 @@ def test_who_leaves_in_the_moment_of_its_turn_gives_it_back() -> None:
         await asyncio.sleep(0)
         assert grants.order == ["running", "next"]
         assert grants.share.spent == 10
+
+    run_virtual(main())
+
+
+def test_who_has_just_left_is_passed_over() -> None:
+    async def main() -> None:
+        grants = Grants(Share(10))
+        await grants.ask("running", 10)
+        await grants.ask("leaving", 10)
+        await grants.ask("next", 10)
+        grants.tasks["leaving"].cancel()  # it has had no turn of the loop to say so
+        await grants.release(10)
+        assert grants.order == ["running", "next"]
+        assert (grants.share.spent, grants.share.waiting) == (10, {})
+
+    run_virtual(main())
+
+
+def test_who_was_let_in_waits_no_more_although_the_next_one_does() -> None:
+    async def main() -> None:
+        grants = Grants(Share(10))
+        await grants.ask("running", 10)
+        await grants.ask("small", 4, "a")
+        await grants.ask("large", 7, "b")
+        await grants.release(10)
+        assert grants.order == ["running", "small"]
+        assert grants.share.waiting == {"b": 7}
 
     run_virtual(main())
 
@@ -220,6 +259,51 @@ def test_an_empty_line_lets_everybody_in_that_has_time_for_its_own_candidates() 
         line = WaitingLine(max_body_bytes=1000, max_queue=1000)
         await measured(line, candidates=10, seconds=1.0)
         assert predicted(line, "a") <= 1.3
+
+    run_virtual(main())
+
+
+def test_idle_devices_refuse_nobody() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        line.check("a", 0.0)
+
+    run_virtual(main())
+
+
+def test_what_has_a_place_and_what_waits_for_one_count_alike() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=10)
+        await measured(line, candidates=10, seconds=1.0)
+        await line.take_places(10, "a")
+        waits = asyncio.create_task(line.take_places(10, "a"))
+        await asyncio.sleep(0)
+        assert predicted(line, "a") == pytest.approx(1.25 * 3 * 10 / 10, abs=0.1)
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+
+    run_virtual(main())
+
+
+def test_a_body_of_another_tenant_counts_as_well() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        async with line.body(10, "another"):
+            assert predicted(line, "a") == pytest.approx(1.25 * 2 * 10 / 10, abs=0.1)
+
+    run_virtual(main())
+
+
+def test_devices_that_rested_are_not_slow() -> None:
+    async def main() -> None:
+        line = WaitingLine(max_body_bytes=1000, max_queue=1000)
+        await measured(line, candidates=10, seconds=1.0)
+        await line.take_places(10, "a")
+        await asyncio.sleep(600.0)
+        line.rested()
+        assert predicted(line, "a") == pytest.approx(1.25 * 2 * 10 / 10, abs=0.1)
 
     run_virtual(main())
 

@@ -114,7 +114,9 @@ def test_a_cost_that_shares_sources_makes_longer_batches() -> None:
         return len(candidates) + 10 * len({one.source_keys for one in candidates})
 
     planner = Planner[Entry](20, shared)
-    fill(planner, [entry(1, source="x") for _ in range(15)])
+    fill(planner, [entry(1, source="x") for _ in range(9)])
+    assert planner.take(only_full=True) == []  # 19 tokens, and 99 if nothing were shared
+    fill(planner, [entry(1, source="x") for _ in range(6)])
     assert [len(batch) for batch in drain(planner)] == [10, 5]
 
 

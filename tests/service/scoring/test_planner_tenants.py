@@ -61,11 +61,61 @@ def test_leaving_ends_a_tenants_turn() -> None:
     assert [one.tenant for one in planner.take()] == ["B"] * 4
 
 
+@pytest.mark.parametrize("tenants", ["AAA", "ABC"])  # three requests of one tenant take turns as three tenants do
+def test_when_all_of_the_first_leaves_the_next_has_a_whole_turn(tenants: str) -> None:
+    planner = Planner[Entry](4)
+    first, leaving = fill(planner, [entry(0, 3, tenant=tenants[0]) for _ in range(2)])
+    fill(planner, [entry(request, tenant=tenants[request]) for request in (1, 2) for _ in range(4)])
+    assert planner.take() == [first]  # 3 of the 4 tokens of its turn
+    planner.discard(leaving)
+    assert [one.request for one in planner.take()] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("tenants", ["AAA", "ABC"])
+def test_when_all_of_the_first_was_taken_the_next_has_a_whole_turn(tenants: str) -> None:
+    planner = Planner[Entry](4)
+    first, *second = fill(
+        planner, [entry(request, size, tenant=tenants[request]) for request, size in ((0, 3), (1, 2), (1, 1), (1, 1))]
+    )
+    fill(planner, [entry(2, tenant=tenants[2]) for _ in range(4)])
+    assert planner.take() == [first]
+    assert planner.take() == second
+
+
+@pytest.mark.parametrize("tenants", ["AAA", "ABC"])
+def test_a_batch_of_many_turns_has_them_in_order(tenants: str) -> None:
+    """All of it costs as much as one, so it is in one batch; a turn is two of them."""
+    planner = Planner[Entry](2, lambda _candidates: 1)
+    for request, count in enumerate((1, 3, 3)):
+        fill(planner, [entry(request, source="xyz"[request], tenant=tenants[request]) for _ in range(count)])
+    assert [one.request for one in planner.take()] == [0, 1, 1, 2, 2, 1, 2]
+
+
+@pytest.mark.parametrize("tenants", ["AAA", "ABC"])
+def test_when_all_of_another_leaves_the_turn_goes_on(tenants: str) -> None:
+    planner = Planner[Entry](4)
+    first, second, _ = fill(planner, [entry(0, size, tenant=tenants[0]) for size in (3, 2, 1)])
+    [leaving] = fill(planner, [entry(1, tenant=tenants[1])])
+    later = fill(planner, [entry(2, tenant=tenants[2]) for _ in range(4)])
+    assert planner.take() == [first]
+    planner.discard(leaving)
+    assert planner.take() == [second, *later[:2]]
+
+
 def test_clear_gives_back_every_tenants_entries() -> None:
     planner = Planner[Entry](4)
     entries = fill(planner, [entry(number, tenant=tenant) for number, tenant in enumerate("ABA")])
     assert set(planner.clear()) == set(entries)
     assert planner.take() == []
+
+
+def test_after_clear_a_whole_turn_begins() -> None:
+    planner = Planner[Entry](4)
+    fill(planner, [entry(1, tenant="A") for _ in range(8)])
+    planner.take()
+    planner.clear()
+    fill(planner, [entry(number, tenant=tenant) for number, tenant in enumerate("AAAABBBB")])
+    assert [one.tenant for one in planner.take()] == ["A"] * 4
 
 
 of_tenants = st.lists(

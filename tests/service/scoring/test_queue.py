@@ -151,6 +151,13 @@ def test_a_full_batch_only_is_what_nobody_could_still_join() -> None:
 
 
 @in_a_loop
+def test_a_batch_costs_what_the_queue_was_told() -> None:
+    made = queue(budget=5, cost=len)
+    put(made, *(candidate(tokens=9) for _ in range(8)))
+    assert [len(made.take()) for _ in range(3)] == [5, 3, 0]
+
+
+@in_a_loop
 def test_what_was_never_begun_goes_back_to_the_front_in_order() -> None:
     made = queue(budget=2)
     waiting(made, 6)
@@ -194,6 +201,8 @@ def test_a_lost_batch_is_tried_again_in_halves_and_then_one_by_one_in_order() ->
     assert sizes[8:] == [1]
     assert kinds(request) + kinds(later) == [DeviceLost] * 6
     assert str(results(request)[0]) == "the worker on cuda:0 died; it was tried 3 times"
+    outcome = request.entries[0].future.result()
+    assert (outcome.inference_ms, outcome.tokens_computed) == (0.0, 0)
     assert_empty(made)
 
 
@@ -268,6 +277,20 @@ def test_one_that_comes_while_an_identical_one_is_on_a_device_gets_that_score() 
     settle(made, batch, 2.0)
     assert results(first, second) == [GOOD, GOOD]
     assert second.entries[0].future.result().queue_ms == 0.0
+
+
+@in_a_loop
+def test_one_that_comes_before_an_identical_one_is_begun_waits_until_then() -> None:
+    same = candidate()
+    for begin in (True, False):
+        made = queue()
+        put(made, same)
+        batch = made.take()
+        second = put(made, same, now=1.0)
+        if begin:
+            made.start(batch, 3.0)
+        settle(made, batch, 3.0)
+        assert second.entries[0].future.result().queue_ms == 2000.0, begin
 
 
 @in_a_loop
