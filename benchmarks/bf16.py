@@ -20,11 +20,11 @@ import torch
 
 from jrm_service.bench.tables import machine, table
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.golden import numbers
-from jrm_service.model.source import BUNDLED
-from jrm_service.scoring.fitting import DEFAULT_TOKENS
 from jrm_service.scoring.preparing import CheckpointPreparer
+from jrm_service.scoring.token_budget import DEFAULT_TOKENS
 from jrm_service.scoring.types import Candidate, Score
 from jrm_training.world import World
 

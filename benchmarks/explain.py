@@ -22,14 +22,14 @@ from jrm_client import AsyncJRMClient
 from jrm_service.bench.server import TIMEOUT_S, serving
 from jrm_service.bench.tables import load, machine, table
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_training.bootstrap import Estimate
 from jrm_training.data import Group
 from jrm_training.world import World
 
 from .critiques import Written, figures, through_the_server, unconstrained
+from .doc_tables import put
 from .interference import ALONE, EXPLAINING, Interference, measure
-from .pages import put
 
 MARK = "explain"
 EDITS = 4  # of a group

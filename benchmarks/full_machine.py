@@ -20,7 +20,7 @@ from pathlib import Path
 
 from jrm_service.bench.tables import machine, table
 
-from .rawload import RawCallers
+from .raw_callers import RawCallers
 from .replicas import Replica, free_port
 
 EDITS = 12

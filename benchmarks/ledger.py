@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .known import KnownGroup
+from .known_rewards import KnownGroup
 
 
 @dataclass

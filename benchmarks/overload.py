@@ -26,8 +26,8 @@ import numpy as np
 
 from jrm_service.bench.tables import load, machine, table
 
-from .known import KnownGroup
-from .rawload import RawCallers, Reply
+from .known_rewards import KnownGroup
+from .raw_callers import RawCallers, Reply
 from .replicas import Replica
 
 EDITS = 12

@@ -23,8 +23,8 @@ from jrm_service.bench.tables import machine, table
 from jrm_service.images.decode import decode
 from jrm_service.images.preprocess import ImageSpec, smart_resize
 from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.source import BUNDLED
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Candidate
 from jrm_training.data import Group

@@ -21,7 +21,7 @@ from pathlib import Path
 from jrm_client import AsyncJRMClient, JRMError
 from jrm_service.bench.tables import machine, table
 
-from .known import KnownGroup
+from .known_rewards import KnownGroup
 from .ledger import Ledger
 from .replicas import Replica
 

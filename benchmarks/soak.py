@@ -29,9 +29,9 @@ from statistics import mean
 from jrm_service.bench.tables import machine, table
 
 from .chaos import Chaos, Client, beside, metric, valkey
-from .jobs import Jobs
 from .ledger import Ledger
 from .replicas import Replica
+from .soak_jobs import Jobs
 
 FLAT = 0.05
 LONG_ENOUGH_S = 600.0  # for a verdict about memory

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from jrm_client import AsyncJRMClient, JRMError, ScoreError
 
-from .known import KnownGroup
+from .known_rewards import KnownGroup
 
 EDITS = 12
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import docs_page, openapi
 from .api import errors as api_errors
+from .api.access_log import record_of
 from .api.admin import PATHS as ADMIN_PATHS
 from .api.admin import admin_router
 from .api.explain import explain_router
@@ -29,7 +30,6 @@ from .api.methods import Methods
 from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.page import routes as page
 from .api.page.files import static_files
-from .api.record import record_of
 from .api.score import score_router
 from .api.watch.recorder import Recorder
 from .api.watch.routes import watch_router

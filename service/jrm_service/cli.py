@@ -178,8 +178,8 @@ def inspect(
     """Describe a checkpoint, or print every problem that keeps it from being served."""
     from .model import golden
     from .model.checkpoint import open_checkpoint
+    from .model.checkpoint_source import describe
     from .model.pipeline import require_pinned
-    from .model.source import describe
 
     try:
         require_pinned(allow_drift=allow_pipeline_drift)
@@ -213,7 +213,7 @@ def record_golden(
     allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Record the golden scores that the server compares at start-up."""
-    from .model import golden, recording
+    from .model import golden, golden_recording
     from .model.checkpoint import open_checkpoint
     from .model.devices import resolve_device
     from .model.pipeline import require_pinned
@@ -224,9 +224,11 @@ def record_golden(
         if (checkpoint / golden.FILE).exists() and not force:
             _fail([f"{golden.FILE}: is there already; --force replaces it"])
         examples = (
-            recording.drawn_examples(opened.manifest.max_sources) if pairs is None else recording.read_examples(pairs)
+            golden_recording.drawn_examples(opened.manifest.max_sources)
+            if pairs is None
+            else golden_recording.read_examples(pairs)
         )
-        recorded = recording.record(opened, examples, device=resolve_device(device))
+        recorded = golden_recording.record(opened, examples, device=resolve_device(device))
     except CheckpointError as error:
         _fail(error.problems)
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .api.record import HANG_UP
+from .api.access_log import HANG_UP
 
 
 class Connection(H11Protocol):

@@ -16,17 +16,17 @@ from .metrics import Metrics
 from .scoring.backend import Backend, Preparer, SleepLevel, StartFailed, Worker
 from .scoring.batcher import Batcher
 from .scoring.cache import ScoreCache, scope_of
-from .scoring.fed import State
-from .scoring.fitting import DEFAULT_TOKENS
 from .scoring.line import WaitingLine
 from .scoring.planner import BatchCost, unshared_tokens
 from .scoring.service import ImageLimits, ScoreService
+from .scoring.token_budget import DEFAULT_TOKENS
 from .scoring.types import ServedModel
+from .scoring.worker_slot import State
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .api.redis_quota import RedisQuota
-    from .redis import RedisLink
+    from .redis_link import RedisLink
     from .scoring.redis_store import RedisScores
 
 logger = logging.getLogger(__name__)
@@ -381,7 +381,7 @@ def _redis_link(settings: Settings, metrics: Metrics) -> RedisLink | None:
     """Raises RedisURLError."""
     if settings.redis_url is None:
         return None
-    from .redis import RedisLink  # importing the client library takes long, and a single server does not need it
+    from .redis_link import RedisLink  # importing the client library takes long, and a single server does not need it
 
     return RedisLink(settings.redis_url.get_secret_value(), timeout_s=settings.redis_timeout_s, metrics=metrics)
 

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from benchmarks.jobs import Jobs
-from benchmarks.known import KnownGroup
+from benchmarks.known_rewards import KnownGroup
 from benchmarks.ledger import Ledger
+from benchmarks.soak_jobs import Jobs
 
 GROUP = KnownGroup(3, 2)
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.overload import Measured, Patient, Plan
-from benchmarks.rawload import Reply
+from benchmarks.raw_callers import Reply
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan(seconds=1.0, times=4.0, max_queue=240, patient_share=0.1, side=32, per_candidate_s=0.02, per_batch_s=0.02)

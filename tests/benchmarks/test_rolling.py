@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 
-from benchmarks.known import KnownGroup
+from benchmarks.known_rewards import KnownGroup
 from benchmarks.ledger import Ledger
 
 from benchmarks import rolling

@@ -9,7 +9,7 @@ import typer
 from docs import pages
 from jrm_service import cli
 from jrm_service.model import golden, manifest
-from jrm_service.model.source import BUNDLED, open_source
+from jrm_service.model.checkpoint_source import BUNDLED, open_source
 from support import checkpoints
 from support.cases import each
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helm.chart import chart_values, pod, server
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from support.cases import each
 
 FINGERPRINT = "35b2a90b20a3e16ee80a35b6cbca1360"

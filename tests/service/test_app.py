@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model import golden, recording
+from jrm_service.model import golden, golden_recording
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.settings import Settings
 from support import checkpoints, servers
@@ -16,7 +16,7 @@ from support.servers import error_of
 @pytest.fixture
 def recorded(tmp_path):
     path = checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass())
-    recording.record(open_checkpoint(path), recording.drawn_examples())
+    golden_recording.record(open_checkpoint(path), golden_recording.drawn_examples())
     return path
 
 

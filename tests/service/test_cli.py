@@ -17,7 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from jrm_client.cli import app
-from jrm_service.model import recording
+from jrm_service.model import golden_recording
 from jrm_service.model.checkpoint import open_checkpoint
 from support import checkpoints
 from support.cases import each
@@ -108,7 +108,7 @@ def test_a_broken_checkpoint_is_told_before_anything_starts(tmp_path):
 
 def test_a_failed_self_test_ends_the_server_and_says_by_how_much(tmp_path):
     path = checkpoints.write(tmp_path / "off", checkpoints.one_pass())
-    recording.record(open_checkpoint(path), recording.drawn_examples())
+    golden_recording.record(open_checkpoint(path), golden_recording.drawn_examples())
     file = path / "reward" / "golden.json"
     document = json.loads(file.read_text())
     document["cases"][3]["reward"] += 0.5

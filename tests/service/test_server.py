@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-from benchmarks.known import KnownGroup
+from benchmarks.known_rewards import KnownGroup
 from benchmarks.replicas import Replica, free_port
 
 from jrm_client import JRMClient

@@ -41,7 +41,7 @@ class FaultyScorer(TrieScorer):
 
 
 if __name__ == "__main__":
-    from jrm_service.model import source
+    from jrm_service.model import checkpoint_source
 
-    source._SCORERS["trie"] = FaultyScorer
+    checkpoint_source._SCORERS["trie"] = FaultyScorer
     sys.exit(main.main())

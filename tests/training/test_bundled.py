@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_training.evaluate import Report, make_report, score_groups
 from jrm_training.evaluate_results import ResultsFile
 from jrm_training.evaluate_scorers import open_scorer

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import open_source
+from jrm_service.model.checkpoint_source import open_source
 from jrm_training.batch import Collator
 from jrm_training.data import write_groups
 from jrm_training.distributed import place, sum_over_devices

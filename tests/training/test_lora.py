@@ -9,7 +9,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import open_source
+from jrm_service.model.checkpoint_source import open_source
 from jrm_training.batch import Collator
 from jrm_training.config import Lora, find_recipe, read_recipe
 from jrm_training.data import write_groups

@@ -21,9 +21,9 @@ from rich.console import Console
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.editreward import default_prompts
 from jrm_service.model.rows import PackedModel
-from jrm_service.model.source import open_source
 from jrm_training.batch import Collator
 from jrm_training.config import find_recipe, read_recipe
 from jrm_training.data import write_groups

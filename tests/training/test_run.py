@@ -7,7 +7,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import open_source
+from jrm_service.model.checkpoint_source import open_source
 from jrm_training.config import Data
 from jrm_training.data import DataError, Edit, Group, write_groups
 from jrm_training.run import Joined, open_data, run

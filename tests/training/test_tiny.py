@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from jrm_service.model.source import open_source
+from jrm_service.model.checkpoint_source import open_source
 from jrm_training.batch import Collator
 from jrm_training.start import REGION_TOKENS
 from jrm_training.tiny import write_start

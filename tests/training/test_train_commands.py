@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_training.batch import Collator
 from jrm_training.data import read_groups, write_groups
 from jrm_training.tiny import write_start

@@ -13,9 +13,9 @@ from jrm_service.bench.precision import PRECISIONS
 from jrm_service.bench.run import where
 from jrm_service.bench.tables import table
 from jrm_service.errors import CheckpointError
+from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.devices import release_memory
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.source import open_source
 from jrm_service.scoring.types import Candidate
 
 ENGINES = ("trie", "plain")

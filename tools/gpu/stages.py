@@ -29,8 +29,8 @@ from jrm_service.bench.rounds import Rates
 from jrm_service.bench.run import where
 from jrm_service.bench.server import measure_server
 from jrm_service.bench.tables import table
+from jrm_service.model.checkpoint_source import CheckpointSource, open_source
 from jrm_service.model.devices import release_memory, resolve_device
-from jrm_service.model.source import CheckpointSource, open_source
 from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.types import Candidate
 

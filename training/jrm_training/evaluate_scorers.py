@@ -100,7 +100,7 @@ def open_scorer(
 
     Raises CheckpointError.
     """
-    from jrm_service.model.source import open_source  # brings torch, which evaluating a server does not need
+    from jrm_service.model.checkpoint_source import open_source  # brings torch, which evaluating a server does not need
 
     source = open_source(path, [device], dtype, engine, allow_pipeline_drift=allow_pipeline_drift)
     served, (backend,) = source.load()

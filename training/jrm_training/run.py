@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.utils.tensorboard import SummaryWriter
 
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
-from jrm_service.model.recording import Example, record
+from jrm_service.model.golden_recording import Example, record
 
 from .config import Data, Recipe
 from .data import Group, GroupFile, read_groups

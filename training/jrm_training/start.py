@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model import basemodel
+from jrm_service.model import import_base
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.editreward import HEADS, default_prompts, published_layout
 from jrm_service.model.files import RESAMPLE_NAMES, read_chat_template, write_json
@@ -106,8 +106,8 @@ class _Plan:
 
     def write(self, folder: Path, seed: int, shard_bytes: int, progress: Callable[[int, int], None]) -> None:
         write_json(folder / "config.json", self.config)
-        write_json(folder / basemodel.PREPROCESSOR, self.preprocessor)
-        basemodel.save_tokenizer(self.tokenizer, self.chat_template, folder)
+        write_json(folder / import_base.PREPROCESSOR, self.preprocessor)
+        import_base.save_tokenizer(self.tokenizer, self.chat_template, folder)
         for name in _COPIED:
             if (self.base / name).exists():
                 shutil.copyfile(self.base / name, folder / name)
@@ -125,11 +125,11 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
     """Read all that is small. Raises CheckpointError with every problem."""
     problems: list[str] = []
     source = open_state_dict(base, problems, [])
-    raw, config = basemodel.read_config(base, None, problems) or (None, None)
+    raw, config = import_base.read_config(base, None, problems) or (None, None)
     # A token that every base has: nothing is added yet.
-    tokenizer = basemodel.read_tokenizer(base, IMAGE_TOKEN, None, config, problems, [])
+    tokenizer = import_base.read_tokenizer(base, IMAGE_TOKEN, None, config, problems, [])
     chat_template = read_chat_template(base, problems, prefix=f"{base.name}/")
-    preprocessor = basemodel.read_preprocessor(base, wanted.min_pixels, wanted.max_pixels, config, problems)
+    preprocessor = import_base.read_preprocessor(base, wanted.min_pixels, wanted.max_pixels, config, problems)
     if config is not None and config.model_type != _FAMILY:
         problems.append(f"{base.name}/config.json: model_type is {config.model_type!r}, must be {_FAMILY!r} to train")
     elif config is not None and source.headers:
@@ -154,7 +154,7 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
 
 def _manifest(base: Path, wanted: _Wanted, preprocessor: dict[str, Any]) -> Manifest:
     """The manifest that was given, or the paper's two passes, with the image rules that hold."""
-    image = basemodel.image_rules(preprocessor)
+    image = import_base.image_rules(preprocessor)
     provenance = {"base": base.name, "notes": "prepared by jrm init, with new reward heads"}
     if wanted.manifest is None:
         hidden = dict.fromkeys(HEADS.values(), HIDDEN)

@@ -55,9 +55,9 @@ def train(
     from rich.progress import Progress
 
     from jrm_service.errors import CheckpointError
+    from jrm_service.model.checkpoint_source import BUNDLED
     from jrm_service.model.devices import resolve_device
     from jrm_service.model.pipeline import require_pinned
-    from jrm_service.model.source import BUNDLED
 
     from .config import find_recipe, read_recipe
     from .run import run

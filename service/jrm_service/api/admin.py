@@ -28,9 +28,9 @@ from jrm_service.errors import (
 from jrm_service.scoring.backend import SleepLevel
 from jrm_service.scoring.types import ServedModel
 
+from .access_log import record_of
 from .keys import Scopes
 from .parse import invalid, load_json_body
-from .record import record_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from jrm_client.protocol import ErrorBody, ErrorResponse, ErrorType, GroupResult
 from jrm_service.errors import CandidateError, JRMError, RequestError
 
-from .record import record_of
+from .access_log import record_of
 
 STATUS: dict[str, int] = {
     "invalid_request": 400,

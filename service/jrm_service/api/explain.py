@@ -20,11 +20,11 @@ from jrm_service.errors import BodyTooLarge, CandidateError, DeadlineExceeded, R
 from jrm_service.explain.service import Delta, Done, ExplainService
 from jrm_service.scoring.types import ServedModel
 
+from .access_log import DISCONNECTED, record_of
 from .errors import UnreadBodyReply, domain_error_reply
 from .guards import BodyReader, patience_ms, unless_disconnected
 from .openapi import EXPLAIN_REQUEST_BODY
 from .parse import parse_explain_request
-from .record import DISCONNECTED, record_of
 
 _CLIENT_CLOSED = 499  # only metrics and logs show it
 _Events = AsyncGenerator[Delta | Done]

@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jrm_service.errors import RequestError, Unauthorized
 
+from .access_log import record_of
 from .errors import UnreadBodyReply, domain_error_reply
 from .keys import Key
 from .limits import RequestSlots
-from .record import record_of
 
 FindKey = Callable[[bytes], Key | None]
 

@@ -22,9 +22,9 @@ from jrm_service.errors import BodyTooLarge, DeadlineExceeded, RequestTimeout
 from jrm_service.metrics import Metrics, known_method
 from jrm_service.scoring.line import WaitingLine
 
+from .access_log import RequestObserver, RequestRecord
 from .errors import error_reply
 from .methods import strip_origin
-from .record import RequestObserver, RequestRecord
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from jrm_service.metrics import Metrics
-from jrm_service.redis import RedisLink, Unavailable
+from jrm_service.redis_link import RedisLink, Unavailable
 
 from .limits import GRACE, LocalQuota
 

@@ -19,7 +19,7 @@ from opentelemetry.util.types import AttributeValue
 from jrm_service.metrics import Metrics, begin
 from jrm_service.versions import installed
 
-from .record import RequestRecord
+from .access_log import RequestRecord
 
 _PATH = "/v1/traces"
 

@@ -20,10 +20,10 @@ from jrm_service.errors import CandidateError, InternalError, InvalidRequest, JR
 from jrm_service.scoring.service import GroupInput, ScoreResult, ScoreService
 from jrm_service.scoring.types import Score, ServedModel
 
+from .access_log import DISCONNECTED, RequestRecord, record_of
 from .errors import UnreadBodyReply
 from .guards import BodyReader, patience_ms, unless_disconnected
 from .limits import CandidateQuota, charged
-from .record import DISCONNECTED, RequestRecord, record_of
 from .watch.recorder import Recorder
 
 logger = logging.getLogger(__name__)

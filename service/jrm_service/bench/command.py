@@ -100,8 +100,8 @@ def _compare(checkpoint: Path | None, device: str, data: Path, allow_pipeline_dr
     from dataclasses import asdict
 
     from jrm_service.model.checkpoint import open_checkpoint
+    from jrm_service.model.checkpoint_source import BUNDLED
     from jrm_service.model.devices import resolve_device
-    from jrm_service.model.source import BUNDLED
 
     from .data import read_data
     from .precision import COMPARED, compare_all, report

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from jrm_service.errors import CandidateError
-from jrm_service.model.source import CheckpointSource
+from jrm_service.model.checkpoint_source import CheckpointSource
 from jrm_service.scoring.backend import Backend
 from jrm_service.scoring.local import score_batch
 from jrm_service.scoring.types import Candidate, Score

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 import transformers
 
+from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.devices import release_memory, resolve_device
-from jrm_service.model.source import open_source
 
 from .device import device_name
 from .direct import score_together

@@ -62,9 +62,9 @@ def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
     from jrm_service.explain.messages import Opened
 
     from .checkpoint import open_checkpoint
-    from .explained import first_question, require_memory
+    from .checkpoint_source import BUNDLED, CheckpointSource
+    from .explain_setup import first_question, require_memory
     from .pipeline import require_pinned
-    from .source import BUNDLED, CheckpointSource
     from .vllm_engine import EngineSettings
 
     require_pinned(allow_drift=opening.allow_pipeline_drift)

@@ -69,9 +69,9 @@ def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
     from jrm_service.cpus import usable_cpus
     from jrm_service.device.channel import Loaded
 
+    from .checkpoint_source import open_source
     from .devices import resolve_device
     from .kernels import compile_no_more
-    from .source import open_source
 
     devices = [resolve_device(device) for device in load.devices]
     device, on_cpu = devices[load.number], devices.count("cpu")

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jrm_service.errors import CheckpointError
 
-from . import basemodel
+from . import import_base
 from .checkpoint import Checkpoint, open_checkpoint
 from .families import FAMILIES, Config
 from .files import one_line, read_chat_template, write_json
@@ -152,14 +152,14 @@ class _Plan:
 
     def write(self, folder: Path, shard_bytes: int, progress: Callable[[int, int], None]) -> None:
         write_json(folder / "config.json", self.config)
-        write_json(folder / basemodel.PREPROCESSOR, self.preprocessor)
-        basemodel.save_tokenizer(self.tokenizer, self.chat_template, folder)
+        write_json(folder / import_base.PREPROCESSOR, self.preprocessor)
+        import_base.save_tokenizer(self.tokenizer, self.chat_template, folder)
         for name in _COPIED:
             if (self.base / name).exists():
                 shutil.copyfile(self.base / name, folder / name)
         video_processor = FAMILIES[self.config["model_type"]].video_processor
         if video_processor is not None and not (folder / _VIDEO).exists():
-            write_json(folder / _VIDEO, basemodel.video_preprocessor(self.preprocessor, video_processor))
+            write_json(folder / _VIDEO, import_base.video_preprocessor(self.preprocessor, video_processor))
         (folder / "reward").mkdir()
         write_json(folder / "reward" / "manifest.json", self.manifest.model_dump(mode="json"))
         save_tensors(self.heads, folder / "reward" / "heads.safetensors")
@@ -182,9 +182,9 @@ def _plan(
     source = with_stock_names(open_state_dict(checkpoint, problems, notes, first=published.files))
     embedding = source.headers.get(EMBEDDING)
     rows = embedding.shape[0] if embedding is not None and embedding.shape else None
-    raw, config = basemodel.read_config(base, rows, problems) or (None, None)
+    raw, config = import_base.read_config(base, rows, problems) or (None, None)
     usage = None if config is None else _usage(published, base, config, problems)
-    tokenizer = basemodel.read_tokenizer(base, REWARD_TOKEN, rows, config, problems, notes)
+    tokenizer = import_base.read_tokenizer(base, REWARD_TOKEN, rows, config, problems, notes)
     chat_template = read_chat_template(base, problems, prefix=f"{base.name}/")
     preprocessor = _preprocessor(published, base, usage, pixels, config, problems, notes)
     hidden, heads = read_heads(source, published.state_names, config, problems, notes)
@@ -201,7 +201,7 @@ def _plan(
     if config is not None and not (base / _VIDEO).exists() and FAMILIES[config.model_type].video_processor is None:
         notes.append(f"{base.name}/{_VIDEO}: missing; scoring does not need it, but /explain will not start without it")
     if raw and config and usage and tokenizer and chat_template and preprocessor and templates:
-        image = basemodel.image_rules(preprocessor)
+        image = import_base.image_rules(preprocessor)
         prompt_source = prompts.name if prompts else published.default_prompts
         provenance = {
             "base": base.name,
@@ -238,14 +238,14 @@ def _preprocessor(
     own = None if usage is None else usage.pixels
     smallest, largest = (own if asked is None else asked for asked in pixels)
     if own is not None:
-        limits = basemodel.read_limits(base)
+        limits = import_base.read_limits(base)
         # The published code passes resized images to the base's image processor, whose usual limits are far wider.
         if limits is not None and (limits[0] > own // 2 or limits[1] < own * 2):
             notes.append(
-                f"{base.name}/{basemodel.PREPROCESSOR}: images of {limits[0]:,} to {limits[1]:,} pixels; "
+                f"{base.name}/{import_base.PREPROCESSOR}: images of {limits[0]:,} to {limits[1]:,} pixels; "
                 f"{published.name}'s own code would resize some of its {own:,} pixels a second time, which is not done"
             )
-    return basemodel.read_preprocessor(base, smallest, largest, config, problems)
+    return import_base.read_preprocessor(base, smallest, largest, config, problems)
 
 
 def check_turns(

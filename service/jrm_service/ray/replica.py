@@ -11,15 +11,15 @@ import ray
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from .asgi_calls import Head, Headers, call, whole
 from .autoscaling import QUEUED
-from .calls import Head, Headers, call, whole
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from jrm_service.scoring.types import ServedModel
 
-    from .everywhere import Reply
+    from .broadcast import Reply
 
 _HEALTHY = {"ready", "degraded", "sleeping", "draining"}
 _METRICS_TIMEOUT_S = 5.0
@@ -41,7 +41,7 @@ class Replica:
         from jrm_service.app import create_app
         from jrm_service.settings import Settings
 
-        from .everywhere import Everywhere
+        from .broadcast import Everywhere
 
         share = {} if gpu_fraction is None else {"gpu_share": gpu_fraction}
         in_force = Settings(**{**assigned_devices(), **share, **settings})
@@ -86,7 +86,7 @@ class Replica:
 
     async def here(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
         """Return this replica's own reply to a request that goes to every replica."""
-        from .everywhere import Reply
+        from .broadcast import Reply
 
         replica = serve.get_replica_context().replica_id.unique_id
         return Reply(replica, *await whole(self._application, method, target, headers, body))

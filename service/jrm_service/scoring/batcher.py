@@ -18,12 +18,12 @@ from jrm_service.errors import NotReady
 from jrm_service.metrics import Metrics, begin
 
 from .backend import Answer, SleepLevel, StartFailed, Worker, WorkerLost
-from .fed import Fed, State, UnderWay
 from .outcomes import LABELS
 from .planner import BatchCost, unshared_tokens
 from .queue import OnScore, ScoreQueue
 from .rates import BusyShare
 from .request import Entry
+from .worker_slot import State, UnderWay, WorkerSlot
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Batcher:
             raise ValueError("a batcher needs at least one worker")
         self._clock = clock
         self._queue = ScoreQueue(max_batch_tokens=max_batch_tokens, cost=cost, on_score=on_score)
-        self._fed = [Fed(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
+        self._slots = [WorkerSlot(number, worker, BusyShare(self._clock())) for number, worker in enumerate(workers)]
         self._hang_timeout_s = hang_timeout_s
         self._metrics = metrics
         self._cost = cost
@@ -77,12 +77,12 @@ class Batcher:
         self._on_failed = on_failed
         self._tasks: list[asyncio.Task[None]] = []
         self._resting = False  # asleep: nothing is taken from the queue
-        metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._fed))
+        metrics.watch_workers(batch_tokens=max_batch_tokens, alive=lambda: self.alive, workers=len(self._slots))
         for outcome in LABELS:
             begin(metrics.candidates, outcome)
-        for fed in self._fed:
-            labels = str(fed.number), fed.worker.device
-            metrics.device_busy_ratio.labels(*labels).set_function(partial(self._busy_share, fed))
+        for slot in self._slots:
+            labels = str(slot.number), slot.worker.device
+            metrics.device_busy_ratio.labels(*labels).set_function(partial(self._busy_share, slot))
             for reason in ("hung", "lost"):
                 begin(metrics.worker_failures, *labels, reason)
 
@@ -96,9 +96,9 @@ class Batcher:
         """End the workers; a batch on a device gets ``patience_s`` seconds to finish."""
         await self._leave_all()
         self._resting = False
-        for fed in self._fed:
-            fed.state = State.FAILED
-        await asyncio.gather(*(fed.end(patience_s) for fed in self._fed))
+        for slot in self._slots:
+            slot.state = State.FAILED
+        await asyncio.gather(*(slot.end(patience_s) for slot in self._slots))
 
     async def sleep(self, level: SleepLevel) -> SleepLevel:
         """Release every device once the batches that were sent to it are done; the queue is kept.
@@ -108,30 +108,30 @@ class Batcher:
         or ``wake`` runs.
         """
         self._resting = True
-        while answers := [under_way.answer for fed in self._fed for under_way in fed.under_way]:
+        while answers := [under_way.answer for slot in self._slots for under_way in slot.under_way]:
             await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0)  # lets the feeding task settle them
         await self._leave_all()
-        await asyncio.gather(*(fed.sleep(level) for fed in self._fed))
-        return "host" if all(fed.keeps_weights for fed in self._fed) else "drop"
+        await asyncio.gather(*(slot.sleep(level) for slot in self._slots))
+        return "host" if all(slot.keeps_weights for slot in self._slots) else "drop"
 
     async def wake(self) -> None:
         """Take the devices again, and continue with the queue. Must not be called while ``sleep`` or ``wake`` runs.
 
         Raises StartFailed when a device cannot be taken; all then stay asleep, with their weights dropped.
         """
-        results = await asyncio.gather(*(fed.rouse() for fed in self._fed), return_exceptions=True)
+        results = await asyncio.gather(*(slot.rouse() for slot in self._slots), return_exceptions=True)
         failures = [result for result in results if result is not None]
         if failures:
-            await asyncio.gather(*(fed.sleep("drop") for fed in self._fed))
+            await asyncio.gather(*(slot.sleep("drop") for slot in self._slots))
             raise failures[0]
         self._resting = False
         self._feed_all()
 
     def _feed_all(self) -> None:
-        for fed in self._fed:
-            fed.state = State.IDLE
-        self._tasks = [asyncio.create_task(self._keep(fed), name=f"jrm-worker-{fed.number}") for fed in self._fed]
+        for slot in self._slots:
+            slot.state = State.IDLE
+        self._tasks = [asyncio.create_task(self._keep(slot), name=f"jrm-worker-{slot.number}") for slot in self._slots]
 
     async def _leave_all(self) -> None:
         """Stop feeding and watching the workers. Their running batches continue."""
@@ -151,68 +151,68 @@ class Batcher:
     @property
     def alive(self) -> int:
         """How many workers accept work."""
-        return sum(fed.state.alive for fed in self._fed)
+        return sum(slot.state.alive for slot in self._slots)
 
     @property
     def states(self) -> list[State]:
         """The state of each worker, in order."""
-        return [fed.state for fed in self._fed]
+        return [slot.state for slot in self._slots]
 
     def check_ready(self) -> None:
         """Raise NotReady while no worker accepts work, unless all are asleep."""
         if not self.alive and not self._resting:
             raise NotReady("no worker is alive", retry_after=1.0)
 
-    def _busy_share(self, fed: Fed) -> float:
-        return fed.busy.at(self._clock())
+    def _busy_share(self, slot: WorkerSlot) -> float:
+        return slot.busy.at(self._clock())
 
     # --- one worker ---------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
         """Signal that there may be work, to idle workers first: they can begin what would only be sent ahead."""
-        idle = [fed for fed in self._fed if fed.state is State.IDLE]
-        for fed in idle or self._fed:
-            fed.wake.set()
+        idle = [slot for slot in self._slots if slot.state is State.IDLE]
+        for slot in idle or self._slots:
+            slot.wake.set()
 
-    async def _keep(self, fed: Fed) -> None:
+    async def _keep(self, slot: WorkerSlot) -> None:
         """Feed a worker while it runs, then restart it, and so on."""
         quick_ends = 0  # short runs in a row
         while True:
             began = self._clock()
             try:
-                reason = await self._feed(fed)
+                reason = await self._feed(slot)
             except Exception:  # a bug here or in the cost function: callers must not wait for a worker without a feeder
-                logger.exception("worker %d on %s: feeding it failed", fed.number, fed.worker.device)
+                logger.exception("worker %d on %s: feeding it failed", slot.number, slot.worker.device)
                 reason = "lost"
-            await self._give_up(fed, reason)
+            await self._give_up(slot, reason)
             quick_ends = 0 if self._clock() - began > STABLE_S else quick_ends + 1
-            if not await self._start_again(fed, quick_ends - 1):
+            if not await self._start_again(slot, quick_ends - 1):
                 return
 
-    async def _start_again(self, fed: Fed, quick_ends: int) -> bool:
+    async def _start_again(self, slot: WorkerSlot, quick_ends: int) -> bool:
         for pause in restart_pauses(quick_ends):
             await asyncio.sleep(pause)
             try:
-                await fed.worker.start()
+                await slot.worker.start()
             except StartFailed as error:
-                logger.error("worker %d on %s does not start: %s", fed.number, fed.worker.device, error)
+                logger.error("worker %d on %s does not start: %s", slot.number, slot.worker.device, error)
                 failure = error
             else:
-                fed.state = State.IDLE
-                logger.warning("worker %d on %s is back", fed.number, fed.worker.device)
+                slot.state = State.IDLE
+                logger.warning("worker %d on %s is back", slot.number, slot.worker.device)
                 return True
-        fed.state = State.FAILED
+        slot.state = State.FAILED
         self._on_failed(failure)
         return False
 
-    async def _feed(self, fed: Fed) -> str:
+    async def _feed(self, slot: WorkerSlot) -> str:
         """Keep a worker supplied with batches. Returns the reason once it is gone: ``hung`` or ``lost``."""
-        lost = fed.worker.lost
+        lost = slot.worker.lost
         while True:
-            fed.wake.clear()
-            self._fill(fed)
-            woken = asyncio.create_task(fed.wake.wait())
-            first = fed.under_way[0] if fed.under_way else None
+            slot.wake.clear()
+            self._fill(slot)
+            woken = asyncio.create_task(slot.wake.wait())
+            first = slot.under_way[0] if slot.under_way else None
             timeout = None if first is None else max(0.0, (first.begun or 0.0) + self._hang_timeout_s - self._clock())
             events: list[asyncio.Future[Any]] = [woken, lost, *([first.answer] if first else [])]
             try:
@@ -224,34 +224,34 @@ class Batcher:
                     answer = first.answer.result()
                 except WorkerLost:
                     return "lost"
-                self._settle(fed, answer)
+                self._settle(slot, answer)
             elif lost.done():
                 return "lost"
             elif not done:
                 return "hung"
 
-    def _fill(self, fed: Fed) -> None:
-        while len(fed.under_way) < UNDER_WAY and not self._resting:
-            if fed.under_way and any(other.state is State.IDLE for other in self._fed if other is not fed):
+    def _fill(self, slot: WorkerSlot) -> None:
+        while len(slot.under_way) < UNDER_WAY and not self._resting:
+            if slot.under_way and any(other.state is State.IDLE for other in self._slots if other is not slot):
                 break  # an idle worker begins the batch at once, and then wakes this one
-            batch = self._queue.take(only_full=bool(fed.under_way))
+            batch = self._queue.take(only_full=bool(slot.under_way))
             if not batch:
                 break
             candidates = [task.candidate for task in batch]
-            sent = asyncio.create_task(fed.worker.score(candidates))
-            fed.under_way.append(UnderWay(batch, sent))
-            if len(fed.under_way) == 1:
-                self._begin(fed)
-        was, fed.state = fed.state, State.BUSY if fed.under_way else State.IDLE
-        if was is State.IDLE and fed.state is State.BUSY:
+            sent = asyncio.create_task(slot.worker.score(candidates))
+            slot.under_way.append(UnderWay(batch, sent))
+            if len(slot.under_way) == 1:
+                self._begin(slot)
+        was, slot.state = slot.state, State.BUSY if slot.under_way else State.IDLE
+        if was is State.IDLE and slot.state is State.BUSY:
             self._wake()
 
-    def _begin(self, fed: Fed) -> None:
+    def _begin(self, slot: WorkerSlot) -> None:
         """Record that the oldest batch of a worker is on its device now."""
         now = self._clock()
-        first = fed.under_way[0]
+        first = slot.under_way[0]
         first.begun = now
-        fed.busy.switch(True, now)
+        slot.busy.switch(True, now)
         self._queue.start(first.batch, now)
         self._metrics.observe_batch(
             candidates=len(first.batch),
@@ -261,40 +261,40 @@ class Batcher:
             ],
         )
 
-    def _settle(self, fed: Fed, answer: Answer) -> None:
+    def _settle(self, slot: WorkerSlot, answer: Answer) -> None:
         """Record the answer for the oldest batch of a worker, whose next batch is on the device now."""
-        done, now, device = fed.under_way.popleft(), self._clock(), fed.worker.device
-        fed.busy.switch(False, now)
-        self._metrics.observe_run(fed.number, device, answer.seconds)
+        done, now, device = slot.under_way.popleft(), self._clock(), slot.worker.device
+        slot.busy.switch(False, now)
+        self._metrics.observe_run(slot.number, device, answer.seconds)
         tokens = sum(task.candidate.tokens for task in done.batch)
-        self._metrics.observe_work(fed.number, device, tokens, answer.scored)
+        self._metrics.observe_work(slot.number, device, tokens, answer.scored)
         self._metrics.batch_failures.inc(answer.failures)
         self._queue.settle(done.batch, answer.scored, answer.seconds, now)
         self._on_drained(sum(len(task.entries) for task in done.batch))
-        if fed.under_way:
-            self._begin(fed)
+        if slot.under_way:
+            self._begin(slot)
 
-    async def _give_up(self, fed: Fed, reason: str) -> None:
+    async def _give_up(self, slot: WorkerSlot, reason: str) -> None:
         """End a worker: its begun batch is tried again, and one that was sent ahead goes to the next free worker."""
-        fed.state = State.STARTING
-        now, device = self._clock(), fed.worker.device
-        fed.busy.switch(False, now)
-        begun = [under_way.batch for under_way in fed.under_way if under_way.begun is not None]
-        ahead = [under_way.batch for under_way in fed.under_way if under_way.begun is None]
+        slot.state = State.STARTING
+        now, device = self._clock(), slot.worker.device
+        slot.busy.switch(False, now)
+        begun = [under_way.batch for under_way in slot.under_way if under_way.begun is not None]
+        ahead = [under_way.batch for under_way in slot.under_way if under_way.begun is None]
         logger.error(
             "worker %d on %s: %s with %d candidates on its device",
-            fed.number,
+            slot.number,
             device,
             reason,
             sum(len(batch) for batch in begun),
         )
-        self._metrics.worker_failures.labels(str(fed.number), device, reason).inc()
+        self._metrics.worker_failures.labels(str(slot.number), device, reason).inc()
         for batch in ahead:
             self._queue.give_back(batch)
         for batch in begun:
             why = f"the worker on {device} {'hung' if reason == 'hung' else 'died'}"
             self._queue.worker_lost(batch, why, now)
-        await fed.end()  # may be cancelled here without loss: all batches are back in the queue
+        await slot.end()  # may be cancelled here without loss: all batches are back in the queue
         self._wake()
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from jrm_service.metrics import Metrics, begin
 from jrm_service.versions import installed
 
-from . import stored
+from . import score_format
 from .types import Candidate, Score, ServedModel
 
 KEY_BYTES = 32
@@ -106,7 +106,7 @@ class ScoreCache:
         key = self.key(candidate)
         self._keep(key, score)
         if self.store is not None:
-            self.store.put(key, stored.encode(key, score))
+            self.store.put(key, score_format.encode(key, score))
 
     def _recent(self, key: bytes) -> Score | None:
         if key in self._kept:
@@ -121,7 +121,7 @@ class ScoreCache:
 
     def _decode(self, key: bytes, value: bytes) -> Score | None:
         try:
-            return stored.decode(key, value, self._dimensions)
+            return score_format.decode(key, value, self._dimensions)
         except ValueError:
             self._metrics.cache_errors.labels("redis", "invalid").inc()
             return None

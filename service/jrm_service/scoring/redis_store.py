@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from jrm_service.metrics import Metrics
-from jrm_service.redis import BACKGROUND_TIMEOUT_S, RedisLink, Unavailable
+from jrm_service.redis_link import BACKGROUND_TIMEOUT_S, RedisLink, Unavailable
 
 MAX_UNWRITTEN = 10_000  # a few megabytes
 _WRITES_PER_CALL = 256

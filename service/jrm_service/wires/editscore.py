@@ -19,7 +19,7 @@ from jrm_service.errors import InvalidRequest, JRMError
 from . import pickled
 from .candidates import Outcome, WireCandidate, ask, check_sources, scores
 from .pickle_values import PILState, require_shallow
-from .pictures import Pictures
+from .pil_images import Pictures
 from .rewards import Rewards
 
 _PASSES = 0.5  # its client counts an edit with at least this reward as a success

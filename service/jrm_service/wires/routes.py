@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 from starlette.types import Scope
 
+from jrm_service.api.access_log import record_of
 from jrm_service.api.parse import load_json_body
-from jrm_service.api.record import record_of
 from jrm_service.api.wire import ScorePath, Sent, Wire, refusal
 from jrm_service.errors import InvalidRequest, RequestError, WireScaleError
 from jrm_service.scoring.types import ServedModel

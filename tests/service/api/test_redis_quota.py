@@ -18,7 +18,7 @@ from jrm_service.api.keys import Key, digest
 from jrm_service.api.limits import Bucket, LocalQuota
 from jrm_service.api.redis_quota import RedisQuota
 from jrm_service.metrics import Metrics
-from jrm_service.redis import COOLDOWN_S, FAILURES, RedisLink
+from jrm_service.redis_link import COOLDOWN_S, FAILURES, RedisLink
 from jrm_service.settings import Settings
 from service.api.test_sharing import as_json
 from service.scoring.support import Clock, Counts

@@ -10,7 +10,7 @@ import threading
 import httpx
 import pytest
 
-from jrm_service.model.source import open_source
+from jrm_service.model.checkpoint_source import open_source
 from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakePreparer, RaisingBackend, RecordingBackend, SlowBackend
 from jrm_service.settings import Settings

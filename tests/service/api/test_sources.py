@@ -11,7 +11,7 @@ from jrm_client import APIStatusError, JRMClient, ScoreError
 from jrm_client.cli import app
 from jrm_client.flow_grpo import jrm_reward, jrm_score
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.recording import drawn_examples, record
+from jrm_service.model.golden_recording import drawn_examples, record
 from jrm_service.scoring.fakes import FakePreparer
 from jrm_service.settings import Settings
 from jrm_training.data import Edit, Group

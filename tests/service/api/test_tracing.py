@@ -16,8 +16,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from prometheus_client import CollectorRegistry
 
 from jrm_service.api import tracing
+from jrm_service.api.access_log import RequestRecord
 from jrm_service.api.keys import Key, digest
-from jrm_service.api.record import RequestRecord
 from jrm_service.api.tracing import RequestTraces, stages
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.fakes import FakeBackend, RaisingBackend

@@ -7,7 +7,7 @@ import pytest
 from jrm_service.bench.direct import score_together
 from jrm_service.bench.engine import Measured, Plan, measure_engine
 from jrm_service.bench.pictures import Pictures, prepare
-from jrm_service.model.source import open_source
+from jrm_service.model.checkpoint_source import open_source
 from support import checkpoints
 
 PLAN = Plan(edits=3, side=64, rounds=1, seconds=0.02, sizes=(1, 3))

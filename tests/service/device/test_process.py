@@ -23,8 +23,8 @@ from jrm_service.device.channel import Load, Loaded
 from jrm_service.device.process import ProcessWorker, _each_image_once, load_all
 from jrm_service.errors import CheckpointError, DeviceLost, InternalError, NoMemory
 from jrm_service.metrics import Metrics
+from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.scorer import PlainScorer
-from jrm_service.model.source import open_source
 from jrm_service.scoring.backend import StartFailed, WorkerLost
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.preparing import CheckpointPreparer

@@ -20,7 +20,7 @@ from jrm_service.explain.worker import ExplainWorker
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_service.scoring.backend import StartFailed
 from support import checkpoints, scripted_explainer
 

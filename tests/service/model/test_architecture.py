@@ -8,7 +8,7 @@ import pytest
 from jrm_service.errors import CheckpointError
 from jrm_service.model.architecture import read_architecture
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from support import checkpoints
 
 STOCK = json.loads((BUNDLED / "config.json").read_bytes())

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from jrm_service.calibrate_command import calibrate
-from jrm_service.model import golden, recording
+from jrm_service.model import golden, golden_recording
 from jrm_service.model.calibration import FEWEST, fit
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.scoring.types import Scale
@@ -64,7 +64,7 @@ def test_what_says_nothing_of_a_scale_is_refused(rewards):
 
 def test_the_manifest_gets_the_scale_and_the_fingerprint_changes(checkpoint, tmp_path):
     before = open_checkpoint(checkpoint)
-    recording.record(before, recording.drawn_examples()[:1], device="cpu")
+    golden_recording.record(before, golden_recording.drawn_examples()[:1], device="cpu")
     scores = scores_of(tmp_path / "scores.jsonl", before.fingerprint)
     result = command(checkpoint, scores)
     assert result.exit_code == 0, result.output

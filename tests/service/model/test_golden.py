@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model import golden, recording
+from jrm_service.model import golden, golden_recording
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
+from jrm_service.model.checkpoint_source import scorer_in
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.kernels import EAGER, IN_FP8
 from jrm_service.model.scorer import PlainScorer
-from jrm_service.model.source import scorer_in
 from jrm_service.scoring.fakes import FakeBackend
 from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
@@ -30,7 +30,7 @@ LAYOUTS = {
 def checkpoint(tmp_path):
     """A checkpoint with golden scores of its own, to break."""
     opened = open_checkpoint(checkpoints.write(tmp_path / "golden", checkpoints.one_pass()))
-    recording.record(opened, recording.drawn_examples())
+    golden_recording.record(opened, golden_recording.drawn_examples())
     return opened
 
 
@@ -75,7 +75,7 @@ def edit(checkpoint: Checkpoint, change) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_was_recorded_is_what_is_served(tmp_path, layout, engine):
     checkpoint = open_checkpoint(checkpoints.write(tmp_path, LAYOUTS[layout], seed=1))
-    recording.record(checkpoint, recording.drawn_examples())
+    golden_recording.record(checkpoint, golden_recording.drawn_examples())
     result = check(read(checkpoint), checkpoint, engine=engine)
     assert result.cases == 4
     assert result.max_deviation < 1e-4
@@ -86,14 +86,14 @@ def test_what_was_recorded_is_what_is_served(tmp_path, layout, engine):
 @pytest.mark.parametrize("seed", range(3))
 def test_lower_precision_passes_within_its_tolerance(tmp_path, dtype, seed):
     checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass(), seed=seed))
-    recording.record(checkpoint, recording.drawn_examples())
+    golden_recording.record(checkpoint, golden_recording.drawn_examples())
     result = check(read(checkpoint), checkpoint, dtype=dtype)
     assert 1e-4 < result.max_deviation <= result.tolerance
 
 
 def test_fp8_passes_within_a_tolerance_of_its_own(tmp_path):
     checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass()))
-    recording.record(checkpoint, recording.drawn_examples())
+    golden_recording.record(checkpoint, golden_recording.drawn_examples())
     tests, preparer = read(checkpoint), CheckpointPreparer(checkpoint)
     simulated = golden.check(tests, preparer, scorer_in("fp8", checkpoint), "fp8")
     real = golden.check(
@@ -163,9 +163,9 @@ def test_any_number_of_sources(tmp_path):
         ("several", checkpoints.several_sources(3), {1, 2}),
     ):
         checkpoint = open_checkpoint(checkpoints.write(tmp_path / name, layout))
-        examples = recording.drawn_examples(checkpoint.manifest.max_sources)
+        examples = golden_recording.drawn_examples(checkpoint.manifest.max_sources)
         assert {len(example.sources) for example in examples} == counts
-        recording.record(checkpoint, examples)
+        golden_recording.record(checkpoint, examples)
         tests = golden.read(checkpoint)
         assert check(tests, checkpoint).cases == len(examples)
     swapped = tests.model_copy(

@@ -18,7 +18,7 @@ from jrm_service.images import preprocess
 from jrm_service.images.decode import decode
 from jrm_service.model import golden, pipeline
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED, describe, open_source
+from jrm_service.model.checkpoint_source import BUNDLED, describe, open_source
 from jrm_service.scoring.preparing import SequenceBuilder
 from jrm_service.settings import Settings
 

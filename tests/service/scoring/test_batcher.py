@@ -11,8 +11,8 @@ from jrm_service.errors import DeadlineExceeded, NotReady
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend, fake_score
-from jrm_service.scoring.fed import State
 from jrm_service.scoring.local import LocalWorker
+from jrm_service.scoring.worker_slot import State
 from service.scoring.support import Counts, LoopWorker, candidate, now, request_of, run, run_virtual, running, score
 
 

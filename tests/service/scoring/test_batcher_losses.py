@@ -14,10 +14,10 @@ from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import StartFailed
 from jrm_service.scoring.batcher import MOST_FAILED_STARTS
 from jrm_service.scoring.fakes import FakeBackend, RecordingBackend, SlowBackend, fake_score
-from jrm_service.scoring.fed import State
 from jrm_service.scoring.local import LocalWorker
 from jrm_service.scoring.queue import MOST_TRIES
 from jrm_service.scoring.types import Candidate, Score
+from jrm_service.scoring.worker_slot import State
 from service.scoring.support import Counts, LoopWorker, candidate, now, run, run_virtual, running, score, until
 
 

@@ -15,10 +15,10 @@ from jrm_service.errors import CandidateError, DeadlineExceeded, DeviceLost, Int
 from jrm_service.scoring.backend import SleepLevel, StartFailed
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.fakes import FakeBackend, NaNBackend, RaisingBackend, fake_score
-from jrm_service.scoring.fed import State
 from jrm_service.scoring.queue import MOST_TRIES
 from jrm_service.scoring.request import Entry
 from jrm_service.scoring.types import Candidate
+from jrm_service.scoring.worker_slot import State
 from service.scoring.support import LoopWorker, candidate, now, request_of, run_virtual, running
 
 LEVELS = get_args(SleepLevel)
@@ -93,7 +93,7 @@ async def operate(random: Random, batcher: Batcher) -> None:
         for level in random.choices(LEVELS, k=random.choice([1, 1, 2])):
             await batcher.sleep(level)
             assert set(batcher.states) == {State.ASLEEP}
-            assert not any(fed.under_way for fed in batcher._fed)
+            assert not any(slot.under_way for slot in batcher._slots)
         await asyncio.sleep(random.choice([0.0, 2.0, 20.0]))
         while batcher.alive < len(batcher.states):
             with suppress(StartFailed):
@@ -115,7 +115,7 @@ async def play(random: Random) -> None:
         assert (len(queue._planner), queue._waiting, queue._working, list(queue._again)) == (0, {}, {}, [])
         assert not failed
         assert batcher.alive == len(workers)
-        assert not any(fed.under_way for fed in batcher._fed)
+        assert not any(slot.under_way for slot in batcher._slots)
     runs = Counter(id(seen) for each in workers for seen in each.seen if seen.instruction in ("kill", "hang"))
     assert all(count <= MOST_TRIES for count in runs.values())
 

@@ -8,7 +8,7 @@ import pytest
 
 from jrm_service.scoring.backend import StartFailed
 from jrm_service.scoring.fakes import fake_score
-from jrm_service.scoring.fed import State
+from jrm_service.scoring.worker_slot import State
 from service.scoring.support import LoopWorker, candidate, now, run_virtual, running, score
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from jrm_service.metrics import Metrics
-from jrm_service.scoring import stored
+from jrm_service.scoring import score_format
 from jrm_service.scoring.cache import ScoreCache, scope_of
 from jrm_service.scoring.fakes import fake_score
 from jrm_service.scoring.types import Candidate, Image, Score, ServedModel
@@ -117,7 +117,7 @@ def test_a_stored_value_of_other_dimensions_is_a_miss() -> None:
     store = DictStore()
     made, counts = cache(store=store, dimensions=["instruction_following"])
     wanted = candidate()
-    store.put(made.key(wanted), stored.encode(made.key(wanted), fake_score(wanted)))
+    store.put(made.key(wanted), score_format.encode(made.key(wanted), fake_score(wanted)))
     assert asyncio.run(made.fetch(wanted)) is None
     assert counts("jrm_cache_errors_total", tier="redis", reason="invalid") == 1
     assert counts("jrm_cache_misses_total", tier="redis") == 1

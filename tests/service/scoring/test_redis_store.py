@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from benchmarks import virtual_time
 from jrm_service.breaker import Circuit
 from jrm_service.metrics import Metrics
-from jrm_service.redis import FAILURES, RedisLink
+from jrm_service.redis_link import FAILURES, RedisLink
 from jrm_service.scoring.cache import ScoreCache
 from jrm_service.scoring.fakes import fake_score
 from jrm_service.scoring.redis_store import RedisScores

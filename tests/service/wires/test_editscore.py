@@ -13,7 +13,7 @@ from jrm_service.images.decode import decode
 from jrm_service.settings import Settings
 from jrm_service.wires.pickle_values import PILState
 from jrm_service.wires.pickles import loads
-from jrm_service.wires.pictures import image_file
+from jrm_service.wires.pil_images import image_file
 from support import servers, wire_bodies
 from support.cases import each
 from support.pictures import encode, photo, rotated_by_exif, transparent

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jrm_service.model.source import BUNDLED
+from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_training.annotate_command import annotate
 from jrm_training.data import Edit, Group, read_groups, write_groups
 from jrm_training.train_commands import train

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from jrm_service.api.record import RequestRecord
+from jrm_service.api.access_log import RequestRecord
 from jrm_service.errors import Overloaded
 from jrm_service.metrics import Metrics, begin
 from jrm_service.scoring.service import GroupInput, ScoreResult

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from jrm_client.protocol import ErrorResponse
+from jrm_service.api.access_log import hang_up_of, record_of
 from jrm_service.api.errors import error_reply
 from jrm_service.api.keys import Scopes
 from jrm_service.api.methods import asked_method
-from jrm_service.api.record import hang_up_of, record_of
 from jrm_service.scoring.types import ServedModel
 
 from .recorder import Recorder

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from jrm_service.api.record import hang_up_of
+from jrm_service.api.access_log import hang_up_of
 
 from .recorder import Recorder
 

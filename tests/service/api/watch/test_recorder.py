@@ -9,8 +9,8 @@ import tracemalloc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from jrm_service.api.access_log import RequestRecord
 from jrm_service.api.keys import Key
-from jrm_service.api.record import RequestRecord
 from jrm_service.api.watch.groups import ScoredGroup
 from jrm_service.api.watch.recorder import MAX_READERS, Allowance, Recorder
 from jrm_service.api.watch.store import RecentGroups

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from jrm_service.api.record import HANG_UP
+from jrm_service.api.access_log import HANG_UP
 from jrm_service.api.watch.recorder import Recorder
 from jrm_service.api.watch.store import RecentGroups
 from jrm_service.api.watch.stream import EventStream, events, resumed

@@ -12,7 +12,7 @@ import httpx
 
 from jrm_client.protocol import TIMEOUT_HEADER
 
-from .known import KnownGroup
+from .known_rewards import KnownGroup
 
 _BOUNDARY = "a-boundary-that-no-picture-of-ours-holds"
 _HEADERS = {"content-type": f"multipart/form-data; boundary={_BOUNDARY}"}

@@ -1,7 +1,7 @@
 """Tables go between their own marks of a page, and nothing else changes."""
 
 import pytest
-from benchmarks.pages import put
+from benchmarks.doc_tables import put
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):

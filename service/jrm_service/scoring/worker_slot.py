@@ -40,7 +40,7 @@ class UnderWay:
 
 
 @dataclass(eq=False, slots=True)
-class Fed:
+class WorkerSlot:
     """One worker with its batches in progress, oldest first."""
 
     number: int

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from jrm_service.api.admin import PATHS as ADMIN_PATHS
 from jrm_service.api.errors import error_reply
 
-from .calls import Headers
+from .asgi_calls import Headers
 
 METRICS = "/metrics"
 

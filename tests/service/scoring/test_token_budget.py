@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jrm_service.scoring.fakes import FakeBackend, OutOfMemoryBackend, RecordingBackend
-from jrm_service.scoring.fitting import MOST_TOKENS, fitting_tokens, token_budget
 from jrm_service.scoring.planner import unshared_tokens
+from jrm_service.scoring.token_budget import MOST_TOKENS, fitting_tokens, token_budget
 from service.scoring.support import candidate
 
 GiB = 2**30

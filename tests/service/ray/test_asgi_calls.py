@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_a_reply_comes_piece_by_piece():
-    from jrm_service.ray.calls import call, whole
+    from jrm_service.ray.asgi_calls import call, whole
 
     async def app(scope, receive, send):
         request = await receive()
@@ -28,7 +28,7 @@ def test_a_reply_comes_piece_by_piece():
 
 
 def test_a_caller_who_leaves_is_a_connection_that_broke():
-    from jrm_service.ray.calls import call
+    from jrm_service.ray.asgi_calls import call
 
     heard = asyncio.Event()
 
@@ -49,7 +49,7 @@ def test_a_caller_who_leaves_is_a_connection_that_broke():
 
 
 def test_what_an_application_raises_is_raised():
-    from jrm_service.ray.calls import whole
+    from jrm_service.ray.asgi_calls import whole
 
     async def app(scope, receive, send):
         raise ValueError("x")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .known import KnownGroup
+from .known_rewards import KnownGroup
 from .ledger import Ledger
 from .soak_client import EDITS
 

@@ -15,9 +15,9 @@ from PIL import Image as PILImage
 
 from jrm_service.errors import CandidateError, CheckpointError
 from jrm_service.scoring.backend import Backend, SleepingBackend
-from jrm_service.scoring.fitting import DEFAULT_TOKENS, fitting_tokens
 from jrm_service.scoring.planner import BatchCost
 from jrm_service.scoring.preparing import CheckpointPreparer
+from jrm_service.scoring.token_budget import DEFAULT_TOKENS, fitting_tokens
 from jrm_service.scoring.types import Candidate, Score, ServedModel, joined_kernels
 
 from . import golden

@@ -6,9 +6,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model import golden, recording
+from jrm_service.model import golden, golden_recording
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.source import BUNDLED, open_source, scorer_in
+from jrm_service.model.checkpoint_source import BUNDLED, open_source, scorer_in
 from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
 
@@ -20,7 +20,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def recorded(path):
-    recording.record(open_checkpoint(path), recording.drawn_examples())
+    golden_recording.record(open_checkpoint(path), golden_recording.drawn_examples())
     return path
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from jrm_client.cli import app
 from jrm_service.errors import CheckpointError
-from jrm_service.model import golden, recording
+from jrm_service.model import golden, golden_recording
 from jrm_service.model.checkpoint import open_checkpoint
 from support import checkpoints
 from support.pictures import encode, photo
@@ -28,8 +28,8 @@ def write_pairs(folder, *rows):
 
 
 def test_what_is_recorded_is_what_the_reference_gives(checkpoint):
-    example = recording.Example((photo(90, 70, seed=1),), photo(90, 70, seed=2), "make it blue")
-    (case,) = recording.record(checkpoint, [example]).cases
+    example = golden_recording.Example((photo(90, 70, seed=1),), photo(90, 70, seed=2), "make it blue")
+    (case,) = golden_recording.record(checkpoint, [example]).cases
     expected = Reference(checkpoint.path).score(list(example.sources), example.edited, example.instruction)
     assert (case.reward, case.reward_std) == pytest.approx((expected["reward"], expected["reward_std"]), abs=1e-4)
     for name, (mean, std) in expected["dimensions"].items():
@@ -37,25 +37,28 @@ def test_what_is_recorded_is_what_the_reference_gives(checkpoint):
 
 
 def test_what_is_returned_is_what_is_written(checkpoint):
-    recorded = recording.record(checkpoint, recording.drawn_examples())
+    recorded = golden_recording.record(checkpoint, golden_recording.drawn_examples())
     assert golden.read(checkpoint) == recorded
 
 
 def test_recording_again_gives_the_same_file(checkpoint):
     files = []
     for _ in range(2):
-        recording.record(checkpoint, recording.drawn_examples())
+        golden_recording.record(checkpoint, golden_recording.drawn_examples())
         files.append((checkpoint.path / golden.FILE).read_bytes())
     assert files[0] == files[1]
 
 
 def test_drawn_examples_have_different_scores(checkpoint):
-    cases = recording.record(checkpoint, recording.drawn_examples()).cases
+    cases = golden_recording.record(checkpoint, golden_recording.drawn_examples()).cases
     assert len({case.reward for case in cases}) == len(cases) == 4
 
 
 def test_tolerances_are_never_below_the_defaults(checkpoint):
-    tolerance, least = recording.record(checkpoint, recording.drawn_examples()).tolerance, golden.Tolerance()
+    tolerance, least = (
+        golden_recording.record(checkpoint, golden_recording.drawn_examples()).tolerance,
+        golden.Tolerance(),
+    )
     assert tolerance.float32 == least.float32
     assert tolerance.bfloat16 >= least.bfloat16
     assert tolerance.float16 >= least.float16
@@ -66,7 +69,7 @@ def test_a_checkpoint_that_rounds_badly_gets_more(tmp_path):
     path = checkpoints.write(tmp_path, checkpoints.mean_only(checkpoints.one_pass()))
     heads = load_file(path / "reward" / "heads.safetensors")
     save_file({name: tensor * 32 for name, tensor in heads.items()}, path / "reward" / "heads.safetensors")
-    tolerance = recording.record(open_checkpoint(path), recording.drawn_examples()).tolerance
+    tolerance = golden_recording.record(open_checkpoint(path), golden_recording.drawn_examples()).tolerance
     assert tolerance.float32 == golden.Tolerance().float32
     assert tolerance.bfloat16 > 10 * golden.Tolerance().bfloat16
     assert tolerance.float16 > 10 * golden.Tolerance().float16
@@ -75,13 +78,13 @@ def test_a_checkpoint_that_rounds_badly_gets_more(tmp_path):
 @pytest.mark.parametrize("count", [0, golden.MAX_CASES + 1])
 def test_the_number_of_examples_is_bounded(checkpoint, count):
     with pytest.raises(ValueError, match=f"1 to {golden.MAX_CASES} examples, got {count}"):
-        recording.record(checkpoint, recording.drawn_examples()[:1] * count)
+        golden_recording.record(checkpoint, golden_recording.drawn_examples()[:1] * count)
 
 
 def test_an_example_without_a_score_is_not_recorded(checkpoint):
-    thin = recording.Example((Image.new("RGB", (1000, 2)),), photo(), "make it blue")
+    thin = golden_recording.Example((Image.new("RGB", (1000, 2)),), photo(), "make it blue")
     with pytest.raises(CheckpointError, match=r"cases\.0: nothing to record, the outcome is source: 1000 x 2"):
-        recording.record(checkpoint, [thin])
+        golden_recording.record(checkpoint, [thin])
     assert not (checkpoint.path / golden.FILE).exists()
 
 
@@ -91,7 +94,7 @@ def test_an_example_without_a_score_is_not_recorded(checkpoint):
 def test_pairs_are_read_beside_their_file(tmp_path):
     photo(seed=1).save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(encode(photo(seed=2), "JPEG"))
-    (example,) = recording.read_examples(
+    (example,) = golden_recording.read_examples(
         write_pairs(tmp_path, {"source": "a.png", "edited": "b.jpg", "instruction": "x"})
     )
     assert [source.tobytes() for source in example.sources] == [photo(seed=1).tobytes()]
@@ -106,7 +109,7 @@ def test_a_pair_has_any_number_of_sources(tmp_path):
         {"edited": "b.png", "instruction": "x"},
         {"source": ["a.png", "b.png"], "edited": "b.png", "instruction": "x"},
     ]
-    none, two = recording.read_examples(write_pairs(tmp_path, *rows))
+    none, two = golden_recording.read_examples(write_pairs(tmp_path, *rows))
     assert none.sources == ()
     assert [source.tobytes() for source in two.sources] == [photo(seed=ord(name)).tobytes() for name in "ab"]
 
@@ -119,7 +122,7 @@ def test_every_bad_line_is_told(tmp_path):
         tmp_path, good, "{", "", [], good | {"edited": ""}, good | {"source": "none.png"}, good | {"edited": "no.png"}
     )
     with pytest.raises(ValueError, match=r"pairs\.jsonl:2") as caught:
-        recording.read_examples(file)
+        golden_recording.read_examples(file)
     lines = str(caught.value).splitlines()
     assert [line.split(":")[1] for line in lines] == ["2", "4", "5", "6", "7"]
     assert "edited: missing, empty or not a string" in lines[2]
@@ -133,7 +136,7 @@ def test_pairs_are_read_as_jrm_score_reads_them(tmp_path):
     row = json.dumps({"source": "a.png", "edited": "a.png", "instruction": "x"})
     file = tmp_path / "pairs.jsonl"
     file.write_bytes(f"\ufeff{row}\r\n\n{row}".encode())
-    assert len(recording.read_examples(file)) == 2
+    assert len(golden_recording.read_examples(file)) == 2
     for bad, reason in {
         row.replace('"x"', '"\\ud83d"'): "instruction has a lone surrogate",
         row.replace('"x"', '" "'): "instruction: ",
@@ -144,7 +147,7 @@ def test_pairs_are_read_as_jrm_score_reads_them(tmp_path):
     }.items():
         file.write_text(f"{row}\n{bad}\n")
         with pytest.raises(ValueError, match=r"pairs\.jsonl:2: ") as caught:
-            recording.read_examples(file)
+            golden_recording.read_examples(file)
         assert reason in str(caught.value), bad
         assert len(str(caught.value).splitlines()) == 1, bad
         assert "http" not in str(caught.value), bad
@@ -183,7 +186,7 @@ def test_the_command_tells_what_is_wrong_with_pairs(checkpoint, tmp_path, rows, 
 
 
 def test_golden_scores_are_replaced_only_by_force(checkpoint):
-    recording.record(checkpoint, recording.drawn_examples()[:1])
+    golden_recording.record(checkpoint, golden_recording.drawn_examples()[:1])
     refused = jrm("golden", "--checkpoint", checkpoint.path)
     assert refused.exit_code == 1
     assert "reward/golden.json: is there already; --force replaces it" in refused.stderr
@@ -193,7 +196,7 @@ def test_golden_scores_are_replaced_only_by_force(checkpoint):
 
 
 def test_inspect_refuses_golden_scores_of_another_checkpoint(checkpoint):
-    recording.record(checkpoint, recording.drawn_examples()[:1])
+    golden_recording.record(checkpoint, golden_recording.drawn_examples()[:1])
     manifest = checkpoint.path / "reward" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("How good", "How bad"))
     result = jrm("inspect", checkpoint.path)

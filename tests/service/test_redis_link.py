@@ -14,7 +14,7 @@ from benchmarks import virtual_time
 from jrm_service.breaker import Circuit
 from jrm_service.errors import RedisURLError
 from jrm_service.metrics import Metrics
-from jrm_service.redis import COOLDOWN_S, FAILURES, RedisLink, Unavailable
+from jrm_service.redis_link import COOLDOWN_S, FAILURES, RedisLink, Unavailable
 from service.scoring.support import Clock, Counts
 from support import redis_servers
 
