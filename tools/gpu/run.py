@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROOM = 20 * 2**30  # bytes: the weights of the 8B shape take 17.5 GB
 STAGES = ("parity", "weights", "engine", "profile", "server", "fp8", "peers")
 
 
@@ -40,8 +42,9 @@ def main() -> int:
         *(results / f"{stage}.{kind}" for stage in stages for kind in ("json", "txt")),
     ]:
         old.unlink(missing_ok=True)  # what is found is of this run
-    with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
-        environment = _installed(Path(scratch) / "packages")
+    # Packages apart: what lies in memory may be mounted so that nothing of it is run.
+    with tempfile.TemporaryDirectory() as packages, tempfile.TemporaryDirectory(dir=_memory()) as scratch:
+        environment = _installed(Path(packages))
         options = ["--results", str(results), "--scratch", scratch, "--device", arguments.device]
         options += ["--tiny"] * arguments.tiny
         statuses: dict[str, dict[str, object]] = {}
@@ -59,9 +62,10 @@ def main() -> int:
     return int(any(found["status"] != "done" for found in statuses.values()))
 
 
-def _memory() -> str | None:
-    """Where a checkpoint is written in seconds: memory, where there is such a folder."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a name of its own is made in it
+def _memory(folder: str = "/dev/shm") -> str | None:  # noqa: S108 - a name of its own is made in it
+    """Where a checkpoint is written in seconds: memory, if a folder of it has room, as a container's 64 MB do not."""
+    roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > ROOM
+    return folder if roomy else None
 
 
 def _installed(target: Path) -> dict[str, str]:

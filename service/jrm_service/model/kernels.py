@@ -35,6 +35,9 @@ _FLOORS = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 # Tokens of the segments of each sequence of a trial. There are two, because what torch compiles for the first length it
 # compiles for any length once it has seen a second one.
 _TRIALS = (((5, 3), (5, 9), (7,)), ((40, 17), (40, 130), (1,)))
+# A function is compiled for each dtype, arithmetic and tower of all models of a process. Beyond so many, by default 8,
+# torch refuses, and a model that comes late would run uncompiled.
+_MOST_COMPILED = 64
 _TRIAL_SCALE = 0.05  # of hidden states: small beside what a layer adds to them, so that this weighs in the comparison
 
 
@@ -49,9 +52,11 @@ class Way:
 def _compiled(function: Any) -> Any:
     # torch.compile, not a library of triton kernels: a kernel then holds all that lies between two products, rounding
     # to fp8 included, and a library needs a compiler on the machine and a folder to write to just the same.
+    from torch._dynamo import config as tracing
     from torch._inductor import config
 
     config.compile_threads = 1  # in this process: a pool of compilers would outlive a worker that is killed
+    tracing.recompile_limit = max(tracing.recompile_limit, _MOST_COMPILED)
     return torch.compile(function, fullgraph=True)
 
 
