@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROOM = 20 * 2**30  # bytes: the weights of the 8B shape take 17.5 GB
 STAGES = ("parity", "weights", "engine", "profile", "server", "fp8", "peers")
 
 
@@ -42,8 +44,9 @@ def main() -> int:
         *(results / f"{stage}.{kind}" for stage in stages for kind in ("json", "txt")),
     ]:
         old.unlink(missing_ok=True)  # so that all results are of this run
-    with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
-        environment = _installed(Path(scratch) / "packages")
+    # Packages lie elsewhere: Docker mounts /dev/shm so that nothing in it can be executed.
+    with tempfile.TemporaryDirectory() as packages, tempfile.TemporaryDirectory(dir=_memory()) as scratch:
+        environment = _installed(Path(packages))
         options = ["--results", str(results), "--scratch", scratch, "--device", arguments.device]
         options += ["--tiny"] * arguments.tiny
         statuses: dict[str, dict[str, object]] = {}
@@ -61,9 +64,10 @@ def main() -> int:
     return int(any(stage_status["status"] != "done" for stage_status in statuses.values()))
 
 
-def _memory() -> str | None:
-    """Return a folder in memory, if there is one: a checkpoint is written there in seconds."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a name of its own is made in it
+def _memory(folder: str = "/dev/shm") -> str | None:  # noqa: S108 - a name of its own is made in it
+    """Return a folder in memory, if there is one with room: a checkpoint is written there in seconds."""
+    roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > ROOM
+    return folder if roomy else None
 
 
 def _installed(target: Path) -> dict[str, str]:

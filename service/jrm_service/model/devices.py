@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
@@ -114,7 +115,13 @@ def bring_back(modules: Sequence[torch.nn.Module], device: str) -> None:
     for module in modules:
         move_weights(module, device)
     if device.startswith("cuda"):
-        torch.accelerator.empty_host_cache()
+        empty_host_cache()
+
+
+def empty_host_cache(accelerator: Any = torch.accelerator, private: Any = torch._C) -> None:
+    """Give back pinned memory that nothing uses. Until 2.11, torch had no public name for it."""
+    empty = getattr(accelerator, "empty_host_cache", None) or private._host_emptyCache
+    empty()
 
 
 def release_memory(device: str) -> None:
@@ -171,7 +178,8 @@ def on_device(device: str, still_there: Callable[[str], bool] = answers) -> Iter
         if out_of_memory:
             # Free the tensors of the frames that failed, so that the next attempt has room.
             traceback.clear_frames(error.__traceback__)
-            release_memory(device)
+            with suppress(Exception):  # on a dead device this fails as well, and that is asked next
+                release_memory(device)
         if not still_there(device):
             raise WorkerLost(f"{device} is lost") from error
         if out_of_memory:

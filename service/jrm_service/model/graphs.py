@@ -170,7 +170,7 @@ def _trial(language_model: Any, kernel: Kernel, lengths: Sequence[Sequence[int]]
     weight = language_model.get_input_embeddings().weight
     trie = build_trie([[Text((tokens,) * tokens) for tokens in sequence] for sequence in lengths])
     random = torch.randn(trie.tokens, weight.shape[1], generator=torch.Generator().manual_seed(trie.tokens))
-    features = (weight.std() * random).to(weight)
+    features = weight.std() * random.to(weight)  # there first: a number on a GPU multiplies nothing on the host
     return Inputs(
         embeds=features,
         position_ids=torch.from_numpy(positions(trie, 1))[:, None].to(weight.device),
@@ -188,7 +188,8 @@ def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepsta
     if kernel is None or not device.startswith("cuda"):
         return None
     try:
-        with torch.inference_mode(), torch.cuda.device(device):
+        # A capture that fails leaves its own stream as the current one: torch puts back only what ended well.
+        with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream()):
             buffers = [Buffers(language_model, kernel, tokens, deepstack) for tokens in LENGTHS]
             graphs = Graphs(language_model, buffers, _Capture(device))
             if graphs.are_right(kernel, deepstack):

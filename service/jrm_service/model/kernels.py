@@ -35,6 +35,9 @@ _FLOORS = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 # Tokens of the segments of each sequence in a trial. There are two trials, because torch compiles for one length first,
 # and for any length once it has seen a second one.
 _TRIALS = (((5, 3), (5, 9), (7,)), ((40, 17), (40, 130), (1,)))
+# A function is compiled for each dtype, arithmetic and tower of all models of a process. Beyond so many, by default 8,
+# torch refuses, and a model that comes late would run uncompiled.
+_MOST_COMPILED = 64
 _TRIAL_SCALE = 0.05  # of hidden states: small compared with what a layer adds, so that the comparison sees the latter
 
 
@@ -49,9 +52,11 @@ class Way:
 def _compiled(function: Any) -> Any:
     # torch.compile, not a library of triton kernels: a kernel then has everything between two products, rounding to fp8
     # included, and a library would need a compiler and a writable folder just the same.
+    from torch._dynamo import config as tracing
     from torch._inductor import config
 
     config.compile_threads = 1  # in this process: a pool of compilers would outlive a worker that is killed
+    tracing.recompile_limit = max(tracing.recompile_limit, _MOST_COMPILED)
     return torch.compile(function, fullgraph=True)
 
 
@@ -106,7 +111,7 @@ def fuse(
         if arithmetic is not IN_DTYPE:
             raise CheckpointError([f"quantize: no fp8 layer on {device} gives about what the plain one gives"])
         if ways:
-            logger.warning("layers on %s: plain, nothing faster computes the same here", device)
+            logger.warning("layers on %s: plain, nothing faster is right here", device)
         return PLAIN | {"attention": attention}
     for number, layer in enumerate(language.layers):
         language.layers[number] = FusedLayer(layer, functions, arithmetic.products)

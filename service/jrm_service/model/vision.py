@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,9 @@ class VisionTower:
         self._kernel = kernel
         visual.config._attn_implementation = IMAGE_ATTENTION
         family.prepare(visual)
-        self._tables = lru_cache(maxsize=256)(self._tables_of)  # most images of a job have one size
-        self._levels = lru_cache(maxsize=1)(self._levels_of)
+        # Of functions, not of methods: a cycle would keep the weights on the device after the last use of the tower.
+        self._tables = lru_cache(maxsize=256)(partial(_tables_of, family, visual))  # most images of a job have one size
+        self._levels = lru_cache(maxsize=1)(partial(_levels_of, spec))
 
     def inputs(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         """The pixels of an ``Image``, uint8 [H, W, 3], as input of ``encode``. Host work."""
@@ -110,14 +111,17 @@ class VisionTower:
         blocks = pixels.view(rows, merge, patch, columns, merge, patch, 3)
         return blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch * patch)
 
-    # Neither may be an inference tensor: training, which evaluates in between, could not differentiate with it.
 
-    @torch.inference_mode(False)
-    def _levels_of(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """[3 · 256]: the normalized value of each level of each channel."""
-        return torch.tensor(preprocess.levels(self._spec.mean, self._spec.std)).flatten().to(device, dtype)
+# Neither may be an inference tensor: training, which evaluates in between, could not differentiate with it.
 
-    @torch.inference_mode(False)
-    def _tables_of(self, size: tuple[int, int, int], device: torch.device) -> ImageTables:
-        """The tables of an image with this number of frames, rows and columns of patches."""
-        return self._family.tables(self._visual, size).to(device)
+
+@torch.inference_mode(False)
+def _levels_of(spec: ImageSpec, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[3 · 256]: the normalized value of each level of each channel."""
+    return torch.tensor(preprocess.levels(spec.mean, spec.std)).flatten().to(device, dtype)
+
+
+@torch.inference_mode(False)
+def _tables_of(family: Family, visual: Any, size: tuple[int, int, int], device: torch.device) -> ImageTables:
+    """The tables of an image with this number of frames, rows and columns of patches."""
+    return family.tables(visual, size).to(device)

@@ -92,13 +92,24 @@ class VLLMEngine:
             raise EngineFailed("the engine could not answer") from None
 
 
+def only_gpu(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What lets vLLM, which takes the first GPUs that it sees, see one alone; nothing where it is the first."""
+    number = int(device.partition(":")[2] or 0)
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if number == 0:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[number].strip() if visible else str(number)}
+
+
 def start_vllm(settings: EngineSettings) -> VLLMEngine:
     """Start vLLM, in most of a minute. Call it in the main thread: vLLM's processes are killed when that ends."""
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     # Overrides the environment: a spawned process runs the main module first, which makes it end with this one.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     on_gpu = settings.device.startswith("cuda")
-    if not on_gpu:
+    if on_gpu:
+        os.environ.update(only_gpu(settings.device, os.environ))
+    else:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{settings.cache_gib:g}"
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM

@@ -87,6 +87,15 @@ def test_a_dead_device_is_not_merely_out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def test_a_dead_device_is_told_even_where_its_memory_cannot_be_given_back(monkeypatch):
+    def dead():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", dead)
+    with pytest.raises(WorkerLost), on_device("cuda:0", still_there=lambda device: False):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_what_the_failed_batch_held_is_released_before_the_next_is_tried():
     class Tensor:
         """Something that can be watched."""

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from jrm_service.model.attention import TrieAttention
 from jrm_service.model.checkpoint import load_model, open_checkpoint
+from jrm_service.model.devices import replace_tensors
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.graphs import Buffers, Graphs, Inputs, find_graphs
 from jrm_service.model.rows import PackedModel, through_layers
 from jrm_service.model.scorer import PlainScorer
 from jrm_service.model.trie import build_trie, positions
 from jrm_service.model.varlen import Lengths, one_by_one
+from jrm_service.model.weights import empty_model
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Text
 from support import checkpoints
@@ -172,6 +174,21 @@ def test_a_kernel_that_goes_wrong_in_longer_buffers_is_not_trusted(checkpoint):
     buffers = [Buffers(model.language_model, wrong_beside_nothing, 48, DEEPSTACK)]
     with torch.inference_mode():
         assert not Graphs(model.language_model, buffers, as_recorded).are_right(wrong_beside_nothing, DEEPSTACK)
+
+
+def test_a_trial_needs_nothing_of_the_host(checkpoint):
+    """The meta device takes no tensor of another, as a GPU takes none; what is compared in the end it cannot say."""
+
+    def kernel(query, key, value, lengths, *, causal, scale):
+        assert all(tensor.is_meta for tensor in (query, key, value, lengths.queries, lengths.keys))
+        return torch.empty_like(query)
+
+    model = empty_model(checkpoint.config).to(torch.bfloat16).eval()
+    PackedModel(model, checkpoint.image_spec, kernel)
+    replace_tensors(model, lambda tensor: tensor.to("meta"))
+    graphs = Graphs(model.language_model, [Buffers(model.language_model, kernel, 48, DEEPSTACK)], as_recorded)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
+        graphs.are_right(kernel, DEEPSTACK)
 
 
 def test_only_a_gpu_with_a_kernel_has_graphs(language):

@@ -282,6 +282,20 @@ def test_nothing_is_compiled_after_the_start_whatever_the_lengths(checkpoint, ar
     assert counter.frame_count == at_start
 
 
+def test_what_comes_late_is_compiled_as_well():
+    """torch counts what it compiles of a function for all models of a process, and gives up after a few."""
+    torch.compiler.reset()
+    way, counter = counted("eager")
+    x, weight = torch.ones(2, 4), torch.ones(4)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        COMPILED.wrap(torch.neg)
+        for number in range(12):
+            eps = (number + 1) * 1e-3
+            expected = torch.nn.functional.rms_norm(x, (4,), weight, eps)
+            torch.testing.assert_close(Functions(eps, way.wrap).norm(x, weight), expected)
+    assert counter.frame_count == 12
+
+
 @pytest.mark.usefixtures("stance")
 def test_once_ready_a_call_that_nothing_was_compiled_for_runs_as_it_is_written():
     torch.compiler.reset()

@@ -1,11 +1,13 @@
 """Weights that move from one device to another: all of them, and what is shared stays shared."""
 
+from types import SimpleNamespace
+
 import torch
 from benchmarks.bf16 import world_groups
 from torch import nn
 
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.devices import move_weights, replace_tensors
+from jrm_service.model.devices import empty_host_cache, move_weights, replace_tensors
 from jrm_service.model.engine import TrieScorer
 from jrm_service.scoring.preparing import CheckpointPreparer
 from support import checkpoints
@@ -63,3 +65,14 @@ def test_nothing_is_copied_that_is_there_already():
     places = [tensor.data_ptr() for tensor in everything(module)]
     move_weights(module, "cpu")
     assert [tensor.data_ptr() for tensor in everything(module)] == places
+
+
+def test_pinned_memory_is_given_back_on_every_torch():
+    """2.11 has no public name for it, and a build for CPUs no private one."""
+    emptied = []
+    private = SimpleNamespace(_host_emptyCache=lambda: emptied.append("private"))
+    public = SimpleNamespace(empty_host_cache=lambda: emptied.append("public"))
+    empty_host_cache(SimpleNamespace(), private)
+    empty_host_cache(public, SimpleNamespace())
+    empty_host_cache(public, private)
+    assert emptied == ["private", "public", "public"]

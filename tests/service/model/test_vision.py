@@ -1,5 +1,8 @@
 """Pixels become patches on the device, with the numbers of the reference, and embeddings by a matrix product."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +107,19 @@ def test_tables_made_while_scoring_serve_training(backbone):
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
     backbone.visual.requires_grad_(False)
+
+
+def test_a_tower_that_nobody_uses_any_more_is_gone_at_once(tmp_path):
+    """What another model needs of a GPU must not wait for the garbage collector."""
+    checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass()))
+    model, _ = load_model(checkpoint, "cpu", torch.float32)
+    tower = VisionTower(model.visual, FAMILY, checkpoint.image_spec)
+    with torch.inference_mode():
+        tower.encode([tower.inputs(np.zeros((64, 64, 3), np.uint8))])
+    weights = weakref.ref(model.visual)
+    gc.disable()
+    try:
+        del model, tower
+        assert weights() is None
+    finally:
+        gc.enable()
