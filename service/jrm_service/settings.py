@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         Literal["none", "fp8"],
         Field(description="'fp8' computes the language model's linear layers in 8 bits, on a GPU that supports it"),
     ] = "none"
+    fused_layers: Annotated[
+        bool, Field(description="replace layers by fused ones on a GPU, if they are verified at start-up")
+    ] = True
     cuda_graphs: Annotated[
         bool, Field(description="record the kernels of short rows as CUDA graphs, if they are verified at start-up")
     ] = True

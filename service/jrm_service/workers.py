@@ -77,6 +77,7 @@ async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
                 dtype=settings.dtype,
                 engine=settings.engine,
                 quantize=settings.quantize,
+                fused_layers=settings.fused_layers,
                 cuda_graphs=settings.cuda_graphs,
                 self_test=settings.self_test,
                 allow_pipeline_drift=settings.allow_pipeline_drift,

@@ -47,6 +47,7 @@ class Load:
     spared: float
     fingerprint: str | None = None
     quantize: str = "none"
+    fused_layers: bool = True
     cuda_graphs: bool = True
     gpu_share: float = 1.0
 

@@ -54,6 +54,7 @@ class CheckpointSource:
         tests: golden.Golden | None,
         quantize: str = "none",
         *,
+        fused_layers: bool = True,
         cuda_graphs: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
@@ -63,9 +64,12 @@ class CheckpointSource:
         on_gpu = all(device.startswith("cuda") for device in self.devices)
         self.dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
         if quantize == "fp8":
+            if not fused_layers:
+                raise CheckpointError(["quantize: fp8 layers are fused ones; leave out --fused-layers false"])
             for device in self.devices:
                 require_fp8(device, dtype, engine)
         self.quantize = quantize
+        self._fused_layers = fused_layers
         self._cuda_graphs = cuda_graphs
         self.preparer = CheckpointPreparer(checkpoint)
 
@@ -105,6 +109,8 @@ class CheckpointSource:
         options: dict[str, Any] = {}
         if self.engine == "trie":
             options = {"arithmetic": IN_FP8 if self.quantize == "fp8" else IN_DTYPE, "graphs": self._cuda_graphs}
+            if not self._fused_layers:
+                options["ways"] = ()
         return _SCORERS[self.engine](self.checkpoint, device, _DTYPES[self.dtype], **options)
 
     def described(self, *, hashed: bool = True, **facts: Any) -> ServedModel:
@@ -191,6 +197,7 @@ def open_source(
     engine: str,
     *,
     quantize: str = "none",
+    fused_layers: bool = True,
     cuda_graphs: bool = True,
     self_test: bool = True,
     allow_pipeline_drift: bool = False,
@@ -205,7 +212,9 @@ def open_source(
     tests = golden.read(checkpoint) if self_test else None
     if tests is None:
         logger.info("no self-test: %s", f"{golden.FILE} is not there" if self_test else "it is switched off")
-    return CheckpointSource(checkpoint, devices, dtype, engine, tests, quantize, cuda_graphs=cuda_graphs)
+    return CheckpointSource(
+        checkpoint, devices, dtype, engine, tests, quantize, fused_layers=fused_layers, cuda_graphs=cuda_graphs
+    )
 
 
 def scorer_in(precision: str, checkpoint: Checkpoint, device: str = "cpu") -> TrieScorer:

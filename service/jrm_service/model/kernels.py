@@ -21,6 +21,7 @@ from jrm_service.errors import CheckpointError, one_line
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
+from .devices import answers
 from .fused import Functions, FusedLayer, GatedMLP, Norm, Products, as_it_is
 from .products import Merged, Operand, ScaledFP8, SimulatedFP8, require_right_product, rounded
 from .trie import build_trie, positions
@@ -97,7 +98,8 @@ def fuse(
     """Replace layers of a backbone in the first way that agrees with them on their device; return the kernels by part.
 
     Weights that are merged into one product move into it, so memory holds at most one layer twice. ``kernel`` attends
-    to rows, see ``find_kernel``. Raises CheckpointError if fp8 is requested and no way is right.
+    to rows, see ``find_kernel``. Raises CheckpointError if fp8 is requested and no way is right, or if the device no
+    longer answers after the attempt.
     """
     language = backbone.language_model
     if arithmetic is IN_FP8:
@@ -105,6 +107,8 @@ def fuse(
     attention = "varlen" if kernel is not None else "per_shape"
     for way in ways:
         functions = _agreed(language, device, dtype, kernel, way, arithmetic)
+        if not answers(device):
+            raise CheckpointError([f"{device} does not answer after {way.name} layers: use --fused-layers false"])
         if functions is not None:
             break
     else:

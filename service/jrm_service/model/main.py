@@ -88,6 +88,7 @@ def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
         dtype,
         load.engine,
         quantize=load.quantize,
+        fused_layers=load.fused_layers,
         cuda_graphs=load.cuda_graphs,
         self_test=load.self_test,
         allow_pipeline_drift=load.allow_pipeline_drift,

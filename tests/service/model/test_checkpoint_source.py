@@ -80,6 +80,8 @@ def test_what_runs_and_in_which_precision_is_described(recorded):
 def test_fp8_is_refused_on_a_cpu(recorded):
     with pytest.raises(CheckpointError, match=r"fp8 needs a GPU, the device is cpu; use --quantize none"):
         open_source(recorded, ["cpu"], "auto", "trie", quantize="fp8")
+    with pytest.raises(CheckpointError, match=r"fp8 layers are fused ones; leave out --fused-layers false"):
+        open_source(recorded, ["cpu"], "auto", "trie", quantize="fp8", fused_layers=False)
 
 
 def test_a_scorer_in_each_precision_for_a_comparison(recorded):

@@ -231,6 +231,13 @@ def test_a_way_that_fails_or_gives_something_else_is_passed_over(wrong, caplog):
         assert fused(model, [Way(wrong, WRONG[wrong]), EAGER])["norm"] == "fused"
 
 
+def test_a_device_that_does_not_answer_after_the_trial_names_the_switch():
+    """As after a kernel that has crashed it: every later call on it fails, and the error explains nothing."""
+    model = backbone("Qwen2.5-VL")
+    with pytest.raises(CheckpointError, match=r"cuda:99 does not answer after eager layers: use --fused-layers false"):
+        fuse(model, device="cuda:99", dtype=model.dtype, kernel=None, ways=[EAGER])
+
+
 class OtherNorm(torch.nn.Module):
     """As some models have it: the weight is what is added to 1."""
 
