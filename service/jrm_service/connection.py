@@ -16,7 +16,7 @@ class Connection(H11Protocol):
     A connection on which no request is being answered is closed when nothing has arrived for ``timeout_keep_alive``
     seconds: between two requests, and also before the first one, in the middle of a request's head, and in a body that
     continues after its reply. An endless reply can drop its connection, with everything its reader has not read: see
-    ``api.record.HANG_UP``.
+    ``api.access_log.HANG_UP``.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -59,7 +59,7 @@ def test_what_an_application_raises_is_raised():
 
 
 def test_metrics_of_several_replicas_are_one_text():
-    from jrm_service.ray.everywhere import merged
+    from jrm_service.ray.broadcast import merged
 
     head = "# HELP a_total A.\n# TYPE a_total counter\n"
     texts = {name: f'{head}a_total {value}\nb{{c="{{d e}}"}} {value}\n' for name, value in {"x": 1.0, "y": 2.0}.items()}
