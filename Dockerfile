@@ -25,7 +25,7 @@ WORKDIR /src
 COPY constraints/build.txt ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m pip install --no-cache-dir --target /backend --requirement build.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE.md ./
 COPY client client
 COPY service service
 COPY training training

@@ -9,7 +9,7 @@ Everything that is measured goes into one JSON document, and tables and plots ar
          "annotators": {dimension: {figure of ``annotators``: estimate}},
          "gain": {split: {output: {figure: estimate}}}, "representation": {...}, "curves": {...}}]}
 
-``critiques`` of the test split have the verdict's figures too (``study_verdicts``). ``gain`` is what a run has over the
+``critiques`` of the test split have the verdict's figures too (``verdicts``). ``gain`` is what a run has over the
 baseline, the run of the smallest alpha, which has none itself. ``differences`` are the settings in which the runs
 differ beside alpha: none, where the comparison is a fair one.
 """

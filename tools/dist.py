@@ -41,12 +41,13 @@ def try_out(archive: Path, constraints: Path, folder: Path) -> None:
         [folder / "bin" / "jrm", "serve", "--port", "0"],
         cwd=folder,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
         assert server.stdout is not None
-        starting = next(line for line in server.stdout if line.startswith("starting on "))
+        starting = next((line for line in server.stdout if line.startswith("starting on ")), None)
+        if starting is None:
+            raise subprocess.CalledProcessError(server.wait(), server.args)
         url = starting.split()[2]
         [score] = json.loads(run("jrm", "score", *PAIR, "--url", url, "--timeout", "300", "--json"))["scores"]
         print(f"{archive.name}: served, it gives {score['reward']:.4f}", flush=True)

@@ -142,6 +142,12 @@ def test_all_that_is_copied_is_let_in():
     assert folders == {rule.partition("/")[0] for rule in let_in() if (ROOT / rule).is_dir()}
 
 
+def test_the_licences_are_copied():
+    """A wheel whose licence files are missing is built without a word."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(project["project"]["license-files"]) <= copied()
+
+
 def test_of_the_folders_only_the_packages_are_let_in():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]

@@ -119,7 +119,9 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
         scoring = operated(request, alone=True)
         body = await _read(request, ReloadRequest)
         if reload_root is None:
-            raise InvalidRequest("this server cannot load checkpoints: start it with --reload-root and --checkpoint")
+            raise InvalidRequest(
+                "this server loads no checkpoints: start it with --reload-root, without --backend fake"
+            )
         folder = await asyncio.to_thread(_under, reload_root, body.checkpoint)
         with _as_refusal():
             await scoring.reload(folder, beside=body.load == "beside")

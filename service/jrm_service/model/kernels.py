@@ -108,7 +108,8 @@ def fuse(
     for way in ways:
         functions = _agreed(language, device, dtype, kernel, way, arithmetic)
         if not answers(device):
-            raise CheckpointError([f"{device} does not answer after {way.name} layers: use --fused-layers false"])
+            switches = "--fused-layers false" if arithmetic is IN_DTYPE else "--quantize none --fused-layers false"
+            raise CheckpointError([f"{device} does not answer after {way.name} layers: use {switches}"])
         if functions is not None:
             break
     else:
