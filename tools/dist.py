@@ -6,12 +6,16 @@ once `[service]` is there. Prints a line for each; raises CalledProcessError wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from pathlib import Path
+
+import httpx
 
 ROOT = Path(__file__).parents[1]
 SCENE = ROOT / "examples/scene"
@@ -49,11 +53,22 @@ def try_out(archive: Path, constraints: Path, folder: Path) -> None:
         if starting is None:
             raise subprocess.CalledProcessError(server.wait(), server.args)
         url = starting.split()[2]
-        [score] = json.loads(run("jrm", "score", *PAIR, "--url", url, "--timeout", "300", "--json"))["scores"]
+        _wait_until_ready(server, url)
+        [score] = json.loads(run("jrm", "score", *PAIR, "--url", url, "--json"))["scores"]
         print(f"{archive.name}: served, it gives {score['reward']:.4f}", flush=True)
     finally:
         server.terminate()
         server.communicate(timeout=60)
+
+
+def _wait_until_ready(server: subprocess.Popen[str], url: str) -> None:
+    """Return when the model is loaded. Raises CalledProcessError when the server has ended instead."""
+    while server.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health/ready").status_code == 200:
+                return
+        time.sleep(0.5)
+    raise subprocess.CalledProcessError(server.returncode, server.args)
 
 
 def main() -> None:
