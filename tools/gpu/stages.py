@@ -176,9 +176,8 @@ def compared(run: Run) -> Found:
     rows = [[name, f"{rate:.2f}", f"{known['rate'] / rate:.2f}"] for name, rate in rates.items()]
     apart = max(abs(ours - theirs) for ours, theirs in zip(rewards, known["rewards"], strict=True))
     text = table([run.precision, "candidates/s", "the engine is faster by"], rows)
-    return rates | {
-        "engine_differs_by": apart
-    }, f"{text}\n\nthe engine's rewards differ from the plain scorer's by {apart:.2g} at most"
+    figures = rates | {"engine_differs_by": apart}
+    return figures, f"{text}\n\nthe engine's rewards differ from the plain scorer's by {apart:.2g} at most"
 
 
 def _transformers(run: Run) -> tuple[dict[str, float], list[float]]:
