@@ -16,8 +16,8 @@ import numpy as np
 from studies.verdicts import verdict
 from transformers import AutoTokenizer
 
-from jrm_client import AsyncJRMClient, Explanation
-from jrm_client.protocol import ExplainUsage
+from jrm_client import AsyncJRMClient
+from jrm_client.protocol import ExplainUsage, Explanation
 from jrm_service.explain.critique import read
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_training.bootstrap import Estimate, Share, Tally, estimates

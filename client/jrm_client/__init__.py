@@ -18,10 +18,11 @@ from .errors import (
     CandidateError,
     FingerprintMismatch,
     JRMError,
-    ScoreError,
 )
-from .protocol import ExplainDelta, ExplainDone, Explanation
-from .results import Dimension, GroupScores, Score
+from .explanations import ExplainDone, Explanation
+from .group_scores import GroupScores
+from .protocol import ExplainDelta
+from .results import Dimension, Score, ScoreError
 from .retry import Backoff
 
 __all__ = [

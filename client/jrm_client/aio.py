@@ -19,11 +19,13 @@ from .arguments import REQUIRED, Sources
 from .arguments import Pair as Pair
 from .concurrency import gather
 from .deadline import Deadline, deadline_of
-from .errors import APIResponseError, CandidateError, ScoreError
+from .errors import APIResponseError, CandidateError
+from .explanations import ExplainEvent, Explanation
+from .group_scores import GroupScores
 from .images import ImageFormat, ImageInput
 from .pin import Pin
-from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation, OperatorReply, SleepLevel
-from .results import GroupScores, Score, failed_score
+from .protocol import DEFAULT_MAX_TOKENS, OperatorReply, SleepLevel
+from .results import Score, ScoreError, failed_score
 from .retry import MAX_RETRIES, Backoff
 from .thumbnails import pictures_of
 from .transport import Transport

@@ -135,7 +135,7 @@ def _score_group(
         print_table(table(names, scores))
     if html is not None:  # last, so that a file that cannot be written costs no scores
         pictures = pictures_of(instruction, ((str(path), path) for path in sources), zip(names, edits, strict=True))
-        html.write_text(document(group, pictures), encoding="utf-8")
+        html.write_text(document(scores, pictures), encoding="utf-8")
     return all(score.error is None for score in scores)
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from . import arguments
 from .aio import DEFAULT_TIMEOUT, MAX_CONCURRENCY, AsyncJRMClient, ClientOptions, OnError
 from .arguments import REQUIRED, Pair, Sources
+from .explanations import ExplainEvent, Explanation
+from .group_scores import GroupScores
 from .images import ImageFormat, ImageInput
 from .loop import LoopThread
-from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation, SleepLevel
-from .results import GroupScores, Score
+from .protocol import DEFAULT_MAX_TOKENS, SleepLevel
+from .results import Score
 from .retry import MAX_RETRIES, Backoff
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ JRMError
 ├── APIStatusError          the server refused the request as a whole: ``status``, ``code``, ``param``, ``retry_after``
 ├── APIResponseError        the reply breaks the contract; no number was taken from it
 ├── FingerprintMismatch     a reply came from a checkpoint that the client is not pinned to: ``pinned``, ``served``
-├── ScoreError              some candidates have no score: ``failed`` says which and why, ``scores`` has the others
+├── results.ScoreError      some candidates have no score: ``failed`` says which and why, ``scores`` has the others
 └── CandidateError          one candidate has no score: ``code``, ``message``
 
 Every error carries ``request_id`` (None where no request was involved): the server logs the same id. All of them can
@@ -15,11 +15,7 @@ be pickled, because trainers pass them between processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .results import Score
+from typing import Any
 
 
 def _rebuild(kind: type[JRMError], args: tuple[Any, ...], state: dict[str, Any]) -> JRMError:
@@ -110,25 +106,3 @@ class CandidateError(JRMError):
 
     def __str__(self) -> str:
         return f"{self.code}: {super().__str__()}"
-
-
-class ScoreError(JRMError):
-    """Some candidates have no score, and the caller asked for all of them (``on_error="raise"``).
-
-    ``failed`` maps the index of a candidate to its error. ``scores`` is in the order of the candidates, None for
-    those that failed, so that the good ones are not lost.
-    """
-
-    def __init__(self, failed: Mapping[int, CandidateError], scores: Sequence[Score | None]) -> None:
-        first = min(failed)
-        message = (
-            f"{len(failed)} of {len(scores)} candidates have no score; the first is candidate {first}: "
-            f'{failed[first]}. ScoreError.scores has the others; on_error="nan" gives NaN instead of raising.'
-        )
-        super().__init__(message)
-        self.request_id = failed[first].request_id
-        self.failed = dict(failed)
-        self.scores = list(scores)
-
-    def __str__(self) -> str:
-        return self.message  # it names the first candidate's request already

@@ -15,8 +15,9 @@ from .aio import DEFAULT_TIMEOUT
 from .client import JRMClient
 from .errors import JRMError
 from .explain_report import Critiques, critique
+from .explanations import ExplainEvent, Explanation
 from .options import DEFAULT_URL, ApiKey, Images, NoSource, Source, Url, split_images
-from .protocol import DEFAULT_MAX_TOKENS, ExplainEvent, Explanation
+from .protocol import DEFAULT_MAX_TOKENS
 from .terminal import console, print_json
 from .wire import bare
 

@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from .explanations import ExplainEvent, Explanation
 from .overlay import color_of
-from .protocol import EditRegion, ExplainDelta, ExplainEvent, Explanation, Segment
+from .protocol import EditRegion, ExplainDelta, Segment
 
 _TAG = re.compile(r"<\|(?:global|bbox_(\d+))\|>")
 _PARTIAL_TAG = re.compile(r"<(?:\|\w*\|?)?$")

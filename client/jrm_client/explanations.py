@@ -6,22 +6,49 @@ import asyncio
 import base64
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
+import PIL.Image
 from pydantic import TypeAdapter, ValidationError
 
 from . import arguments, protocol, sse, wire
 from .deadline import Deadline
 from .errors import APIConnectionError, APIResponseError
 from .images import ImageFormat, ImageInput, encode
+from .overlay import draw
 from .pin import Pin
-from .protocol import ExplainDone, ExplainEvent, Explanation
 from .transport import StreamedReply, Transport
 
 PATH = "/v1/explain"
+
+
+class Explanation(protocol.Explanation):
+    """The critique of one dimension, as it is on the wire, with a picture of its regions."""
+
+    def overlay(self, edited: ImageInput) -> PIL.Image.Image:
+        """Return an RGB copy of the edited image, at its own size, with the regions' boxes and labels drawn on it.
+
+        ``edited`` is the image that was explained, in any form that the client takes. Raises ValueError when a box
+        lies outside of it, so that it cannot be that image, and what ``images.decode`` raises for one that cannot be
+        read.
+        """
+        return draw(edited, self.edit_regions)
+
+
+class ExplainDone(protocol.ExplainDone):
+    """``stream``: the whole explanation of one dimension, after its last delta."""
+
+    explanation: Explanation
+
+
+class _Response(protocol.ExplainResponse):
+    explanations: Mapping[str, Explanation]
+
+
+ExplainEvent: TypeAlias = protocol.ExplainDelta | ExplainDone
 
 _event: TypeAdapter[ExplainEvent] = TypeAdapter(ExplainEvent)
 _END = protocol.STREAM_END.encode()
@@ -69,11 +96,11 @@ async def explain(transport: Transport, pin: Pin, question: Question, deadline: 
     """Return the explanations by dimension. Raises APIResponseError if one that was asked for is missing."""
 
     def read(reply: wire.Reply) -> dict[str, Explanation]:
-        response = wire.parse(protocol.ExplainResponse, reply)
+        response = wire.parse(_Response, reply)
         pin.check(response.fingerprint, reply)
         if missing := set(question.dimensions or ()) - response.explanations.keys():
             raise APIResponseError(f"the reply lacks explanations of {_list(missing)}", request_id=reply.request_id)
-        return response.explanations
+        return dict(response.explanations)
 
     body = await asyncio.to_thread(question.body, stream=False)
     return await transport.call("POST", PATH, body, read, deadline)

@@ -9,10 +9,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .results import GroupScores, Score
+from .probability import win_probability
+from .results import Score
 
 _STYLE = """
 .jrm { --text: #1b1c21; --muted: #55565f; --ground: #fff; --line: #d9dae0; --bar: #2f62c8; --track: #eceef4;
@@ -61,7 +60,7 @@ class Pictures:
     edits: tuple[Picture, ...]
 
 
-def document(group: GroupScores, pictures: Pictures) -> str:
+def document(scores: Sequence[Score], pictures: Pictures) -> str:
     """Return a whole page, to be written to a file as UTF-8."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -69,16 +68,16 @@ def document(group: GroupScores, pictures: Pictures) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>Rewards: {_text(pictures.instruction)}</title>\n</head>\n<body>\n"
-        f"<main>\n{fragment(group, pictures)}</main>\n</body>\n</html>\n"
+        f"<main>\n{fragment(scores, pictures)}</main>\n</body>\n</html>\n"
     )
 
 
-def fragment(group: GroupScores, pictures: Pictures | None) -> str:
+def fragment(scores: Sequence[Score], pictures: Pictures | None) -> str:
     """Return the part of a page that shows a group; without ``pictures``, its edits are called by their numbers."""
-    edits = [Picture(f"edit {n}") for n in range(len(group))] if pictures is None else pictures.edits
+    edits = [Picture(f"edit {n}") for n in range(len(scores))] if pictures is None else pictures.edits
     return (
-        f'<div class="jrm">\n<style>{_STYLE}</style>\n{_head(pictures)}{_table(group, edits)}{_pairs(group, edits)}'
-        f"{_origin(group)}</div>\n"
+        f'<div class="jrm">\n<style>{_STYLE}</style>\n{_head(pictures)}{_table(scores, edits)}{_pairs(scores, edits)}'
+        f"{_origin(scores)}</div>\n"
     )
 
 
@@ -93,17 +92,17 @@ def _head(pictures: Pictures | None) -> str:
     return f"<h1>{_isolated(pictures.instruction)}</h1>\n{sources}"
 
 
-def _table(group: GroupScores, edits: Sequence[Picture]) -> str:
-    ranked = _ranked(group)
-    names = list(group[ranked[0]].dimensions) if ranked else []
-    scale = _Scale.of([_value(group[index], name) for index in ranked for name in (None, *names)])
+def _table(scores: Sequence[Score], edits: Sequence[Picture]) -> str:
+    ranked = _ranked(scores)
+    names = list(scores[ranked[0]].dimensions) if ranked else []
+    scale = _Scale.of([_value(scores[index], name) for index in ranked for name in (None, *names)])
     headings = ["rank", "edit", "reward", *names, "chance of beating the best"]
     head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
-    rows = [_row(group, index, ranked[0], edits[index], names, scale) for index in ranked]
+    rows = [_row(scores, index, ranked[0], edits[index], names, scale) for index in ranked]
     rows += [
         f"<tr><td>–</td>{_edit(edits[index])}"
         f'<td class="error" colspan="{len(names) + 2}">{_text(error.code)}: {_isolated(error.message)}</td></tr>\n'
-        for index, score in enumerate(group)
+        for index, score in enumerate(scores)
         if (error := score.error) is not None
     ]
     return (
@@ -112,16 +111,16 @@ def _table(group: GroupScores, edits: Sequence[Picture]) -> str:
     )
 
 
-def _pairs(group: GroupScores, edits: Sequence[Picture]) -> str:
+def _pairs(scores: Sequence[Score], edits: Sequence[Picture]) -> str:
     """Win probabilities of all pairs, best first; left out for two edits, as in the table above, and for too many."""
-    ranked = _ranked(group)
+    ranked = _ranked(scores)
     if not 3 <= len(ranked) <= _MOST_PAIRED:
         return ""
     head = "".join(f'<th scope="col">{_isolated(edits[column].name)}</th>' for column in ranked)
     rows = [
         f'<tr><th scope="row">{_isolated(edits[row].name)}</th>'
         + "".join(
-            f'<td class="number">{"–" if row == column else f"{group.win_probability(row, column):.2f}"}</td>'
+            f'<td class="number">{"–" if row == column else f"{_win(scores[row], scores[column]):.2f}"}</td>'
             for column in ranked
         )
         + "</tr>\n"
@@ -134,18 +133,22 @@ def _pairs(group: GroupScores, edits: Sequence[Picture]) -> str:
     )
 
 
-def _ranked(group: GroupScores) -> list[int]:
+def _ranked(scores: Sequence[Score]) -> list[int]:
     """The edits that have a score, best first."""
-    scored = [index for index, score in enumerate(group) if score.error is None]
-    return sorted(scored, key=lambda index: -group[index].reward)
+    scored = [index for index, score in enumerate(scores) if score.error is None]
+    return sorted(scored, key=lambda index: -scores[index].reward)
 
 
-def _row(group: GroupScores, index: int, best: int, edit: Picture, names: Sequence[str], scale: _Scale) -> str:
-    score = group[index]
-    rank = 1 + sum(candidate.reward > score.reward for candidate in group)  # a comparison with NaN is false
+def _row(scores: Sequence[Score], index: int, best: int, edit: Picture, names: Sequence[str], scale: _Scale) -> str:
+    score = scores[index]
+    rank = 1 + sum(candidate.reward > score.reward for candidate in scores)  # a comparison with NaN is false
     cells = "".join(_cell(*_value(score, name), scale, name or "reward") for name in (None, *names))
-    wins = "the best" if index == best else f"{group.win_probability(index, best):.2f}"
+    wins = "the best" if index == best else f"{_win(scores[index], scores[best]):.2f}"
     return f'<tr><td class="number">{rank}</td>{_edit(edit)}{cells}<td class="number">{wins}</td></tr>\n'
+
+
+def _win(score: Score, other: Score) -> float:
+    return win_probability(score.reward, score.reward_std, other.reward, other.reward_std)
 
 
 def _edit(edit: Picture) -> str:
@@ -194,9 +197,9 @@ def _cell(mean: float, std: float | None, scale: _Scale, name: str) -> str:
     )
 
 
-def _origin(group: GroupScores) -> str:
+def _origin(scores: Sequence[Score]) -> str:
     """The model, fingerprint and precision behind the numbers."""
-    score = next((score for score in group if score.error is None), None)
+    score = next((score for score in scores if score.error is None), None)
     if score is None:
         return ""
     facts = [score.model, f"fingerprint {score.fingerprint}", *([score.precision] if score.precision else [])]

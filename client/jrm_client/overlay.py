@@ -27,7 +27,7 @@ def color_of(region: int) -> str:
 
 
 def draw(edited: ImageInput, regions: Sequence[EditRegion]) -> Image.Image:
-    """Return an RGB copy of ``edited`` with the regions drawn on it; what ``Explanation.overlay`` promises."""
+    """Return an RGB copy of ``edited`` with the regions drawn on it, as ``Explanation.overlay`` describes."""
     regions = sequence(regions, "regions", "a list of EditRegion")
     for index, region in enumerate(regions):
         if not isinstance(region, EditRegion):

@@ -6,7 +6,8 @@ JPEG, WebP or PPM (P6) file; inside the ``request`` part of a multipart body it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -20,11 +21,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-    from .images import ImageInput
 
 MAX_TIMEOUT_MS = 600_000
 DEFAULT_TIMEOUT_MS = 60_000
@@ -267,17 +263,6 @@ class Explanation(_Reply):
     usage: ExplainUsage | None = None
     error: CandidateErrorBody | None = None
 
-    def overlay(self, edited: ImageInput) -> PIL.Image.Image:
-        """Return an RGB copy of the edited image, at its own size, with the regions' boxes and labels drawn on it.
-
-        ``edited`` is the image that was explained, in any form that the client takes. Raises ValueError when a box
-        lies outside of it, so that it cannot be that image, and what ``images.decode`` raises for one that cannot be
-        read.
-        """
-        from .overlay import draw  # here, because the server shares this module and draws nothing
-
-        return draw(edited, self.edit_regions)
-
 
 class ExplainResponse(_Reply):
     """One explanation per dimension."""
@@ -286,7 +271,7 @@ class ExplainResponse(_Reply):
     object: Literal["explanation"] = "explanation"
     model: str
     fingerprint: str
-    explanations: dict[str, Explanation]
+    explanations: Mapping[str, Explanation]
 
 
 class ExplainDelta(_Reply):

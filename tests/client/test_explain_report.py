@@ -3,8 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
+from jrm_client import ExplainDelta, ExplainDone, Explanation
 from jrm_client.explain_report import Critiques, critique, preview, printable
-from jrm_client.protocol import CandidateErrorBody, EditRegion, ExplainDelta, ExplainDone, Explanation, Segment
+from jrm_client.protocol import CandidateErrorBody, EditRegion, Segment
 
 WHOLE = Explanation(
     status="ok",

@@ -91,7 +91,7 @@ ERROR = failed_score(CandidateError("edits[1]: not an image", code="invalid_imag
 
 
 def test_edits_are_ranked_and_those_without_a_score_stand_last_with_their_reason() -> None:
-    page = Page(document(GroupScores((score(0.5), ERROR, score(2.0))), pictures("a", "b", "c")))
+    page = Page(document((score(0.5), ERROR, score(2.0)), pictures("a", "b", "c")))
     header, *rows = page.rows
     assert header == ["rank", "edit", "reward", "follows", "quality", "chance of beating the best"]
     assert [row[:2] for row in rows] == [["1", "c"], ["2", "a"], ["–", "b"]]
@@ -104,7 +104,7 @@ def test_edits_are_ranked_and_those_without_a_score_stand_last_with_their_reason
 
 def test_the_chance_to_beat_the_best_is_that_of_the_group() -> None:
     group = GroupScores((score(0.5), score(2.0), score(1.0)))
-    rows = Page(fragment(group, None)).rows[1:4]
+    rows = Page(fragment(group.scores, None)).rows[1:4]
     assert [row[-1] for row in rows] == [
         "the best",
         f"{group.win_probability(2, 1):.2f}",
@@ -114,7 +114,7 @@ def test_the_chance_to_beat_the_best_is_that_of_the_group() -> None:
 
 def test_up_to_twelve_edits_have_a_table_of_all_pairs() -> None:
     group = GroupScores((score(0.5), ERROR, score(2.0), score(1.0)))
-    page = Page(document(group, pictures("a", "b", "c", "d")))
+    page = Page(document(group.scores, pictures("a", "b", "c", "d")))
     assert page.rows[5:] == [
         ["", "c", "d", "a"],
         *(
@@ -123,24 +123,24 @@ def test_up_to_twelve_edits_have_a_table_of_all_pairs() -> None:
         ),
     ]
     for count, tables in ((1, 1), (2, 1), (3, 2), (12, 2), (13, 1)):
-        html = fragment(GroupScores(tuple(score(float(n)) for n in range(count))), None)
+        html = fragment(tuple(score(float(n)) for n in range(count)), None)
         assert html.count("<table") == tables
 
 
 def test_all_bars_are_on_one_scale() -> None:
-    html = fragment(GroupScores((score(1.0, None), score(2.0, None))), None)
+    html = fragment((score(1.0, None), score(2.0, None)), None)
     means = [float(label.split()[-1]) for label in Page(html).bars]
     widths = [float(width) for width in re.findall(r'class="bar"[^>]* width="([^"]+)"', html)]
     assert len({round(width / abs(mean), 1) for width, mean in zip(widths, means, strict=True)}) == 1
 
 
 def test_equal_rewards_have_equal_ranks() -> None:
-    rows = Page(fragment(GroupScores((score(1.0), score(2.0), score(2.0), score(0.0))), None)).rows[1:5]
+    rows = Page(fragment((score(1.0), score(2.0), score(2.0), score(0.0)), None)).rows[1:5]
     assert [row[:2] for row in rows] == [["1", "edit 1"], ["1", "edit 2"], ["3", "edit 0"], ["4", "edit 3"]]
 
 
 def test_without_a_standard_deviation_there_is_no_whisker() -> None:
-    with_std, without = (fragment(GroupScores((score(1.0, std),)), None) for std in (0.5, None))
+    with_std, without = (fragment((score(1.0, std),), None) for std in (0.5, None))
     assert 'class="whisker"' in with_std
     assert 'class="whisker"' not in without
     assert Page(without).rows[1][2:5] == ["1.000", "2.000", "-1.000"]
@@ -148,7 +148,7 @@ def test_without_a_standard_deviation_there_is_no_whisker() -> None:
 
 def test_bars_stay_inside_whatever_the_numbers_are() -> None:
     for rewards in ((0.0,), (-3.0, -1.0), (1e-12, 5e30), (-1e30, 2.0), (1.0, 1.0)):
-        html = fragment(GroupScores(tuple(map(score, rewards))), None)
+        html = fragment(tuple(map(score, rewards)), None)
         for x, width in re.findall(r'<rect class="bar" x="([^"]+)" y="2" width="([^"]+)"', html):
             assert 0 <= float(x) <= float(x) + float(width) <= 140.02
         for place in re.findall(r"[MH]([-0-9.e]+)", html):
@@ -159,7 +159,7 @@ def test_what_callers_wrote_is_text() -> None:
     failed = failed_score(CandidateError(HOSTILE, code="invalid_image"), ("follows", "quality"))
     hostile = Pictures(HOSTILE, (Picture(HOSTILE, PIXEL),), (Picture(HOSTILE, PIXEL), Picture(HOSTILE)))
     named = Score(1.0, 0.5, {HOSTILE: Dimension(1.0, 0.5)}, False, HOSTILE, HOSTILE)
-    page = Page(document(GroupScores((named, failed)), hostile))
+    page = Page(document((named, failed), hostile))
     shown = "</title></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;��[31m\u202e\\udcff"
     assert page.texts["title"] == f"Rewards: {shown}"
     assert page.rows[1][1] == page.rows[2][1] == shown
@@ -169,7 +169,7 @@ def test_what_callers_wrote_is_text() -> None:
 
 
 def test_a_group_none_of_which_has_a_score_is_its_reasons() -> None:
-    page = Page(document(GroupScores((ERROR, ERROR)), pictures("a", "b")))
+    page = Page(document((ERROR, ERROR), pictures("a", "b")))
     assert [row[:3] for row in page.rows[1:]] == [
         ["–", "a", "invalid_image: edits[1]: not an image"],
         ["–", "b", "invalid_image: edits[1]: not an image"],
@@ -179,14 +179,14 @@ def test_a_group_none_of_which_has_a_score_is_its_reasons() -> None:
 
 @pytest.mark.parametrize("sources", [0, 1, 3])
 def test_no_source_one_and_several(sources: int) -> None:
-    page = Page(document(GroupScores((score(1.0),)), pictures("a", sources=sources)))
+    page = Page(document((score(1.0),), pictures("a", sources=sources)))
     assert len(page.images) == sources + 1
     assert ("ul" in page.texts) == bool(sources)
 
 
 def test_a_large_group_has_all_of_its_edits() -> None:
     group = GroupScores(tuple(score(math.sin(n)) for n in range(24)))
-    page = Page(document(group, pictures(*(f"edit-{n}.png" for n in range(24)))))
+    page = Page(document(group.scores, pictures(*(f"edit-{n}.png" for n in range(24)))))
     assert len(page.rows) == 25
     assert [float(row[2].split()[0]) for row in page.rows[1:]] == sorted(
         (round(math.sin(n), 3) for n in range(24)), reverse=True
@@ -194,7 +194,7 @@ def test_a_large_group_has_all_of_its_edits() -> None:
 
 
 def test_a_file_needs_nothing_else() -> None:
-    html = document(GroupScores((score(1.0),)), pictures("a"))
+    html = document((score(1.0),), pictures("a"))
     loaded = re.findall(r"""\b(?:src|href)\s*=\s*["']?([^"' >]*)|url\(|@import""", html)
     assert [address.partition(";")[0] for address in loaded] == ["data:image/png"] * 2
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
@@ -210,7 +210,7 @@ def _luminance(color: str) -> float:
 
 def test_text_can_be_read_in_both_themes() -> None:
     """WCAG AA: 4.5 for text, 3 for bars."""
-    html = fragment(GroupScores((score(1.0),)), None)
+    html = fragment((score(1.0),), None)
     light, dark = ({} for _ in range(2))
     before, _, after = html.partition("@media")
     for theme, text in ((light, before), (dark, after)):

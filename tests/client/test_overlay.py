@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from jrm_client import Explanation
 from jrm_client.overlay import COLORS, color_of
-from jrm_client.protocol import EditRegion, Explanation
+from jrm_client.protocol import EditRegion
 
 
 def explanation(*boxes: tuple[int, int, int, int], label: str = "red square") -> Explanation:

@@ -25,10 +25,10 @@ from jrm_client import arguments
 from jrm_client.aio import DEFAULT_TIMEOUT, OnError
 from jrm_client.arguments import Sources
 from jrm_client.client import JRMClient
-from jrm_client.errors import APIStatusError, ScoreError
+from jrm_client.errors import APIStatusError
 from jrm_client.images import ImageInput
 from jrm_client.ranks import Outcome, Ranks
-from jrm_client.results import Score
+from jrm_client.results import Score, ScoreError
 from jrm_client.retry import MAX_RETRIES
 
 _AVG = "avg"  # what trainers call the reward
