@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from transformers import Qwen3VLConfig
 
-from jrm_service.model.files import read_json, write_json
+from jrm_service.model.checkpoint_files import read_json, write_json
 from jrm_service.model.heads import head_shapes
 from jrm_service.model.manifest import Manifest
 from jrm_service.model.statedict import SHARD_BYTES, plan_shards, save_tensors

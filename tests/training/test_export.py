@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import open_checkpoint
+from jrm_service.model.checkpoint_files import write_json
 from jrm_service.model.checkpoint_source import open_source
-from jrm_service.model.files import write_json
 from jrm_service.model.golden_recording import drawn_examples, record
 from jrm_training.export import export
 from jrm_training.model import JointModel

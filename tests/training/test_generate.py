@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.model.files import write_json
+from jrm_service.model.checkpoint_files import write_json
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group
 from jrm_training.export import export

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import Checkpoint
+from jrm_service.model.checkpoint_files import write_json
 from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.editreward import default_prompts
-from jrm_service.model.files import write_json
 from jrm_training.start import REGION_TOKENS, prepare
 from support import checkpoints
 from support.editreward import EMBEDDING, PADDED_VOCABULARY, edit, read, write_base

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
-from jrm_service.model.files import one_line, write_json
+from jrm_service.model.checkpoint_files import one_line, write_json
 from jrm_service.model.statedict import SHARD_BYTES, copy_tensors, from_tensors, save_tensors
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLConfig
 from jrm_service.errors import CheckpointError
 from jrm_service.model import import_base
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
+from jrm_service.model.checkpoint_files import RESAMPLE_NAMES, read_chat_template, write_json
 from jrm_service.model.editreward import HEADS, default_prompts, published_layout
-from jrm_service.model.files import RESAMPLE_NAMES, read_chat_template, write_json
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.manifest import Manifest, read_manifest
 from jrm_service.model.prompts import IMAGE_TOKEN

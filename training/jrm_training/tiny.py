@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
-from jrm_service.model.files import write_json
+from jrm_service.model.checkpoint_files import write_json
 from jrm_service.model.heads import RewardHeads
 from jrm_service.model.manifest import FORMAT, Manifest
 from jrm_service.model.statedict import save_tensors

@@ -15,7 +15,7 @@ from jrm_service.scoring.backend import StartFailed
 from .messages import Ask, Begin, Cancel, Ended, Open, Opened, Said
 from .writer import EngineFailed, Piece, Prompt
 
-MODULE = "jrm_service.model.explain_main"
+MODULE = "jrm_service.model.explain_process"
 
 
 class ExplainWorker:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from .checkpoint_files import one_line
 from .families import FAMILIES, Config, Family, family_of, text_head_dim
-from .files import one_line
 from .weights import expected_tensors
 
 # The server decides these itself: a file's values for them are ignored, even invalid ones.

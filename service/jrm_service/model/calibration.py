@@ -15,7 +15,7 @@ from jrm_service.errors import CheckpointError
 from jrm_service.scoring.types import Scale
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .files import write_json
+from .checkpoint_files import write_json
 from .golden import FILE as GOLDEN
 
 MANIFEST = "reward/manifest.json"

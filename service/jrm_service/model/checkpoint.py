@@ -22,9 +22,7 @@ from jrm_service.images.preprocess import ImageSpec
 from jrm_service.scoring.preparing import SequenceBuilder
 
 from .architecture import read_architecture
-from .devices import use_full_float32
-from .families import Config, Family, family_of
-from .files import (
+from .checkpoint_files import (
     TOKENIZER_FILES,
     image_size_problems,
     one_line,
@@ -34,6 +32,8 @@ from .files import (
     three_numbers,
     tokenizer_files_are_plain,
 )
+from .devices import use_full_float32
+from .families import Config, Family, family_of
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
 from .pipeline import PIPELINE_VERSION, identity

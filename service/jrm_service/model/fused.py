@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import rms_norm, silu
 
 from .attention import TrieAttention, attend
-from .products import Merged, Operand, Product
+from .matrix_products import Merged, Operand, Product
 
 Products = Callable[[Sequence[nn.Linear]], Product]
 

@@ -22,7 +22,7 @@ from jrm_service.scoring.backend import Backend, Preparer
 from jrm_service.scoring.types import Candidate, Score
 
 from .checkpoint import Checkpoint
-from .files import read_json, validation_problems
+from .checkpoint_files import read_json, validation_problems
 
 FILE = "reward/golden.json"
 FORMAT: Final = "jrm-golden/1"

@@ -24,8 +24,8 @@ from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Score
 
 from .checkpoint import Checkpoint
+from .checkpoint_files import write_json
 from .engine import TrieScorer
-from .files import write_json
 from .golden import (
     FILE,
     FORMAT,

@@ -13,8 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .architecture import read_architecture
-from .families import Config, family_of
-from .files import (
+from .checkpoint_files import (
     RESAMPLE_NAMES,
     image_size_problems,
     one_line,
@@ -24,6 +23,7 @@ from .files import (
     tokenizer_files_are_plain,
     write_json,
 )
+from .families import Config, family_of
 from .prompts import IMAGE_TOKEN
 
 PREPROCESSOR = "preprocessor_config.json"

@@ -23,7 +23,7 @@ from jrm_service.scoring.types import Text
 from .attention import TrieAttention
 from .devices import answers
 from .fused import Functions, FusedLayer, GatedMLP, Norm, Products, as_it_is
-from .products import Merged, Operand, ScaledFP8, SimulatedFP8, require_right_product, rounded
+from .matrix_products import Merged, Operand, ScaledFP8, SimulatedFP8, require_right_product, rounded
 from .trie import build_trie, positions
 from .varlen import Kernel
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .files import read_json, validation_problems
+from .checkpoint_files import read_json, validation_problems
 
 FORMAT = "jrm-reward/1"
 INSTRUCTION = "{instruction}"

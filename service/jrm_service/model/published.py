@@ -19,8 +19,8 @@ from jrm_service.errors import CheckpointError
 
 from . import import_base
 from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint_files import one_line, read_chat_template, write_json
 from .families import FAMILIES, Config
-from .files import one_line, read_chat_template, write_json
 from .manifest import FORMAT, Manifest, Part, PositionRule
 from .prompts import TemplateError, sequence_builder
 from .published_heads import OUTPUTS, read_heads

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from .files import read_json
+from .checkpoint_files import read_json
 from .manifest import INSTRUCTION
 
 REWARD_TOKEN = "<|Reward|>"  # noqa: S105 - a vocabulary entry

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .files import read_json
+from .checkpoint_files import read_json
 from .weights import TensorHeader, read_headers, read_sharded_headers
 
 WHOLE = "model.safetensors"

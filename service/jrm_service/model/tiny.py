@@ -16,8 +16,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer
 
 from . import tiny_shapes
+from .checkpoint_files import write_json
 from .families import FAMILIES, Family
-from .files import write_json
 from .heads import head_shapes
 from .manifest import FORMAT, Manifest
 from .statedict import save_tensors

@@ -15,7 +15,7 @@ from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
 from jrm_service.model.fused import Functions, FusedLayer, GatedMLP, Norm, as_it_is
 from jrm_service.model.kernels import COMPILED, EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8, PLAIN, Way, fuse
-from jrm_service.model.products import Merged, ScaledFP8, rounded
+from jrm_service.model.matrix_products import Merged, ScaledFP8, rounded
 from jrm_service.model.rows import through_layers
 from jrm_service.model.scorer import PlainScorer
 from jrm_service.model.trie import build_trie, positions

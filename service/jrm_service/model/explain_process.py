@@ -1,6 +1,6 @@
 """The worker process that writes critiques: it opens a checkpoint, starts vLLM, and answers until its server ends.
 
-``python -m jrm_service.model.explain_main FD PID``, started only by ``explain.worker``. FD is its end of the channel
+``python -m jrm_service.model.explain_process FD PID``, started only by ``explain.worker``. FD is its end of the channel
 to the server with the process id PID.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .worker import DEVICE_LOST, connect, end_with_parent, give_up, require_same
+from .worker_process import DEVICE_LOST, connect, end_with_parent, give_up, require_same
 
 if TYPE_CHECKING:
     from jrm_service.device.channel import Channel

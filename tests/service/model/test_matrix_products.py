@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model import products
-from jrm_service.model.products import FP8, Merged, ScaledFP8, SimulatedFP8, require_fp8, rounded, widened
+from jrm_service.model import matrix_products
+from jrm_service.model.matrix_products import FP8, Merged, ScaledFP8, SimulatedFP8, require_fp8, rounded, widened
 from support.cases import each
 
 
@@ -68,7 +68,7 @@ def test_torchs_product_in_fp8_is_the_simulated_one(bias):
     got, expected = ScaledFP8(separate)(tokens), SimulatedFP8(separate)(tokens)
     assert got.dtype is expected.dtype is torch.bfloat16
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
-    products.require_right_product(separate[0], "cpu")
+    matrix_products.require_right_product(separate[0], "cpu")
 
 
 class OtherScales(ScaledFP8):
@@ -82,7 +82,7 @@ class OtherScales(ScaledFP8):
 def test_a_product_that_gives_something_else_is_refused():
     (layer,) = layers(16, dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match=r"the fp8 product of cpu is off by"):
-        products.require_right_product(layer, "cpu", OtherScales)
+        matrix_products.require_right_product(layer, "cpu", OtherScales)
 
 
 def test_sides_that_no_product_takes_are_refused():

@@ -1,7 +1,7 @@
-"""A worker process: it loads a checkpoint onto one device, tests itself, and then scores batches until its server ends.
+"""The worker process that scores: it loads a checkpoint onto one device, self-tests, and scores until its server ends.
 
-``python -m jrm_service.model.main FD PID``, started only by ``device.process``. FD is its end of the channel to the
-server with the process id PID.
+``python -m jrm_service.model.score_process FD PID``, started only by ``device.process``. FD is its end of the channel
+to the server with the process id PID.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from .worker import DEVICE_LOST, connect, give_up, require_same
+from .worker_process import DEVICE_LOST, connect, give_up, require_same
 
 if TYPE_CHECKING:
     from jrm_service.device.channel import Batch, Channel, Load, Sleep, Wake
