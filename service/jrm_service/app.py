@@ -31,11 +31,11 @@ from .api.ops import PROBES, SERVING, PartState, ops_router
 from .api.page import routes as page
 from .api.page.files import static_files
 from .api.score import score_router
+from .api.score_path import ScorePath, Wire, refusal
 from .api.watch.recorder import Recorder
 from .api.watch.routes import watch_router
 from .api.watch.store import RecentGroups
 from .api.watch.window import Window
-from .api.wire import ScorePath, Wire, refusal
 from .errors import (
     CheckpointError,
     ExplainDisabled,

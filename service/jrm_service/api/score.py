@@ -31,7 +31,7 @@ from jrm_service.scoring.types import Scale, Score
 from .errors import domain_error_reply, error_reply
 from .openapi import SCORE_REQUEST_BODY
 from .parse import load_score_request, read_score_request
-from .wire import Answered, Asked, ScorePath, Sent, Wire, outcomes_of
+from .score_path import IncomingRequest, ParsedRequest, ScoredRequest, ScorePath, Wire, outcomes_of
 
 
 class OwnWire:
@@ -44,10 +44,10 @@ class OwnWire:
         """Takes everything: what no other wire takes gets our own errors."""
         return True
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Read any of the three forms. Raises InvalidRequest, PayloadTooLarge."""
-        parsed = read_score_request(content, max_candidates=sent.max_candidates)
-        return Asked(parsed.groups, parsed.timeout_ms, partial(_reply, parsed.groups))
+        parsed = read_score_request(content, max_candidates=incoming.max_candidates)
+        return ParsedRequest(parsed.groups, parsed.timeout_ms, partial(_reply, parsed.groups))
 
     def refuse(self, error: JRMError) -> Response:
         """An error reply in OpenAI's shape."""
@@ -82,19 +82,19 @@ def score_router(path: ScorePath, guests: Sequence[Wire] = ()) -> APIRouter:
     return router
 
 
-def _load(sent: Sent) -> Any:
+def _load(incoming: IncomingRequest) -> Any:
     return load_score_request(
-        sent.headers.get("content-type", ""),
-        sent.body,
-        content_encoding=sent.headers.get("content-encoding", "identity"),
+        incoming.headers.get("content-type", ""),
+        incoming.body,
+        content_encoding=incoming.headers.get("content-encoding", "identity"),
     )
 
 
-def _reply(asked: Sequence[GroupInput], answered: Answered) -> Response:
-    result, model = answered.result, answered.model
+def _reply(inputs: Sequence[GroupInput], scored: ScoredRequest) -> Response:
+    result, model = scored.result, scored.model
     groups = [
         GroupResult(index=n, scores=_results(group, outcomes, cached, model.scale))
-        for n, (group, outcomes, cached) in enumerate(zip(asked, result.groups, result.cached, strict=True))
+        for n, (group, outcomes, cached) in enumerate(zip(inputs, result.groups, result.cached, strict=True))
     ]
     outcomes = outcomes_of(result)
     if not any(isinstance(outcome, Score) for outcome in outcomes):
@@ -118,7 +118,7 @@ def _reply(asked: Sequence[GroupInput], answered: Answered) -> Response:
             preprocess=round(result.preprocess_ms, 3),
             queue=round(result.queue_ms, 3),
             inference=round(result.inference_ms, 3),
-            total=round(answered.seconds * 1e3, 3),
+            total=round(scored.seconds * 1e3, 3),
         ),
     )
     return JSONResponse(response.model_dump(mode="json"))

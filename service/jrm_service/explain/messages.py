@@ -85,7 +85,7 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AnswerPiece:
     """From the worker: the next piece of an answer."""
 
     number: int
@@ -93,7 +93,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class AnswerEnd:
     """From the worker: the end of an answer. ``failure`` is the reason, unless it was finished or cancelled."""
 
     number: int

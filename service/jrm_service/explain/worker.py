@@ -12,7 +12,7 @@ from typing import Any
 from jrm_service.device.child import Child
 from jrm_service.scoring.backend import StartFailed
 
-from .messages import Ask, Begin, Cancel, Ended, Open, Opened, Said
+from .messages import AnswerEnd, AnswerPiece, Ask, Begin, Cancel, Open, Opened
 from .writer import EngineFailed, Piece, Prompt
 
 MODULE = "jrm_service.model.explain_process"
@@ -34,7 +34,7 @@ class ExplainWorker:
         self._child: Child | None = None
         self._folder: TemporaryDirectory[str] | None = None  # of a process that was sent Begin
         self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Queue[Piece | Ended]] = {}
+        self._answers: dict[int, asyncio.Queue[Piece | AnswerEnd]] = {}
         self._heard = 0.0
 
     async def open(self) -> Opened:
@@ -95,12 +95,12 @@ class ExplainWorker:
             self._heard = asyncio.get_running_loop().time()
         pieces = self._answers[number] = asyncio.Queue()
         child.send(Ask(number, prompt, max_tokens, schema))
-        message: Piece | Ended | None = None
+        message: Piece | AnswerEnd | None = None
         try:
-            while not isinstance(message := await pieces.get(), Ended):
+            while not isinstance(message := await pieces.get(), AnswerEnd):
                 yield message
         finally:
-            if not isinstance(message, Ended):
+            if not isinstance(message, AnswerEnd):
                 child.send(Cancel(number))
         if message.failure is not None:
             raise EngineFailed(message.failure)
@@ -113,15 +113,15 @@ class ExplainWorker:
     def _received(self, message: Any) -> None:
         self._heard = asyncio.get_running_loop().time()
         match message:
-            case Said(number, piece):
+            case AnswerPiece(number, piece):
                 self._answers[number].put_nowait(piece)
-            case Ended(number, _):
+            case AnswerEnd(number, _):
                 self._answers.pop(number).put_nowait(message)
 
     def _ended(self, _how: str) -> None:
         answers, self._answers = self._answers, {}
         for number, pieces in answers.items():
-            pieces.put_nowait(Ended(number, "the engine died"))
+            pieces.put_nowait(AnswerEnd(number, "the engine died"))
         if self._folder is not None:  # a process that was killed leaves its sockets behind
             self._folder.cleanup()
             self._folder = None

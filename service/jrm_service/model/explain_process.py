@@ -108,7 +108,7 @@ def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
 
 
 async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueue[Any], channel: Channel) -> NoReturn:
-    from jrm_service.explain.messages import Ask, Begun, Cancel, Ended
+    from jrm_service.explain.messages import AnswerEnd, Ask, Begun, Cancel
 
     from .vllm_engine import start_vllm
 
@@ -122,7 +122,7 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
 
     def ended(number: int, answered: asyncio.Task[str | None]) -> None:
         del writing[number]
-        channel.send(Ended(number, None if answered.cancelled() else answered.result()))
+        channel.send(AnswerEnd(number, None if answered.cancelled() else answered.result()))
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_end_with(engine))
@@ -137,13 +137,13 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
 
 async def _answer(engine: VLLMEngine, ask: Ask, channel: Channel) -> str | None:
     """Send the pieces of an answer. Returns the reason if it could not be finished."""
-    from jrm_service.explain.messages import Said
+    from jrm_service.explain.messages import AnswerPiece
     from jrm_service.explain.writer import EngineFailed
 
     try:
         async with aclosing(engine.answer(ask.prompt, max_tokens=ask.max_tokens, schema=ask.schema)) as pieces:
             async for piece in pieces:
-                channel.send(Said(ask.number, piece))
+                channel.send(AnswerPiece(ask.number, piece))
     except EngineFailed as failure:
         return str(failure)
     except Exception:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import CandidateError, InvalidRequest
 from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.preparing import sources_problem
@@ -27,11 +27,11 @@ class WireCandidate:
     edited: ImageInput
 
 
-def check_sources(name: str, count: int, sent: Sent) -> None:
+def check_sources(name: str, count: int, incoming: IncomingRequest) -> None:
     """Raise InvalidRequest for a field with more or fewer source images for an edit than the checkpoint takes."""
-    problem = sources_problem(count, sent.max_sources)
+    problem = sources_problem(count, incoming.max_sources)
     if problem is not None:
-        raise InvalidRequest(f"{name}: the checkpoint '{sent.model.name}' {problem}", param=name)
+        raise InvalidRequest(f"{name}: the checkpoint '{incoming.model.name}' {problem}", param=name)
 
 
 def is_blank(instruction: str) -> bool:
@@ -41,10 +41,10 @@ def is_blank(instruction: str) -> bool:
 
 def ask(
     candidates: Sequence[WireCandidate],
-    answer: Callable[[list[Outcome], Answered], Response],
+    answer: Callable[[list[Outcome], ScoredRequest], Response],
     *,
     timeout_ms: int,
-) -> Asked:
+) -> ParsedRequest:
     """Ask for the candidates' scores; ``answer`` gets their outcomes in this order.
 
     Raises InvalidRequest for no candidate and for an instruction that is blank.
@@ -62,15 +62,15 @@ def ask(
         members.setdefault(key, []).append(number)
     groups = [_group([candidates[number] for number in numbers]) for numbers in members.values()]
 
-    def answer_in_order(answered: Answered) -> Response:
+    def answer_in_order(scored: ScoredRequest) -> Response:
         by_number = {
             number: outcome
-            for numbers, outcomes in zip(members.values(), answered.result.groups, strict=True)
+            for numbers, outcomes in zip(members.values(), scored.result.groups, strict=True)
             for number, outcome in zip(numbers, outcomes, strict=True)
         }
-        return answer([by_number[number] for number in range(len(candidates))], answered)
+        return answer([by_number[number] for number in range(len(candidates))], scored)
 
-    return Asked(groups, timeout_ms, answer_in_order)
+    return ParsedRequest(groups, timeout_ms, answer_in_order)
 
 
 def scores(outcomes: Sequence[Outcome]) -> list[Score]:

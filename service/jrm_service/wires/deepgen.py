@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import JRMError
 from jrm_service.images.reader import ImageInput
 
@@ -36,11 +36,11 @@ class DeepgenWire:
         """It shares its route with EditScore."""
         return isinstance(content, dict) and isinstance(content.get("images"), dict) and "prompts" in content
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every edited image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         edits, prompts = pickled.columns(content["images"] | {"prompts": content["prompts"]}, _EDITS)
         read = pickled.ImageInputs()
-        check_count(len(edits), sent.max_candidates)
+        check_count(len(edits), incoming.max_candidates)
         sources: list[list[ImageInput]] = [[] for _ in edits]
         if content["images"].get("source"):
             (images,) = pickled.columns(content["images"], {"source": bytes})
@@ -50,12 +50,12 @@ class DeepgenWire:
             WireCandidate(f"edited[{n}]", sources[n], prompts[n], read.of(f"edited[{n}]", data))
             for n, data in enumerate(edits)
         ]
-        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        timeout_ms = patience_ms(incoming.headers, self.timeout_ms)
         return ask(candidates, self._answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """A pickle with the reason, as its own server sends."""
         return pickled.refusal(error)
 
-    def _answer(self, outcomes: Sequence[Outcome], answered: Answered) -> Response:
-        return pickled.reply({"scores": [self._rewards.number(score, answered.model) for score in scores(outcomes)]})
+    def _answer(self, outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+        return pickled.reply({"scores": [self._rewards.number(score, scored.model) for score in scores(outcomes)]})

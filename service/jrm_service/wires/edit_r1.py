@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidRequest, JRMError
 from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
@@ -39,14 +39,14 @@ class EditR1Wire:
         """It has a route of its own."""
         return True
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
-        number = self._number(sent.path["mode"], sent.model)
+        number = self._number(incoming.path["mode"], incoming.model)
         if not isinstance(content, dict):
             raise InvalidRequest("the pickle must be a dict")
         images, prompts = pickled.columns(content, {"images": bytes, "prompts": str})
         read = pickled.ImageInputs()
-        check_count(len(images), sent.max_candidates)
+        check_count(len(images), incoming.max_candidates)
         if content.get("metadatas") is not None:
             (metadatas,) = pickled.columns(content, {"metadatas": object})
             pickled.require_equal_lengths({"images": images, "metadatas": metadatas})
@@ -61,10 +61,10 @@ class EditR1Wire:
             for n, data in enumerate(images)
         ]
 
-        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return pickled.reply({"scores": [number(score, answered.model) for score in scores(outcomes)]})
+        def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+            return pickled.reply({"scores": [number(score, scored.model) for score in scores(outcomes)]})
 
-        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        timeout_ms = patience_ms(incoming.headers, self.timeout_ms)
         return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from jrm_client import strict_json
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidRequest, JRMError
 
 from . import pickled
@@ -39,17 +39,17 @@ class EditScoreWire:
         """It shares its route with deepgen_rl."""
         return isinstance(content, dict) and "output_image" in content and "meta_datas" in content
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every output image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         edits, documents = pickled.columns(content, {"output_image": PILState, "meta_datas": str})
-        check_count(len(edits), sent.max_candidates)
+        check_count(len(edits), incoming.max_candidates)
         (inputs,) = pickled.columns(content, {"input_images": list})
         pickled.require_equal_lengths({"output_image": edits, "input_images": inputs})
         for number, pictures in enumerate(inputs):
-            check_sources(f"input_images[{number}]", len(pictures), sent)
+            check_sources(f"input_images[{number}]", len(pictures), incoming)
         metas = _metas(documents)
 
-        images = pickled.ImageInputs(Pictures(max_pixels=sent.max_image_pixels).image_input)
+        images = pickled.ImageInputs(Pictures(max_pixels=incoming.max_image_pixels).image_input)
         candidates = [
             WireCandidate(
                 f"output_image[{number}]",
@@ -60,8 +60,8 @@ class EditScoreWire:
             for number, edit in enumerate(edits)
         ]
 
-        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            rewards = [self._rewards.number(score, answered.model) for score in scores(outcomes)]
+        def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+            rewards = [self._rewards.number(score, scored.model) for score in scores(outcomes)]
             return pickled.reply(
                 {
                     "scores": [1.0 if reward >= _PASSES else 0.0 for reward in rewards],
@@ -72,7 +72,7 @@ class EditScoreWire:
                 }
             )
 
-        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        timeout_ms = patience_ms(incoming.headers, self.timeout_ms)
         return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:

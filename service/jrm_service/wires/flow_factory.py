@@ -17,7 +17,7 @@ from starlette.responses import Response
 from jrm_service.api.errors import reason_of
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count, invalid, read_base64
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidRequest, JRMError
 
 from .candidates import Outcome, WireCandidate, ask, check_sources, scores
@@ -47,7 +47,7 @@ class FlowFactoryWire:
         """It has a route of its own."""
         return True
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         try:
             document = _Document.model_validate(content)
@@ -59,9 +59,9 @@ class FlowFactoryWire:
         lengths = {"prompt": len(document.prompt), "image": len(images), "condition_images": len(sources)}
         if len(set(lengths.values())) > 1:
             raise InvalidRequest(f"lists of unequal length: {', '.join(f'{n} has {k}' for n, k in lengths.items())}")
-        check_count(len(images), sent.max_candidates)
+        check_count(len(images), incoming.max_candidates)
         for number, texts in enumerate(sources):
-            check_sources(f"condition_images[{number}]", len(texts), sent)
+            check_sources(f"condition_images[{number}]", len(texts), incoming)
         candidates = [
             WireCandidate(
                 f"prompt[{number}]",
@@ -71,12 +71,12 @@ class FlowFactoryWire:
             )
             for number, image in enumerate(images)
         ]
-        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        timeout_ms = patience_ms(incoming.headers, self.timeout_ms)
         return ask(candidates, self._answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """An error in a 200: the only reply that its client shows and does not retry."""
         return JSONResponse({"error": f"{error.code}: {reason_of(error)}"})
 
-    def _answer(self, outcomes: Sequence[Outcome], answered: Answered) -> Response:
-        return JSONResponse({"rewards": [self._rewards.number(score, answered.model) for score in scores(outcomes)]})
+    def _answer(self, outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+        return JSONResponse({"rewards": [self._rewards.number(score, scored.model) for score in scores(outcomes)]})

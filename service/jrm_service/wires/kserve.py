@@ -18,7 +18,7 @@ from jrm_client.protocol import DEFAULT_TIMEOUT_MS
 from jrm_service.api.errors import headers_of, reason_of, status_of
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count, invalid, read_base64
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
 from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
@@ -69,26 +69,26 @@ class KServeWire:
         """It has a route of its own."""
         return True
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every element of ``edited`` is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
-        self.require(sent.path["model"], sent.path.get("version"), sent.model)
+        self.require(incoming.path["model"], incoming.path.get("version"), incoming.model)
         try:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
-        names = self._outputs(sent.model)
+        names = self._outputs(incoming.model)
         wanted = [output.name for output in document.outputs or ()]
         for name in wanted:
             if name not in names:
                 raise InvalidRequest(f"outputs: no tensor is called '{name[:64]}'; there are {', '.join(names)}")
 
-        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(document.id, wanted or names, scores(outcomes), answered.model)
+        def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+            return self._answer(document.id, wanted or names, scores(outcomes), scored.model)
 
         return ask(
-            _candidates(document.inputs, sent),
+            _candidates(document.inputs, incoming),
             answer,
-            timeout_ms=patience_ms(sent.headers, self.timeout_ms),
+            timeout_ms=patience_ms(incoming.headers, self.timeout_ms),
         )
 
     def refuse(self, error: JRMError) -> Response:
@@ -155,7 +155,7 @@ def _read(model: ServedModel) -> dict[str, str]:
     return {name: head for pass_ in model.description.get("passes", ()) for name, head in pass_["read"].items()}
 
 
-def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:
+def _candidates(tensors: Sequence[_Tensor], incoming: IncomingRequest) -> list[WireCandidate]:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
         raise InvalidRequest("inputs: a tensor is there twice")
@@ -163,9 +163,9 @@ def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:
         if name not in by_name:
             raise InvalidRequest(f"inputs: the tensor '{name}' is missing", param=name)
     edits = _column(by_name["edited"])
-    check_count(len(edits), sent.max_candidates)
+    check_count(len(edits), incoming.max_candidates)
     instructions = _of_each(by_name["instruction"], _column(by_name["instruction"]), len(edits))
-    sources = _sources(by_name["source"], len(edits), sent) if "source" in by_name else [[]] * len(edits)
+    sources = _sources(by_name["source"], len(edits), incoming) if "source" in by_name else [[]] * len(edits)
     return [
         WireCandidate(
             f"edited[{number}]", sources[number], instructions[number], read_base64(f"edited[{number}]", text)
@@ -174,10 +174,10 @@ def _candidates(tensors: Sequence[_Tensor], sent: Sent) -> list[WireCandidate]:
     ]
 
 
-def _sources(tensor: _Tensor, count: int, sent: Sent) -> list[list[ImageInput]]:
+def _sources(tensor: _Tensor, count: int, incoming: IncomingRequest) -> list[list[ImageInput]]:
     """The sources of each edit: one in [1] or [count], k in [1, k] or [count, k]. Shared sources are read once."""
     rows, width = (*tensor.shape, 1)[:2]
-    check_sources("source", width, sent)
+    check_sources("source", width, incoming)
     texts = _strings(tensor)
     if rows not in (1, count):
         raise InvalidRequest(f"inputs: 'source' has the shape {tensor.shape}, which is not that of {count} edits")

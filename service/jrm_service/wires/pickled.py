@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from jrm_service.api.errors import headers_of, reason_of, status_of
-from jrm_service.api.wire import Sent
+from jrm_service.api.score_path import IncomingRequest
 from jrm_service.errors import InvalidRequest, JRMError, UnsupportedMediaType
 from jrm_service.images.reader import ImageInput
 
@@ -22,15 +22,15 @@ _INTERNAL = 502
 _KINDS = {bytes: "bytes", str: "text", list: "a list", PILState: "a PIL image"}
 
 
-def load(sent: Sent) -> Any:
+def load(incoming: IncomingRequest) -> Any:
     """The value in a body, which is emptied. Raises InvalidRequest unless it is a pickle of builtins and images."""
-    if sent.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if incoming.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
     try:
-        content = loads(sent.body)
+        content = loads(incoming.body)
     except PickleError as error:
         raise InvalidRequest(f"not a pickle that can be read: {error}") from None
-    sent.body.clear()
+    incoming.body.clear()
     return content
 
 

@@ -18,7 +18,7 @@ from jrm_client.protocol import DEFAULT_TIMEOUT_MS
 from jrm_service.api.errors import domain_error_reply
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count, invalid, read_base64
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidRequest, JRMError, UnknownModel
 from jrm_service.images.reader import ImageInput
 
@@ -96,42 +96,42 @@ class RerankWire:
         """It has routes of its own."""
         return True
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every document is a candidate. Raises InvalidRequest, PayloadTooLarge, UnknownModel."""
         try:
             body = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
-        if body.model is not None and body.model not in self._rewards.names(sent.model):
+        if body.model is not None and body.model not in self._rewards.names(incoming.model):
             raise UnknownModel(f"no model is called '{body.model[:64]}'", param="model")
-        check_count(len(body.documents), sent.max_candidates)
+        check_count(len(body.documents), incoming.max_candidates)
         sources, instruction = body.query.images("query"), body.query.text
         candidates = [
             WireCandidate(f"documents[{number}]", sources, instruction, _edited(number, document))
             for number, document in enumerate(body.documents)
         ]
 
-        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(body, outcomes, answered)
+        def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+            return self._answer(body, outcomes, scored)
 
-        timeout_ms = patience_ms(sent.headers, self.timeout_ms)
+        timeout_ms = patience_ms(incoming.headers, self.timeout_ms)
         return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """An error reply in OpenAI's shape, as vLLM sends."""
         return domain_error_reply(error)
 
-    def _answer(self, request: _Document, outcomes: Sequence[Outcome], answered: Answered) -> Response:
-        numbers = [self._rewards.number(score, answered.model) for score in scores(outcomes)]
+    def _answer(self, request: _Document, outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+        numbers = [self._rewards.number(score, scored.model) for score in scores(outcomes)]
         ranked = sorted(range(len(numbers)), key=lambda number: numbers[number], reverse=True)
         results: list[dict[str, Any]] = [
             {"index": number, "document": _echo(request.documents[number], request), "relevance_score": numbers[number]}
             for number in ranked[: request.top_n or len(ranked)]
         ]
-        tokens = answered.result.tokens
+        tokens = scored.result.tokens
         body = {
             "id": f"rerank-{uuid.uuid4().hex}",
-            "model": answered.model.name,
+            "model": scored.model.name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             "results": results,
         }

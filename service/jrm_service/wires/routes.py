@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from jrm_service.api.access_log import record_of
 from jrm_service.api.parse import load_json_body
-from jrm_service.api.wire import ScorePath, Sent, Wire, refusal
+from jrm_service.api.score_path import IncomingRequest, ScorePath, Wire, refusal
 from jrm_service.errors import InvalidRequest, RequestError, WireScaleError
 from jrm_service.scoring.types import ServedModel
 
@@ -53,7 +53,7 @@ def wires_of(names: Sequence[str], *, normalized: Sequence[str], further_names: 
 
 
 def warn_of_raw_rewards(names: Sequence[str], *, normalized: Sequence[str]) -> None:
-    """Log once that a client assumes rewards between 0 and 1 while raw ones are sent."""
+    """Log once that a client assumes rewards between 0 and 1 while raw ones are incoming."""
     for name in names:
         if name in _ASSUMED and name not in normalized:
             logger.warning(
@@ -94,7 +94,7 @@ def wires_router(
     """
     router = APIRouter(include_in_schema=False)
 
-    def add(route: str, load: Callable[[Sent], Any], *served_wires: Wire) -> None:
+    def add(route: str, load: Callable[[IncomingRequest], Any], *served_wires: Wire) -> None:
         async def endpoint(request: Request) -> Response:
             return await path.serve(request, load, served_wires)
 
@@ -156,17 +156,17 @@ def _add_metadata(router: APIRouter, kserve: KServeWire, served: Callable[[], Se
         router.add_api_route(f"/v2/models/{{name}}{suffix}", metadata, methods=["GET"])
 
 
-def _json(sent: Sent) -> Any:
-    return _json_of(sent, sent.headers.get("content-type", ""))
+def _json(incoming: IncomingRequest) -> Any:
+    return _json_of(incoming, incoming.headers.get("content-type", ""))
 
 
-def _tensors(sent: Sent) -> Any:
+def _tensors(incoming: IncomingRequest) -> Any:
     """JSON, also from clients that leave out its content type."""
-    if BINARY in sent.headers:
+    if BINARY in incoming.headers:
         raise InvalidRequest(f"{BINARY}: binary tensor data is not supported; send the tensors as JSON")
-    return _json_of(sent, sent.headers.get("content-type", "application/json"))
+    return _json_of(incoming, incoming.headers.get("content-type", "application/json"))
 
 
-def _json_of(sent: Sent, content_type: str) -> Any:
-    encoding = sent.headers.get("content-encoding", "identity")
-    return load_json_body(content_type, sent.body, content_encoding=encoding)
+def _json_of(incoming: IncomingRequest, content_type: str) -> Any:
+    encoding = incoming.headers.get("content-encoding", "identity")
+    return load_json_body(content_type, incoming.body, content_encoding=encoding)

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from jrm_service.api.errors import headers_of, reason_of, status_of
 from jrm_service.api.guards import patience_ms
 from jrm_service.api.parse import check_count, invalid, read_base64
-from jrm_service.api.wire import Answered, Asked, Sent
+from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidCandidate, InvalidRequest, JRMError
 from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
@@ -79,26 +79,26 @@ class UniRLWire:
         """It shares its route with our own requests, which have no such key."""
         return isinstance(content, dict) and "requests" in content
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every entry of ``requests`` is a candidate. Raises InvalidRequest, PayloadTooLarge."""
         try:
             document = _Document.model_validate(content)
         except ValidationError as error:
             raise invalid(error, own=0) from None
-        check_count(len(document.requests), sent.max_candidates)
-        known = self._rewards.names(sent.model)
+        check_count(len(document.requests), incoming.max_candidates)
+        known = self._rewards.names(incoming.model)
         for entry in document.requests:
             for name in entry.required_rewards:
                 if name not in known:
                     raise InvalidRequest(f"unknown reward: {name[:64]}", param="required_rewards")
 
-        def answer(outcomes: Sequence[Outcome], answered: Answered) -> Response:
-            return self._answer(document.requests, outcomes, answered.model)
+        def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
+            return self._answer(document.requests, outcomes, scored.model)
 
         return ask(
-            [_candidate(number, entry, sent) for number, entry in enumerate(document.requests)],
+            [_candidate(number, entry, incoming) for number, entry in enumerate(document.requests)],
             answer,
-            timeout_ms=patience_ms(sent.headers, self.timeout_ms),
+            timeout_ms=patience_ms(incoming.headers, self.timeout_ms),
         )
 
     def refuse(self, error: JRMError) -> Response:
@@ -137,7 +137,7 @@ class UniRLWire:
         return reward | {name: dimension.mean for name, dimension in score.dimensions.items()}
 
 
-def _candidate(number: int, entry: _Entry, sent: Sent) -> WireCandidate:
+def _candidate(number: int, entry: _Entry, incoming: IncomingRequest) -> WireCandidate:
     """The candidate of an entry. An entry without an image or instruction becomes a candidate that fails by itself."""
     name = f"requests[{number}]"
     images = [
@@ -153,7 +153,7 @@ def _candidate(number: int, entry: _Entry, sent: Sent) -> WireCandidate:
         problem = "no turn has an instruction"
     if problem is not None:
         failed = ImageInput.of(name, InvalidCandidate(problem))
-        return WireCandidate(name, [failed] * min(1, sent.max_sources), name, failed)
+        return WireCandidate(name, [failed] * min(1, incoming.max_sources), name, failed)
     *sources, edited = (read_base64(field, text) for field, text in images)
     return WireCandidate(name, sources, instruction, edited)
 

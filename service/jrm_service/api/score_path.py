@@ -32,7 +32,7 @@ _CLIENT_CLOSED = 499  # only metrics and logs show it
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class IncomingRequest:
     """A request as it arrived. ``path`` has the parameters of its route, ``model`` is the model that scores it.
 
     ``max_candidates`` of a request and ``max_sources`` of a candidate are limits that a wire checks before it reads an
@@ -49,7 +49,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ScoredRequest:
     """The outcome of a request, ``seconds`` after it arrived."""
 
     model: ServedModel
@@ -58,12 +58,12 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A request that was read. ``answer`` makes the reply, or raises a CandidateError that fails the whole request."""
 
     groups: Sequence[GroupInput]
     timeout_ms: int
-    answer: Callable[[Answered], Response]
+    answer: Callable[[ScoredRequest], Response]
 
 
 class Wire(Protocol):
@@ -79,7 +79,7 @@ class Wire(Protocol):
         """Whether a body has this format: several may share a route."""
         ...
 
-    def read(self, content: Any, sent: Sent) -> Asked:
+    def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Read a body's content; runs in a thread. Raises RequestError."""
         ...
 
@@ -118,7 +118,7 @@ class ScorePath:
         self._max_image_pixels = max_image_pixels
         self._recorder = recorder
 
-    async def serve(self, request: Request, load: Callable[[Sent], Any], wires: Sequence[Wire]) -> Response:
+    async def serve(self, request: Request, load: Callable[[IncomingRequest], Any], wires: Sequence[Wire]) -> Response:
         """Answer a request of one of ``wires``, whose bodies ``load`` decodes.
 
         Errors before the body tells which wire it is are those of the last wire. Never raises: errors become replies in
@@ -127,13 +127,13 @@ class ScorePath:
         record = record_of(request.scope)
         wire, unread = wires[-1], False
 
-        def read(sent: Sent) -> Asked:
+        def read(incoming: IncomingRequest) -> ParsedRequest:
             nonlocal wire
-            content = load(sent)
+            content = load(incoming)
             for wire in wires:
                 if wire.takes(content):
                     record.wire = wire.name
-                    return wire.read(content, sent)
+                    return wire.read(content, incoming)
             raise InvalidRequest("the body has no format that this route accepts")
 
         record.wire = wire.name
@@ -148,7 +148,7 @@ class ScorePath:
             async with scorer.held(), reading as body:
                 unread = False
                 record.body_bytes = len(body)
-                sent = Sent(
+                incoming = IncomingRequest(
                     request.headers,
                     request.path_params,
                     body,
@@ -157,18 +157,18 @@ class ScorePath:
                     self._max_image_pixels,
                     scorer.preparer.max_sources,
                 )
-                asked = await run_in_threadpool(read, sent)
+                parsed = await run_in_threadpool(read, incoming)
                 body.clear()
-                record.candidates = sum(len(group.edits) for group in asked.groups)
+                record.candidates = sum(len(group.edits) for group in parsed.groups)
                 async with charged(self._quota, record.key, record.candidates):
-                    work = scorer.score(asked.groups, deadline=arrived + asked.timeout_ms / 1e3, tenant=tenant)
+                    work = scorer.score(parsed.groups, deadline=arrived + parsed.timeout_ms / 1e3, tenant=tenant)
                     record.scoring_began = time.perf_counter()
                     result = await unless_disconnected(request, work)
                     record.scoring_ended = time.perf_counter()
             _note(record, result)
-            reply = asked.answer(Answered(scorer.model, result, time.perf_counter() - started))
+            reply = parsed.answer(ScoredRequest(scorer.model, result, time.perf_counter() - started))
             if self._recorder is not None:  # recorded after the reply was sent, if that takes no waiting
-                offer = partial(self._recorder.offer, asked.groups, result, model=scorer.model, record=record)
+                offer = partial(self._recorder.offer, parsed.groups, result, model=scorer.model, record=record)
                 asyncio.get_running_loop().call_soon(offer)
             return reply
         except ClientDisconnect:
