@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from .model import JointModel
@@ -61,10 +62,12 @@ def shard(model: JointModel, dtype: torch.dtype | None) -> None:
     """
     # What a layer is given stays as it is: rotary tables of images are in float32, as a server has them.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    fully_shard(model.heads, reshard_after_forward=False)
+    # Without a mesh, weights on the CPU of a machine that has GPUs would be taken for theirs.
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    fully_shard(model.heads, mesh=mesh, reshard_after_forward=False)
     for part in parts(model):
-        fully_shard(part, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mp_policy=policy, reshard_after_forward=False)
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are already divided by counts over all devices. As a plain sum, since only NCCL scales on its way.
