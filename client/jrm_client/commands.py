@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from .terminal import Group
+from .terminal import CommandGroup
 
 GROUP = "jrm.commands"
 
@@ -18,7 +18,7 @@ _EXTRA_OF_MODULE = {"vllm": "explain"}
 _EXTRA_OF_PACKAGE = {"jrm_service": "service", "jrm_training": "train"}
 
 
-class Commands(Group):
+class Commands(CommandGroup):
     """A command group that also has the entry points of ``jrm.commands``.
 
     They are plain functions with typer parameters, or a ``typer.Typer`` with commands of its own. A command that cannot

@@ -21,7 +21,7 @@ _SPELT_OUT = {"±": "+-", "…": "...", "·": "-", "–": "-", "≥": ">=", "↓
 _ERRORS = "jrm-spelt-out"
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A command group whose output never ends in a traceback: not for an encoding, a closed pipe or a full disk."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

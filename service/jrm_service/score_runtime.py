@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnFailed = Callable[[BaseException], None]
-Loader = Callable[[Path | None], Awaitable["Started"]]
+Loader = Callable[[Path | None], Awaitable["RunningModel"]]
 """Loads a checkpoint, by default that of the settings, and starts its workers."""
 
 _RETRY_AFTER_S = 5.0
@@ -50,7 +50,7 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class RunningModel:
     """A model whose workers accept batches: a checkpoint on devices, or Parts in threads."""
 
     model: ServedModel
@@ -118,7 +118,7 @@ class ScoreRuntime:
             await asyncio.gather(*(worker.end() for worker in parts.workers))
             raise
 
-    def _serving(self, parts: Started) -> ScoreService:
+    def _serving(self, parts: RunningModel) -> ScoreService:
         cache = self._score_cache(parts.model)
         batcher = Batcher(
             parts.workers,
@@ -151,7 +151,7 @@ class ScoreRuntime:
         self.metrics.expect_rewards(model.description.get("dimensions") or ())
         return service
 
-    def _batch_tokens(self, parts: Started) -> int:
+    def _batch_tokens(self, parts: RunningModel) -> int:
         self.batch_tokens = self._settings.max_batch_tokens or parts.batch_tokens
         return self.batch_tokens
 

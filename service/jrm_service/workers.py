@@ -20,7 +20,7 @@ from .host_memory import available_memory
 from .metrics import Metrics
 from .model.manifest import read_manifest
 from .model.trie import BATCH_COSTS
-from .score_runtime import Loader, OnFailed, Parts, Started
+from .score_runtime import Loader, OnFailed, Parts, RunningModel
 from .scoring.fakes import DIMENSIONS, FakeBackend, FakePreparer
 from .scoring.local import LocalWorker
 from .scoring.preparing import CheckpointPreparer
@@ -54,15 +54,15 @@ def _fakes(settings: Settings) -> Parts:
     return Parts(model, preparer, [FakeBackend(device=device) for device in devices])
 
 
-async def _in_threads(load: Callable[[], Parts], _checkpoint: Path | None) -> Started:
+async def _in_threads(load: Callable[[], Parts], _checkpoint: Path | None) -> RunningModel:
     """Start the backends of this process, each in a thread of its own."""
     parts = await in_daemon_thread(load)
     workers = [LocalWorker(backend) for backend in parts.backends]
     await asyncio.gather(*(worker.start() for worker in workers))
-    return Started(parts.model, parts.preparer, workers, parts.cost, parts.batch_tokens)
+    return RunningModel(parts.model, parts.preparer, workers, parts.cost, parts.batch_tokens)
 
 
-async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
+async def _in_processes(settings: Settings, checkpoint: Path | None) -> RunningModel:
     """Start one process for each device with a checkpoint, by default that of the settings.
 
     Raises CheckpointError, StartFailed.
@@ -101,7 +101,7 @@ async def _in_processes(settings: Settings, checkpoint: Path | None) -> Started:
         "self_test": None if None in tests else max(tests, key=lambda test: test["max_deviation"]),
         "kernels": joined_kernels([description["kernels"] for description in descriptions]),
     }
-    return Started(
+    return RunningModel(
         replace(first.model, description={**first.model.description, **facts}),
         CheckpointPreparer(first),
         workers,

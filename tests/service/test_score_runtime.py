@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from jrm_service.errors import CheckpointError, NotReady, ReloadFailed
 from jrm_service.metrics import Metrics
-from jrm_service.score_runtime import ScoreRuntime, Started
+from jrm_service.score_runtime import RunningModel, ScoreRuntime
 from jrm_service.scoring.backend import StartFailed
 from jrm_service.scoring.fakes import FakePreparer
 from jrm_service.scoring.line import WaitingLine
@@ -27,13 +27,13 @@ class Loading:
         self._failure = failure
         self._failing_starts = failing_starts
 
-    async def __call__(self, checkpoint: Path | None) -> Started:
+    async def __call__(self, checkpoint: Path | None) -> RunningModel:
         if checkpoint == ELSEWHERE and self._failure is not None:
             raise self._failure
         worker = LoopWorker(seconds=0.01, failing_starts=self._failing_starts)
         await worker.start()
         self.workers.append(worker)
-        return Started(servers.FAKE_MODEL, FakePreparer(), [worker])
+        return RunningModel(servers.FAKE_MODEL, FakePreparer(), [worker])
 
 
 async def started(loading: Loading) -> ScoreRuntime:

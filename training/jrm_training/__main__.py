@@ -2,13 +2,13 @@
 
 import typer
 
-from jrm_client.terminal import Group
+from jrm_client.terminal import CommandGroup
 
 from .annotate_command import annotate
 from .commands import evaluate
 from .train_commands import init, train, world
 
-app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, add_completion=False)
 for command in (init, train, evaluate, world, annotate):
     app.command()(command)
 

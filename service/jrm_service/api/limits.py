@@ -31,7 +31,7 @@ class CandidateQuota(Protocol):
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """A token bucket that holds one minute's worth and begins full. Pure.
 
     A request of more than a minute's worth is granted when the bucket is full, and leaves it in debt: large requests
@@ -65,7 +65,7 @@ class LocalQuota:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     async def spend(self, name: str, candidates: int, per_minute: int) -> float:
         """Take this many, or return the seconds until they would be granted."""
@@ -75,8 +75,8 @@ class LocalQuota:
         """Give back what was spent on a request that was refused after all."""
         self._bucket(name, per_minute).refund(candidates, per_minute, self._clock())
 
-    def _bucket(self, name: str, per_minute: int) -> Bucket:
-        return self._buckets.setdefault(name, Bucket(per_minute, self._clock()))
+    def _bucket(self, name: str, per_minute: int) -> TokenBucket:
+        return self._buckets.setdefault(name, TokenBucket(per_minute, self._clock()))
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from jrm_service.redis_link import RedisLink, Unavailable
 
 from .limits import GRACE, LocalQuota
 
-# limits.Bucket in one atomic step, on Redis's clock, since the replicas' clocks may differ. Times are whole
+# limits.TokenBucket in one atomic step, on Redis's clock, since the replicas' clocks may differ. Times are whole
 # microseconds, which a Lua number holds exactly. A missing bucket counts as full, so one expires when it would be full.
 _SCRIPT = """
 local candidates, per_minute, operation, grace = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from jrm_service.scoring.preparing import Piece, Prompts, SequenceBuilder, Slot, Turn, Turns, plain_tokenizer
+from jrm_service.scoring.preparing import ChatTurns, Piece, Prompts, SequenceBuilder, Slot, Turn, plain_tokenizer
 
 from .manifest import INSTRUCTION, Manifest, Part, Pass
 
@@ -55,13 +55,13 @@ class _Compiler:
         turns = {sources: self._turns(sources) for sources in range(min(most, 1), most + 1)}
         return Prompts(self._serialized, turns, self._reward_id, max_tokens)
 
-    def _turns(self, sources: int) -> Turns:
+    def _turns(self, sources: int) -> ChatTurns:
         """Render for one number of source images: a template may number its images."""
         passes = tuple(
             self._compile(f"passes.{number}", pass_, sources, reads=True)
             for number, pass_ in enumerate(self._manifest.passes)
         )
-        return Turns(passes, dict(self._compile_questions(passes, sources)))
+        return ChatTurns(passes, dict(self._compile_questions(passes, sources)))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)

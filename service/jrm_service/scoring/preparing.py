@@ -34,7 +34,7 @@ Turn = tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class ChatTurns:
     """A manifest's passes, in order, and its questions, by dimension, for one number of source images."""
 
     passes: tuple[Turn, ...]
@@ -51,7 +51,7 @@ class Prompts:
     """
 
     tokenizer: str
-    turns: Mapping[int, Turns]
+    turns: Mapping[int, ChatTurns]
     reward_id: int
     max_tokens: int
 
@@ -102,7 +102,7 @@ class SequenceBuilder:
             )
         return sequence
 
-    def _turns(self, sources: Sequence[Image]) -> Turns:
+    def _turns(self, sources: Sequence[Image]) -> ChatTurns:
         problem = sources_problem(len(sources), self.prompts.max_sources)
         if problem is not None:
             raise ValueError(f"the checkpoint {problem}")

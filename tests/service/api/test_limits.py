@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrm_service.api.keys import Key
-from jrm_service.api.limits import Bucket, LocalQuota, RequestSlots, charged
+from jrm_service.api.limits import LocalQuota, RequestSlots, TokenBucket, charged
 from jrm_service.errors import Draining, Overloaded, RateLimited
 
 LIMITED = Key("limited", b"", requests=2, candidates_per_minute=60)
@@ -40,7 +40,7 @@ def spend(quota: LocalQuota, key: Key | None, candidates: int, error: Exception 
 
 
 def test_a_minutes_worth_at_once_and_then_the_rate():
-    bucket = Bucket(60, 0.0)
+    bucket = TokenBucket(60, 0.0)
     assert bucket.spend(60, 60, 0.0) == 0.0
     assert bucket.spend(12, 60, 0.0) == 12.0
     assert bucket.spend(12, 60, 11.0) == pytest.approx(1.0)
@@ -48,21 +48,21 @@ def test_a_minutes_worth_at_once_and_then_the_rate():
 
 
 def test_more_than_a_minutes_worth_passes_and_is_paid_for_afterwards():
-    bucket = Bucket(60, 0.0)
+    bucket = TokenBucket(60, 0.0)
     assert bucket.spend(180, 60, 0.0) == 0.0
     assert bucket.spend(1, 60, 0.0) == pytest.approx(121.0)
     assert bucket.spend(1, 60, 121.0) == 0.0
 
 
 def test_an_idle_hour_saves_up_no_more_than_a_minutes_worth():
-    bucket = Bucket(60, 0.0)
+    bucket = TokenBucket(60, 0.0)
     bucket.spend(60, 60, 0.0)
     assert bucket.spend(60, 60, 3600.0) == 0.0
     assert bucket.spend(1, 60, 3600.0) == pytest.approx(1.0)
 
 
 def test_a_clock_that_steps_back_gives_nothing():
-    bucket = Bucket(60, 100.0)
+    bucket = TokenBucket(60, 100.0)
     bucket.spend(60, 60, 100.0)
     assert bucket.spend(1, 60, 50.0) == pytest.approx(1.0)
 
@@ -74,7 +74,7 @@ def test_a_clock_that_steps_back_gives_nothing():
 @settings(deadline=None)
 def test_over_time_no_more_than_the_rate_passes(arrivals, per_minute):
     """Within one request's excess: a request of any size can pass, but only when nothing is owed."""
-    bucket, now, granted, largest = Bucket(per_minute, 0.0), 0.0, 0, 0
+    bucket, now, granted, largest = TokenBucket(per_minute, 0.0), 0.0, 0, 0
     for wait, candidates in arrivals:
         now += wait
         if bucket.spend(candidates, per_minute, now) == 0.0:
@@ -86,7 +86,7 @@ def test_over_time_no_more_than_the_rate_passes(arrivals, per_minute):
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 10_000))
 @settings(deadline=None)
 def test_who_comes_back_when_told_to_is_let_in(first, second, per_minute):
-    bucket = Bucket(per_minute, 5.0)
+    bucket = TokenBucket(per_minute, 5.0)
     bucket.spend(first, per_minute, 5.0)
     seconds = bucket.spend(second, per_minute, 5.0)
     assert seconds == 0.0 or bucket.spend(second, per_minute, 5.0 + seconds) == 0.0

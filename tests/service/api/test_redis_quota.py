@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks import virtual_time
 from jrm_service.api.keys import Key, digest
-from jrm_service.api.limits import Bucket, LocalQuota
+from jrm_service.api.limits import LocalQuota, TokenBucket
 from jrm_service.api.redis_quota import RedisQuota
 from jrm_service.metrics import Metrics
 from jrm_service.redis_link import COOLDOWN_S, FAILURES, RedisLink
@@ -142,7 +142,7 @@ def test_redis_counts_as_a_bucket_does(url, operations, per_minute):
     async def main() -> None:
         async with replicas(url) as [one]:
             await one.redis("DEL", "jrm:quota:alice")
-            bucket = Bucket(per_minute, 0.0)
+            bucket = TokenBucket(per_minute, 0.0)
             now = 0.0
             for operation, candidates, waited in operations:
                 before = await one.redis("HGET", "jrm:quota:alice", "at")
