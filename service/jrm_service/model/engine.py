@@ -27,7 +27,7 @@ from .varlen import Shape, find_kernel
 
 FEATURE_CACHE_BYTES = 2**30
 _DEEPSTACK = "deepstack_visual_indexes"  # of a vision tower whose features are added to language layers
-CPU_ROW_TOKENS = 2048  # longer packed rows do not fit into a CPU's cache: docs/performance.md has the sweep
+CPU_ROW_TOKENS = 2048  # longer packed rows take more memory and are hardly faster: docs/performance.md has the sweep
 
 
 @dataclass(frozen=True, slots=True)
