@@ -23,7 +23,7 @@ from jrm_service.bench.tables import machine, table
 
 from .models import SIZES, cached_checkpoint
 
-WORKER = b"jrm_service.model.score_process"
+WORKER = b"jrm_service.model.main"
 GROUP = 12
 LEVELS: tuple[Literal["host", "drop"], ...] = ("host", "drop")
 

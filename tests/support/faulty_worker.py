@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jrm_service.model import score_process
+from jrm_service.model import main
 from jrm_service.model.engine import TrieScorer
 from jrm_service.scoring.backend import OutOfMemory
 from jrm_service.scoring.types import Candidate
@@ -44,4 +44,4 @@ if __name__ == "__main__":
     from jrm_service.model import checkpoint_source
 
     checkpoint_source._SCORERS["trie"] = FaultyScorer
-    sys.exit(score_process.main())
+    sys.exit(main.main())

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from jrm_service.explain.writer import Piece, Prompt
-from jrm_service.model import explain_process, vllm_engine
+from jrm_service.model import explain_main, vllm_engine
 
 REASONING = (
     "<|global|> Mostly as asked. <|bbox_0|> The square is blue <b>now</b>. <|bbox_1|> The circle has become smaller."
@@ -41,4 +41,4 @@ def start_scripted(_settings: vllm_engine.EngineSettings) -> ScriptedCritic:
 
 if __name__ == "__main__":
     vllm_engine.start_vllm = start_scripted
-    explain_process.main()
+    explain_main.main()

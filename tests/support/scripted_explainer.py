@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
-from jrm_service.model import explain_process, vllm_engine
+from jrm_service.model import explain_main, vllm_engine
 
 SLOW, FAIL, RAISE, SEGFAULT = 701, 702, 703, 704
 REFUSES = "TEST_EXPLAINER_REFUSES"
@@ -48,4 +48,4 @@ def start_scripted(_settings: vllm_engine.EngineSettings) -> ScriptedEngine:
 
 if __name__ == "__main__":
     vllm_engine.start_vllm = start_scripted
-    explain_process.main()
+    explain_main.main()

@@ -28,7 +28,7 @@ class ProcessWorker:
         module: the Python module that the process runs.
     """
 
-    def __init__(self, load: Load, *, start_timeout_s: float, module: str = "jrm_service.model.score_process") -> None:
+    def __init__(self, load: Load, *, start_timeout_s: float, module: str = "jrm_service.model.main") -> None:
         self.device = load.devices[load.number]
         self._load = load
         self._start_timeout_s = start_timeout_s

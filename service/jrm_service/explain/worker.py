@@ -15,7 +15,7 @@ from jrm_service.scoring.backend import StartFailed
 from .messages import AnswerEnd, AnswerPiece, Ask, Begin, Cancel, Open, Opened
 from .writer import EngineFailed, Piece, Prompt
 
-MODULE = "jrm_service.model.explain_process"
+MODULE = "jrm_service.model.explain_main"
 
 
 class ExplainWorker:

@@ -215,7 +215,7 @@ def test_ready_names_both_parts_and_the_schema_shows_the_route(explaining):
 def test_the_server_process_holds_no_torch(explaining):
     """The memory maps of it and of its workers, which do."""
     assert "libtorch" not in Path(f"/proc/{explaining.process.pid}/maps").read_text()
-    for worker in ("jrm_service.model.score_process", "jrm_service.model.explain_process"):
+    for worker in ("jrm_service.model.main", "jrm_service.model.explain_main"):
         [pid] = explaining.children(worker)
         assert "libtorch" in Path(f"/proc/{pid}/maps").read_text()
 

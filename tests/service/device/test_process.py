@@ -61,9 +61,7 @@ def run(main: Awaitable[None]) -> None:
 
 
 @asynccontextmanager
-async def worker(
-    module: str = "jrm_service.model.score_process", **changes
-) -> AsyncIterator[tuple[ProcessWorker, Loaded]]:
+async def worker(module: str = "jrm_service.model.main", **changes) -> AsyncIterator[tuple[ProcessWorker, Loaded]]:
     started = ProcessWorker(load(**changes), start_timeout_s=START_S, module=module)
     try:
         yield started, await started.load()

@@ -16,7 +16,7 @@ import pytest
 from jrm_client import JRMClient
 from support import processes
 
-WORKER = "jrm_service.model.score_process"
+WORKER = "jrm_service.model.main"
 SECONDS = 30.0
 FAULTS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV)
 

@@ -16,7 +16,7 @@ import pytest
 from jrm_client import APIStatusError, FingerprintMismatch, JRMClient
 from support import checkpoints, processes
 
-WORKER = "jrm_service.model.score_process"
+WORKER = "jrm_service.model.main"
 FLAGS = ("--admin", "true", "--cache-entries", "0")
 
 pytestmark = pytest.mark.heavy

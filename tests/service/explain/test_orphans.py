@@ -27,7 +27,7 @@ def test_nothing_outlives_a_server_that_is_killed_while_it_writes_not_even_what_
     with processes.serving("--serve", "explain") as server:
         server.wait_until_ready()
         assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
-        [worker], [core] = server.children("jrm_service.model.explain_process"), server.children("VLLM::EngineCore")
+        [worker], [core] = server.children("jrm_service.model.explain_main"), server.children("VLLM::EngineCore")
         family = server.children("")
         assert len(family) > 2  # vLLM has more
         assert "libtorch" in Path(f"/proc/{worker}/maps").read_text()

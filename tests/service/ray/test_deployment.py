@@ -103,7 +103,7 @@ def test_a_replica_that_is_killed_under_load_loses_nothing_and_is_replaced(clust
         os.kill(victim, signal.SIGKILL)
 
     victim, _ = cluster.replicas("jrm")
-    [worker] = processes.children(victim, "jrm_service.model.score_process")
+    [worker] = processes.children(victim, "jrm_service.model.main")
     under_load(cluster, expected, kill)
     until(lambda: not Path(f"/proc/{worker}").exists())  # nothing holds the device of a replica that is gone
     until(lambda: victim not in cluster.replicas("jrm") and replicas_are(cluster, 2))
@@ -237,7 +237,7 @@ def test_a_replica_whose_worker_does_not_come_back_is_replaced(cluster, tmp_path
     cluster.run("sick", "/sick", checkpoint=str(checkpoint), options={"health_check_period_s": 1})
     [replica] = cluster.replicas("sick")
     checkpoint.rename(elsewhere)
-    for worker in processes.children(replica, "jrm_service.model.score_process"):
+    for worker in processes.children(replica, "jrm_service.model.main"):
         os.kill(worker, signal.SIGKILL)
     until(lambda: replica not in cluster.replicas("sick"))
     until(lambda: "not a folder" in cluster.message("sick"))  # what keeps the next one from starting

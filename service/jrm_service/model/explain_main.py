@@ -1,6 +1,6 @@
 """The worker process that writes critiques: it opens a checkpoint, starts vLLM, and answers until its server ends.
 
-``python -m jrm_service.model.explain_process FD PID``, started only by ``explain.worker``. FD is its end of the channel
+``python -m jrm_service.model.explain_main FD PID``, started only by ``explain.worker``. FD is its end of the channel
 to the server with the process id PID.
 """
 

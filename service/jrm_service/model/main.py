@@ -1,6 +1,6 @@
 """The worker process that scores: it loads a checkpoint onto one device, self-tests, and scores until its server ends.
 
-``python -m jrm_service.model.score_process FD PID``, started only by ``device.process``. FD is its end of the channel
+``python -m jrm_service.model.main FD PID``, started only by ``device.process``. FD is its end of the channel
 to the server with the process id PID.
 """
 
