@@ -14,7 +14,7 @@ def tiny_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_server(tiny_checkpoint):
     """A server with real weights, on the CPU in float32."""
-    with servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as url:
+    with servers.serving(load=lambda: servers.parts_of(tiny_checkpoint)) as url:
         yield url
 
 

@@ -1,28 +1,26 @@
-"""A worker process, ``python -m support.faulty_worker``, with a few instructions that bring it down."""
+"""A worker process, ``python -m support.faulty_worker``, with the fake model: it starts in no time. A few instructions
+bring it down."""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
+from jrm_service.device.channel import Channel, Load, Loaded
 from jrm_service.model import main
-from jrm_service.model.engine import TrieScorer
 from jrm_service.scoring.backend import OutOfMemory
-from jrm_service.scoring.types import Candidate
+from jrm_service.scoring.fakes import FakeBackend
+from jrm_service.scoring.token_budget import DEFAULT_TOKENS
+from jrm_service.scoring.types import ServedModel
 
 
-class FaultyScorer(TrieScorer):
+class FaultyBackend(FakeBackend):
     """Does what a candidate's instruction says."""
 
-    def collate(self, candidates: Sequence[Candidate]):
-        return {candidate.instruction for candidate in candidates}, super().collate(candidates)
-
     def score(self, batch):
-        instructions, rows = batch
-        for instruction in instructions:
-            what, _, once = instruction.partition(" once ")
+        for candidate in batch:
+            what, _, once = candidate.instruction.partition(" once ")
             if once and Path(once).exists():
                 continue
             if once and what in ("segfault", "stop", "hang"):
@@ -37,11 +35,20 @@ class FaultyScorer(TrieScorer):
                 raise RuntimeError("raised for a test")
             elif what == "no memory":
                 raise OutOfMemory("for a test")
-        return super().score(rows)
+        return super().score(batch)
+
+
+def load_fake(load: Load, channel: Channel) -> FaultyBackend:
+    """In place of a checkpoint; there is nothing to prepare candidates with, which FakePreparer does."""
+    from jrm_service.model import devices  # noqa: F401 - with torch, which no batch should have to wait for
+
+    backend = FaultyBackend(load.devices[load.number])
+    precision = "float32" if load.dtype == "auto" else load.dtype
+    model = ServedModel("jrm-fake", "fake", {"device": backend.device, "precision": precision})
+    channel.send(Loaded(model, None, None, DEFAULT_TOKENS))
+    return backend
 
 
 if __name__ == "__main__":
-    from jrm_service.model import checkpoint_source
-
-    checkpoint_source._SCORERS["trie"] = FaultyScorer
+    main._load = load_fake
     sys.exit(main.main())

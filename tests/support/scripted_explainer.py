@@ -10,10 +10,15 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jrm_service.device.channel import Channel
+from jrm_service.explain.messages import Open, Opened
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.model import explain_main, vllm_engine
+from jrm_service.scoring.types import ServedModel
 
 SLOW, FAIL, RAISE, SEGFAULT = 701, 702, 703, 704
+NO_CHECKPOINT = "no checkpoint"
+"""In place of a checkpoint's folder: nothing is opened, and the process starts in no time."""
 REFUSES = "TEST_EXPLAINER_REFUSES"
 """An environment variable; while the file that it names is there, the engine does not start."""
 
@@ -40,12 +45,23 @@ class ScriptedEngine:
         yield Piece("end", "length", max_tokens)
 
 
-def start_scripted(_settings: vllm_engine.EngineSettings) -> ScriptedEngine:
+_open = explain_main._open
+
+
+def open_scripted(opening: Open, channel: Channel) -> tuple[vllm_engine.EngineSettings | None, Prompt]:
+    if opening.checkpoint != NO_CHECKPOINT:
+        return _open(opening, channel)
+    channel.send(Opened(ServedModel("scripted", "scripted", {}), None, None, {}, 0, opening.context))
+    return None, Prompt([], [], 0)
+
+
+def start_scripted(_settings: vllm_engine.EngineSettings | None) -> ScriptedEngine:
     if (refuses := os.environ.get(REFUSES)) and Path(refuses).exists():
         raise RuntimeError("no memory for the cache")
     return ScriptedEngine()
 
 
 if __name__ == "__main__":
+    explain_main._open = open_scripted
     vllm_engine.start_vllm = start_scripted
     explain_main.main()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
@@ -22,6 +23,15 @@ FAKE_MODEL = ServedModel("fake", "fake", {})
 def fake_parts(*backends, preparer=None) -> Parts:
     """What a server scores with; each backend is a worker of its own, in this process."""
     return Parts(FAKE_MODEL, preparer or FakePreparer(), backends or [FakeBackend()])
+
+
+def parts_of(checkpoint: Path | None = None) -> Parts:
+    """A checkpoint on the CPU in float32, by default the bundled one, in this process, which has torch already."""
+    from jrm_service.model.checkpoint_source import open_source
+
+    source = open_source(checkpoint, ["cpu"], "float32", "trie")
+    model, backends = source.load()
+    return Parts(model, source.preparer, backends, source.cost, source.batch_tokens(backends))
 
 
 @contextlib.contextmanager

@@ -418,15 +418,14 @@ def test_a_body_that_drips_is_given_up():
         assert reply.startswith(b"HTTP/1.1 408 ")
 
 
-def test_small_budgets_are_slow_and_never_stuck(tiny_checkpoint):
+def test_small_budgets_are_slow_and_never_stuck(tiny_server, tiny_checkpoint):
     """Room for one image at a time, of each kind: every candidate still gets its score."""
     budgets = {"max_decoded_bytes": 1, "max_prepared_bytes": 2, "preprocess_threads": 1}
-    settings = Settings(checkpoint=tiny_checkpoint, device="cpu", **budgets)
-    with servers.serving(settings) as url, servers.serving(Settings(checkpoint=tiny_checkpoint, device="cpu")) as roomy:
+    with servers.serving(Settings(**budgets), load=lambda: servers.parts_of(tiny_checkpoint)) as url:
         sources = [encode(photo(30, 30, seed=20 + n)) for n in range(4)]
         groups = [group(RED, BLUE, GREEN, source=source) for source in [*sources, *sources]]
         groups.append(group(*[RED] * 4, source=RED))
-        tight, wide = (post(server, {"groups": groups}).json()["groups"] for server in (url, roomy))
+        tight, wide = (post(server, {"groups": groups}).json()["groups"] for server in (url, tiny_server))
         assert [len(one["scores"]) for one in tight] == [3] * 8 + [4]
         for one, other in zip(tight, wide, strict=True):
             rewards = [score["reward"] for score in one["scores"]]

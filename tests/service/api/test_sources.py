@@ -32,7 +32,7 @@ def served(request, tmp_path_factory):
     """(URL, folder, the sources that each of its requests has) of a server with real weights."""
     path = checkpoints.write(tmp_path_factory.mktemp("sources"), LAYOUTS[request.param]())
     takes = [[]] if request.param == "none" else [[0], [0, 1], [1, 0], [2, 0, 2]]
-    with servers.serving(Settings(checkpoint=path, device="cpu")) as url:
+    with servers.serving(load=lambda: servers.parts_of(path)) as url:
         yield url, path, takes
 
 

@@ -1,4 +1,7 @@
-"""Real worker processes: what they answer, what becomes of candidates when they die, and what they leave behind."""
+"""Real worker processes: what they answer, what becomes of candidates when they die, and what they leave behind.
+
+Those that have to do with a checkpoint load the bundled one, the others the fake model, which takes no time.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +23,16 @@ import pytest
 from PIL import Image as PILImage
 from prometheus_client import CollectorRegistry
 
-from jrm_service.device.channel import Load, Loaded
+from jrm_service.device.channel import Channel, Load, Loaded
 from jrm_service.device.process import ProcessWorker, _each_image_once, load_all
 from jrm_service.errors import CheckpointError, DeviceLost, InternalError, NoMemory
 from jrm_service.metrics import Metrics
+from jrm_service.model import score_process
 from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.scorer import PlainScorer
-from jrm_service.scoring.backend import StartFailed, WorkerLost
+from jrm_service.scoring.backend import Preparer, StartFailed, WorkerLost
 from jrm_service.scoring.batcher import Batcher
+from jrm_service.scoring.fakes import FakePreparer
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.request import Request
 from jrm_service.scoring.types import Candidate, Image, Score, Text, TokenSequence
@@ -69,7 +75,7 @@ async def worker(module: str = "jrm_service.model.main", **changes) -> AsyncIter
         await started.end()
 
 
-def candidates(preparer: CheckpointPreparer, instructions: list[str]) -> list[Candidate]:
+def candidates(preparer: Preparer, instructions: list[str]) -> list[Candidate]:
     source = preparer.image(PILImage.new("RGB", (64, 64), "red"))
     edited = [
         preparer.image(PILImage.fromarray(np.full((64, 64, 3), number, np.uint8)))
@@ -133,21 +139,29 @@ def test_a_worker_scores_as_the_plain_scorer_of_this_process() -> None:
 
 def test_what_keeps_a_checkpoint_from_loading_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        workers = [ProcessWorker(load(n, 2, checkpoint=str(tmp_path)), start_timeout_s=START_S) for n in (0, 1)]
+        workers = [
+            ProcessWorker(load(0, 2, checkpoint=str(tmp_path)), start_timeout_s=START_S),
+            ProcessWorker(load(1, 2), start_timeout_s=START_S, module=FAULTY),
+        ]
         with pytest.raises(CheckpointError, match=r"manifest\.json"):
             await load_all(workers)
         assert all(process.lost.done() for process in workers)
-        with pytest.raises(CheckpointError, match="the checkpoint has become another"):
-            await load_all([ProcessWorker(load(fingerprint="0" * 32), start_timeout_s=START_S)])
 
     with caplog.at_level(logging.CRITICAL):
         run(main())
 
 
+def test_a_worker_that_is_started_again_refuses_another_checkpoint() -> None:
+    """What the process does, in this one."""
+    ours, theirs = map(Channel, socket.socketpair())
+    with closing(ours), closing(theirs), pytest.raises(CheckpointError, match="the checkpoint has become another"):
+        score_process._load(load(fingerprint="0" * 32), theirs)
+
+
 def test_workers_that_would_score_in_different_precision_are_refused() -> None:
     async def main() -> None:
         loads = [load(0, 2, dtype="float32", measured=False), load(1, 2, dtype="bfloat16", measured=False)]
-        workers = [ProcessWorker(one, start_timeout_s=START_S) for one in loads]
+        workers = [ProcessWorker(one, start_timeout_s=START_S, module=FAULTY) for one in loads]
         with pytest.raises(CheckpointError, match="different precision: cpu in float32, cpu in bfloat16"):
             await load_all(workers)
         assert all(process.lost.done() for process in workers)
@@ -157,7 +171,7 @@ def test_workers_that_would_score_in_different_precision_are_refused() -> None:
 
 def test_a_worker_that_comes_back_in_another_precision_is_refused() -> None:
     async def main() -> None:
-        worker = ProcessWorker(load(measured=False), start_timeout_s=START_S)
+        worker = ProcessWorker(load(measured=False), start_timeout_s=START_S, module=FAULTY)
         [loaded] = await load_all([worker])
         await worker.end()
         worker.expect(replace(loaded.model, description={"precision": "fp8"}))
@@ -180,8 +194,8 @@ def test_a_worker_that_is_not_ready_in_time_is_ended() -> None:
 
 def test_a_batch_in_which_the_backend_raises_fails_only_who_makes_it_raise() -> None:
     async def main() -> None:
-        async with worker(FAULTY) as (process, loaded):
-            batch = candidates(CheckpointPreparer(loaded), ["raise", "a", "b", "no memory", "c"])
+        async with worker(FAULTY) as (process, _):
+            batch = candidates(FakePreparer(), ["raise", "a", "b", "no memory", "c"])
             answer = await process.score(batch)
             kinds = [type(outcome) for outcome in answer.scored.outcomes]
             assert kinds == [InternalError, Score, Score, NoMemory, Score]
@@ -192,8 +206,8 @@ def test_a_batch_in_which_the_backend_raises_fails_only_who_makes_it_raise() -> 
 
 def test_answers_that_will_never_come_raise_at_once() -> None:
     async def main() -> None:
-        async with worker(FAULTY) as (process, loaded):
-            batch = candidates(CheckpointPreparer(loaded), ["hang"])
+        async with worker(FAULTY) as (process, _):
+            batch = candidates(FakePreparer(), ["hang"])
             waiting = [asyncio.ensure_future(process.score(batch)) for _ in range(2)]
             await asyncio.sleep(0)
             assert process.pid is not None
@@ -209,17 +223,17 @@ def test_answers_that_will_never_come_raise_at_once() -> None:
 
 
 @asynccontextmanager
-async def batching(workers: int, hang_timeout_s: float) -> AsyncIterator[tuple[Batcher, CheckpointPreparer]]:
+async def batching(workers: int, hang_timeout_s: float) -> AsyncIterator[Batcher]:
     processes = [
         ProcessWorker(load(number, workers), start_timeout_s=START_S, module=FAULTY) for number in range(workers)
     ]
-    loaded = await load_all(processes)
+    await load_all(processes)
     batcher = Batcher(
         processes, max_batch_tokens=4096, hang_timeout_s=hang_timeout_s, metrics=Metrics(CollectorRegistry())
     )
     batcher.start()
     try:
-        yield batcher, CheckpointPreparer(loaded[0])
+        yield batcher
     finally:
         await batcher.stop()
 
@@ -234,9 +248,9 @@ async def outcomes(batcher: Batcher, prepared: list[Candidate]) -> list[Score | 
 
 def test_a_candidate_that_kills_its_worker_alone_is_the_only_one_without_a_score() -> None:
     async def main() -> None:
-        async with batching(1, 60.0) as (batcher, preparer):
+        async with batching(1, 60.0) as batcher:
             texts = ["a", "b", "segfault", "c", "d", "e"]
-            results = await outcomes(batcher, candidates(preparer, texts))
+            results = await outcomes(batcher, candidates(FakePreparer(), texts))
             assert [type(result) for result in results] == [Score, Score, DeviceLost, Score, Score, Score]
 
     run(main())
@@ -251,9 +265,9 @@ FAULTS: dict[str, Callable[[int, Path], list[str]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_worker_that_dies_or_stops_once_costs_no_score(fault: str, tmp_path: Path) -> None:
     async def main() -> None:
-        async with batching(2, 8.0) as (batcher, preparer):
+        async with batching(2, 3.0) as batcher:
             texts = ["a", *FAULTS[fault](0, tmp_path), "b", "c"]
-            prepared = candidates(preparer, texts)
+            prepared = candidates(FakePreparer(), texts)
             results = await outcomes(batcher, prepared)
             again = await outcomes(batcher, prepared)
             assert all(map(close, results, again))
@@ -263,13 +277,14 @@ def test_a_worker_that_dies_or_stops_once_costs_no_score(fault: str, tmp_path: P
 
 def test_no_worker_outlives_a_server_that_is_killed_not_even_a_stopped_one() -> None:
     program = textwrap.dedent(
-        """
+        f"""
         import asyncio, os, signal
+        from jrm_service.device.channel import Load
         from jrm_service.device.process import ProcessWorker
-        from service.device.test_process import load
 
         async def main():
-            workers = [ProcessWorker(load(number, 2), start_timeout_s=240) for number in (0, 1)]
+            loads = {[load(0, 2), load(1, 2)]}
+            workers = [ProcessWorker(load, start_timeout_s=240, module="{FAULTY}") for load in loads]
             await asyncio.gather(*(worker.start() for worker in workers))
             os.kill(workers[0].pid, signal.SIGSTOP)
             print(*(worker.pid for worker in workers), flush=True)

@@ -30,14 +30,11 @@ def test_a_checkpoint_that_explains_nothing(tmp_path):
         assert "has no 'explain'" in problems(serve=serve, checkpoint=path)
 
 
-def test_what_its_worker_finds_ends_the_server(tmp_path):
-    broken = checkpoints.write(tmp_path, checkpoints.one_pass())
-    (broken / "reward" / "manifest.json").write_text("{}")
+def test_what_its_worker_finds_ends_the_server():
     small, large = ["--explain-cache-gib", "0.001"], ["--explain-cache-gib", "1000000"]
     for flags, told in (
         (["--serve", "explain", *small], "serve explain: cpu: explain_cache_gib gives 0.00 GiB, one sequence of 2048"),
         (["--serve", "score,explain", *large], "scoring and vLLM each weights"),
-        (["--serve", "explain", "--checkpoint", str(broken)], "reward/manifest.json: name: Field required"),
     ):
         command = [JRM, "serve", "--port", "0", "--device", "cpu", *flags]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

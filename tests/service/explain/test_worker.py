@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from jrm_service.errors import ExplainUnavailable
+from jrm_service.device.channel import Channel
+from jrm_service.errors import CheckpointError, ExplainSetupError, ExplainUnavailable
 from jrm_service.explain.engine import EngineWriter
 from jrm_service.explain.messages import Open, Opened
 from jrm_service.explain.worker import ExplainWorker
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
+from jrm_service.model import explain_process
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_service.scoring.backend import StartFailed
@@ -50,6 +53,14 @@ def opening(**changes) -> Open:
     return Open(**settings | changes)
 
 
+def opened_here(**changes) -> Opened:
+    """What a process tells of a checkpoint, or raises, without starting one."""
+    ours, theirs = map(Channel, socket.socketpair())
+    with closing(ours), closing(theirs):
+        explain_process._open(opening(**changes), theirs)
+        return ours.receive()
+
+
 def run(main: Awaitable[None]) -> None:
     asyncio.run(asyncio.wait_for(main, 280))
 
@@ -61,6 +72,10 @@ async def worker(**changes) -> AsyncIterator[tuple[ExplainWorker, Opened]]:
         yield started, await started.open()
     finally:
         await started.end()
+
+
+def scripted() -> AbstractAsyncContextManager[tuple[ExplainWorker, Opened]]:
+    return worker(checkpoint=scripted_explainer.NO_CHECKPOINT)
 
 
 PROMPT = Prompt([1, 2, 3], [np.zeros((32, 32, 3), np.uint8)], 4)
@@ -101,15 +116,15 @@ def test_what_it_tells_of_a_checkpoint_is_what_this_process_reads_of_it() -> Non
             assert opened.context == here.config.text_config.max_position_embeddings
             assert opened.placeholder == here.config.image_token_id
             assert opened.builder.prompts == here.builder.prompts
-        async with worker(hashed=False, context=100) as (_, opened):
-            assert (opened.model.fingerprint, opened.context) == ("", 100)
 
     run(main())
+    opened = opened_here(hashed=False, context=100)
+    assert (opened.model.fingerprint, opened.context) == ("", 100)
 
 
 def test_answers_come_in_pieces_and_each_to_its_caller() -> None:
     async def main() -> None:
-        async with worker() as (explainer, _):
+        async with scripted() as (explainer, _):
             await explainer.start()
             lengths = [1, 5, 2, 40]
             answers = await asyncio.gather(*(answer(explainer, length) for length in lengths))
@@ -128,7 +143,7 @@ def test_answers_come_in_pieces_and_each_to_its_caller() -> None:
 
 def test_an_answer_that_nobody_waits_for_is_stopped() -> None:
     async def main() -> None:
-        async with worker() as (explainer, _):
+        async with scripted() as (explainer, _):
             await explainer.start()
             waiting = [await begun(explainer) for _ in range(3)]
             unread = asyncio.create_task(answer(explainer, scripted_explainer.SLOW))
@@ -146,7 +161,7 @@ def test_an_answer_that_nobody_waits_for_is_stopped() -> None:
 
 def test_answers_of_a_process_that_dies_fail_at_once_and_it_can_be_started_again() -> None:
     async def main() -> None:
-        async with worker() as (explainer, opened):
+        async with scripted() as (explainer, opened):
             explainer.expect(opened.model.fingerprint)
             await explainer.start()
             waiting = [await begun(explainer) for _ in range(2)]
@@ -170,36 +185,35 @@ def test_answers_of_a_process_that_dies_fail_at_once_and_it_can_be_started_again
 def test_one_that_is_started_again_must_find_the_same_checkpoint(tmp_path: Path) -> None:
     async def main() -> None:
         path = checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass())
-        async with worker(checkpoint=str(path)) as (explainer, opened):
-            explainer.expect(opened.model.fingerprint)
+        explainer = ExplainWorker(opening(checkpoint=str(path)), start_timeout_s=240, module=MODULE)
+        explainer.expect(open_checkpoint(path).fingerprint)
+        manifest = path / "reward" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"regions": true', '"regions": false'))
+        with pytest.raises(StartFailed) as failed:
             await explainer.start()
-            await explainer.end()
-            manifest = path / "reward" / "manifest.json"
-            manifest.write_text(manifest.read_text().replace('"regions": true', '"regions": false'))
-            with pytest.raises(StartFailed, match="the checkpoint has become another"):
-                await explainer.start()
+        assert "the checkpoint has become another" in failed.value.problems[0]
+        await explainer.end()
 
     run(main())
 
 
 def test_what_keeps_it_from_explaining_is_told(tmp_path: Path) -> None:
-    async def main() -> None:
-        for changes, told in (
-            ({"checkpoint": str(tmp_path)}, "reward/manifest.json"),
-            ({"cache_gib": 0.001}, "one sequence of 2048 tokens needs 0.01 GiB"),
-            ({"cache_gib": 1e6, "available": 2**30, "scorer": True}, "1.00 GiB of memory are free"),
-        ):
-            with pytest.raises(StartFailed) as failed:
-                async with worker(**changes):
-                    pass
-            assert told in "\n".join(failed.value.problems), changes
-
-    run(main())
+    broken = checkpoints.write(tmp_path / "broken", checkpoints.one_pass())
+    (broken / "reward" / "manifest.json").write_text("{}")
+    for changes, told in (
+        ({"checkpoint": str(tmp_path)}, "reward/manifest.json"),
+        ({"checkpoint": str(broken)}, "reward/manifest.json: name: Field required"),
+        ({"cache_gib": 0.001}, "one sequence of 2048 tokens needs 0.01 GiB"),
+        ({"cache_gib": 1e6, "available": 2**30, "scorer": True}, "1.00 GiB of memory are free"),
+    ):
+        with pytest.raises((CheckpointError, ExplainSetupError)) as refused:
+            opened_here(**changes)
+        assert told in "\n".join(refused.value.problems), changes
 
 
 def test_one_that_is_stopped_while_it_writes_is_taken_for_hung_and_replaced() -> None:
     async def main() -> None:
-        async with worker() as (explainer, _):
+        async with scripted() as (explainer, _):
             writer = EngineWriter(explainer, Metrics(CollectorRegistry()), hang_timeout_s=3)
             await writer.start()
             waiting, stopped = await begun(explainer), explainer.pid

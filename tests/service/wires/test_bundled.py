@@ -18,7 +18,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def server():
-    with servers.serving(Settings(device="cpu", wires=wire_bodies.ALL)) as url:
+    with servers.serving(Settings(wires=wire_bodies.ALL), load=servers.parts_of) as url:
         yield url
 
 
