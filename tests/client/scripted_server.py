@@ -122,12 +122,13 @@ def scores(groups: Sequence[Sequence[dict[str, Any]]], fingerprint: str = "f00d"
 
 def score_all(request: Request) -> Reply:
     """What a healthy server does: a reward that depends on the edited image's bytes alone; bad ones begin with BAD."""
+    asked, images = request.json["groups"], request.images
     groups = [
         [
-            error_entry(k) if request.images[name].startswith(b"BAD") else score_entry(k, request.images[name])
+            error_entry(k) if images[name].startswith(b"BAD") else score_entry(k, images[name])
             for k, name in enumerate(group["edits"])
         ]
-        for group in request.json["groups"]
+        for group in asked
     ]
     if not any(entry["status"] == "ok" for group in groups for entry in group):
         return refusal(422, "invalid_image", groups=[{"index": i, "scores": g} for i, g in enumerate(groups)])

@@ -120,13 +120,13 @@ def test_instructions_in_any_script(serve: Serve, connect: Connect) -> None:
 class Drawn:
     """An image that exists while it is looked at only; a tensor as far as the client can tell."""
 
-    shape = (3, 512, 512)
+    shape = (512, 512, 3)
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def detach(self) -> Any:
-        return torch.full(self.shape, self.seed / 255)
+        return torch.full(self.shape, self.seed, dtype=torch.uint8)
 
     def cpu(self) -> None: ...
 
@@ -153,7 +153,7 @@ def test_a_call_holds_what_it_sends_and_not_all_that_it_was_given(serve: Serve, 
         finally:
             tracemalloc.stop()
     assert [score.reward for score in found] == [
-        reward_of(encode(torch.full(Drawn.shape, (k % 251) / 255), "")) for k in range(300)
+        reward_of(encode(torch.full(Drawn.shape, k % 251, dtype=torch.uint8), "")) for k in range(300)
     ]
     assert max(sent) < 50 * 2**20
     assert peak < whole / 2, (peak, whole)

@@ -34,24 +34,26 @@ def render(
     values: Object | None = None, *, name: str = "rl", namespace: str = "rewards", chart: Path = CHART
 ) -> list[Object]:
     """Every object of a release, hooks included."""
-    texts = json.loads(_rendered(json.dumps(values or {}), name, namespace, chart))
-    return [
-        document
-        for path, text in texts.items()
-        if not path.endswith("NOTES.txt")
-        for document in yaml.safe_load_all(text)
-        if document
-    ]
+    return json.loads(_rendered(json.dumps(values or {}), name, namespace, chart)[0])
 
 
 def notes(values: Object | None = None, *, name: str = "rl", namespace: str = "rewards") -> str:
-    return json.loads(_rendered(json.dumps(values or {}), name, namespace, CHART))["jrm/templates/NOTES.txt"]
+    return _rendered(json.dumps(values or {}), name, namespace, CHART)[1]
 
 
 @cache
-def _rendered(values: str, name: str, namespace: str, chart: Path) -> str:
+def _rendered(values: str, name: str, namespace: str, chart: Path) -> tuple[str, str]:
+    """The objects of a release, as JSON, from which every test makes its own, and the notes."""
     with helm_python.Chart.load(chart) as loaded:
-        return json.dumps(loaded.render(json.loads(values), name=name, namespace=namespace))
+        texts = loaded.render(json.loads(values), name=name, namespace=namespace)
+    objects = [
+        document
+        for path, text in texts.items()
+        if not path.endswith("NOTES.txt")
+        for document in yaml.load_all(text, yaml.CSafeLoader)
+        if document
+    ]
+    return json.dumps(objects), texts.get("jrm/templates/NOTES.txt", "")
 
 
 def chart_with(folder: Path, file: str, old: str, new: str) -> Path:

@@ -34,20 +34,37 @@ def start(request, tmp_path_factory):
     return open_checkpoint(checkpoints.write(folder, checkpoints.two_passes(), tied=request.param))
 
 
-def counted(start, row, devices=1, gpu=False, **changes):
-    return count_memory(recipe(**changes), start, Collator(start).new_tokens, row, devices=devices, gpu=gpu)
+@pytest.fixture(scope="module")
+def row(start):
+    return Collator(start).row(groups(2, edits=3))
+
+
+@pytest.fixture(scope="module")
+def counted(start, row):
+    """Counts what a run with this row takes; twice asked, once counted."""
+    found = {}
+
+    def count(devices=1, gpu=False, **changes):
+        key = repr((devices, gpu, changes))
+        if key not in found:
+            tokens = Collator(start).new_tokens
+            found[key] = count_memory(recipe(**changes), start, tokens, row, devices=devices, gpu=gpu)
+        return found[key]
+
+    return count
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_weights_gradients_and_moments_are_those_of_a_real_run(start, tmp_path, way):
-    trainer = Trainer(recipe(**WAYS[way]), start, groups(4), tmp_path / "run")
+def test_weights_gradients_and_moments_are_those_of_a_real_run(start, counted, tmp_path, way):
+    options = {"gradient_checkpointing": True, **WAYS[way]}
+    trainer = Trainer(recipe(**options), start, groups(4), tmp_path / "run")
     (adamw,) = trainer._optimizers.parts
     gradients = []
     adamw.register_step_pre_hook(
         lambda *_: gradients.append(sum(w.grad.nbytes for w in trainer.model.parameters() if w.grad is not None))
     )
     trainer.fit()
-    memory = counted(start, Collator(start).row(groups(1)), **WAYS[way])
+    memory = counted(**options)
     assert memory.parameters == sum(weight.numel() for weight in trainer.model.parameters())
     assert memory.trained == sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     assert memory.weights == sum(weight.nbytes for weight in trainer.model.parameters())
@@ -57,19 +74,19 @@ def test_weights_gradients_and_moments_are_those_of_a_real_run(start, tmp_path, 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("checkpointed", [True, False])
-def test_a_row_takes_what_it_takes_with_real_tensors(start, way, checkpointed):
-    row, wanted = Collator(start).row(groups(2, edits=3)), recipe(gradient_checkpointing=True, **WAYS[way])
+def test_a_row_takes_what_it_takes_with_real_tensors(start, row, counted, way, checkpointed):
+    wanted = recipe(gradient_checkpointing=True, **WAYS[way])
     model = JointModel.load(start, dtype=torch.bfloat16 if wanted.dtype == "bfloat16" else torch.float32)
     if wanted.lora is not None:
         add_lora(model, wanted.lora, Collator(start).new_tokens, 0)
     real = row_bytes(model, row, 0.7, checkpointed=checkpointed, gpu=False)
-    memory = counted(start, row, gradient_checkpointing=True, **WAYS[way])
+    memory = counted(gradient_checkpointing=True, **WAYS[way])
     assert (memory.row if checkpointed else memory.row_kept) == pytest.approx(real, rel=0.01)
 
 
-def test_a_row_takes_at_least_what_is_saved_for_the_way_back_and_not_much_more(start):
+def test_a_row_takes_at_least_what_is_saved_for_the_way_back_and_not_much_more(start, row, counted):
     """Against torch's own account of a real run."""
-    row, model = Collator(start).row(groups(2, edits=3)), JointModel.load(start)
+    model = JointModel.load(start)
     known = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     saved = {}
 
@@ -83,51 +100,42 @@ def test_a_row_takes_at_least_what_is_saved_for_the_way_back_and_not_much_more(s
         joint = model(row)
         loss = sum(outputs.sum() for outputs in joint.outputs.values()) + language_loss(joint.logits, row.targets)
     assert loss.requires_grad
-    assert sum(saved.values()) < counted(start, row).row < 1.5 * sum(saved.values())
+    assert sum(saved.values()) < counted().row < 1.5 * sum(saved.values())
 
 
-def test_checkpointing_and_grouped_heads_count(start):
-    row = Collator(start).row(groups(2, edits=3))
-    memory = counted(start, row, gradient_checkpointing=True)
+def test_checkpointing_and_grouped_heads_count(counted):
+    memory = counted(gradient_checkpointing=True)
     assert memory.row < 0.7 * memory.row_kept
-    assert counted(start, row, gpu=True).row > counted(start, row, gpu=False).row
+    assert counted(gpu=True).row > counted(gpu=False).row
 
 
-def test_shards_are_counted_with_their_padding(start):
+def test_shards_are_counted_with_their_padding(start, counted):
     """Of 3 rows over 2 devices the first has 2."""
-    row = Collator(start).row(groups(1))
-    one, two, many = (counted(start, row, devices=n, shard=True) for n in (1, 2, 10**6))
+    one, two, many = (counted(devices=n, shard=True) for n in (1, 2, 10**6))
     assert one.weights == 4 * one.parameters
     assert one.weights / 2 <= two.weights < 0.51 * one.weights
     model = JointModel.load(start)
     assert many.weights == 4 * sum(weight[0].numel() for weight in model.parameters())
-    plain = counted(start, row, devices=2)  # each has them all, and sends all gradients at once
+    plain = counted(devices=2)  # each has them all, and sends all gradients at once
     assert (plain.weights, plain.summed) == (one.weights, one.gradients)
-    assert counted(start, row).summed == 0
+    assert counted().summed == 0
 
 
-def test_the_peak_is_the_sum_or_what_comes_before_or_after(start):
-    row = Collator(start).row(groups(1))
-    memory = counted(start, row, devices=2, shard=True, dtype="bfloat16")
+def test_the_peak_is_the_sum_or_what_comes_before_or_after(counted):
+    memory = counted(devices=2, shard=True, dtype="bfloat16")
     kept = memory.weights + memory.gradients + memory.optimizer
     assert memory.peak == kept + memory.copies + memory.row + memory.summed
     assert replace(memory, row=0, copies=0, summed=0).peak == kept + memory.gradients
     assert replace(memory, loading=10**12).peak == 10**12
 
 
-def test_states_and_the_checkpoint_take_that_much_disk(start, tmp_path):
-    wanted = recipe(saved_dtype="bfloat16")
-    run_folder = tmp_path / "run"
-    Trainer(wanted, start, groups(4), run_folder).fit()
-    (state,) = (run_folder / "states").iterdir()
-    size = sum(file.stat().st_size for file in state.glob("*.distcp"))
-    memory = counted(start, Collator(start).row(groups(1)))
-    assert size == pytest.approx(
-        state_bytes(memory), rel=0.15
-    )  # the tensors of a tiny model are no larger than their names
+def test_states_and_the_checkpoint_take_that_much_disk(start, counted, tmp_path):
     data = write_groups(tmp_path / "groups.jsonl", groups(4))
     wanted = recipe(saved_dtype="bfloat16", data={"jsonl": str(data)})
-    written = run(wanted, start.path, tmp_path / "other", "cpu", Console(quiet=True))
+    written = run(wanted, start.path, tmp_path / "run", "cpu", Console(quiet=True))
+    (state,) = (tmp_path / "run" / "states").iterdir()
+    size = sum(file.stat().st_size for file in state.glob("*.distcp"))
+    assert size == pytest.approx(state_bytes(counted()), rel=0.15)  # names weigh as much as the tensors of a tiny model
     stored = 0
     for file in written.rglob("*.safetensors"):
         with safe_open(file, framework="pt") as handle:

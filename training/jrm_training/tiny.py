@@ -158,10 +158,9 @@ def _tokenizer() -> Qwen2Tokenizer:
 
 def _sentences() -> list[str]:
     texts = ["Quality? ", "user\n", "assistant\n"] * 50
-    for group in World(1500, seed=_TOKENIZER_SEED):
-        texts.append(group.instruction)
-        for edit in group.edits:
-            texts += [re.sub(r"<\|\w+\|>", " ", critique) for critique in edit.critiques.values()]
+    world = World(1500, seed=_TOKENIZER_SEED)
+    for number in range(len(world)):
+        texts += [re.sub(r"<\|\w+\|>", " ", text) for text in world.texts(number)]
     return texts
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args, overload
 
+from PIL import Image
+
 from jrm_training.data import Edit, Group
 
 from . import annotators, critique, edits, flaws, tasks, two_sources
-from .scene import draw
+from .scene import Scene, draw
 from .tasks import ALL, HELD_OUT, SEEN
 
 Split = Literal["train", "test", "unseen"]
@@ -67,22 +69,48 @@ class World(Sequence[Group]):
     def __getitem__(self, index: int | slice) -> Group | list[Group]:
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(self.groups))]
+        plan = self._plan(index)
+        person = None
+        if self.annotator is not None:
+            person = Random(f"{self._name(index)}/annotator {self.annotator}")  # noqa: S311 - not a secret
+
+        def picture(scene: Scene) -> Image.Image:
+            return draw(scene, plan.side, plan.oversample)
+
+        made = tuple(
+            Edit(
+                image=picture(one.edit.scene) if one.flaw is None else flaws.apply(picture(one.edit.scene), one.flaw),
+                labels=_labels(one.edit, one.quality, person),
+                critiques=plan.critiques(one),
+            )
+            for one in plan.edits
+        )
+        source, second = plan.task.scene, plan.task.second
+        sources = picture(source) if second is None else (picture(source), picture(second))
+        return Group(source=sources, instruction=plan.task.instruction, edits=made)
+
+    def texts(self, index: int) -> list[str]:
+        """The instruction of a group and its critiques, edit by edit. Nothing is drawn for them."""
+        plan = self._plan(index)
+        return [plan.task.instruction, *(text for one in plan.edits for text in plan.critiques(one).values())]
+
+    def _name(self, index: int) -> str:
+        return f"{self.seed}/{self.split}/{index % self.groups}"
+
+    def _plan(self, index: int) -> _Plan:
         if not -self.groups <= index < self.groups:
             raise IndexError(f"group {index} of {self.groups}")
-        name = f"{self.seed}/{self.split}/{index % self.groups}"
+        name = self._name(index)
         two = Random(f"{name}/sources").random() < self.two_sources  # noqa: S311 - not a secret
         sample_task = two_sources.sample_task if two else tasks.sample_task
-        person = None if self.annotator is None else Random(f"{name}/annotator {self.annotator}")  # noqa: S311 - as above
-        return self._group(Random(name), person, sample_task)  # noqa: S311 - as above
-
-    def _group(self, random: Random, person: Random | None, sample_task: Callable[..., tasks.Task]) -> Group:
+        random = Random(name)  # noqa: S311 - as above
         unseen = self.split == "unseen"
         palette = ALL if unseen else SEEN
         task = sample_task(random, shapes=self.shapes, palette=palette, featured=HELD_OUT if unseen else None)
         side, oversample = random.choice(_SIDES), random.choice((1, 2, 4))
         side = self.side or side  # drawn all the same, so that it is the same group at any size
 
-        made: list[Edit] = []
+        made: list[_PlannedEdit] = []
         queue: list[str] = []
         while len(made) < self.edits:
             queue = queue or random.sample(sorted(edits.LABELS), len(edits.LABELS))
@@ -90,21 +118,31 @@ class World(Sequence[Group]):
             if edit is None:
                 continue
             quality = 4 if random.random() >= self.flawed else random.choice((1, 2, 3))
-            flaw = flaws.sample(quality, random, empty=not edit.scene.shapes)
-            image = draw(edit.scene, side, oversample)
-            made.append(
-                Edit(
-                    image=image if flaw is None else flaws.apply(image, flaw),
-                    labels=_labels(edit, quality, person),
-                    critiques={
-                        "instruction_following": critique.instruction_following(edit, task.scene),
-                        "visual_quality": critique.visual_quality(quality, flaw, edit.scene),
-                    },
-                )
-            )
-        source = draw(task.scene, side, oversample)
-        sources = source if task.second is None else (source, draw(task.second, side, oversample))
-        return Group(source=sources, instruction=task.instruction, edits=tuple(made))
+            made.append(_PlannedEdit(edit, quality, flaws.sample(quality, random, empty=not edit.scene.shapes)))
+        return _Plan(task, side, oversample, made)
+
+
+@dataclass(frozen=True)
+class _PlannedEdit:
+    edit: edits.Edit
+    quality: int
+    flaw: flaws.Flaw | None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All of a group but its pictures and labels."""
+
+    task: tasks.Task
+    side: int
+    oversample: int
+    edits: list[_PlannedEdit]
+
+    def critiques(self, one: _PlannedEdit) -> dict[str, str]:
+        return {
+            "instruction_following": critique.instruction_following(one.edit, self.task.scene),
+            "visual_quality": critique.visual_quality(one.quality, one.flaw, one.edit.scene),
+        }
 
 
 def _labels(edit: edits.Edit, quality: int, person: Random | None) -> dict[str, float]:
