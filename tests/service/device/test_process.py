@@ -27,8 +27,8 @@ from jrm_service.device.channel import Channel, Load, Loaded
 from jrm_service.device.process import ProcessWorker, _each_image_once, load_all
 from jrm_service.errors import CheckpointError, DeviceLost, InternalError, NoMemory
 from jrm_service.metrics import Metrics
-from jrm_service.model import score_process
 from jrm_service.model.checkpoint_source import open_source
+from jrm_service.model.main import _load as load_checkpoint
 from jrm_service.model.scorer import PlainScorer
 from jrm_service.scoring.backend import Preparer, StartFailed, WorkerLost
 from jrm_service.scoring.batcher import Batcher
@@ -155,7 +155,7 @@ def test_a_worker_that_is_started_again_refuses_another_checkpoint() -> None:
     """What the process does, in this one."""
     ours, theirs = map(Channel, socket.socketpair())
     with closing(ours), closing(theirs), pytest.raises(CheckpointError, match="the checkpoint has become another"):
-        score_process._load(load(fingerprint="0" * 32), theirs)
+        load_checkpoint(load(fingerprint="0" * 32), theirs)
 
 
 def test_workers_that_would_score_in_different_precision_are_refused() -> None:
