@@ -23,7 +23,7 @@ from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.checkpoint_source import BUNDLED
-from jrm_service.model.explain_main import _open as open_checkpoint
+from jrm_service.model.explain_main import _open as open_in_worker
 from jrm_service.scoring.backend import StartFailed
 from support import checkpoints, scripted_explainer
 
@@ -57,7 +57,7 @@ def opened_here(**changes) -> Opened:
     """What a process tells of a checkpoint, or raises, without starting one."""
     ours, theirs = map(Channel, socket.socketpair())
     with closing(ours), closing(theirs):
-        open_checkpoint(opening(**changes), theirs)
+        open_in_worker(opening(**changes), theirs)
         return ours.receive()
 
 
