@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from support import processes
@@ -27,6 +30,21 @@ EXPLAINING = {
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: threads of a tiny model only wait for each other while other tests use the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@functools.cache
+def _context_once(arguments: tuple, _environment: tuple) -> ssl.SSLContext:
+    return httpx.create_ssl_context(*arguments)
+
+
+def _ssl_context(*, verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    """Each ``httpx.get`` reads all root certificates, which takes 20 ms. Here they are read once, while the environment
+    names the same ones."""
+    named = tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")))
+    return _context_once((verify, cert, trust_env), named)
+
+
+httpx._transports.default.create_ssl_context = _ssl_context
 
 
 @pytest.fixture(scope="session")
