@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,12 +53,18 @@ def _language_flops(shape: Shape, tokens: int) -> int:
     return counted(lambda: language(inputs_embeds=inputs, position_ids=position_ids, use_cache=False))[1]
 
 
-def report(shape: Shape = SHAPES["8b"], size: int = 12) -> str:
-    """The table of the documentation: one group of ``size``, every layout, with ratios."""
+def by_layout(shape: Shape, size: int = 12) -> dict[str, tuple[Work, Work]]:
+    """What one group of ``size`` costs in every layout: (one by one, as a trie)."""
+    groups = {layout: group(shape, layout, size) for layout in shape.layouts}
+    return {
+        layout: (one_by_one(shape, candidates), as_trie(shape, candidates)) for layout, candidates in groups.items()
+    }
+
+
+def report(costs: Mapping[str, tuple[Work, Work]], size: int = 12) -> str:
+    """The table of the documentation: what ``by_layout`` gave, with ratios."""
     rows = []
-    for layout in shape.layouts:
-        candidates = group(shape, layout, size)
-        alone, shared = one_by_one(shape, candidates), as_trie(shape, candidates)
+    for layout, (alone, shared) in costs.items():
         for what, one, other, unit in (
             ("language-model tokens", alone.tokens, shared.tokens, 1),
             ("vision encodings", alone.encodings, shared.encodings, 1),
@@ -83,5 +89,5 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.work")
     arguments.add_argument("--shape", choices=every, default="8b")
     chosen = every[arguments.parse_args().shape]
-    print(report(chosen))
+    print(report(by_layout(chosen)))
     print(memory(chosen))

@@ -10,15 +10,18 @@ SHAPE = SHAPES["8b"]
 
 
 @pytest.fixture(scope="module")
-def paper():
-    candidates = group(SHAPE, "paper", 12)
-    return work.one_by_one(SHAPE, candidates), work.as_trie(SHAPE, candidates)
+def costs():
+    return work.by_layout(SHAPE)
 
 
-@pytest.fixture(scope="module")
-def prompt_first():
-    candidates = group(SHAPE, "prompt first", 12)
-    return work.one_by_one(SHAPE, candidates), work.as_trie(SHAPE, candidates)
+@pytest.fixture
+def paper(costs):
+    return costs["paper"]
+
+
+@pytest.fixture
+def prompt_first(costs):
+    return costs["prompt first"]
 
 
 def test_sequences_have_the_lengths_of_the_paper():
@@ -59,6 +62,6 @@ def test_goals_of_a_prompt_that_comes_first(prompt_first):
     assert (alone.encodings, shared.encodings) == (48, 13)
 
 
-def test_the_documentation_shows_the_table_that_is_printed():
+def test_the_documentation_shows_the_table_that_is_printed(costs):
     page = pages.DOCS / "performance.md"
-    assert work.report() in page.read_text(encoding="utf-8")
+    assert work.report(costs) in page.read_text(encoding="utf-8")
