@@ -38,7 +38,7 @@ def read_architecture(raw: Mapping[str, Any], label: str, problems: list[str]) -
     config = None
     if not own_problems:
         try:
-            config = FAMILIES[raw["model_type"]].config_class(**copy.deepcopy(_without_ours(raw)))
+            config = FAMILIES[raw["model_type"]].config_class.from_dict(copy.deepcopy(_without_ours(raw)))
             own_problems = _relation_problems(config)
             if not own_problems:
                 expected_tensors(config)

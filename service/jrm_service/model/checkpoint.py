@@ -265,8 +265,7 @@ def _read_tokenizer(
     if not tokenizer_files_are_plain(path, problems):
         return None
     try:
-        # With the configuration at hand, transformers does not read and check it once more.
-        tokenizer = AutoTokenizer.from_pretrained(path, config=config, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # see read_architecture
         problems.append(f"tokenizer.json: transformers cannot load the tokenizer ({one_line(error)})")
         return None
