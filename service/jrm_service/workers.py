@@ -12,10 +12,10 @@ from pathlib import Path
 from .device.channel import Load
 from .device.process import ProcessWorker, load_all
 from .errors import ExplainSetupError
-from .explain.messages import Open
 from .explain.runtime import ExplainRuntime
 from .explain.service import ExplainLimits
 from .explain.worker import ExplainWorker
+from .explain.worker_messages import Open
 from .host_memory import available_memory
 from .metrics import Metrics
 from .model.manifest import read_manifest

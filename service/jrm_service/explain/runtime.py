@@ -15,9 +15,9 @@ from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import ServedModel
 
 from .engine import EngineWriter
-from .messages import Opened
 from .service import ExplainLimits, ExplainService
 from .worker import ExplainWorker
+from .worker_messages import Opened
 from .writer import EngineState
 
 logger = logging.getLogger(__name__)

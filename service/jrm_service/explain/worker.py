@@ -12,7 +12,7 @@ from typing import Any
 from jrm_service.device.child import Child
 from jrm_service.scoring.backend import StartFailed
 
-from .messages import AnswerEnd, AnswerPiece, Ask, Begin, Cancel, Open, Opened
+from .worker_messages import AnswerEnd, AnswerPiece, Ask, Begin, Cancel, Open, Opened
 from .writer import EngineFailed, Piece, Prompt
 
 MODULE = "jrm_service.model.explain_main"

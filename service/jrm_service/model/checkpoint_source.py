@@ -26,7 +26,7 @@ from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
 from .kernels import EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8
 from .matrix_products import require_fp8
-from .pipeline import PIPELINE_VERSION, drift, require_pinned
+from .preprocessing_version import PIPELINE_VERSION, drift, require_pinned
 from .scorer import PlainScorer
 from .trie import BATCH_COSTS
 from .weights import weight_bytes

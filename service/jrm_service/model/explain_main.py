@@ -20,7 +20,7 @@ from .worker_process import DEVICE_LOST, connect, end_with_parent, give_up, requ
 
 if TYPE_CHECKING:
     from jrm_service.device.channel import Channel
-    from jrm_service.explain.messages import Ask, Open
+    from jrm_service.explain.worker_messages import Ask, Open
     from jrm_service.explain.writer import Prompt
 
     from .vllm_engine import EngineSettings, VLLMEngine
@@ -59,12 +59,12 @@ def _receive(channel: Channel, inbox: SimpleQueue[Any]) -> None:
 
 
 def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
-    from jrm_service.explain.messages import Opened
+    from jrm_service.explain.worker_messages import Opened
 
     from .checkpoint import open_checkpoint
     from .checkpoint_source import BUNDLED, CheckpointSource
     from .explain_setup import first_question, require_memory
-    from .pipeline import require_pinned
+    from .preprocessing_version import require_pinned
     from .vllm_engine import EngineSettings
 
     require_pinned(allow_drift=opening.allow_pipeline_drift)
@@ -108,7 +108,7 @@ def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
 
 
 async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueue[Any], channel: Channel) -> NoReturn:
-    from jrm_service.explain.messages import AnswerEnd, Ask, Begun, Cancel
+    from jrm_service.explain.worker_messages import AnswerEnd, Ask, Begun, Cancel
 
     from .vllm_engine import start_vllm
 
@@ -137,7 +137,7 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
 
 async def _answer(engine: VLLMEngine, ask: Ask, channel: Channel) -> str | None:
     """Send the pieces of an answer. Returns the reason if it could not be finished."""
-    from jrm_service.explain.messages import AnswerPiece
+    from jrm_service.explain.worker_messages import AnswerPiece
     from jrm_service.explain.writer import EngineFailed
 
     try:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .pickle_values import Global, PickleError, called, made, require_shallow, set_state
+from .pickle_allowlist import Global, PickleError, called, made, require_shallow, set_state
 
 MAX_OPCODES = 500_000
 _MAX_OPEN = 100_000

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from jrm_service.errors import ExplainUnavailable
 from jrm_service.explain.engine import EngineWriter
-from jrm_service.explain.messages import Open, Opened
 from jrm_service.explain.worker import ExplainWorker
+from jrm_service.explain.worker_messages import Open, Opened
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
 from jrm_service.model.checkpoint import open_checkpoint
