@@ -1,8 +1,8 @@
 """Chooses the layers of a backbone on its device: plain ones, or fused ones that were verified there.
 
-A layer with other outputs gives wrong rewards, and versions of torch and of compilers differ in what they make
-of the same code. So a layer is only replaced after its replacement has given the same outputs, at start-up and on the
-device itself.
+A layer with other outputs gives wrong rewards, and versions of torch and of compilers differ in what they make of the
+same code. So a layer is only replaced after its replacement has given the same outputs, at start-up and on the device
+itself.
 """
 
 from __future__ import annotations
