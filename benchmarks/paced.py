@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from jrm_service.cli import run
 from jrm_service.score_runtime import Parts
-from jrm_service.scoring.backend import Backend, Scored, WorkerLost
+from jrm_service.scoring.backend import Backend, BatchResult, WorkerLost
 from jrm_service.scoring.fakes import FakeBackend, FakeBatch, FakePreparer, SlowBackend
 from jrm_service.scoring.types import Candidate, ServedModel
 from jrm_service.settings import Settings
@@ -42,7 +42,7 @@ class FaultyBackend:
         """Collate as the inner backend does."""
         return self._inner.collate(candidates)
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Fail, or score as the inner backend does."""
         drawn = self._random.random()
         if drawn < self._raises:

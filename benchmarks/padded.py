@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.heads import to_score
 from jrm_service.model.scorer import PlainScorer, SequenceInputs
-from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.backend import BatchResult
 
 
 class PaddedScorer(PlainScorer):
@@ -25,7 +25,7 @@ class PaddedScorer(PlainScorer):
         self.batch_size = batch_size
 
     @torch.inference_mode()
-    def _score(self, batch: list[list[SequenceInputs]]) -> Scored:
+    def _score(self, batch: list[list[SequenceInputs]]) -> BatchResult:
         places = [(c, p) for c, sequences in enumerate(batch) for p in range(len(sequences))]
         places.sort(key=lambda place: batch[place[0]][place[1]].input_ids.numel())
         hidden: dict[tuple[int, int], torch.Tensor] = {}
@@ -39,7 +39,7 @@ class PaddedScorer(PlainScorer):
         for c, sequences in enumerate(batch):
             outputs = self._heads([hidden[c, p] for p in range(len(sequences))])
             outcomes.append(to_score(self._checkpoint.manifest, {name: v.tolist() for name, v in outputs.items()}))
-        return Scored(list(outcomes), tokens_computed=tokens)
+        return BatchResult(list(outcomes), tokens_computed=tokens)
 
     def _hidden_states(self, sequences: Sequence[SequenceInputs]) -> tuple[torch.Tensor, int]:
         """**h** [B, H] of the reward tokens, and the tokens that were run, padding included."""

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.heads import RewardHeads, to_score
 from jrm_service.model.weights import read_tensors
-from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.backend import BatchResult
 from jrm_service.scoring.types import Candidate, Image, TokenSequence
 
 CACHE_GIB = 2  # of keys and values on a CPU
@@ -75,7 +75,7 @@ class PoolingScorer:
         return {"prompt_token_ids": ids, "multi_modal_data": {"image": images}}
 
     @torch.inference_mode()
-    def score(self, batch: Prompts) -> Scored:
+    def score(self, batch: Prompts) -> BatchResult:
         """One score per candidate, in order."""
         prompts: Any = [prompt for of_candidate in batch for prompt in of_candidate]
         pooled = self._llm.encode(prompts, pooling_task="embed", use_tqdm=False)
@@ -84,7 +84,7 @@ class PoolingScorer:
         for of_candidate in batch:
             outputs = self._heads([next(states) for _ in of_candidate])
             outcomes.append(to_score(self._checkpoint.manifest, {name: v.tolist() for name, v in outputs.items()}))
-        return Scored(list(outcomes), tokens_computed=sum(len(output.prompt_token_ids) for output in pooled))
+        return BatchResult(list(outcomes), tokens_computed=sum(len(output.prompt_token_ids) for output in pooled))
 
     def shutdown(self) -> None:
         """End its processes."""

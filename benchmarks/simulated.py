@@ -29,7 +29,7 @@ from jrm_service.api.errors import headers_of, status_of
 from jrm_service.errors import CandidateError as FailedCandidate
 from jrm_service.errors import Draining, RequestError
 from jrm_service.metrics import Metrics
-from jrm_service.scoring.backend import Answer, Scored, WorkerLost
+from jrm_service.scoring.backend import BatchResult, WorkerLost, WorkerResult
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.line import WaitingLine
 from jrm_service.scoring.request import Request
@@ -68,7 +68,7 @@ class Device:
         self._turn = asyncio.Lock()
         self._lost = asyncio.get_running_loop().create_future()
 
-    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+    async def score(self, candidates: Sequence[Candidate]) -> WorkerResult:
         """Take the time. Raises WorkerLost when it is ended meanwhile."""
         async with self._turn:
             tokens = sum(candidate.tokens for candidate in candidates)
@@ -77,7 +77,7 @@ class Device:
             if self.lost.done():
                 raise WorkerLost("ended")
             self.busy_s += seconds
-            return Answer(Scored([_SCORE] * len(candidates), tokens), seconds)
+            return WorkerResult(BatchResult([_SCORE] * len(candidates), tokens), seconds)
 
     @property
     def lost(self) -> asyncio.Future[None]:

@@ -106,10 +106,10 @@ class AsyncJRMClient:
         if transport is not None and not isinstance(transport, httpx.AsyncBaseTransport):
             raise TypeError(f"transport: {type(transport).__name__}; expected httpx.AsyncBaseTransport or None")
         arguments.choice(image_format, "image_format", ("ppm", "png"))
-        retries = arguments.whole(max_retries, "max_retries", 0)
+        retries = arguments.integer(max_retries, "max_retries", 0)
         self._timeout = arguments.seconds(timeout)
         self._image_format: ImageFormat = image_format
-        self._max_concurrency = arguments.whole(max_concurrency, "max_concurrency", 1)
+        self._max_concurrency = arguments.integer(max_concurrency, "max_concurrency", 1)
         self._pin = Pin(arguments.pin(pin_fingerprint))
         urls = arguments.base_urls(base_url)
         self._transport = Transport(urls, arguments.key(api_key), retries, backoff or Backoff(), carrier=transport)

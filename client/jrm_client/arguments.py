@@ -68,7 +68,7 @@ def number(value: object, name: str, wanted: str = "a number") -> float:
     return float(value)
 
 
-def whole(value: object, name: str, least: int | None = None) -> int:
+def integer(value: object, name: str, least: int | None = None) -> int:
     """Return an integer, numpy's included. Raises TypeError for another type, ValueError if it is below ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={_shown(value)}: expected a whole number")

@@ -91,4 +91,4 @@ async def _greeted(name: str, greet: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(GREETING_TIMEOUT):
             await greet()
     except TimeoutError:
-        raise APIConnectionError(f"{name} accepts requests and answers none") from None
+        raise APIConnectionError(f"{name} accepts requests but never answers") from None

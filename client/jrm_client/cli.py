@@ -21,7 +21,7 @@ from .report import table, to_json
 from .score_file import JSONLError, Summary, score_file
 from .terminal import print_json, print_table
 from .thumbnails import pictures_of
-from .wire import bare
+from .wire import source_value
 
 app = typer.Typer(
     name="jrm",
@@ -130,7 +130,9 @@ def _score_group(
     names = [str(path) for path in edits]
     if as_json:
         rows = [{"edited": name, **to_json(score)} for name, score in zip(names, scores, strict=True)]
-        print_json({"source": bare([str(path) for path in sources]), "instruction": instruction, "scores": rows})
+        print_json(
+            {"source": source_value([str(path) for path in sources]), "instruction": instruction, "scores": rows}
+        )
     else:
         print_table(table(names, scores))
     if html is not None:  # last, so that a file that cannot be written costs no scores

@@ -19,7 +19,7 @@ from .explanations import ExplainEvent, Explanation
 from .options import DEFAULT_URL, ApiKey, Images, NoSource, Source, Url, split_images
 from .protocol import DEFAULT_MAX_TOKENS
 from .terminal import console, print_json
-from .wire import bare
+from .wire import source_value
 
 
 def explain(
@@ -135,7 +135,7 @@ def _print_json(
     overlays: Mapping[str, Path],
 ) -> None:
     document = {
-        "source": bare([str(path) for path in sources]),
+        "source": source_value([str(path) for path in sources]),
         "edited": str(edited),
         "instruction": instruction,
         "explanations": {

@@ -53,7 +53,7 @@ def critique(name: str, explanation: Explanation) -> RenderableType:
     if explanation.error is not None:
         status += f" {explanation.error.code}: {explanation.error.message}"
     elif explanation.status == "truncated":
-        status += ": cut by the limit of tokens"
+        status += ": cut off at the token limit"
     labels = {region.id: region.label for region in explanation.edit_regions}
     return Group(
         _heading(name, status, _STATUS_STYLES[explanation.status]),

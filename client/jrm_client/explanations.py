@@ -68,7 +68,7 @@ class Question:
     def __post_init__(self) -> None:
         arguments.instruction(self.instruction, "instruction")
         arguments.dimensions(self.dimensions)
-        arguments.whole(self.max_tokens, "max_tokens", 1)
+        arguments.integer(self.max_tokens, "max_tokens", 1)
 
     def body(self, *, stream: bool) -> Callable[[int], dict[str, Any]]:
         """Return a function from ``timeout_ms`` to httpx's body arguments. Reads and encodes the images."""
@@ -79,7 +79,7 @@ class Question:
 
         def of_attempt(timeout_ms: int) -> dict[str, Any]:
             request = protocol.ExplainRequest(
-                source=wire.bare(sources),
+                source=wire.source_value(sources),
                 edited=edited,
                 instruction=self.instruction,
                 dimensions=arguments.dimensions(self.dimensions),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import html_report
-from .arguments import whole
+from .arguments import integer
 from .probability import win_probability
 from .results import Dimension, Score
 
@@ -61,7 +61,7 @@ class GroupScores:
         return html_report.fragment(self.scores, self.pictures)
 
     def _index(self, value: int, name: str) -> int:
-        index = whole(value, name)
+        index = integer(value, name)
         if not -len(self.scores) <= index < len(self.scores):
             raise IndexError(f"{name}={index}: this group has {len(self.scores)} scores")
         return index

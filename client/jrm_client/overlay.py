@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .arguments import sequence, whole
+from .arguments import integer, sequence
 from .images import ImageInput, decode
 from .protocol import EditRegion
 
@@ -23,7 +23,7 @@ _MIN_SIZE = 10
 
 def color_of(region: int) -> str:
     """Return the colour of a region by its id, as ``#rrggbb``; the same in the overlay and in the terminal."""
-    return COLORS[whole(region, "region") % len(COLORS)]
+    return COLORS[integer(region, "region") % len(COLORS)]
 
 
 def draw(edited: ImageInput, regions: Sequence[EditRegion]) -> Image.Image:

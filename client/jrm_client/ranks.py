@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import FingerprintMismatch, JRMError
-from .turns import Turns
+from .ordered_gate import OrderedGate
 
 _NOTHING = -(2**62)  # of a rank that has no fingerprint to compare; every hash is above
 
@@ -66,7 +66,7 @@ class Ranks:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._distributed = state["distributed"]
-        self._turns = Turns()
+        self._gate = OrderedGate()
         self._world: Any = None
         self._group: Any = None
 
@@ -80,7 +80,7 @@ class Ranks:
         """
         if not self._takes_part():
             return call()
-        ticket = self._turns.draw()
+        ticket = self._gate.draw()
         outcome: Outcome | None = None
         failure: Exception | None = None
         try:
@@ -88,9 +88,9 @@ class Ranks:
         except Exception as error:
             failure = error
         except BaseException:  # the process is ending: it no longer waits for the other ranks
-            self._turns.skip(ticket)
+            self._gate.skip(ticket)
             raise
-        with self._turns.turn(ticket):
+        with self._gate.turn(ticket):
             try:
                 reports = self._exchange(outcome, failure)
             except RuntimeError as broken:

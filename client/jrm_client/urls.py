@@ -33,7 +33,7 @@ def check_url(url: str, schemes: Sequence[str]) -> None:
         if ":" not in host:
             known.decode("ascii").removesuffix(".").encode("idna")  # what looking the name up does
     except (httpx.InvalidURL, ValueError) as error:
-        raise ValueError(f"{shown} has a host or port that cannot be: {_reason(error)}") from None
+        raise ValueError(f"{shown} has an invalid host or port: {_reason(error)}") from None
 
 
 def _without_userinfo(url: str) -> str:

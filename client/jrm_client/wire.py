@@ -71,7 +71,7 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
     request = protocol.GroupsRequest(
         groups=[
             protocol.Group(
-                source=bare([reference(key) for key in group.sources]),
+                source=source_value([reference(key) for key in group.sources]),
                 instruction=group.instruction,
                 edits=[reference(key) for key in group.edits],
             )
@@ -84,7 +84,7 @@ def multipart(batch: Batch, images: Mapping[str, bytes], timeout_ms: int) -> lis
     return parts
 
 
-def bare(sources: list[str]) -> str | list[str] | None:
+def source_value(sources: list[str]) -> str | list[str] | None:
     """Return the ``source`` of a request: one image bare, as every server accepts it, several as a list, else None."""
     return sources[0] if len(sources) == 1 else sources or None
 
@@ -145,7 +145,7 @@ def read_object(reply: Reply) -> dict[str, Any]:
         raise status_error(reply)
     value = _load(reply.body)
     if not isinstance(value, dict):
-        raise APIResponseError(_foreign(reply, "is not a JSON object"), request_id=reply.request_id)
+        raise APIResponseError(_unexpected_reply(reply, "is not a JSON object"), request_id=reply.request_id)
     return value
 
 
@@ -154,7 +154,9 @@ def read_operator_reply(reply: Reply) -> protocol.OperatorReply:
     try:
         return protocol.OperatorReply.model_validate(read_object(reply))
     except ValidationError:
-        raise APIResponseError(_foreign(reply, "is not an operator's reply"), request_id=reply.request_id) from None
+        raise APIResponseError(
+            _unexpected_reply(reply, "is not an operator's reply"), request_id=reply.request_id
+        ) from None
 
 
 def status_error(reply: Reply) -> APIStatusError:
@@ -226,10 +228,10 @@ def _validate(model: type[ModelT], reply: Reply) -> ModelT:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "the body"
         what = f"is not a {model.__name__}: {where}: {first['msg']}"
-        raise APIResponseError(_foreign(reply, what), request_id=reply.request_id) from error
+        raise APIResponseError(_unexpected_reply(reply, what), request_id=reply.request_id) from error
 
 
-def _foreign(reply: Reply, what: str) -> str:
+def _unexpected_reply(reply: Reply, what: str) -> str:
     page = excerpt(reply)
     begins = f"; it begins with {page}" if page else "; it is empty"
     return f"the reply of {reply.asked or 'the server'} {what}{begins}; is it JRM Serve that answers?"

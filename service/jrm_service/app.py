@@ -68,7 +68,7 @@ logger = logging.getLogger(__name__)
 _EXPECTED = (JRMError, StartFailed)  # their messages say what is wrong; a traceback would add nothing
 
 
-class Served(Protocol):
+class ServerPart(Protocol):
     """One part of the server: scores or critiques."""
 
     async def drain(self) -> None: ...  # noqa: D102
@@ -81,7 +81,7 @@ class Application:
     """The ASGI application, with what its server needs to shut it down gracefully."""
 
     def __init__(
-        self, asgi: ASGIApp, parts: Mapping[str, Served], metrics: Metrics, end_streams: Callable[[], None]
+        self, asgi: ASGIApp, parts: Mapping[str, ServerPart], metrics: Metrics, end_streams: Callable[[], None]
     ) -> None:
         self._asgi = asgi
         self._parts = parts
@@ -134,7 +134,7 @@ def create_app(
     loader = score_loader(settings, load)
     scoring = ScoreRuntime(settings, loader, check, line, metrics, on_failed) if settings.serves_score else None
     explaining = explaining_runtime(settings, explain_module, metrics, on_failed) if settings.serves_explain else None
-    parts: dict[str, Served] = {
+    parts: dict[str, ServerPart] = {
         name: part for name, part in (("score", scoring), ("explain", explaining)) if part is not None
     }
     for name, part in parts.items():
@@ -266,12 +266,12 @@ def _recorder(settings: Settings, metrics: Metrics) -> Recorder | None:
     return Recorder(RecentGroups(settings.keep_recent, half), Window(), metrics, max_waiting_bytes=half)
 
 
-def _takes_requests(part: Served) -> float:
+def _takes_requests(part: ServerPart) -> float:
     state, _ = part.state()
     return float(state in SERVING)
 
 
-def _max_sources(part: Served) -> int | None:
+def _max_sources(part: ServerPart) -> int | None:
     """The most source images that the served model takes; None while it loads, or if it does not say."""
     try:
         most: int | None = part.model().description.get("image", {}).get("max_sources")

@@ -20,7 +20,7 @@ def calibrate(
     """Fit reward.normalize on scores: the median becomes 0.5, the quartiles lie around 0.25 and 0.75."""
     from .model import calibration
     from .model.checkpoint import open_checkpoint
-    from .model.pipeline import require_pinned
+    from .model.preprocessing_version import require_pinned
 
     try:
         require_pinned(allow_drift=allow_pipeline_drift)

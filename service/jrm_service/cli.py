@@ -179,7 +179,7 @@ def inspect(
     from .model import golden
     from .model.checkpoint import open_checkpoint
     from .model.checkpoint_source import describe
-    from .model.pipeline import require_pinned
+    from .model.preprocessing_version import require_pinned
 
     try:
         require_pinned(allow_drift=allow_pipeline_drift)
@@ -216,7 +216,7 @@ def record_golden(
     from .model import golden, golden_recording
     from .model.checkpoint import open_checkpoint
     from .model.devices import resolve_device
-    from .model.pipeline import require_pinned
+    from .model.preprocessing_version import require_pinned
 
     try:
         require_pinned(allow_drift=allow_pipeline_drift)

@@ -28,7 +28,7 @@ JRMError
 │   ├── CandidateTooLarge        more than the device's memory holds, even alone
 │   ├── DeadlineExceeded         ``timeout_ms`` passed
 │   ├── NonFiniteScore           the model gave NaN or infinity
-│   ├── NoMemory                 something else holds the device's memory now: the request becomes a NotReady
+│   ├── DeviceMemoryTaken        something else holds the device's memory now: the request becomes a NotReady
 │   ├── Abandoned                the server stops before there is a score: the request becomes a Draining
 │   ├── DeviceLost               every device that it was on was lost
 │   └── InternalError            the backend raised
@@ -218,7 +218,7 @@ class NonFiniteScore(CandidateError):
     code = "non_finite_score"
 
 
-class NoMemory(CandidateError):
+class DeviceMemoryTaken(CandidateError):
     """The device has no memory for it now, though it is within a batch's budget: something else took the memory."""
 
     code = "no_memory"

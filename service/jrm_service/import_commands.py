@@ -71,7 +71,7 @@ def _import(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    from .model.pipeline import require_pinned
+    from .model.preprocessing_version import require_pinned
 
     bar = Progress(
         "copying weights", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)

@@ -231,7 +231,7 @@ class ScoreRuntime:
                 async with asyncio.timeout(patience_s):
                     await self._awake.wait()
             except TimeoutError:
-                raise DeadlineExceeded(f"the server slept for all of the {patience_s:g} s") from None
+                raise DeadlineExceeded(f"the server slept for the whole {patience_s:g} s") from None
         return self._running()
 
     def _running(self) -> ScoreService:
@@ -257,7 +257,7 @@ class ScoreRuntime:
             service = await self._settled()
             if self._level is None and self._settings.when_sleeping == "refuse":
                 await self._close(service)
-            return await self._rest(service, level)
+            return await self._put_to_sleep(service, level)
 
     async def wake(self) -> None:
         """Take the devices again and continue scoring; returns at once if the server is awake.
@@ -284,12 +284,12 @@ class ScoreRuntime:
             if was_awake and not beside:
                 await self._close(old)
             if not was_awake or not beside:
-                await self._rest(old, "drop")
+                await self._put_to_sleep(old, "drop")
             try:
                 self._service = await self._loaded(checkpoint)
             except Exception as error:
                 if was_awake and not beside:
-                    await self._back(old)
+                    await self._restore(old)
                 if isinstance(error, StartFailed):
                     raise ReloadFailed(f"no worker starts with it: {error}") from error
                 raise
@@ -307,9 +307,9 @@ class ScoreRuntime:
         """Admit no more requests, and wait for those in progress."""
         self._level = "host"
         self._awake.clear()
-        await service.let_go()
+        await service.wait_for_requests()
 
-    async def _rest(self, service: ScoreService, level: SleepLevel) -> SleepLevel:
+    async def _put_to_sleep(self, service: ScoreService, level: SleepLevel) -> SleepLevel:
         self._level = self._level or level
         self._awake.clear()
         self._level = kept = await service.batcher.sleep(level)
@@ -324,11 +324,11 @@ class ScoreRuntime:
                 raise
             if error.problems:
                 raise CheckpointError(error.problems) from error
-            raise NotReady(f"asleep still, a device cannot be taken: {error}", retry_after=_RETRY_AFTER_S) from error
-        self._line.rested()
+            raise NotReady(f"still asleep, a device cannot be taken: {error}", retry_after=_RETRY_AFTER_S) from error
+        self._line.woken()
         self._open()
 
-    async def _back(self, service: ScoreService) -> None:
+    async def _restore(self, service: ScoreService) -> None:
         """Serve the old checkpoint again; if that fails, the server sleeps, and the log has the reason."""
         try:
             await self._rouse(service)
@@ -341,7 +341,7 @@ class ScoreRuntime:
 
     async def _retire(self, service: ScoreService) -> None:
         """Let a service that was replaced finish its requests, all of which have deadlines, and end it."""
-        await service.let_go()
+        await service.wait_for_requests()
         await service.batcher.stop(self._patience_s)
         service.close()
         del self._retiring[service]
@@ -368,11 +368,11 @@ class ScoreRuntime:
         if self._level is not None:
             return "sleeping", "POST /v1/wake wakes it"
         states = self._service.batcher.states
-        away = sum(not state.alive for state in states)
-        if away == 0:
+        unavailable = sum(not state.alive for state in states)
+        if unavailable == 0:
             return "ready", ""
-        reason = f"{away} of {len(states)} workers are away"
-        if away < len(states):
+        reason = f"{unavailable} of {len(states)} workers are unavailable"
+        if unavailable < len(states):
             return "degraded", reason
         return ("failed" if all(state is State.FAILED for state in states) else "restarting"), reason
 

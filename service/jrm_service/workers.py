@@ -12,10 +12,10 @@ from pathlib import Path
 from .device.channel import Load
 from .device.process import ProcessWorker, load_all
 from .errors import ExplainSetupError
-from .explain.messages import Open
 from .explain.runtime import ExplainRuntime
 from .explain.service import ExplainLimits
 from .explain.worker import ExplainWorker
+from .explain.worker_messages import OpenCheckpoint
 from .host_memory import available_memory
 from .metrics import Metrics
 from .model.manifest import read_manifest
@@ -127,7 +127,7 @@ def explaining_runtime(settings: Settings, module: str, metrics: Metrics, on_fai
     if problems:
         raise ExplainSetupError(problems)
     worker = ExplainWorker(
-        Open(
+        OpenCheckpoint(
             checkpoint=None if settings.checkpoint is None else str(settings.checkpoint),
             devices=settings.devices,
             dtype=settings.dtype,

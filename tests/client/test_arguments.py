@@ -88,4 +88,4 @@ def test_dimensions_that_are_none(names: object, error: type[Exception]) -> None
 @pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_a_token_limit_is_positive_and_whole(limit: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_tokens"):
-        arguments.whole(limit, "max_tokens", 1)
+        arguments.integer(limit, "max_tokens", 1)

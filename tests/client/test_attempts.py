@@ -147,7 +147,7 @@ def test_a_silent_replica_gives_a_sign_of_life_before_it_is_asked(monkeypatch: p
 
     async def run() -> None:
         replicas.silent(replicas.start("a", -100.0), 0.0)
-        with pytest.raises(APIConnectionError, match="a accepts requests and answers none"):
+        with pytest.raises(APIConnectionError, match="a accepts requests but never answers"):
             await ask(asyncio.Event().wait)
         await ask(greet)
 

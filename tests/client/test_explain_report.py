@@ -54,7 +54,7 @@ def test_a_whole_critique() -> None:
 
 def test_a_critique_that_was_cut_or_failed_says_so() -> None:
     cut = Explanation(status="truncated")
-    assert "quality  truncated: cut by the limit of tokens" in printed(critique("quality", cut))
+    assert "quality  truncated: cut off at the token limit" in printed(critique("quality", cut))
     error = CandidateErrorBody(code="deadline_exceeded", message="out of time")
     failed = Explanation(status="error", error=error)
     assert "quality  error deadline_exceeded: out of time" in printed(critique("quality", failed))

@@ -13,7 +13,7 @@ from fuzz import corpus
 from fuzz.effort import effort
 from fuzz.mutations import changed_bytes
 from fuzz.verdicts import peak_growth, short_message
-from jrm_service.wires.pickle_values import PickleError, PILState
+from jrm_service.wires.pickle_allowlist import PickleError, PILState
 from jrm_service.wires.pickles import loads
 from support.cases import each
 from support.counting import calls

@@ -50,7 +50,7 @@ def test_a_sleep_waits_for_what_was_replaced_to_let_go_of_its_device():
         loading = Loading()
         runtime = await started(loading)
         service = await runtime.service(1.0)
-        async with service.held():  # a request is on its way to it
+        async with service.in_progress():  # a request is on its way to it
             await runtime.reload(ELSEWHERE, beside=True)
             assert await runtime.service(1.0) is not service
             asleep = asyncio.create_task(runtime.sleep("drop"))

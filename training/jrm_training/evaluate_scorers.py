@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 from jrm_client import APIStatusError, JRMClient
 from jrm_service.errors import CandidateError, InvalidRequest
-from jrm_service.scoring.backend import Backend, Preparer, Scored, WorkerLost
-from jrm_service.scoring.outcomes import verdicts
+from jrm_service.scoring.backend import Backend, BatchResult, Preparer, WorkerLost
+from jrm_service.scoring.outcomes import checked_results
 from jrm_service.scoring.preparing import sources_problem
 from jrm_service.scoring.types import Candidate, Dimension, Image, Score, combine
 
@@ -119,7 +119,7 @@ def _run(backend: Backend[Any], candidates: Sequence[Candidate]) -> list[Outcome
     """Score a batch as the server does: one that makes the backend raise is run in halves, down to the culprit."""
     if not candidates:
         return []
-    scored: Scored | None = None
+    scored: BatchResult | None = None
     try:
         scored = backend.score(backend.collate(candidates))
     except WorkerLost:
@@ -132,7 +132,7 @@ def _run(backend: Backend[Any], candidates: Sequence[Candidate]) -> list[Outcome
         return _run(backend, candidates[:middle]) + _run(backend, candidates[middle:])
     return [
         outcome if isinstance(outcome, Score) else Failed(outcome.code, str(outcome))
-        for outcome in verdicts(scored, len(candidates))
+        for outcome in checked_results(scored, len(candidates))
     ]
 
 

@@ -57,7 +57,7 @@ def train(
     from jrm_service.errors import CheckpointError
     from jrm_service.model.checkpoint_source import BUNDLED
     from jrm_service.model.devices import resolve_device
-    from jrm_service.model.pipeline import require_pinned
+    from jrm_service.model.preprocessing_version import require_pinned
 
     from .config import find_recipe, read_recipe
     from .run import run

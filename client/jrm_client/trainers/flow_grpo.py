@@ -158,7 +158,7 @@ class _Scorer:
         rewards = []
         for score in scores:
             if score.reward_std is None:
-                raise ValueError(f"std_penalty={self._std_penalty:g}: {score.model} tells no standard deviations")
+                raise ValueError(f"std_penalty={self._std_penalty:g}: {score.model} gives no standard deviations")
             rewards.append(score.reward - self._std_penalty * score.reward_std)
         return rewards
 

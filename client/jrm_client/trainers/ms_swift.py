@@ -23,7 +23,7 @@ from swift.rewards import AsyncORM, orms  # noqa: E402 - after the line above
 class JRM(AsyncORM):
     """The reward of each completion's picture.
 
-    A candidate without a score raises: ms-swift adds NaN and None up as a reward of 0.
+    A candidate without a score raises: ms-swift counts NaN and None as a reward of 0.
     """
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:

@@ -22,7 +22,7 @@ from .scorer import Options, Scorer
 Rewards: TypeAlias = list[float | None]
 OnError: TypeAlias = Literal["none", "raise"]
 
-_FIRST_WITH_NONE = (1, 6)  # earlier releases add None up as a reward of 0
+_FIRST_WITH_NONE = (1, 6)  # earlier releases count None as a reward of 0
 
 
 def jrm_reward(
@@ -70,7 +70,7 @@ def _scorer(url: str | Sequence[str], on_error: OnError, options: Options) -> Sc
     version = _trl_version()
     if on_error == "none" and version is not None and _release(version) < _FIRST_WITH_NONE:
         raise RuntimeError(
-            f"TRL {version} makes a reward of 0 of None, and would train on it. Install TRL 1.6 or newer, or pass "
+            f"TRL {version} counts None as a reward of 0, and would train on it. Install TRL 1.6 or newer, or pass "
             'on_error="raise", which ends the run instead'
         )
     return Scorer(url, **options)

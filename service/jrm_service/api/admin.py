@@ -43,8 +43,8 @@ _RequestT = TypeVar("_RequestT", bound=BaseModel)
 _Statuses = dict[int | str, dict[str, Any]]
 
 
-class Operated(Protocol):
-    """The scoring side of the server, as these routes operate it."""
+class ScoringControl(Protocol):
+    """What these routes do to the scoring side of the server."""
 
     def model(self) -> ServedModel:
         """The model that is served."""
@@ -63,7 +63,9 @@ class Operated(Protocol):
         ...
 
 
-def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, reload_root: Path | None) -> APIRouter:
+def admin_router(
+    scoring: ScoringControl | None, scopes: Scopes, *, explains: bool, reload_root: Path | None
+) -> APIRouter:
     """Return the operators' routes.
 
     ``scoring``: None if this process does not score. ``explains``: whether vLLM holds a device too. ``reload_root``:
@@ -72,8 +74,8 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
     router = APIRouter(tags=["operators"])
     errors: _Statuses = {status: {"model": ErrorResponse} for status in (400, 401, 403, 408, 409, 413, 415, 503)}
 
-    def operated(request: Request, *, alone: bool) -> Operated:
-        """The scoring side, if the caller may operate it and, for ``alone``, vLLM holds no device.
+    def control_for(request: Request, *, alone: bool) -> ScoringControl:
+        """Return the scoring side, if the caller may operate it and, for ``alone``, vLLM holds no device.
 
         Raises Forbidden, ExplainRunning.
         """
@@ -82,10 +84,12 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             raise Forbidden("a page of another origin may not operate this server")
         if scoring is None or (alone and explains):
-            raise ExplainRunning("this server writes critiques, and vLLM cannot release its device: serve scores apart")
+            raise ExplainRunning(
+                "this server writes critiques, and vLLM cannot release its device: serve scores from a separate process"
+            )
         return scoring
 
-    def reply(scoring: Operated, began: float, level: SleepLevel | None = None) -> OperatorReply:
+    def reply(scoring: ScoringControl, began: float, level: SleepLevel | None = None) -> OperatorReply:
         model = scoring.model()
         return OperatorReply(
             status="ready" if level is None else "sleeping",
@@ -99,7 +103,7 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
     async def sleep(request: Request) -> OperatorReply:
         """Finish running work and release the devices; 200 once they are free. Repeat it for a deeper sleep."""
         began = time.perf_counter()
-        scoring = operated(request, alone=True)
+        scoring = control_for(request, alone=True)
         body = await _read(request, SleepRequest)
         return reply(scoring, began, await scoring.sleep(body.level))
 
@@ -107,7 +111,7 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
     async def wake(request: Request) -> OperatorReply:
         """Take the devices again; 200 once the server is ready. It waits for a sleep that is still in progress."""
         began = time.perf_counter()
-        scoring = operated(request, alone=False)
+        scoring = control_for(request, alone=False)
         with _as_refusal():
             await scoring.wake()
         return reply(scoring, began)
@@ -116,7 +120,7 @@ def admin_router(scoring: Operated | None, scopes: Scopes, *, explains: bool, re
     async def reload(request: Request) -> OperatorReply:
         """Serve another checkpoint; 200 once it is served. A checkpoint that fails its self-test changes nothing."""
         began = time.perf_counter()
-        scoring = operated(request, alone=True)
+        scoring = control_for(request, alone=True)
         body = await _read(request, ReloadRequest)
         if reload_root is None:
             raise InvalidRequest(

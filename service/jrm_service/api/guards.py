@@ -165,7 +165,7 @@ class BodyReader:
                 async with asyncio.timeout(patience):
                     message = await request.receive()
             except TimeoutError:
-                raise RequestTimeout("the body does not arrive in time") from None
+                raise RequestTimeout("the body did not arrive in time") from None
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             yield message.get("body", b"")

@@ -134,7 +134,7 @@ class ScorePath:
                 if wire.takes(content):
                     record.wire = wire.name
                     return wire.read(content, incoming)
-            raise InvalidRequest("the body has no format that this route accepts")
+            raise InvalidRequest("the body is in none of the formats that this route accepts")
 
         record.wire = wire.name
         try:
@@ -145,7 +145,7 @@ class ScorePath:
             scorer = await self._service(patience_s)
             scorer.line.check(tenant, patience_s - (asyncio.get_running_loop().time() - arrived))
             reading = self._bodies.read(request, tenant=tenant, deadline=arrived + patience_s)
-            async with scorer.held(), reading as body:
+            async with scorer.in_progress(), reading as body:
                 unread = False
                 record.body_bytes = len(body)
                 incoming = IncomingRequest(

@@ -49,7 +49,7 @@ def bench(
     It starts its own server on a free port, and stops it at the end. Nothing else should run on the machine.
     """
     if save is not None and (save.is_dir() or not save.parent.is_dir()):
-        raise typer.BadParameter(f"--save {save}: not a file in a folder that is there")
+        raise typer.BadParameter(f"--save {save}: not a file in an existing folder")
     from jrm_service.errors import CandidateError, CheckpointError
     from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 

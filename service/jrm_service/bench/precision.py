@@ -17,7 +17,7 @@ import numpy.typing as npt
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.checkpoint_source import BUNDLED, scorer_in
 from jrm_service.model.devices import release_memory
-from jrm_service.model.pipeline import require_pinned
+from jrm_service.model.preprocessing_version import require_pinned
 from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Score
 

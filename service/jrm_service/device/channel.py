@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jrm_service.images.preprocess import ImageSpec
-from jrm_service.scoring.backend import Answer
+from jrm_service.scoring.backend import WorkerResult
 from jrm_service.scoring.preparing import SequenceBuilder
 from jrm_service.scoring.types import Candidate, ServedModel
 
@@ -83,7 +83,7 @@ class Batch:
 class Scores:
     """From a worker: the answer to the oldest unanswered batch. Messages are answered in order."""
 
-    answer: Answer
+    answer: WorkerResult
 
 
 @dataclass(frozen=True, slots=True)

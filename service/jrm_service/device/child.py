@@ -149,7 +149,7 @@ def _started(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
     try:
         ours, theirs = socket.socketpair()
     except OSError as error:
-        raise StartFailed(f"no channel to it: {error.strerror}") from None
+        raise StartFailed(f"its channel could not be opened: {error.strerror}") from None
     with theirs:
         try:
             process = subprocess.Popen(  # noqa: S603 - a fixed command
@@ -160,11 +160,11 @@ def _started(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
             )
         except OSError as error:
             ours.close()
-            raise StartFailed(f"no process for it: {error.strerror}") from None
+            raise StartFailed(f"its process could not be started: {error.strerror}") from None
     return process, Channel(ours)
 
 
-async def patiently(start: Callable[[], Awaitable[T]], who: str) -> T:
+async def start_with_retries(start: Callable[[], Awaitable[T]], who: str) -> T:
     """Call ``start``, again after pauses if it fails, and return its result. ``who`` names it in the log.
 
     Raises StartFailed at once if it has ``problems``, which a retry does not solve, and when ``start`` has raised it

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from jrm_service.errors import CheckpointError
-from jrm_service.scoring.backend import Answer, StartFailed, WorkerLost
+from jrm_service.scoring.backend import StartFailed, WorkerLost, WorkerResult
 from jrm_service.scoring.types import Candidate, ServedModel
 
 from .channel import Batch, Done, Load, Loaded, Scores, Sleep, Wake
-from .child import Child, patiently
+from .child import Child, start_with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ class ProcessWorker:
         """The id of the process that was started last."""
         return None if self._child is None else self._child.pid
 
-    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+    async def score(self, candidates: Sequence[Candidate]) -> WorkerResult:
         """Score one batch after the earlier ones. Raises WorkerLost when the process ends first."""
-        answer: Answer = await self._ask(Batch(_each_image_once(candidates)))
+        answer: WorkerResult = await self._ask(Batch(_each_image_once(candidates)))
         return answer
 
     async def sleep(self) -> None:
@@ -129,7 +129,8 @@ async def load_all(workers: Sequence[ProcessWorker]) -> list[Loaded]:
     try:
         async with asyncio.TaskGroup() as tasks:
             loading = [
-                tasks.create_task(patiently(worker.load, f"the worker on {worker.device}")) for worker in workers
+                tasks.create_task(start_with_retries(worker.load, f"the worker on {worker.device}"))
+                for worker in workers
             ]
         loaded = [task.result() for task in loading]
         _require_one_precision(loaded)

@@ -44,14 +44,14 @@ def problem(
         return (
             f"{device}: vLLM may use {share:g} of {_gib(total)} = {_gib(allowed)}, and needs {_gib(needed)}: weights "
             f"{_gib(weights)} + a cache for one sequence of {context} tokens {_gib(cache)} + {_gib(_RUNTIME)} to run; "
-            "raise explain_gpu_share, lower explain_context, or serve explain apart"
+            "raise explain_gpu_share, lower explain_context, or serve explain from a separate process"
         )
     left = total - allowed
     if scorer and weights + _RUNTIME > left:
         return (
             f"{device}: explain_gpu_share {share:g} leaves {_gib(left)} of {_gib(total)} for scoring, which needs "
             f"{_gib(weights + _RUNTIME)}: weights {_gib(weights)} + {_gib(_RUNTIME)} to run; "
-            "lower explain_gpu_share, or serve score and explain apart"
+            "lower explain_gpu_share, or serve score and explain from separate processes"
         )
     return None
 

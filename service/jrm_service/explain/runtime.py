@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from jrm_service.device.child import patiently
+from jrm_service.device.child import start_with_retries
 from jrm_service.errors import Draining, ExplainSetupError, NotReady
 from jrm_service.metrics import Metrics
 from jrm_service.scoring.backend import StartFailed
@@ -15,9 +15,9 @@ from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import ServedModel
 
 from .engine import EngineWriter
-from .messages import Opened
 from .service import ExplainLimits, ExplainService
 from .worker import ExplainWorker
+from .worker_messages import CheckpointOpened
 from .writer import EngineState
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class ExplainRuntime:
         self._grace_s = grace_s
         self._metrics = metrics
         self._writer = EngineWriter(worker, metrics, hang_timeout_s=hang_timeout_s, on_failed=on_failed)
-        self._opened: Opened | None = None
+        self._opened: CheckpointOpened | None = None
         self._service: ExplainService | None = None
         self._failed = ""
         self._draining = False
@@ -64,7 +64,7 @@ class ExplainRuntime:
         Raises ExplainSetupError with the reasons why it cannot be explained here, and StartFailed.
         """
         try:
-            self._opened = await patiently(self._worker.open, "the explain worker")
+            self._opened = await start_with_retries(self._worker.open, "the explain worker")
         except StartFailed as error:
             self._failed = type(error).__name__
             if error.problems:

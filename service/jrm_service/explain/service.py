@@ -277,7 +277,7 @@ class ExplainService:
             logger.exception("a critique could not be written")
             error = InternalError("the critique could not be written")
         if explanation is None:
-            error = error or InternalError("the critique has no end")
+            error = error or InternalError("the critique was not finished")
             usage = ExplainUsage(prompt_tokens=prompt.tokens, completion_tokens=last.tokens)
             body = CandidateErrorBody(code=error.code, message=str(error))
             explanation = Explanation(status="error", raw=raw, usage=usage, error=body)

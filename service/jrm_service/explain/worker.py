@@ -12,7 +12,7 @@ from typing import Any
 from jrm_service.device.child import Child
 from jrm_service.scoring.backend import StartFailed
 
-from .messages import AnswerEnd, AnswerPiece, Ask, Begin, Cancel, Open, Opened
+from .worker_messages import AnswerEnd, AnswerPiece, Cancel, CheckpointOpened, Generate, OpenCheckpoint, StartEngine
 from .writer import EngineFailed, Piece, Prompt
 
 MODULE = "jrm_service.model.explain_main"
@@ -27,23 +27,23 @@ class ExplainWorker:
         module: the Python module that the process runs.
     """
 
-    def __init__(self, opening: Open, *, start_timeout_s: float, module: str = MODULE) -> None:
+    def __init__(self, opening: OpenCheckpoint, *, start_timeout_s: float, module: str = MODULE) -> None:
         self._opening = opening
         self._start_timeout_s = start_timeout_s
         self._module = module
         self._child: Child | None = None
-        self._folder: TemporaryDirectory[str] | None = None  # of a process that was sent Begin
+        self._folder: TemporaryDirectory[str] | None = None  # of a process that was sent StartEngine
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Queue[Piece | AnswerEnd]] = {}
         self._heard = 0.0
 
-    async def open(self) -> Opened:
+    async def open(self) -> CheckpointOpened:
         """Start the process, and return its description of the checkpoint. It takes hardly any memory yet.
 
         Raises StartFailed, with ``problems`` if critiques cannot be served here.
         """
         self._child = Child(self._module, self._received, self._ended)
-        opened: Opened = await self._child.ask(self._opening, timeout_s=self._start_timeout_s)
+        opened: CheckpointOpened = await self._child.ask(self._opening, timeout_s=self._start_timeout_s)
         return opened
 
     def expect(self, fingerprint: str) -> None:
@@ -60,8 +60,8 @@ class ExplainWorker:
         try:
             self._folder = TemporaryDirectory(prefix="jrm-explain-", ignore_cleanup_errors=True)
         except OSError as error:
-            raise StartFailed(f"no folder for its sockets: {error.strerror}") from None
-        await self._child.ask(Begin(self._folder.name), timeout_s=self._start_timeout_s)
+            raise StartFailed(f"the folder for its sockets could not be made: {error.strerror}") from None
+        await self._child.ask(StartEngine(self._folder.name), timeout_s=self._start_timeout_s)
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +94,7 @@ class ExplainWorker:
         if not self._answers:
             self._heard = asyncio.get_running_loop().time()
         pieces = self._answers[number] = asyncio.Queue()
-        child.send(Ask(number, prompt, max_tokens, schema))
+        child.send(Generate(number, prompt, max_tokens, schema))
         message: Piece | AnswerEnd | None = None
         try:
             while not isinstance(message := await pieces.get(), AnswerEnd):

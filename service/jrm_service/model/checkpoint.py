@@ -36,7 +36,7 @@ from .devices import use_full_float32
 from .families import Config, Family, family_of
 from .heads import RewardHeads, head_shapes
 from .manifest import Manifest, read_manifest
-from .pipeline import PIPELINE_VERSION, identity
+from .preprocessing_version import PIPELINE_VERSION, identity
 from .prompts import IMAGE_TOKEN, TemplateError, sequence_builder
 from .weights import (
     LM_HEAD,

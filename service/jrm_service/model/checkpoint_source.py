@@ -26,7 +26,7 @@ from .devices import GPUMemory, resolve_device
 from .engine import TrieScorer
 from .kernels import EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8
 from .matrix_products import require_fp8
-from .pipeline import PIPELINE_VERSION, drift, require_pinned
+from .preprocessing_version import PIPELINE_VERSION, drift, require_pinned
 from .scorer import PlainScorer
 from .trie import BATCH_COSTS
 from .weights import weight_bytes
@@ -110,7 +110,7 @@ class CheckpointSource:
         if self.engine == "trie":
             options = {"arithmetic": IN_FP8 if self.quantize == "fp8" else IN_DTYPE, "graphs": self._cuda_graphs}
             if not self._fused_layers:
-                options["ways"] = ()
+                options["variants"] = ()
         return _SCORERS[self.engine](self.checkpoint, device, _DTYPES[self.dtype], **options)
 
     def described(self, *, hashed: bool = True, **facts: Any) -> ServedModel:
@@ -228,7 +228,7 @@ def scorer_in(precision: str, checkpoint: Checkpoint, device: str = "cpu") -> Tr
             raise ValueError(f"precision '{precision}': must be one of {', '.join([*_DTYPES, 'fp8'])}")
         return TrieScorer(checkpoint, device, _DTYPES[precision])
     if device == "cpu":
-        return TrieScorer(checkpoint, device, torch.float32, arithmetic=IN_SIMULATED_FP8, ways=[EAGER])
+        return TrieScorer(checkpoint, device, torch.float32, arithmetic=IN_SIMULATED_FP8, variants=[EAGER])
     require_fp8(device, "bfloat16", "trie")
     return TrieScorer(checkpoint, device, torch.bfloat16, arithmetic=IN_FP8)
 

@@ -47,7 +47,7 @@ def _run_a_little(device: str) -> None:
     torch.zeros(1, device=device).add_(1).item()
 
 
-def answers(
+def is_responsive(
     device: str,
     run: Callable[[str], object] = _run_a_little,
     wait: Callable[[str], object] = torch.cuda.synchronize,
@@ -165,7 +165,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def on_device(device: str, still_there: Callable[[str], bool] = answers) -> Iterator[None]:
+def on_device(device: str, still_there: Callable[[str], bool] = is_responsive) -> Iterator[None]:
     """Run model code: an error becomes WorkerLost if the device no longer answers, OutOfMemory if memory ran out.
 
     The error's own type is not enough: on a dead device a library raises RuntimeError, as for a bug, and being out of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from jrm_service.errors import CandidateError, CheckpointError
-from jrm_service.scoring.backend import OutOfMemory, Scored
+from jrm_service.scoring.backend import BatchResult, OutOfMemory
 from jrm_service.scoring.types import Candidate, Score
 
 from .checkpoint import Checkpoint, load_model
@@ -20,7 +20,7 @@ from .families import text_head_dim
 from .features import FeatureCache, Features
 from .graphs import find_graphs
 from .heads import to_score
-from .kernels import IN_DTYPE, Arithmetic, Way, fuse, ways_on
+from .kernels import IN_DTYPE, Arithmetic, KernelVariant, fuse, variants_on
 from .rows import PackedModel, Row, pack
 from .trie import split_rows
 from .varlen import Shape, find_kernel
@@ -57,14 +57,14 @@ class TrieScorer:
         row_tokens: int | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
         arithmetic: Arithmetic = IN_DTYPE,
-        ways: Sequence[Way] | None = None,
+        variants: Sequence[KernelVariant] | None = None,
         graphs: bool = True,
     ) -> None:
         """Load the weights. Raises CheckpointError.
 
         ``row_tokens``: about the cost of a row, see ``split_rows``. ``arithmetic``: that of the language model's
-        products. ``ways``: those in which fused layers are tried, see ``fuse``. ``graphs``: whether to record graphs
-        for short rows, see ``find_graphs``.
+        products. ``variants``: of the fused layers to try, see ``fuse``. ``graphs``: whether to record graphs for
+        short rows, see ``find_graphs``.
         """
         self.device = device
         self.features = FeatureCache(feature_cache_bytes)
@@ -78,7 +78,7 @@ class TrieScorer:
             device=device,
             dtype=dtype,
             kernel=kernel,
-            ways=ways_on(device) if ways is None else ways,
+            variants=variants_on(device) if variants is None else variants,
             arithmetic=arithmetic,
         )
         self._one_by_one = self.packed.layers
@@ -86,7 +86,7 @@ class TrieScorer:
             self.kernels = self.kernels | {"graphs": "recorded"}
 
     def _record(self) -> bool:
-        """Run short rows as graphs from now on, if they compute the right thing."""
+        """Run short rows as graphs from now on, if they compute the same."""
         deepstack = len(getattr(self._model.visual, _DEEPSTACK, ()))
         graphs = find_graphs(self._model.language_model, self.packed.kernel, self.device, deepstack)
         self.packed.layers = graphs or self._one_by_one
@@ -115,7 +115,7 @@ class TrieScorer:
 
     # --- device -------------------------------------------------------------------------------------------------------
 
-    def score(self, batch: list[ScoringRow]) -> Scored:
+    def score(self, batch: list[ScoringRow]) -> BatchResult:
         """Score every row. Raises WorkerLost and OutOfMemory as ``Backend`` does.
 
         Computing takes precedence over caching: before a batch counts as too large, the cached features are dropped and
@@ -130,12 +130,12 @@ class TrieScorer:
         release_memory(self.device)
         return self._guarded(batch)
 
-    def _guarded(self, rows: list[ScoringRow]) -> Scored:
+    def _guarded(self, rows: list[ScoringRow]) -> BatchResult:
         with on_device(self.device):
             return self._score(rows)
 
     @torch.inference_mode()
-    def _score(self, rows: list[ScoringRow]) -> Scored:
+    def _score(self, rows: list[ScoringRow]) -> BatchResult:
         tables: list[torch.Tensor] = []
         encoded = used = 0
         for row in rows:
@@ -146,7 +146,7 @@ class TrieScorer:
         numbers = torch.cat(tables).cpu()  # the one place where the host waits for the device
         order = [n for row in rows for n in row.candidates]
         outcomes = dict(zip(order, self._scores(numbers), strict=True))
-        return Scored(
+        return BatchResult(
             outcomes=[outcomes[n] for n in range(len(outcomes))],
             tokens_computed=sum(row.packed.ids.numel() for row in rows),
             images_encoded=encoded,

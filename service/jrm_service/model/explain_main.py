@@ -20,7 +20,7 @@ from .worker_process import DEVICE_LOST, connect, end_with_parent, give_up, requ
 
 if TYPE_CHECKING:
     from jrm_service.device.channel import Channel
-    from jrm_service.explain.messages import Ask, Open
+    from jrm_service.explain.worker_messages import Generate, OpenCheckpoint
     from jrm_service.explain.writer import Prompt
 
     from .vllm_engine import EngineSettings, VLLMEngine
@@ -58,13 +58,13 @@ def _receive(channel: Channel, inbox: SimpleQueue[Any]) -> None:
         os._exit(0)  # the server is gone; the main thread may be anywhere
 
 
-def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
-    from jrm_service.explain.messages import Opened
+def _open(opening: OpenCheckpoint, channel: Channel) -> tuple[EngineSettings, Prompt]:
+    from jrm_service.explain.worker_messages import CheckpointOpened
 
     from .checkpoint import open_checkpoint
     from .checkpoint_source import BUNDLED, CheckpointSource
     from .explain_setup import first_question, require_memory
-    from .pipeline import require_pinned
+    from .preprocessing_version import require_pinned
     from .vllm_engine import EngineSettings
 
     require_pinned(allow_drift=opening.allow_pipeline_drift)
@@ -85,7 +85,7 @@ def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
     require_same(checkpoint, opening.fingerprint)
     first = first_question(checkpoint)
     channel.send(
-        Opened(
+        CheckpointOpened(
             source.described(hashed=opening.hashed, engine="vllm"),
             checkpoint.image_spec,
             checkpoint.builder,
@@ -108,7 +108,7 @@ def _open(opening: Open, channel: Channel) -> tuple[EngineSettings, Prompt]:
 
 
 async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueue[Any], channel: Channel) -> NoReturn:
-    from jrm_service.explain.messages import AnswerEnd, Ask, Begun, Cancel
+    from jrm_service.explain.worker_messages import AnswerEnd, Cancel, EngineStarted, Generate
 
     from .vllm_engine import start_vllm
 
@@ -117,7 +117,7 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
     async with aclosing(engine.answer(first, max_tokens=2, schema=None)) as pieces:
         async for _ in pieces:
             pass
-    channel.send(Begun())
+    channel.send(EngineStarted())
     writing: dict[int, asyncio.Task[str | None]] = {}
 
     def ended(number: int, answered: asyncio.Task[str | None]) -> None:
@@ -128,22 +128,24 @@ async def _answer_all(settings: EngineSettings, first: Prompt, inbox: SimpleQueu
         tasks.create_task(_end_with(engine))
         while True:
             match await asyncio.to_thread(inbox.get):
-                case Ask(number) as ask:
-                    writing[number] = tasks.create_task(_answer(engine, ask, channel))
+                case Generate(number) as request:
+                    writing[number] = tasks.create_task(_answer(engine, request, channel))
                     writing[number].add_done_callback(partial(ended, number))
                 case Cancel(number) if number in writing:
                     writing[number].cancel()
 
 
-async def _answer(engine: VLLMEngine, ask: Ask, channel: Channel) -> str | None:
+async def _answer(engine: VLLMEngine, request: Generate, channel: Channel) -> str | None:
     """Send the pieces of an answer. Returns the reason if it could not be finished."""
-    from jrm_service.explain.messages import AnswerPiece
+    from jrm_service.explain.worker_messages import AnswerPiece
     from jrm_service.explain.writer import EngineFailed
 
     try:
-        async with aclosing(engine.answer(ask.prompt, max_tokens=ask.max_tokens, schema=ask.schema)) as pieces:
+        async with aclosing(
+            engine.answer(request.prompt, max_tokens=request.max_tokens, schema=request.schema)
+        ) as pieces:
             async for piece in pieces:
-                channel.send(AnswerPiece(ask.number, piece))
+                channel.send(AnswerPiece(request.number, piece))
     except EngineFailed as failure:
         return str(failure)
     except Exception:

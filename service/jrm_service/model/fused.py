@@ -25,7 +25,7 @@ def as_it_is(value: Any) -> Any:
     return value
 
 
-class Functions:
+class LayerFunctions:
     """The functions between the matrix products of a layer: one kernel each, if ``wrap`` compiles them.
 
     All but ``rotate`` return the operand of the next product. ``eps`` is that of every norm.
@@ -75,7 +75,7 @@ class Norm(nn.Module):
 class GatedMLP(nn.Module):
     """An MLP with gate, up and down projections and SiLU, of a decoder layer or of a vision tower."""
 
-    def __init__(self, plain: Any, functions: Functions, products: Products = Merged) -> None:
+    def __init__(self, plain: Any, functions: LayerFunctions, products: Products = Merged) -> None:
         super().__init__()
         self._functions = functions
         self.gate_up = products([plain.gate_proj, plain.up_proj])
@@ -89,7 +89,7 @@ class GatedMLP(nn.Module):
 class FusedLayer(nn.Module):
     """A decoder layer for a packed row, with the interface of transformers' own."""
 
-    def __init__(self, plain: Any, functions: Functions, products: Products = Merged) -> None:
+    def __init__(self, plain: Any, functions: LayerFunctions, products: Products = Merged) -> None:
         super().__init__()
         attention = plain.self_attn
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]

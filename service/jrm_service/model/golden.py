@@ -237,4 +237,4 @@ def _report(summary: str, failures: list[tuple[float, str]]) -> list[str]:
     lines = [text for _, text in sorted(failures, key=lambda failure: -failure[0])]
     if len(lines) > _SHOWN:
         lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"]
-    return [f"{FILE}: {line}" for line in (f"{summary}{by}; these are not the scores of its author", *lines)]
+    return [f"{FILE}: {line}" for line in (f"{summary}{by}; these are not the scores that its author recorded", *lines)]

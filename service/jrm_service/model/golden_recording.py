@@ -107,7 +107,7 @@ def _off_in_fp8(
     """The deviation of simulated fp8 products; 0 for a backbone without fp8 layers, which is never served in fp8."""
     try:
         simulated = TrieScorer(
-            checkpoint, device, torch.bfloat16, arithmetic=IN_SIMULATED_FP8, ways=[EAGER], graphs=False
+            checkpoint, device, torch.bfloat16, arithmetic=IN_SIMULATED_FP8, variants=[EAGER], graphs=False
         )
     except CheckpointError:
         return 0.0

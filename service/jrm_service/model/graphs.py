@@ -18,7 +18,7 @@ from jrm_service.errors import CheckpointError, one_line
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
-from .devices import answers
+from .devices import is_responsive
 from .rows import through_layers
 from .trie import build_trie, positions
 from .varlen import Kernel, Lengths
@@ -61,8 +61,8 @@ class Buffers:
         self._language_model = language_model
         self._slots = torch.arange(tokens, device=weight.device)
         self._ends = Lengths(
-            queries=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
-            keys=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
+            cu_seqlens_q=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
+            cu_seqlens_k=torch.zeros(_NODES + 1, dtype=torch.int32, device=weight.device),
             sequences=(),  # unknown on the host
             longest=(tokens, self.keys),
         )
@@ -89,7 +89,7 @@ class Buffers:
             rest > 0
             and len(row.attention.keys) + rest <= self.keys
             and lengths is not None
-            and len(lengths.queries) <= _NODES
+            and len(lengths.cu_seqlens_q) <= _NODES
             and len(row.deepstack) == len(self._row.deepstack)
         )
 
@@ -107,8 +107,8 @@ class Buffers:
         # All keys of the remaining slots are the last slot, which is always one of them.
         ours.attention.keys.fill_(self.tokens - 1)[: len(row.attention.keys)].copy_(row.attention.keys)
         for ends, copied, last in (
-            (self._ends.queries, row.attention.lengths.queries, self.tokens),
-            (self._ends.keys, row.attention.lengths.keys, self.keys),
+            (self._ends.cu_seqlens_q, row.attention.lengths.cu_seqlens_q, self.tokens),
+            (self._ends.cu_seqlens_k, row.attention.lengths.cu_seqlens_k, self.keys),
         ):
             ends.fill_(last)[: len(copied)].copy_(copied)  # then empty sequences
         for added, layer in zip(ours.deepstack, row.deepstack, strict=True):
@@ -144,7 +144,7 @@ class Graphs:
                 return replay()[: len(embeds)]
         return row.through(self._language_model)
 
-    def are_right(self, kernel: Kernel, deepstack: int) -> bool:
+    def verify(self, kernel: Kernel, deepstack: int) -> bool:
         """Whether each graph computes, for two rows in turn, what its kernels compute one by one, and whether that is
         what they compute for the row without buffers.
         """
@@ -192,12 +192,12 @@ def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepsta
         with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream()):
             buffers = [Buffers(language_model, kernel, tokens, deepstack) for tokens in LENGTHS]
             graphs = Graphs(language_model, buffers, _Capture(device))
-            if graphs.are_right(kernel, deepstack):
+            if graphs.verify(kernel, deepstack):
                 return graphs
-        logger.warning("graphs on %s: none, they compute something else than their kernels one by one", device)
+        logger.warning("graphs on %s: none, their outputs differ from those of their kernels one by one", device)
     except Exception as error:  # recording may raise anything
         logger.warning("graphs on %s: none: %s", device, one_line(error))
-    if not answers(device):
+    if not is_responsive(device):
         raise CheckpointError([f"{device} does not answer after graphs were tried on it: use --cuda-graphs false"])
     return None
 

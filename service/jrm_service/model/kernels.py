@@ -1,8 +1,8 @@
 """Chooses the layers of a backbone on its device: plain ones, or fused ones that were verified there.
 
-A layer that computes something else is a wrong reward, and versions of torch and of compilers differ in what they make
-of the same code. So a layer is only replaced after its replacement has given the same outputs, at start-up and on the
-device itself.
+A layer with other outputs gives wrong rewards, and versions of torch and of compilers differ in what they make of the
+same code. So a layer is only replaced after its replacement has given the same outputs, at start-up and on the device
+itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from jrm_service.errors import CheckpointError, one_line
 from jrm_service.scoring.types import Text
 
 from .attention import TrieAttention
-from .devices import answers
-from .fused import Functions, FusedLayer, GatedMLP, Norm, Products, as_it_is
-from .matrix_products import Merged, Operand, ScaledFP8, SimulatedFP8, require_right_product, rounded
+from .devices import is_responsive
+from .fused import FusedLayer, GatedMLP, LayerFunctions, Norm, Products, as_it_is
+from .matrix_products import Merged, Operand, ScaledFP8, SimulatedFP8, quantize, require_right_product
 from .trie import build_trie, positions
 from .varlen import Kernel
 
@@ -43,8 +43,8 @@ _TRIAL_SCALE = 0.05  # of hidden states: small compared with what a layer adds, 
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to run the functions between the products; ``wrap`` turns each into an equivalent one."""
+class KernelVariant:
+    """A way to run the functions between the products, such as compiled; ``wrap`` gives each as it is run."""
 
     name: str
     wrap: Callable[[Any], Any]
@@ -61,12 +61,12 @@ def _compiled(function: Any) -> Any:
     return torch.compile(function, fullgraph=True)
 
 
-COMPILED = Way("compiled", _compiled)
-EAGER = Way("eager", as_it_is)
+COMPILED = KernelVariant("compiled", _compiled)
+EAGER = KernelVariant("eager", as_it_is)
 
 
-def ways_on(device: str) -> tuple[Way, ...]:
-    """The ways to try on a device, best first. On a CPU plain layers are as fast, and are kept."""
+def variants_on(device: str) -> tuple[KernelVariant, ...]:
+    """The variants to try on a device, best first. On a CPU plain layers are as fast, and are kept."""
     return (COMPILED, EAGER) if device.startswith("cuda") else ()
 
 
@@ -79,8 +79,8 @@ class Arithmetic:
 
 
 IN_DTYPE = Arithmetic()
-IN_FP8 = Arithmetic(ScaledFP8, rounded)
-IN_SIMULATED_FP8 = Arithmetic(SimulatedFP8, rounded)
+IN_FP8 = Arithmetic(ScaledFP8, quantize)
+IN_SIMULATED_FP8 = Arithmetic(SimulatedFP8, quantize)
 
 PLAIN = dict.fromkeys(("norm", "rotary", "mlp", "linear", "attention"), "plain") | {"graphs": "none"}
 """The kernels by part when nothing is replaced."""
@@ -92,42 +92,42 @@ def fuse(
     device: str,
     dtype: torch.dtype,
     kernel: Kernel | None,
-    ways: Sequence[Way],
+    variants: Sequence[KernelVariant],
     arithmetic: Arithmetic = IN_DTYPE,
 ) -> dict[str, str]:
-    """Replace layers of a backbone in the first way that agrees with them on their device; return the kernels by part.
+    """Replace layers of a backbone by the first variant that agrees with them there; return the kernels by part.
 
     Weights that are merged into one product move into it, so memory holds at most one layer twice. ``kernel`` attends
-    to rows, see ``find_kernel``. Raises CheckpointError if fp8 is requested and no way is right, or if the device no
-    longer answers after the attempt.
+    to rows, see ``find_kernel``. Raises CheckpointError if fp8 is requested and no variant is accurate enough, or if
+    the device no longer answers after the attempt.
     """
     language = backbone.language_model
     if arithmetic is IN_FP8:
         require_right_product(language.layers[0].mlp.down_proj, device)
     attention = "varlen" if kernel is not None else "per_shape"
-    for way in ways:
-        functions = _agreed(language, device, dtype, kernel, way, arithmetic)
-        if not answers(device):
+    for variant in variants:
+        functions = _agreed(language, device, dtype, kernel, variant, arithmetic)
+        if not is_responsive(device):
             switches = "--fused-layers false" if arithmetic is IN_DTYPE else "--quantize none --fused-layers false"
-            raise CheckpointError([f"{device} does not answer after {way.name} layers: use {switches}"])
+            raise CheckpointError([f"{device} does not answer after {variant.name} layers: use {switches}"])
         if functions is not None:
             break
     else:
         if arithmetic is not IN_DTYPE:
             raise CheckpointError([f"quantize: no fp8 layer on {device} gives about what the plain one gives"])
-        if ways:
+        if variants:
             logger.warning("layers on %s: plain, nothing faster is right here", device)
         return PLAIN | {"attention": attention}
     for number, layer in enumerate(language.layers):
         language.layers[number] = FusedLayer(layer, functions, arithmetic.products)
-    for fused, has in (
+    for make_fused, attribute in (
         (Norm, "variance_epsilon"),
-        (partial(GatedMLP, functions=Functions(wrap=way.wrap)), "gate_proj"),
+        (partial(GatedMLP, functions=LayerFunctions(wrap=variant.wrap)), "gate_proj"),
     ):
-        _replace(backbone, fused, has, device, dtype)
-    elementwise = "compiled" if way is COMPILED else "plain"
+        _replace(backbone, make_fused, attribute, device, dtype)
+    elementwise = "compiled" if variant is COMPILED else "plain"
     runs = {
-        "norm": "compiled" if way is COMPILED else "fused",
+        "norm": "compiled" if variant is COMPILED else "fused",
         "rotary": elementwise,
         "mlp": elementwise,
         "linear": "merged" if arithmetic is IN_DTYPE else "fp8",
@@ -140,32 +140,37 @@ def fuse(
 
 @torch.inference_mode()
 def _agreed(
-    language: Any, device: str, dtype: torch.dtype, kernel: Kernel | None, way: Way, arithmetic: Arithmetic
-) -> Functions | None:
+    language: Any,
+    device: str,
+    dtype: torch.dtype,
+    kernel: Kernel | None,
+    variant: KernelVariant,
+    arithmetic: Arithmetic,
+) -> LayerFunctions | None:
     """The functions of layers that agree with the plain ones; None if they do not, or cannot be run."""
     plain = language.layers[0]
     try:
         exact = copy.deepcopy(plain).float()
         eps = float(plain.input_layernorm.variance_epsilon)
-        functions = Functions(eps, way.wrap, arithmetic.operand)
+        functions = LayerFunctions(eps, variant.wrap, arithmetic.operand)
         fused = FusedLayer(plain, functions, arithmetic.products)
         # Pairs of a reference and the layer that must be as accurate; fp8 is compared with simulated fp8.
         compared: list[tuple[nn.Module, nn.Module]] = [(plain, fused)]
         if arithmetic is not IN_DTYPE:
-            simulated = FusedLayer(plain, Functions(eps, operand=rounded), SimulatedFP8)
-            compared = [(plain, FusedLayer(plain, Functions(eps))), (simulated, fused)]
+            simulated = FusedLayer(plain, LayerFunctions(eps, operand=quantize), SimulatedFP8)
+            compared = [(plain, FusedLayer(plain, LayerFunctions(eps))), (simulated, fused)]
         for lengths in _TRIALS:
             hidden, row = _trial_row(language, lengths, device, dtype, kernel)
             wide, wide_row = _trial_row(language, lengths, device, torch.float32, None)
             expected = exact(wide, **wide_row)
             outputs = [(reference(hidden, **row), layer(hidden, **row)) for reference, layer in compared]
-            if not all(_is_as_right(expected, *pair) for pair in outputs):
-                logger.info("%s layers on %s: they compute something else than plain ones", way.name, device)
+            if not all(_is_as_accurate(expected, *pair) for pair in outputs):
+                logger.info("%s layers on %s: their outputs differ from the plain layers'", variant.name, device)
                 return None
     except CheckpointError:
         raise
     except Exception as error:  # another kind of layer, or a compiler that is missing or fails
-        logger.info("%s layers on %s: %s", way.name, device, one_line(error))
+        logger.info("%s layers on %s: %s", variant.name, device, one_line(error))
         return None
     return functions
 
@@ -182,32 +187,36 @@ def _trial_row(
     return hidden, {"position_embeddings": language.rotary_emb(hidden, position_ids), "trie": attention}
 
 
-def _replace(root: nn.Module, fused: Callable[[Any], nn.Module], has: str, device: str, dtype: torch.dtype) -> None:
+def _replace(
+    root: nn.Module, make_fused: Callable[[Any], nn.Module], attribute: str, device: str, dtype: torch.dtype
+) -> None:
     """Replace modules that have an attribute by their fused form, unless the first of their class disagrees with it."""
-    right: dict[type[nn.Module], bool] = {}
-    for name, plain in [(name, module) for name, module in root.named_modules() if hasattr(module, has)]:
+    agrees: dict[type[nn.Module], bool] = {}
+    for name, plain in [(name, module) for name, module in root.named_modules() if hasattr(module, attribute)]:
         kind = type(plain)
-        if kind not in right:
-            right[kind] = _fused_is_as_right(plain, fused, device, dtype)
-        if right[kind]:
-            root.set_submodule(name, fused(plain))
+        if kind not in agrees:
+            agrees[kind] = _fused_is_as_accurate(plain, make_fused, device, dtype)
+        if agrees[kind]:
+            root.set_submodule(name, make_fused(plain))
 
 
 @torch.inference_mode()
-def _fused_is_as_right(plain: nn.Module, fused: Callable[[Any], nn.Module], device: str, dtype: torch.dtype) -> bool:
+def _fused_is_as_accurate(
+    plain: nn.Module, make_fused: Callable[[Any], nn.Module], device: str, dtype: torch.dtype
+) -> bool:
     try:
-        exact, made, width = copy.deepcopy(plain).float(), fused(plain), next(plain.parameters()).shape[-1]
+        exact, fused, width = copy.deepcopy(plain).float(), make_fused(plain), next(plain.parameters()).shape[-1]
         tokens = [_random(count, width, device=device, dtype=dtype) for count in (17, 190)]
-        right = all(_is_as_right(exact(x.float()), plain(x), made(x)) for x in tokens)
+        accurate = all(_is_as_accurate(exact(x.float()), plain(x), fused(x)) for x in tokens)
     except Exception as error:  # as in _agreed
         logger.info("%s on %s stays plain: %s", type(plain).__name__, device, one_line(error))
         return False
-    if not right:
-        logger.info("%s on %s stays plain: a fused one computes something else", type(plain).__name__, device)
-    return right
+    if not accurate:
+        logger.info("%s on %s stays plain: the outputs of a fused one differ", type(plain).__name__, device)
+    return accurate
 
 
-def _is_as_right(exact: torch.Tensor, plain: torch.Tensor, got: torch.Tensor) -> bool:
+def _is_as_accurate(exact: torch.Tensor, plain: torch.Tensor, got: torch.Tensor) -> bool:
     """Whether an output is about as close to the exact one as that of plain layers, which round as often or more."""
     floor = _FLOORS[plain.dtype]
     return _deviation(exact, got) <= max(_MORE * _deviation(exact, plain), floor)  # False for NaN as well

@@ -59,7 +59,7 @@ class Pass(_Strict):
         repeated = [part for part, count in Counter(parts).items() if count > 1]
         missing = [part for part in ("edited", "prompt") if part not in parts]
         if repeated or missing:
-            raise ValueError(f"each part stands once and 'edited' and 'prompt' must be there, got {parts}")
+            raise ValueError(f"each part may appear once, and 'edited' and 'prompt' must be there, got {parts}")
         return parts
 
     @model_validator(mode="after")

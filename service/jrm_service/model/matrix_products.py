@@ -65,7 +65,7 @@ class ScaledFP8(nn.Module):
             raise CheckpointError(
                 [f"quantize: fp8 takes weights whose sides are multiples of {_MULTIPLE}, not {[*merged.weight.shape]}"]
             )
-        weight, scale = rounded(merged.weight)
+        weight, scale = quantize(merged.weight)
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.t().contiguous())  # [1, outputs]
         self.register_buffer("bias", merged.bias)
@@ -95,22 +95,22 @@ class SimulatedFP8(nn.Module):
         super().__init__()
         merged = Merged(layers)
         self._dtype = merged.weight.dtype
-        self.register_buffer("weight", widened(*rounded(merged.weight)))
+        self.register_buffer("weight", dequantize(*quantize(merged.weight)))
         self.register_buffer("bias", None if merged.bias is None else merged.bias.float())
 
     def forward(self, operand: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # noqa: D102 - see Product
-        return linear(widened(*operand), self.weight, self.bias).to(self._dtype)
+        return linear(dequantize(*operand), self.weight, self.bias).to(self._dtype)
 
 
-def rounded(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[..., n] -> fp8 [..., n] and its scales, float32 [..., 1]: a row that holds NaN or infinity becomes NaN."""
     wide = tokens.float()
     scale = wide.abs().amax(-1, keepdim=True).clamp(min=_LEAST_SCALE) / LARGEST
     return (wide / scale).to(FP8), scale
 
 
-def widened(tokens: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The numbers that ``rounded`` stands for, in float32."""
+def dequantize(tokens: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The numbers that ``quantize`` stands for, in float32."""
     return tokens.float() * scales
 
 
@@ -139,16 +139,16 @@ def require_fp8(
 
 
 def require_right_product(
-    layer: nn.Linear, device: str, made: Callable[[Sequence[nn.Linear]], Product] = ScaledFP8
+    layer: nn.Linear, device: str, product_type: Callable[[Sequence[nn.Linear]], Product] = ScaledFP8
 ) -> None:
     """Raise CheckpointError unless a device's fp8 product equals the simulated one up to rounding."""
     random = torch.Generator().manual_seed(0)
     tokens = torch.randn(37, layer.in_features, generator=random)
     tokens *= torch.logspace(-2, 2, len(tokens))[:, None]  # so that using another row's scale would show
-    operand = rounded(tokens.to(device, layer.weight.dtype))
+    operand = quantize(tokens.to(device, layer.weight.dtype))
     expected = SimulatedFP8([layer])(operand)
     try:
-        got = made([layer])(operand)
+        got = product_type([layer])(operand)
     except RuntimeError as error:
         raise CheckpointError([f"quantize: no fp8 product on {device}: {str(error).partition(chr(10))[0]}"]) from None
     off = (got.float() - expected).abs().amax(-1) / expected.abs().amax(-1)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from jrm_service.errors import CandidateError
 from jrm_service.images import preprocess
-from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.backend import BatchResult
 from jrm_service.scoring.types import Candidate, Image, Score, TokenSequence
 
 from .checkpoint import Checkpoint, load_model
@@ -82,7 +82,7 @@ class PlainScorer:
             read=read,
         )
 
-    def score(self, batch: list[list[SequenceInputs]]) -> Scored:
+    def score(self, batch: list[list[SequenceInputs]]) -> BatchResult:
         """One score per candidate; every token of every sequence is computed. Raises WorkerLost as ``Backend`` does."""
         with on_device(self.device):
             return self._score(batch)
@@ -97,13 +97,13 @@ class PlainScorer:
             bring_back((self._model, self._heads), self.device)
 
     @torch.inference_mode()
-    def _score(self, batch: list[list[SequenceInputs]]) -> Scored:
+    def _score(self, batch: list[list[SequenceInputs]]) -> BatchResult:
         outcomes: list[Score | CandidateError] = []
         for sequences in batch:
             outputs = self._heads([self._hidden_state(inputs) for inputs in sequences])
             outcomes.append(to_score(self._checkpoint.manifest, {name: v.tolist() for name, v in outputs.items()}))
         every = [inputs for sequences in batch for inputs in sequences]
-        return Scored(
+        return BatchResult(
             outcomes=outcomes,
             tokens_computed=sum(inputs.input_ids.numel() for inputs in every),
             images_encoded=sum(len(inputs.image_grid_thw) for inputs in every),

@@ -25,13 +25,13 @@ class Node:
     """A run of segments that are only ever seen together.
 
     ``start`` is its place in the packed row, ``tokens`` its length, ``path`` the nodes from the root to itself, and
-    ``reads`` the sequences that end here: their reward token is the node's last token.
+    ``ending`` the numbers of the sequences that end here: their reward token is the node's last token.
     """
 
     segments: list[Segment]
     path: list[Node] = field(default_factory=list)
     start: int = 0
-    reads: list[int] = field(default_factory=list)
+    ending: list[int] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -72,7 +72,7 @@ class _Branch:
 
     def __init__(self) -> None:
         self.children: dict[object, tuple[Segment, _Branch]] = {}
-        self.reads: list[int] = []
+        self.ending: list[int] = []
 
     def grow(self, segment: Segment) -> _Branch:
         key = (segment.key, segment.pixels.shape) if isinstance(segment, Image) else segment.ids
@@ -86,7 +86,7 @@ def build_trie(sequences: Sequence[Sequence[Segment]]) -> Trie:
         branch = root
         for segment in segments:
             branch = branch.grow(segment)
-        branch.reads.append(number)
+        branch.ending.append(number)
     nodes: list[Node] = []
     reads = [0] * len(sequences)
     # An explicit stack: a sequence has few segments, but the trie's shape is not ours to bound.
@@ -95,14 +95,14 @@ def build_trie(sequences: Sequence[Sequence[Segment]]) -> Trie:
     while pending:
         segment, branch, above = pending.pop()
         node = Node([segment])
-        while len(branch.children) == 1 and not branch.reads:
+        while len(branch.children) == 1 and not branch.ending:
             ((segment, branch),) = branch.children.values()
             node.segments.append(segment)
-        node.path, node.start, node.reads = [*above, node], row, branch.reads
+        node.path, node.start, node.ending = [*above, node], row, branch.ending
         row += node.tokens
         nodes.append(node)
-        for read in branch.reads:
-            reads[read] = row - 1
+        for number in branch.ending:
+            reads[number] = row - 1
         pending += [(segment, child, node.path) for segment, child in reversed(branch.children.values())]
     return Trie(nodes, reads)
 

@@ -27,14 +27,15 @@ _TOLERANCE = 0.05  # of outputs around 1: several steps of bfloat16. A mask that
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Packed sequences: n of them end at ``queries`` and ``keys``, int32 [n + 1] each, beginning with 0.
+    """The lengths of n packed sequences, and where each ends.
 
-    ``sequences`` are the (queries, keys) of each, and ``longest`` the largest of either, kept on the host so that
+    ``cu_seqlens_q`` and ``cu_seqlens_k`` are cumulative numbers of queries and keys, int32 [n + 1] each, beginning with
+    0. ``sequences`` are the (queries, keys) of each, and ``longest`` the largest of either, kept on the host so that
     nothing has to wait for the device.
     """
 
-    queries: torch.Tensor
-    keys: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    cu_seqlens_k: torch.Tensor
     sequences: tuple[tuple[int, int], ...]
     longest: tuple[int, int]
 
@@ -47,12 +48,12 @@ class Lengths:
 
     def to(self, device: str | torch.device) -> Lengths:
         """The same on a device."""
-        queries, keys = (ends.to(device, non_blocking=True) for ends in (self.queries, self.keys))
-        return replace(self, queries=queries, keys=keys)
+        q, k = (ends.to(device, non_blocking=True) for ends in (self.cu_seqlens_q, self.cu_seqlens_k))
+        return replace(self, cu_seqlens_q=q, cu_seqlens_k=k)
 
     def pin(self) -> Lengths:
         """The same in pinned memory, from which a GPU copies without the host waiting."""
-        return replace(self, queries=self.queries.pin_memory(), keys=self.keys.pin_memory())
+        return replace(self, cu_seqlens_q=self.cu_seqlens_q.pin_memory(), cu_seqlens_k=self.cu_seqlens_k.pin_memory())
 
 
 class Kernel(Protocol):
@@ -163,9 +164,9 @@ def agrees(kernel: Kernel, device: str, dtype: torch.dtype, shape: Shape) -> boo
     query, key, value = (
         torch.randn(int(ends[-1]), heads, shape.head_dim, generator=random).to(device, dtype)
         for ends, heads in (
-            (lengths.queries, shape.heads),
-            (lengths.keys, shape.kv_heads),
-            (lengths.keys, shape.kv_heads),
+            (lengths.cu_seqlens_q, shape.heads),
+            (lengths.cu_seqlens_k, shape.kv_heads),
+            (lengths.cu_seqlens_k, shape.kv_heads),
         )
     )
     scale = 1 / math.sqrt(shape.head_dim)
@@ -190,8 +191,8 @@ def _calling(varlen_attn: Callable[..., Any], options: Mapping[str, Any], *, rep
             query,
             key,
             value,
-            lengths.queries,
-            lengths.keys,
+            lengths.cu_seqlens_q,
+            lengths.cu_seqlens_k,
             *lengths.longest,
             scale=scale,
             window_size=(-1, 0) if causal else (-1, -1),

@@ -156,7 +156,7 @@ def shortened(problems: list[str], rest: str) -> list[str]:
 
 
 def _shift(found: Mapping[str, TensorHeader], expected: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The prefix that most of the names have too much, or lack; None if that is not the problem."""
+    """The prefix that most of the names should not have, or lack; None if that is not the problem."""
     wrong = [name for name in found if name not in expected]
     if 2 * len(wrong) <= len(expected):
         return None

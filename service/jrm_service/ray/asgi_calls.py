@@ -73,7 +73,9 @@ async def call(
         disconnected.set()
 
 
-async def whole(app: ASGIApp, method: str, target: str, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
+async def call_buffered(
+    app: ASGIApp, method: str, target: str, headers: Headers, body: bytes
+) -> tuple[int, Headers, bytes]:
     """Return the reply as (status, headers, body). Arguments are those of ``call``."""
     status, reply_headers, reply_body = 0, list[tuple[bytes, bytes]](), b""
     async for piece in call(app, method, target, headers, body):

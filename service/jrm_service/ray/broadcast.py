@@ -37,7 +37,7 @@ AskAll = Callable[[str, str, Headers, bytes], Awaitable[Sequence[Reply | None]]]
 """Sends a request (method, target, headers, body) to every running replica; a replica that died has None."""
 
 
-class Everywhere:
+class BroadcastMiddleware:
     """ASGI layer that sends requests which concern all replicas to all of them, and handles the others here.
 
     The first reply that is not a success is the reply. Replies to ``GET /metrics`` are merged into one text, in which

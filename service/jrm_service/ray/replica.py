@@ -11,7 +11,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from .asgi_calls import Head, Headers, call, whole
+from .asgi_calls import Head, Headers, call, call_buffered
 from .autoscaling import QUEUED
 
 if TYPE_CHECKING:
@@ -41,17 +41,17 @@ class Replica:
         from jrm_service.app import create_app
         from jrm_service.settings import Settings
 
-        from .broadcast import Everywhere
+        from .broadcast import BroadcastMiddleware
 
         share = {} if gpu_fraction is None else {"gpu_share": gpu_fraction}
         in_force = Settings(**{**assigned_devices(), **share, **settings})
         logs.configure(in_force.log_format)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._application = create_app(in_force, on_ready=self._on_ready, on_failed=self._on_failed)
-        self._everywhere = Everywhere(self._application, self._ask_all, admin=in_force.admin)
+        self._broadcasting = BroadcastMiddleware(self._application, self._ask_all, admin=in_force.admin)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return behind_proxy(self._everywhere)
+        return behind_proxy(self._broadcasting)
 
     def _on_ready(self, _model: ServedModel) -> None:
         self._started.set_result(None)
@@ -80,21 +80,21 @@ class Replica:
         return {QUEUED: self._application.metrics.registry.get_sample_value("jrm_queue_depth") or 0.0}
 
     async def asgi(self, method: str, target: str, headers: Headers, body: bytes) -> AsyncGenerator[Head | bytes, None]:
-        """Answer a request that comes through a handle, as those of ``JRMClient.from_ray`` do: see ``calls.call``."""
-        async for piece in call(self._everywhere, method, target, headers, body):
+        """Answer a request that comes through a handle, as from ``JRMClient.from_ray``: see ``asgi_calls.call``."""
+        async for piece in call(self._broadcasting, method, target, headers, body):
             yield piece
 
-    async def here(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
+    async def own_reply(self, method: str, target: str, headers: Headers, body: bytes) -> Reply:
         """Return this replica's own reply to a request that goes to every replica."""
         from .broadcast import Reply
 
         replica = serve.get_replica_context().replica_id.unique_id
-        return Reply(replica, *await whole(self._application, method, target, headers, body))
+        return Reply(replica, *await call_buffered(self._application, method, target, headers, body))
 
     async def _ask_all(self, method: str, target: str, headers: Headers, body: bytes) -> Sequence[Reply | None]:
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, context.app_name)
-        broadcast = handle.broadcast("here", method, target, headers, body)
+        broadcast = handle.broadcast("own_reply", method, target, headers, body)
         timeout_s = _METRICS_TIMEOUT_S if method == "GET" else None
         try:
             answers = await broadcast.results_async(timeout_s=timeout_s, return_exceptions=True)

@@ -39,7 +39,7 @@ class OutOfMemory(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class BatchResult:
     """What a backend returns for one batch.
 
     ``outcomes`` has one entry per candidate, in order: a score, or that candidate's own error. ``tokens_computed``
@@ -56,10 +56,10 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WorkerResult:
     """What a worker returns for one batch: ``seconds`` on its device, and how often the backend raised on the way."""
 
-    scored: Scored
+    scored: BatchResult
     seconds: float
     failures: int = 0
 
@@ -73,7 +73,7 @@ class Worker(Protocol):
         """Start the device, for the first time or again; returns when it accepts batches. Raises StartFailed."""
         ...
 
-    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+    async def score(self, candidates: Sequence[Candidate]) -> WorkerResult:
         """Score one batch. Several may be in progress: the next is built while one is on the device.
 
         Raises WorkerLost when no answer will come. Any other failure is the outcome of a candidate.
@@ -133,7 +133,7 @@ class Backend(Protocol, Generic[BatchT]):
         """Build the device inputs of a batch. Host work only: it overlaps with the batch that is running."""
         ...
 
-    def score(self, batch: BatchT) -> Scored:
+    def score(self, batch: BatchT) -> BatchResult:
         """Run the model. A NaN stays in its own candidate's score.
 
         An exception means that the whole batch failed: it is collated and scored again in halves, until only the

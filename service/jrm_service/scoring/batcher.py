@@ -17,17 +17,17 @@ from typing import Any
 from jrm_service.errors import NotReady
 from jrm_service.metrics import Metrics, begin
 
-from .backend import Answer, SleepLevel, StartFailed, Worker, WorkerLost
+from .backend import SleepLevel, StartFailed, Worker, WorkerLost, WorkerResult
 from .outcomes import LABELS
 from .planner import BatchCost, unshared_tokens
 from .queue import OnScore, ScoreQueue
 from .rates import BusyShare
 from .request import Entry
-from .worker_slot import State, UnderWay, WorkerSlot
+from .worker_slot import InFlightBatch, State, WorkerSlot
 
 logger = logging.getLogger(__name__)
 
-UNDER_WAY = 2
+MAX_IN_FLIGHT = 2
 """Batches at a worker: one on the device, one being built."""
 MOST_FAILED_STARTS = 5
 _LONGEST_PAUSE_S = 30.0
@@ -108,7 +108,7 @@ class Batcher:
         or ``wake`` runs.
         """
         self._resting = True
-        while answers := [under_way.answer for slot in self._slots for under_way in slot.under_way]:
+        while answers := [batch.answer for slot in self._slots for batch in slot.in_flight]:
             await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0)  # lets the feeding task settle them
         await self._leave_all()
@@ -212,7 +212,7 @@ class Batcher:
             slot.wake.clear()
             self._fill(slot)
             woken = asyncio.create_task(slot.wake.wait())
-            first = slot.under_way[0] if slot.under_way else None
+            first = slot.in_flight[0] if slot.in_flight else None
             timeout = None if first is None else max(0.0, (first.begun or 0.0) + self._hang_timeout_s - self._clock())
             events: list[asyncio.Future[Any]] = [woken, lost, *([first.answer] if first else [])]
             try:
@@ -231,25 +231,25 @@ class Batcher:
                 return "hung"
 
     def _fill(self, slot: WorkerSlot) -> None:
-        while len(slot.under_way) < UNDER_WAY and not self._resting:
-            if slot.under_way and any(other.state is State.IDLE for other in self._slots if other is not slot):
+        while len(slot.in_flight) < MAX_IN_FLIGHT and not self._resting:
+            if slot.in_flight and any(other.state is State.IDLE for other in self._slots if other is not slot):
                 break  # an idle worker begins the batch at once, and then wakes this one
-            batch = self._queue.take(only_full=bool(slot.under_way))
+            batch = self._queue.take(only_full=bool(slot.in_flight))
             if not batch:
                 break
             candidates = [task.candidate for task in batch]
             sent = asyncio.create_task(slot.worker.score(candidates))
-            slot.under_way.append(UnderWay(batch, sent))
-            if len(slot.under_way) == 1:
+            slot.in_flight.append(InFlightBatch(batch, sent))
+            if len(slot.in_flight) == 1:
                 self._begin(slot)
-        was, slot.state = slot.state, State.BUSY if slot.under_way else State.IDLE
+        was, slot.state = slot.state, State.BUSY if slot.in_flight else State.IDLE
         if was is State.IDLE and slot.state is State.BUSY:
             self._wake()
 
     def _begin(self, slot: WorkerSlot) -> None:
         """Record that the oldest batch of a worker is on its device now."""
         now = self._clock()
-        first = slot.under_way[0]
+        first = slot.in_flight[0]
         first.begun = now
         slot.busy.switch(True, now)
         self._queue.start(first.batch, now)
@@ -261,9 +261,9 @@ class Batcher:
             ],
         )
 
-    def _settle(self, slot: WorkerSlot, answer: Answer) -> None:
+    def _settle(self, slot: WorkerSlot, answer: WorkerResult) -> None:
         """Record the answer for the oldest batch of a worker, whose next batch is on the device now."""
-        done, now, device = slot.under_way.popleft(), self._clock(), slot.worker.device
+        done, now, device = slot.in_flight.popleft(), self._clock(), slot.worker.device
         slot.busy.switch(False, now)
         self._metrics.observe_run(slot.number, device, answer.seconds)
         tokens = sum(task.candidate.tokens for task in done.batch)
@@ -271,7 +271,7 @@ class Batcher:
         self._metrics.batch_failures.inc(answer.failures)
         self._queue.settle(done.batch, answer.scored, answer.seconds, now)
         self._on_drained(sum(len(task.entries) for task in done.batch))
-        if slot.under_way:
+        if slot.in_flight:
             self._begin(slot)
 
     async def _give_up(self, slot: WorkerSlot, reason: str) -> None:
@@ -279,8 +279,8 @@ class Batcher:
         slot.state = State.STARTING
         now, device = self._clock(), slot.worker.device
         slot.busy.switch(False, now)
-        begun = [under_way.batch for under_way in slot.under_way if under_way.begun is not None]
-        ahead = [under_way.batch for under_way in slot.under_way if under_way.begun is None]
+        begun = [sent.batch for sent in slot.in_flight if sent.begun is not None]
+        ahead = [sent.batch for sent in slot.in_flight if sent.begun is None]
         logger.error(
             "worker %d on %s: %s with %d candidates on its device",
             slot.number,

@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 
 from jrm_service.errors import ImageTooLarge, InstructionTooLong
 
-from .backend import Backend, OutOfMemory, Scored
+from .backend import Backend, BatchResult, OutOfMemory
 from .preparing import sources_problem
 from .types import Candidate, Dimension, Image, Score, Text, TokenSequence, combine
 
@@ -113,9 +113,9 @@ class FakeBackend:
         """Keep the candidates as they are."""
         return tuple(candidates)
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Score every candidate; nothing is shared, so all tokens count as computed."""
-        return Scored([fake_score(candidate) for candidate in batch], sum(candidate.tokens for candidate in batch))
+        return BatchResult([fake_score(candidate) for candidate in batch], sum(candidate.tokens for candidate in batch))
 
 
 def fake_score(candidate: Candidate) -> Score:
@@ -145,7 +145,7 @@ class _Wrapper:
         """Collate as the inner backend does."""
         return self._inner.collate(candidates)
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Score as the inner backend does."""
         return self._inner.score(batch)
 
@@ -171,7 +171,7 @@ class RaisingBackend(_Wrapper):
         self._when = when
         self._error = error
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Raise, or score as the inner backend does."""
         if any(self._when(candidate) for candidate in batch):
             raise self._error()
@@ -190,7 +190,7 @@ class OutOfMemoryBackend(_Wrapper):
         super().__init__(inner)
         self._tokens = tokens
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Raise for what does not fit, else score as the inner backend does."""
         needed = sum(candidate.tokens for candidate in batch)
         if needed > self._tokens:
@@ -210,7 +210,7 @@ class NaNBackend(_Wrapper):
         super().__init__(inner)
         self._when = when
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Score as the inner backend does, then set the chosen rewards to NaN."""
         scored = self._inner.score(batch)
         outcomes = [
@@ -248,7 +248,7 @@ class SlowBackend(_Wrapper):
         if not gated:
             self._open.set()
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Wait at the gate, then for the set time, then score as the inner backend does."""
         self._entered.release()
         if not self._open.is_set():
@@ -296,7 +296,7 @@ class RecordingBackend(_Wrapper):
         self.collated.append(tuple(candidates))
         return self._inner.collate(candidates)
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         """Record the batch, then score as the inner backend does."""
         self.batches.append(batch)
         return self._inner.score(batch)

@@ -16,8 +16,8 @@ _LONGEST_RETRY_AFTER_S = 60.0
 _MEAN_OF = 16  # requests, in the mean of their candidates
 
 
-class Share:
-    """A bounded amount of something; callers wait in line while none is free. Use from one event loop.
+class FairSemaphore:
+    """A bounded amount of something, such as places; callers wait in line while none is free. Use from one event loop.
 
     The line is fair queueing: the next request of each tenant is stamped with how much its tenant will have been
     granted by then since the line formed, and the smallest stamp goes first. So waiting tenants get equal amounts, a
@@ -31,7 +31,7 @@ class Share:
 
     def __init__(self, total: int) -> None:
         if total < 1:
-            raise ValueError(f"a share has at least 1 of something, got {total}")
+            raise ValueError(f"a semaphore has at least 1 of something, got {total}")
         self.total = total
         self.held: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
@@ -40,14 +40,14 @@ class Share:
         self._now = 0  # the highest stamp that was granted
 
     @property
-    def spent(self) -> int:
+    def in_use(self) -> int:
         """How much is held by all tenants."""
         return self.held.total()
 
     async def acquire(self, amount: int, tenant: str = "") -> int:
         """Wait in line for ``amount``, or for the total if that is less; returns the amount to be released."""
         amount = min(amount, self.total)
-        if not self._lines and self.spent + amount <= self.total:
+        if not self._lines and self.in_use + amount <= self.total:
             self.held[tenant] += amount
             return amount
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -82,7 +82,7 @@ class Share:
             if granted.done():  # its caller has just left
                 self._leave(granted, tenant)
                 continue
-            if self.spent + amount > self.total:
+            if self.in_use + amount > self.total:
                 return
             self._leave(granted, tenant)
             self._had[tenant] += amount
@@ -118,8 +118,8 @@ class WaitingLine:
     """
 
     def __init__(self, *, max_body_bytes: int, max_queue: int) -> None:
-        self._bodies = Share(max_body_bytes)
-        self._places = Share(max_queue)
+        self._bodies = FairSemaphore(max_body_bytes)
+        self._places = FairSemaphore(max_queue)
         self._unread: Counter[str] = Counter()  # requests whose bodies wait for room, or are on their way
         self._drain = DrainRate()
         self._mean_candidates = 1.0
@@ -128,7 +128,7 @@ class WaitingLine:
     @property
     def places_taken(self) -> int:
         """Candidates that have a place."""
-        return self._places.spent
+        return self._places.in_use
 
     @property
     def waiting(self) -> int:
@@ -140,11 +140,11 @@ class WaitingLine:
 
         Raises Overloaded; ``retry_after`` is when the work ahead will be small enough, at the measured rate.
         """
-        if self._places.spent == 0 and self.waiting == 0:
+        if self._places.in_use == 0 and self.waiting == 0:
             return
         self._resume()
         now = asyncio.get_running_loop().time()
-        wait = _CAUTION * self._drain.seconds_for(self._before(tenant), now)
+        wait = _CAUTION * self._drain.seconds_for(self._candidates_until_scored(tenant), now)
         if wait > patience_s:
             raise Overloaded(
                 f"about {wait:.0f} s of work are waiting already, and the request may take {patience_s:.3g} s",
@@ -183,16 +183,16 @@ class WaitingLine:
         """Record that a device has finished this many candidates."""
         self._drain.record(candidates, asyncio.get_running_loop().time())
 
-    def rested(self) -> None:
-        """Leave out the time in which the devices have rested: it says nothing about their rate."""
+    def woken(self) -> None:
+        """Record that the devices work again: the time in which they slept says nothing about their rate."""
         self._drain.resume(asyncio.get_running_loop().time())
 
     def _resume(self) -> None:
         """If no candidate has a place, leave out the time since the last score: the devices had nothing to do."""
-        if self._places.spent == 0:
+        if self._places.in_use == 0:
             self._drain.resume(asyncio.get_running_loop().time())
 
-    def _before(self, tenant: str) -> float:
+    def _candidates_until_scored(self, tenant: str) -> float:
         """Candidates that devices score until a new request of ``tenant`` has its scores, its own included.
 
         Devices share their time equally between tenants: each other tenant has at most as many scored as this one.

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from jrm_service.errors import CandidateError, InternalError, NoMemory
+from jrm_service.errors import CandidateError, DeviceMemoryTaken, InternalError
 
-from .backend import Answer, Backend, OutOfMemory, Scored, StartFailed, WorkerLost
+from .backend import Backend, BatchResult, OutOfMemory, StartFailed, WorkerLost, WorkerResult
 from .types import Candidate, Score
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _IDLE_END_S = 5.0  # for a thread with nothing to do
 
 
-def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: Any = None) -> Answer:
+def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: Any = None) -> WorkerResult:
     """Score candidates so that only those fail that make the backend raise by themselves.
 
     A batch that raises is scored again in halves, and so on until each culprit is alone; a batch that was too large for
@@ -39,12 +39,12 @@ def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: A
         logger.error("scoring raised: %s", "".join(traceback.format_exception(error)).rstrip())
         failure, out_of_memory = type(error).__name__, isinstance(error, OutOfMemory)
     if failure is None:
-        return Answer(scored, time.perf_counter() - started)
+        return WorkerResult(scored, time.perf_counter() - started)
     # Outside of the handler: an exception that is still handled keeps the tensors of its frames.
     batch = None
     if len(candidates) == 1:
         alone = _alone(candidates[0], failure, out_of_memory)
-        return Answer(Scored([alone], 0), time.perf_counter() - started, 1)
+        return WorkerResult(BatchResult([alone], 0), time.perf_counter() - started, 1)
     middle = len(candidates) // 2
     return _joined(1, [score_batch(backend, half) for half in (candidates[:middle], candidates[middle:])])
 
@@ -52,14 +52,16 @@ def score_batch(backend: Backend[Any], candidates: Sequence[Candidate], batch: A
 def _alone(candidate: Candidate, failure: str, out_of_memory: bool) -> CandidateError:
     """The error of a single candidate that made the backend raise. The backend's own message is not passed on."""
     if out_of_memory:
-        return NoMemory(f"{candidate.tokens} tokens do not fit into the memory of the device, with no other candidate")
+        return DeviceMemoryTaken(
+            f"{candidate.tokens} tokens do not fit into the memory of the device, with no other candidate"
+        )
     return InternalError(f"the backend raised {failure}")
 
 
-def _joined(failures: int, answers: Sequence[Answer]) -> Answer:
+def _joined(failures: int, answers: Sequence[WorkerResult]) -> WorkerResult:
     outcomes: list[Score | CandidateError] = [outcome for answer in answers for outcome in answer.scored.outcomes]
-    return Answer(
-        Scored(
+    return WorkerResult(
+        BatchResult(
             outcomes,
             tokens_computed=sum(answer.scored.tokens_computed for answer in answers),
             images_encoded=sum(answer.scored.images_encoded for answer in answers),
@@ -84,8 +86,8 @@ class LocalWorker:
         self._thread: threading.Thread | None = None
         self._broken = False
         self._lost: asyncio.Future[None] | None = None
-        self._batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[Answer]] | None] = SimpleQueue()
-        self._under_way: set[asyncio.Future[Answer]] = set()
+        self._batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[WorkerResult]] | None] = SimpleQueue()
+        self._in_flight: set[asyncio.Future[WorkerResult]] = set()
 
     async def start(self) -> None:
         """Start the thread. Raises StartFailed."""
@@ -101,11 +103,11 @@ class LocalWorker:
         )
         self._thread.start()
 
-    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+    async def score(self, candidates: Sequence[Candidate]) -> WorkerResult:
         """Score one batch after the earlier ones. Raises WorkerLost when the backend did, or the worker was ended."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._under_way.add(answer)
-        answer.add_done_callback(self._under_way.discard)
+        answer: asyncio.Future[WorkerResult] = asyncio.get_running_loop().create_future()
+        self._in_flight.add(answer)
+        answer.add_done_callback(self._in_flight.discard)
         self._batches.put((candidates, answer))
         return await answer
 
@@ -123,12 +125,12 @@ class LocalWorker:
 
     async def end(self, *, patience_s: float = 0.0) -> None:
         """End the thread after its current call."""
-        if self._under_way and patience_s:
-            await asyncio.wait(self._under_way, timeout=patience_s)
+        if self._in_flight and patience_s:
+            await asyncio.wait(self._in_flight, timeout=patience_s)
         self._batches.put(None)
-        if not self._under_way and self._thread is not None:
+        if not self._in_flight and self._thread is not None:
             await asyncio.to_thread(self._thread.join, _IDLE_END_S)  # so that the worker can be restarted at once
-        for answer in list(self._under_way):
+        for answer in list(self._in_flight):
             if not answer.done():
                 answer.set_exception(WorkerLost("the worker was ended"))
                 answer.exception()  # marks it as retrieved: asyncio must not warn if nobody waits
@@ -136,13 +138,13 @@ class LocalWorker:
     def _run(
         self,
         loop: asyncio.AbstractEventLoop,
-        batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[Answer]] | None],
+        batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[WorkerResult]] | None],
         lost: asyncio.Future[None],
     ) -> None:
         while (submitted := batches.get()) is not None:
             candidates, answer = submitted
             try:
-                result: Answer | WorkerLost = score_batch(self.backend, candidates)
+                result: WorkerResult | WorkerLost = score_batch(self.backend, candidates)
             except BaseException as error:  # a SystemExit from a library must not end the thread unnoticed
                 logger.error("%s is lost: %s", self.device, "".join(traceback.format_exception(error)).rstrip())
                 result = error if isinstance(error, WorkerLost) else WorkerLost(type(error).__name__)
@@ -156,7 +158,9 @@ class LocalWorker:
                 return
 
 
-def _settle(answer: asyncio.Future[Answer], result: Answer | WorkerLost, lost: asyncio.Future[None]) -> None:
+def _settle(
+    answer: asyncio.Future[WorkerResult], result: WorkerResult | WorkerLost, lost: asyncio.Future[None]
+) -> None:
     if isinstance(result, WorkerLost):
         if not lost.done():
             lost.set_result(None)

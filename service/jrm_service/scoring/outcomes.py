@@ -8,7 +8,7 @@ from typing import Literal
 
 from jrm_service.errors import CandidateError, InternalError, NonFiniteScore
 
-from .backend import Scored
+from .backend import BatchResult
 from .types import Score
 
 Origin = Literal["computed", "shared", "stored"]
@@ -48,7 +48,7 @@ class Outcome:
         return self.result.code if isinstance(self.result, CandidateError) else "ok"
 
 
-def verdicts(scored: Scored, count: int) -> list[Score | CandidateError]:
+def checked_results(scored: BatchResult, count: int) -> list[Score | CandidateError]:
     """Check a backend's answer: the result of each of the ``count`` candidates of its batch, in order.
 
     A score with NaN or infinity in it becomes that candidate's NonFiniteScore. With a wrong number of outcomes it is

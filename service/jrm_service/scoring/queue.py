@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from jrm_service.errors import CandidateError, CandidateTooLarge, DeviceLost, NoMemory
+from jrm_service.errors import CandidateError, CandidateTooLarge, DeviceLost, DeviceMemoryTaken
 
-from .backend import Scored
-from .outcomes import Origin, Outcome, shares, verdicts
+from .backend import BatchResult
+from .outcomes import Origin, Outcome, checked_results, shares
 from .planner import BatchCost, Planner, unshared_tokens
 from .request import Entry
 from .types import Candidate, Score
@@ -113,13 +113,13 @@ class ScoreQueue:
             for entry in task.entries:
                 entry.started_at = now
 
-    def settle(self, batch: Sequence[Task], scored: Scored, seconds: float, now: float) -> None:
+    def settle(self, batch: Sequence[Task], scored: BatchResult, seconds: float, now: float) -> None:
         """Record a worker's answer for a batch that took ``seconds`` on its device. Late answers are dropped."""
         tokens = shares(scored.tokens_computed, [task.candidate.tokens for task in batch])
-        for task, result, share in zip(batch, verdicts(scored, len(batch)), tokens, strict=True):
+        for task, result, share in zip(batch, checked_results(scored, len(batch)), tokens, strict=True):
             if isinstance(result, Score):
                 self._on_score(task.candidate, result)
-            elif isinstance(result, NoMemory) and self._cost([task.candidate]) > self._max_batch_tokens:
+            elif isinstance(result, DeviceMemoryTaken) and self._cost([task.candidate]) > self._max_batch_tokens:
                 # It exceeds what a device was measured to hold. Below that, something else holds the memory for now.
                 result = CandidateTooLarge(str(result))
             self._end(task, result, seconds, share, now)

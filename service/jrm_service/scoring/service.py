@@ -14,11 +14,11 @@ from functools import partial
 from jrm_service.errors import (
     Abandoned,
     CandidateError,
+    DeviceMemoryTaken,
     Draining,
     InstructionTooLong,
     InternalError,
     InvalidRequest,
-    NoMemory,
     NotReady,
 )
 from jrm_service.images.reader import ImageInput, ImageReader, RequestImages
@@ -27,7 +27,7 @@ from jrm_service.metrics import Metrics
 from .backend import Preparer
 from .batcher import Batcher
 from .cache import ScoreCache
-from .line import Share, WaitingLine
+from .line import FairSemaphore, WaitingLine
 from .outcomes import Outcome
 from .preparing import sources_problem
 from .request import Entry, Request
@@ -109,14 +109,14 @@ class ScoreService:
         self._max_instruction_chars = max_instruction_chars
         # Counted in images of candidates that are prepared and unfinished. A source counts for each of its edits, so
         # that a candidate holds either nothing or all that it needs, and then waits only for the device.
-        self.prepared = Share(max(1, limits.max_prepared_bytes // preparer.most_image_bytes))
+        self.prepared = FairSemaphore(max(1, limits.max_prepared_bytes // preparer.most_image_bytes))
         self._requests: set[Request] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._abandoned: str | None = None
-        self._holders = 0
-        self._unheld = asyncio.Event()
-        self._unheld.set()
+        self._requests_in_progress = 0
+        self._none_in_progress = asyncio.Event()
+        self._none_in_progress.set()
 
     def close(self) -> None:
         """Stop the preprocessing threads; work that has not started is dropped."""
@@ -127,20 +127,20 @@ class ScoreService:
         await self._idle.wait()
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Mark a request as in progress within the block; ``let_go`` waits for all of them."""
-        self._holders += 1
-        self._unheld.clear()
+    async def in_progress(self) -> AsyncIterator[None]:
+        """Mark a request as in progress within the block; ``wait_for_requests`` waits for all of them."""
+        self._requests_in_progress += 1
+        self._none_in_progress.clear()
         try:
             yield
         finally:
-            self._holders -= 1
-            if not self._holders:
-                self._unheld.set()
+            self._requests_in_progress -= 1
+            if not self._requests_in_progress:
+                self._none_in_progress.set()
 
-    async def let_go(self) -> None:
+    async def wait_for_requests(self) -> None:
         """Wait until no request is in progress, including those whose bodies are still being read."""
-        await self._unheld.wait()
+        await self._none_in_progress.wait()
 
     def abandon(self, why: str = "the server stops") -> None:
         """Fail all unfinished candidates and all later requests, which another server has to score."""
@@ -181,7 +181,7 @@ class ScoreService:
                 self._idle.set()
             self._count(request)
         for outcome in outcomes:  # these fail the whole request, so that the caller sends it again
-            if isinstance(outcome.result, NoMemory):
+            if isinstance(outcome.result, DeviceMemoryTaken):
                 raise NotReady(str(outcome.result), retry_after=_RETRY_AFTER_S)
             if isinstance(outcome.result, Abandoned):
                 raise Draining(str(outcome.result), retry_after=_RETRY_AFTER_S)

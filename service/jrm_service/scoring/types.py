@@ -150,7 +150,7 @@ def joined_kernels(of_devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def combine(
-    dimensions: Mapping[str, Dimension], weights: Mapping[str, float], how: Literal["mean", "min"]
+    dimensions: Mapping[str, Dimension], weights: Mapping[str, float], pooling: Literal["mean", "min"]
 ) -> tuple[float, float | None]:
     """Pool named dimensions into (reward, reward_std).
 
@@ -159,7 +159,7 @@ def combine(
     A NaN mean makes the reward NaN under either rule: it must surface, not be skipped by a comparison.
     """
     chosen = [dimensions[name] for name in weights]
-    if how == "min":
+    if pooling == "min":
         broken = [d for d in chosen if math.isnan(d.mean)]
         lowest = broken[0] if broken else min(chosen, key=lambda d: d.mean)
         return lowest.mean, lowest.std

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
-from .backend import Answer, SleepLevel, Worker, WorkerLost
+from .backend import SleepLevel, Worker, WorkerLost, WorkerResult
 from .queue import Task
 from .rates import BusyShare
 
@@ -31,11 +31,11 @@ class State(enum.Enum):
 
 
 @dataclass(slots=True)
-class UnderWay:
+class InFlightBatch:
     """A batch at a worker, with its future answer and when it began: None while another is on the device."""
 
     batch: list[Task]
-    answer: asyncio.Task[Answer]
+    answer: asyncio.Task[WorkerResult]
     begun: float | None = None
 
 
@@ -48,13 +48,13 @@ class WorkerSlot:
     busy: BusyShare
     state: State = State.STARTING
     keeps_weights: bool = False  # it is asleep, and its process still has the weights
-    under_way: deque[UnderWay] = field(default_factory=deque)
+    in_flight: deque[InFlightBatch] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def end(self, patience_s: float = 0.0) -> None:
         """End the worker and the tasks that wait for its answers; a batch on its device gets ``patience_s`` seconds."""
-        answers = [under_way.answer for under_way in self.under_way]
-        self.under_way.clear()
+        answers = [sent.answer for sent in self.in_flight]
+        self.in_flight.clear()
         await self.worker.end(patience_s=patience_s)
         for answer in answers:
             answer.cancel()

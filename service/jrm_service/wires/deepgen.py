@@ -16,7 +16,7 @@ from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredReq
 from jrm_service.errors import JRMError
 from jrm_service.images.reader import ImageInput
 
-from . import pickled
+from . import pickle_wire
 from .candidates import Outcome, WireCandidate, ask, scores
 from .rewards import Rewards
 
@@ -38,13 +38,13 @@ class DeepgenWire:
 
     def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every edited image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
-        edits, prompts = pickled.columns(content["images"] | {"prompts": content["prompts"]}, _EDITS)
-        read = pickled.ImageInputs()
+        edits, prompts = pickle_wire.columns(content["images"] | {"prompts": content["prompts"]}, _EDITS)
+        read = pickle_wire.ImageInputs()
         check_count(len(edits), incoming.max_candidates)
         sources: list[list[ImageInput]] = [[] for _ in edits]
         if content["images"].get("source"):
-            (images,) = pickled.columns(content["images"], {"source": bytes})
-            pickled.require_equal_lengths({"edited": edits, "source": images})
+            (images,) = pickle_wire.columns(content["images"], {"source": bytes})
+            pickle_wire.require_equal_lengths({"edited": edits, "source": images})
             sources = [[read.of(f"source[{n}]", data)] for n, data in enumerate(images)]
         candidates = [
             WireCandidate(f"edited[{n}]", sources[n], prompts[n], read.of(f"edited[{n}]", data))
@@ -55,7 +55,7 @@ class DeepgenWire:
 
     def refuse(self, error: JRMError) -> Response:
         """A pickle with the reason, as its own server sends."""
-        return pickled.refusal(error)
+        return pickle_wire.refusal(error)
 
     def _answer(self, outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
-        return pickled.reply({"scores": [self._rewards.number(score, scored.model) for score in scores(outcomes)]})
+        return pickle_wire.reply({"scores": [self._rewards.number(score, scored.model) for score in scores(outcomes)]})

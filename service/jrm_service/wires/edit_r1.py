@@ -19,7 +19,7 @@ from jrm_service.errors import InvalidRequest, JRMError
 from jrm_service.images.reader import ImageInput
 from jrm_service.scoring.types import Score, ServedModel
 
-from . import pickled
+from . import pickle_wire
 from .candidates import Outcome, WireCandidate, ask, scores
 from .rewards import Rewards
 
@@ -44,17 +44,17 @@ class EditR1Wire:
         number = self._number(incoming.path["mode"], incoming.model)
         if not isinstance(content, dict):
             raise InvalidRequest("the pickle must be a dict")
-        images, prompts = pickled.columns(content, {"images": bytes, "prompts": str})
-        read = pickled.ImageInputs()
+        images, prompts = pickle_wire.columns(content, {"images": bytes, "prompts": str})
+        read = pickle_wire.ImageInputs()
         check_count(len(images), incoming.max_candidates)
         if content.get("metadatas") is not None:
-            (metadatas,) = pickled.columns(content, {"metadatas": object})
-            pickled.require_equal_lengths({"images": images, "metadatas": metadatas})
+            (metadatas,) = pickle_wire.columns(content, {"metadatas": object})
+            pickle_wire.require_equal_lengths({"images": images, "metadatas": metadatas})
         if not content.get("ref_images"):
             sources: list[list[ImageInput]] = [[] for _ in images]
         else:
-            (references,) = pickled.columns(content, {"ref_images": bytes})
-            pickled.require_equal_lengths({"images": images, "ref_images": references})
+            (references,) = pickle_wire.columns(content, {"ref_images": bytes})
+            pickle_wire.require_equal_lengths({"images": images, "ref_images": references})
             sources = [[read.of(f"ref_images[{n}]", data)] for n, data in enumerate(references)]
         candidates = [
             WireCandidate(f"images[{n}]", sources[n], prompts[n], read.of(f"images[{n}]", data))
@@ -62,14 +62,14 @@ class EditR1Wire:
         ]
 
         def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
-            return pickled.reply({"scores": [number(score, scored.model) for score in scores(outcomes)]})
+            return pickle_wire.reply({"scores": [number(score, scored.model) for score in scores(outcomes)]})
 
         timeout_ms = patience_ms(incoming.headers, self.timeout_ms)
         return ask(candidates, answer, timeout_ms=timeout_ms)
 
     def refuse(self, error: JRMError) -> Response:
         """A pickle without scores, and never a 500."""
-        return pickled.refusal(error)
+        return pickle_wire.refusal(error)
 
     def _number(self, mode: str, model: ServedModel) -> Callable[[Score, ServedModel], float]:
         """Return the function that computes a mode's number. Raises InvalidRequest for an unknown mode."""

@@ -16,9 +16,9 @@ from jrm_service.api.parse import check_count
 from jrm_service.api.score_path import IncomingRequest, ParsedRequest, ScoredRequest
 from jrm_service.errors import InvalidRequest, JRMError
 
-from . import pickled
+from . import pickle_wire
 from .candidates import Outcome, WireCandidate, ask, check_sources, scores
-from .pickle_values import PILState, require_shallow
+from .pickle_allowlist import PILState, require_shallow
 from .pil_images import Pictures
 from .rewards import Rewards
 
@@ -41,15 +41,15 @@ class EditScoreWire:
 
     def read(self, content: Any, incoming: IncomingRequest) -> ParsedRequest:
         """Every output image is a candidate. Raises InvalidRequest, PayloadTooLarge."""
-        edits, documents = pickled.columns(content, {"output_image": PILState, "meta_datas": str})
+        edits, documents = pickle_wire.columns(content, {"output_image": PILState, "meta_datas": str})
         check_count(len(edits), incoming.max_candidates)
-        (inputs,) = pickled.columns(content, {"input_images": list})
-        pickled.require_equal_lengths({"output_image": edits, "input_images": inputs})
+        (inputs,) = pickle_wire.columns(content, {"input_images": list})
+        pickle_wire.require_equal_lengths({"output_image": edits, "input_images": inputs})
         for number, pictures in enumerate(inputs):
             check_sources(f"input_images[{number}]", len(pictures), incoming)
         metas = _metas(documents)
 
-        images = pickled.ImageInputs(Pictures(max_pixels=incoming.max_image_pixels).image_input)
+        images = pickle_wire.ImageInputs(Pictures(max_pixels=incoming.max_image_pixels).image_input)
         candidates = [
             WireCandidate(
                 f"output_image[{number}]",
@@ -62,7 +62,7 @@ class EditScoreWire:
 
         def answer(outcomes: Sequence[Outcome], scored: ScoredRequest) -> Response:
             rewards = [self._rewards.number(score, scored.model) for score in scores(outcomes)]
-            return pickled.reply(
+            return pickle_wire.reply(
                 {
                     "scores": [1.0 if reward >= _PASSES else 0.0 for reward in rewards],
                     "rewards": rewards,
@@ -77,7 +77,7 @@ class EditScoreWire:
 
     def refuse(self, error: JRMError) -> Response:
         """Any status but 200."""
-        return pickled.refusal(error)
+        return pickle_wire.refusal(error)
 
 
 def _metas(documents: Sequence[str]) -> list[dict[str, Any]]:

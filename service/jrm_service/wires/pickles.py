@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .pickle_values import Global, PickleError, called, made, require_shallow, set_state
+from .pickle_allowlist import Global, PickleError, call_function, construct, require_shallow, set_state
 
 MAX_OPCODES = 500_000
 _MAX_OPEN = 100_000
@@ -213,7 +213,7 @@ class _Decoder:
 
     def _reduce(self) -> None:
         arguments, function = self._pop(tuple), self._pop(Global)
-        value = called(function, arguments)
+        value = call_function(function, arguments)
         self._made += len(value)  # a text that occurs once could be turned into bytes again and again
         if self._made > len(self._data):
             raise PickleError("it makes more bytes than it has")
@@ -221,7 +221,7 @@ class _Decoder:
 
     def _new_object(self) -> None:
         arguments, kind = self._pop(tuple), self._pop(Global)
-        self._push(made(kind, arguments))
+        self._push(construct(kind, arguments))
 
     def _build(self) -> None:
         state = self._pop()

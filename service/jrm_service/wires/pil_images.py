@@ -10,7 +10,7 @@ from PIL import Image
 from jrm_service.errors import ImageTooLarge, InvalidImage, InvalidRequest
 from jrm_service.images.reader import ImageInput
 
-from .pickle_values import PILState
+from .pickle_allowlist import PILState
 
 _ROW_BYTES = {  # mode -> a function from the width to the bytes of a row
     "1": lambda width: (width + 7) // 8,

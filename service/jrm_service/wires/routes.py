@@ -18,7 +18,7 @@ from jrm_service.api.score_path import IncomingRequest, ScorePath, Wire, refusal
 from jrm_service.errors import InvalidRequest, RequestError, WireScaleError
 from jrm_service.scoring.types import ServedModel
 
-from . import pickled
+from . import pickle_wire
 from .deepgen import DeepgenWire
 from .edit_r1 import EditR1Wire
 from .editscore import EditScoreWire
@@ -109,9 +109,9 @@ def wires_router(
     if flow_factory := wires.get("flow-factory"):
         add("/compute", _json, flow_factory)
     if edit_r1 := wires.get("edit-r1"):
-        add("/mode/{mode}", pickled.load, edit_r1)
+        add("/mode/{mode}", pickle_wire.load, edit_r1)
     if at_root := [wires[name] for name in _AT_ROOT if name in wires]:
-        add("/", pickled.load, *at_root)
+        add("/", pickle_wire.load, *at_root)
     if rerank := wires.get("rerank"):
         for route in ("/rerank", "/v1/rerank", "/v2/rerank"):
             add(route, _json, rerank)

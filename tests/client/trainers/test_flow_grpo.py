@@ -213,7 +213,7 @@ def test_a_checkpoint_without_standard_deviations_has_none_to_take_off(
         entry["dimensions"] = {"quality": {"mean": 1.0, "std": None}}
         return scores([[entry]])
 
-    with pytest.raises(ValueError, match="scripted tells no standard deviations"):
+    with pytest.raises(ValueError, match="scripted gives no standard deviations"):
         keep(jrm_reward(serve(mean_only).url, std_penalty=1))([b"A"], ["red"], None, [b"S"])
 
 

@@ -127,5 +127,5 @@ def test_a_trl_that_makes_zero_of_none_is_refused(tmp_path: Path, version: str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(installed.parent)
         jrm_reward("http://localhost:8000", on_error="raise")
-        with pytest.raises(RuntimeError, match="makes a reward of 0 of None") if refused else nullcontext():
+        with pytest.raises(RuntimeError, match="counts None as a reward of 0") if refused else nullcontext():
             jrm_reward("http://localhost:8000")

@@ -46,7 +46,7 @@ async def main():
 
 asyncio.run(main())
 """
-    for room, message in ((0, "no channel to it: "), (2, "no process for it: ")):
+    for room, message in ((0, "its channel could not be opened: "), (2, "its process could not be started: ")):
         command = [sys.executable, "-c", program.format(room=room)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert done.stdout.startswith(message), (room, done.stdout, done.stderr)

@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from jrm_service.device.channel import Channel, Load, Loaded
 from jrm_service.device.process import ProcessWorker, _each_image_once, load_all
-from jrm_service.errors import CheckpointError, DeviceLost, InternalError, NoMemory
+from jrm_service.errors import CheckpointError, DeviceLost, DeviceMemoryTaken, InternalError
 from jrm_service.metrics import Metrics
 from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.main import _load as load_checkpoint
@@ -198,7 +198,7 @@ def test_a_batch_in_which_the_backend_raises_fails_only_who_makes_it_raise() -> 
             batch = candidates(FakePreparer(), ["raise", "a", "b", "no memory", "c"])
             answer = await process.score(batch)
             kinds = [type(outcome) for outcome in answer.scored.outcomes]
-            assert kinds == [InternalError, Score, Score, NoMemory, Score]
+            assert kinds == [InternalError, Score, Score, DeviceMemoryTaken, Score]
             assert answer.failures > 0
 
     run(main())

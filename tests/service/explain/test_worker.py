@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from jrm_service.device.channel import Channel
 from jrm_service.errors import CheckpointError, ExplainSetupError, ExplainUnavailable
 from jrm_service.explain.engine import EngineWriter
-from jrm_service.explain.messages import Open, Opened
 from jrm_service.explain.worker import ExplainWorker
+from jrm_service.explain.worker_messages import CheckpointOpened, OpenCheckpoint
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.metrics import Metrics
 from jrm_service.model.checkpoint import open_checkpoint
@@ -36,7 +36,7 @@ def scripted_explainers_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]))
 
 
-def opening(**changes) -> Open:
+def opening(**changes) -> OpenCheckpoint:
     settings = {
         "checkpoint": None,
         "devices": ["cpu"],
@@ -50,7 +50,7 @@ def opening(**changes) -> Open:
         "available": None,
         "hashed": True,
     }
-    return Open(**settings | changes)
+    return OpenCheckpoint(**settings | changes)
 
 
 def opened_here(**changes) -> Opened:
@@ -66,7 +66,7 @@ def run(main: Awaitable[None]) -> None:
 
 
 @asynccontextmanager
-async def worker(**changes) -> AsyncIterator[tuple[ExplainWorker, Opened]]:
+async def worker(**changes) -> AsyncIterator[tuple[ExplainWorker, CheckpointOpened]]:
     started = ExplainWorker(opening(**changes), start_timeout_s=240, module=MODULE)
     try:
         yield started, await started.open()

@@ -30,4 +30,4 @@ def test_a_kernel_needs_no_masks():
     described = TrieAttention.of(trie(), one_by_one)
     assert described.masks == []
     assert described.lengths is not None
-    assert int(described.lengths.keys[-1]) == len(described.keys)
+    assert int(described.lengths.cu_seqlens_k[-1]) == len(described.keys)

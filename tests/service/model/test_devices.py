@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jrm_service.errors import CheckpointError
-from jrm_service.model.devices import answers, is_out_of_memory, on_device, resolve_device
+from jrm_service.model.devices import is_out_of_memory, is_responsive, on_device, resolve_device
 from jrm_service.scoring.backend import OutOfMemory, WorkerLost
 
 
@@ -21,8 +21,8 @@ def test_what_is_not_there_is_refused(name):
 
 
 def test_the_cpu_answers():
-    assert answers("cpu")
-    assert not answers("cuda:99")
+    assert is_responsive("cpu")
+    assert not is_responsive("cuda:99")
 
 
 def test_a_device_without_a_byte_left_answers_and_a_dead_one_does_not():
@@ -38,8 +38,8 @@ def test_a_device_without_a_byte_left_answers_and_a_dead_one_does_not():
         pass
 
     for run, wait, expected in [(well, dead, True), (full, well, True), (full, dead, False), (dead, well, False)]:
-        assert answers("cuda:0", run, wait) == expected, (run, wait)
-    with pytest.raises(OutOfMemory), on_device("cuda:0", still_there=lambda device: answers(device, full, well)):
+        assert is_responsive("cuda:0", run, wait) == expected, (run, wait)
+    with pytest.raises(OutOfMemory), on_device("cuda:0", still_there=lambda device: is_responsive(device, full, well)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 

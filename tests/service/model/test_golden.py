@@ -97,7 +97,7 @@ def test_fp8_passes_within_a_tolerance_of_its_own(tmp_path):
     tests, preparer = read(checkpoint), CheckpointPreparer(checkpoint)
     simulated = golden.check(tests, preparer, scorer_in("fp8", checkpoint), "fp8")
     real = golden.check(
-        tests, preparer, TrieScorer(checkpoint, "cpu", torch.bfloat16, ways=[EAGER], arithmetic=IN_FP8), "fp8"
+        tests, preparer, TrieScorer(checkpoint, "cpu", torch.bfloat16, variants=[EAGER], arithmetic=IN_FP8), "fp8"
     )
     for result in (simulated, real):
         assert 1e-4 < result.max_deviation <= result.tolerance == tests.tolerance.fp8

@@ -26,9 +26,9 @@ DEEPSTACK = 2
 
 def by_ends(query, key, value, lengths, *, causal, scale):
     """As a kernel of a GPU: it knows nothing of a sequence but what stands on the device."""
-    assert int(lengths.queries[-1]) == len(query)
-    assert int(lengths.keys[-1]) == len(key)
-    sequences = zip(lengths.queries.diff().tolist(), lengths.keys.diff().tolist(), strict=True)
+    assert int(lengths.cu_seqlens_q[-1]) == len(query)
+    assert int(lengths.cu_seqlens_k[-1]) == len(key)
+    sequences = zip(lengths.cu_seqlens_q.diff().tolist(), lengths.cu_seqlens_k.diff().tolist(), strict=True)
     return one_by_one(query, key, value, Lengths.of(list(sequences)), causal=causal, scale=scale)
 
 
@@ -159,12 +159,12 @@ def not_a_number(run):
 def test_a_graph_that_gives_something_else_is_not_trusted(language, capture, right):
     graphs = Graphs(language, [Buffers(language, by_ends, tokens, DEEPSTACK) for tokens in (24, 48)], capture)
     with torch.inference_mode():
-        assert graphs.are_right(by_ends, DEEPSTACK) is right
+        assert graphs.verify(by_ends, DEEPSTACK) is right
 
 
 def wrong_beside_nothing(query, key, value, lengths, *, causal, scale):
     """Right, unless a sequence has no tokens, as those behind the rest of longer buffers."""
-    wrong = float((lengths.queries.diff() == 0).any())
+    wrong = float((lengths.cu_seqlens_q.diff() == 0).any())
     return by_ends(query, key, value, lengths, causal=causal, scale=scale) + wrong
 
 
@@ -173,14 +173,14 @@ def test_a_kernel_that_goes_wrong_in_longer_buffers_is_not_trusted(checkpoint):
     PackedModel(model, checkpoint.image_spec, wrong_beside_nothing)
     buffers = [Buffers(model.language_model, wrong_beside_nothing, 48, DEEPSTACK)]
     with torch.inference_mode():
-        assert not Graphs(model.language_model, buffers, as_recorded).are_right(wrong_beside_nothing, DEEPSTACK)
+        assert not Graphs(model.language_model, buffers, as_recorded).verify(wrong_beside_nothing, DEEPSTACK)
 
 
 def test_a_trial_needs_nothing_of_the_host(checkpoint):
     """The meta device takes no tensor of another, as a GPU takes none; what is compared in the end it cannot say."""
 
     def kernel(query, key, value, lengths, *, causal, scale):
-        assert all(tensor.is_meta for tensor in (query, key, value, lengths.queries, lengths.keys))
+        assert all(tensor.is_meta for tensor in (query, key, value, lengths.cu_seqlens_q, lengths.cu_seqlens_k))
         return torch.empty_like(query)
 
     model = empty_model(checkpoint.config).to(torch.bfloat16).eval()
@@ -188,7 +188,7 @@ def test_a_trial_needs_nothing_of_the_host(checkpoint):
     replace_tensors(model, lambda tensor: tensor.to("meta"))
     graphs = Graphs(model.language_model, [Buffers(model.language_model, kernel, 48, DEEPSTACK)], as_recorded)
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
-        graphs.are_right(kernel, DEEPSTACK)
+        graphs.verify(kernel, DEEPSTACK)
 
 
 def test_only_a_gpu_with_a_kernel_has_graphs(language):

@@ -13,9 +13,9 @@ from jrm_service.model import kernels
 from jrm_service.model.attention import ATTENTION, TrieAttention
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.engine import TrieScorer
-from jrm_service.model.fused import Functions, FusedLayer, GatedMLP, Norm, as_it_is
-from jrm_service.model.kernels import COMPILED, EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8, PLAIN, Way, fuse
-from jrm_service.model.matrix_products import Merged, ScaledFP8, rounded
+from jrm_service.model.fused import FusedLayer, GatedMLP, LayerFunctions, Norm, as_it_is
+from jrm_service.model.kernels import COMPILED, EAGER, IN_DTYPE, IN_FP8, IN_SIMULATED_FP8, PLAIN, KernelVariant, fuse
+from jrm_service.model.matrix_products import Merged, ScaledFP8, quantize
 from jrm_service.model.rows import through_layers
 from jrm_service.model.scorer import PlainScorer
 from jrm_service.model.trie import build_trie, positions
@@ -77,8 +77,8 @@ def hidden_states(model) -> torch.Tensor:
     return through_layers(model.language_model, embeds, position_ids, TrieAttention.of(trie), torch.tensor([0]), [])
 
 
-def fused(model, ways=(EAGER,), arithmetic=IN_DTYPE) -> dict[str, str]:
-    return fuse(model, device="cpu", dtype=model.dtype, kernel=None, ways=ways, arithmetic=arithmetic)
+def fused(model, variants=(EAGER,), arithmetic=IN_DTYPE) -> dict[str, str]:
+    return fuse(model, device="cpu", dtype=model.dtype, kernel=None, variants=variants, arithmetic=arithmetic)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_weights_move_into_the_products_and_are_not_held_twice(family):
 
 
 def test_a_scorer_with_fused_layers_scores_as_the_plain_one(checkpoint):
-    scorer = TrieScorer(checkpoint, "cpu", torch.float32, ways=[EAGER])
+    scorer = TrieScorer(checkpoint, "cpu", torch.float32, variants=[EAGER])
     assert scorer.kernels == PLAIN | {"norm": "fused", "linear": "merged", "attention": "per_shape"}
     expected = rewards(PlainScorer(checkpoint, "cpu", torch.float32), checkpoint)
     assert rewards(scorer, checkpoint) == pytest.approx(expected, abs=1e-5)
@@ -148,7 +148,7 @@ def test_in_bfloat16_they_are_as_far_from_float32_as_plain_layers_are(checkpoint
     exact = rewards(PlainScorer(checkpoint, "cpu", torch.float32), checkpoint)
     off = [
         max(abs(a - b) for a, b in zip(rewards(scorer, checkpoint), exact, strict=True))
-        for scorer in (TrieScorer(checkpoint, "cpu", torch.bfloat16, ways=ways) for ways in ([], [EAGER]))
+        for scorer in (TrieScorer(checkpoint, "cpu", torch.bfloat16, variants=variants) for variants in ([], [EAGER]))
     ]
     assert 0 < off[1] < 3 * off[0]
 
@@ -156,14 +156,14 @@ def test_in_bfloat16_they_are_as_far_from_float32_as_plain_layers_are(checkpoint
 def test_a_cpu_keeps_its_plain_layers(checkpoint):
     scorer = TrieScorer(checkpoint, "cpu", torch.float32)
     assert scorer.kernels == PLAIN | {"attention": "per_shape"}
-    assert kernels.ways_on("cuda:1") == (COMPILED, EAGER)
+    assert kernels.variants_on("cuda:1") == (COMPILED, EAGER)
 
 
-@each("operand, products", [(as_it_is, Merged), (rounded, ScaledFP8)])
+@each("operand, products", [(as_it_is, Merged), (quantize, ScaledFP8)])
 def test_nothing_is_read_back_from_the_device(operand, products):
     """On the meta device, whatever asks for a number raises."""
     language = backbone("Qwen2.5-VL", torch.bfloat16).to("meta").language_model
-    layer = FusedLayer(language.layers[0], Functions(1e-6, operand=operand), products)
+    layer = FusedLayer(language.layers[0], LayerFunctions(1e-6, operand=operand), products)
     hidden, row = kernels._trial_row(language, [[5, 3], [5, 9]], "meta", torch.bfloat16, None)
     given = layer(hidden, **row)
     assert given.is_meta
@@ -177,7 +177,7 @@ def test_fp8_moves_scores_a_little_simulated_or_real(checkpoint):
     exact = rewards(PlainScorer(checkpoint, "cpu", torch.float32), checkpoint)
     spread = max(exact) - min(exact)
     for dtype, arithmetic in ((torch.float32, IN_SIMULATED_FP8), (torch.bfloat16, IN_FP8)):
-        scorer = TrieScorer(checkpoint, "cpu", dtype, ways=[EAGER], arithmetic=arithmetic)
+        scorer = TrieScorer(checkpoint, "cpu", dtype, variants=[EAGER], arithmetic=arithmetic)
         off = max(abs(a - b) for a, b in zip(rewards(scorer, checkpoint), exact, strict=True))
         assert 1e-4 < off < spread
     assert scorer.kernels["linear"] == "fp8"
@@ -193,9 +193,9 @@ def test_only_the_layers_of_the_language_model_are_in_fp8(family):
 
 
 def test_without_a_way_that_is_right_fp8_is_refused():
-    for ways in ((), (Way("broken", lambda _: fails),)):
+    for variants in ((), (KernelVariant("broken", lambda _: fails),)):
         with pytest.raises(CheckpointError, match="no fp8 layer on cpu"):
-            fused(backbone("Qwen3-VL", torch.bfloat16), ways, IN_FP8)
+            fused(backbone("Qwen3-VL", torch.bfloat16), variants, IN_FP8)
 
 
 # --- what is not trusted ---------------------------------------------------------------------------------------------
@@ -225,17 +225,17 @@ def test_a_way_that_fails_or_gives_something_else_is_passed_over(wrong, caplog):
     model = backbone("Qwen2.5-VL")
     with torch.inference_mode(), caplog.at_level(logging.INFO):
         expected = hidden_states(model)
-        assert fused(model, [Way(wrong, WRONG[wrong])]) == PLAIN | {"attention": "per_shape"}
+        assert fused(model, [KernelVariant(wrong, WRONG[wrong])]) == PLAIN | {"attention": "per_shape"}
         torch.testing.assert_close(hidden_states(model), expected, atol=0, rtol=0)
         assert caplog.records[-1].getMessage() == "layers on cpu: plain, nothing faster is right here"
-        assert fused(model, [Way(wrong, WRONG[wrong]), EAGER])["norm"] == "fused"
+        assert fused(model, [KernelVariant(wrong, WRONG[wrong]), EAGER])["norm"] == "fused"
 
 
 def test_a_device_that_does_not_answer_after_the_trial_names_the_switch():
     """As after a kernel that has crashed it: every later call on it fails, and the error explains nothing."""
     model = backbone("Qwen2.5-VL")
     with pytest.raises(CheckpointError, match=r"cuda:99 does not answer after eager layers: use --fused-layers false"):
-        fuse(model, device="cuda:99", dtype=model.dtype, kernel=None, ways=[EAGER])
+        fuse(model, device="cuda:99", dtype=model.dtype, kernel=None, variants=[EAGER])
 
 
 class OtherNorm(torch.nn.Module):
@@ -269,20 +269,20 @@ def test_layers_of_another_structure_stay_as_they_are():
 # --- compiling -------------------------------------------------------------------------------------------------------
 
 
-def counted(backend: str) -> tuple[Way, CompileCounterWithBackend]:
+def counted(backend: str) -> tuple[KernelVariant, CompileCounterWithBackend]:
     counter = CompileCounterWithBackend(backend)
-    return Way("counted", lambda function: torch.compile(function, fullgraph=True, backend=counter)), counter
+    return KernelVariant("counted", lambda function: torch.compile(function, fullgraph=True, backend=counter)), counter
 
 
 @pytest.mark.parametrize("arithmetic", [IN_DTYPE, IN_SIMULATED_FP8], ids=["float32", "fp8"])
 def test_nothing_is_compiled_after_the_start_whatever_the_lengths(checkpoint, arithmetic):
     """By torch's own tracer, which decides what to compile anew; what it traced is run as it is."""
     torch.compiler.reset()
-    way, counter = counted("eager")
-    scorer = TrieScorer(checkpoint, "cpu", torch.float32, ways=[way], arithmetic=arithmetic)
+    variant, counter = counted("eager")
+    scorer = TrieScorer(checkpoint, "cpu", torch.float32, variants=[variant], arithmetic=arithmetic)
     at_start = counter.frame_count
     assert at_start > 0
-    plain = TrieScorer(checkpoint, "cpu", torch.float32, ways=[EAGER], arithmetic=arithmetic)
+    plain = TrieScorer(checkpoint, "cpu", torch.float32, variants=[EAGER], arithmetic=arithmetic)
     for edits in (1, 2, 5, 9):
         expected = rewards(plain, checkpoint, edits)
         assert rewards(scorer, checkpoint, edits) == pytest.approx(expected, abs=1e-5)
@@ -292,22 +292,22 @@ def test_nothing_is_compiled_after_the_start_whatever_the_lengths(checkpoint, ar
 def test_what_comes_late_is_compiled_as_well():
     """torch counts what it compiles of a function for all models of a process, and gives up after a few."""
     torch.compiler.reset()
-    way, counter = counted("eager")
+    variant, counter = counted("eager")
     x, weight = torch.ones(2, 4), torch.ones(4)
     with torch._dynamo.config.patch(recompile_limit=8):
         COMPILED.wrap(torch.neg)
         for number in range(12):
             eps = (number + 1) * 1e-3
             expected = torch.nn.functional.rms_norm(x, (4,), weight, eps)
-            torch.testing.assert_close(Functions(eps, way.wrap).norm(x, weight), expected)
+            torch.testing.assert_close(LayerFunctions(eps, variant.wrap).norm(x, weight), expected)
     assert counter.frame_count == 12
 
 
 @pytest.mark.usefixtures("stance")
 def test_once_ready_a_call_that_nothing_was_compiled_for_runs_as_it_is_written():
     torch.compiler.reset()
-    way, counter = counted("eager")
-    doubled = way.wrap(lambda x: x + x)
+    variant, counter = counted("eager")
+    doubled = variant.wrap(lambda x: x + x)
     doubled(torch.ones(3))
     at_start = counter.frame_count
     kernels.compile_no_more()
@@ -322,9 +322,9 @@ def test_once_ready_a_call_that_nothing_was_compiled_for_runs_as_it_is_written()
 def test_compiled_layers_score_as_plain_ones(checkpoint, arithmetic):
     """With the compiler for a CPU, which fuses the same functions as that for a GPU."""
     torch.compiler.reset()
-    scorer = TrieScorer(checkpoint, "cpu", torch.float32, ways=[COMPILED], arithmetic=arithmetic)
+    scorer = TrieScorer(checkpoint, "cpu", torch.float32, variants=[COMPILED], arithmetic=arithmetic)
     assert scorer.kernels["rotary"] == "compiled"
-    plain = TrieScorer(checkpoint, "cpu", torch.float32, ways=[EAGER], arithmetic=arithmetic)
+    plain = TrieScorer(checkpoint, "cpu", torch.float32, variants=[EAGER], arithmetic=arithmetic)
     tolerance = 1e-5 if arithmetic is IN_DTYPE else 0.05
     assert rewards(scorer, checkpoint) == pytest.approx(rewards(plain, checkpoint), abs=tolerance)
 
@@ -335,7 +335,7 @@ def test_without_a_folder_to_write_to_layers_run_uncompiled(checkpoint, monkeypa
     torch.compiler.reset()
     with monkeypatch.context() as changed:
         changed.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/nowhere")
-        scorer = TrieScorer(checkpoint, "cpu", torch.float32, ways=[COMPILED, EAGER])
+        scorer = TrieScorer(checkpoint, "cpu", torch.float32, variants=[COMPILED, EAGER])
     assert (scorer.kernels["norm"], scorer.kernels["rotary"]) == ("fused", "plain")
     expected = rewards(PlainScorer(checkpoint, "cpu", torch.float32), checkpoint)
     assert rewards(scorer, checkpoint) == pytest.approx(expected, abs=1e-5)

@@ -42,7 +42,7 @@ BROKEN = {
     "image unseen": (one_pass_with(parts=["prompt", "source", "edited"]), "before the image 'source'"),
     "part twice": (
         one_pass_with(parts=["source", "source", "edited", "prompt"]),
-        "passes.0.parts: each part stands once",
+        "passes.0.parts: each part may appear once",
     ),
     "no edited image": (one_pass_with(parts=["source", "prompt"]), "passes.0.parts:"),
     "unknown part": (one_pass_with(parts=["source", "edited", "prompt", "mask"]), "passes.0.parts.3:"),

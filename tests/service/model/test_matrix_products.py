@@ -10,7 +10,7 @@ from torch import nn
 
 from jrm_service.errors import CheckpointError
 from jrm_service.model import matrix_products
-from jrm_service.model.matrix_products import FP8, Merged, ScaledFP8, SimulatedFP8, require_fp8, rounded, widened
+from jrm_service.model.matrix_products import FP8, Merged, ScaledFP8, SimulatedFP8, dequantize, quantize, require_fp8
 from support.cases import each
 
 
@@ -30,9 +30,9 @@ def test_layers_of_one_input_are_one_product(bias):
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=40))
 def test_a_number_is_off_by_a_sixteenth_or_by_a_step_of_the_smallest(numbers):
     tokens = torch.tensor([numbers])
-    eight_bits, scale = rounded(tokens)
+    eight_bits, scale = quantize(tokens)
     assert eight_bits.dtype is FP8
-    back = widened(eight_bits, scale)
+    back = dequantize(eight_bits, scale)
     off = (back - tokens).abs()
     assert bool((off <= torch.maximum(tokens.abs() / 16, scale * 2**-9) * 1.0001).all())
     assert bool(((back == 0) | (back.sign() == tokens.sign())).all())
@@ -40,7 +40,7 @@ def test_a_number_is_off_by_a_sixteenth_or_by_a_step_of_the_smallest(numbers):
 
 def test_the_largest_of_a_token_stays_what_it_is_and_zeros_stay_zeros():
     tokens = torch.tensor([[1e-6, -3.5e-4], [7.0, -1e4], [0.0, 0.0]])
-    back = widened(*rounded(tokens))
+    back = dequantize(*quantize(tokens))
     torch.testing.assert_close(back.abs().amax(-1), tokens.abs().amax(-1))
     assert back[2].tolist() == [0.0, 0.0]
 
@@ -49,22 +49,22 @@ def test_the_largest_of_a_token_stays_what_it_is_and_zeros_stay_zeros():
 def test_what_is_not_finite_stays_in_its_token(broken):
     tokens = torch.randn(3, 48)
     tokens[1, 5] = broken
-    given_out = SimulatedFP8(layers(16))(rounded(tokens))
+    given_out = SimulatedFP8(layers(16))(quantize(tokens))
     assert given_out.isfinite().all(-1).tolist() == [True, False, True]
 
 
 def test_the_simulation_multiplies_what_was_rounded_row_by_row():
     (layer,) = layers(16)
     tokens = torch.randn(5, 48) * torch.logspace(-3, 3, 5)[:, None]
-    expected = torch.stack([widened(*rounded(token)) for token in tokens]) @ widened(*rounded(layer.weight)).T
-    torch.testing.assert_close(SimulatedFP8([layer])(rounded(tokens)), expected + layer.bias)
+    expected = torch.stack([dequantize(*quantize(token)) for token in tokens]) @ dequantize(*quantize(layer.weight)).T
+    torch.testing.assert_close(SimulatedFP8([layer])(quantize(tokens)), expected + layer.bias)
 
 
 @each("bias", [True, False])
 def test_torchs_product_in_fp8_is_the_simulated_one(bias):
     """torch has it on a CPU too: the very lines that a GPU runs."""
     separate = layers(32, 16, bias=bias, dtype=torch.bfloat16)
-    tokens = rounded(torch.randn(1, 9, 48, dtype=torch.bfloat16))
+    tokens = quantize(torch.randn(1, 9, 48, dtype=torch.bfloat16))
     got, expected = ScaledFP8(separate)(tokens), SimulatedFP8(separate)(tokens)
     assert got.dtype is expected.dtype is torch.bfloat16
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)

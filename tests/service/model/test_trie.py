@@ -50,7 +50,7 @@ def test_every_distinct_path_is_packed_once(batch):
 @given(batches)
 def test_the_path_of_a_read_is_its_sequence(batch):
     trie = build_trie(batch)
-    found = {read: node for node in trie.nodes for read in node.reads}
+    found = {read: node for node in trie.nodes for read in node.ending}
     assert sorted(found) == list(range(len(batch)))
     for number, segments in enumerate(batch):
         node = found[number]
@@ -101,7 +101,7 @@ def test_positions_equal_those_of_transformers(model, batch):
     trie = build_trie(batch)
     ours = positions(trie, FACTOR)
     assert ours.dtype == np.int64
-    nodes = {read: node for node in trie.nodes for read in node.reads}
+    nodes = {read: node for node in trie.nodes for read in node.ending}
     for number, segments in enumerate(batch):
         types = [int(isinstance(s, Image)) for s in segments for _ in range(s.tokens)]
         grids = [[1, s.pixels.shape[0] // 16, s.pixels.shape[1] // 16] for s in segments if isinstance(s, Image)]

@@ -33,7 +33,7 @@ def upper_left(query, key, value, lengths, *, causal, scale):
 
 
 def _ends(lengths):
-    return zip(lengths.queries[1:].tolist(), lengths.keys[1:].tolist(), strict=True)
+    return zip(lengths.cu_seqlens_q[1:].tolist(), lengths.cu_seqlens_k[1:].tolist(), strict=True)
 
 
 def torch_2_13(
@@ -123,9 +123,9 @@ def test_repeated_heads_see_what_grouped_heads_see():
 
 def test_lengths_are_counted_up():
     lengths = Lengths.of([(3, 7), (1, 2)])
-    assert lengths.queries.tolist() == [0, 3, 4]
-    assert lengths.keys.tolist() == [0, 7, 9]
-    assert lengths.queries.dtype == lengths.keys.dtype == torch.int32
+    assert lengths.cu_seqlens_q.tolist() == [0, 3, 4]
+    assert lengths.cu_seqlens_k.tolist() == [0, 7, 9]
+    assert lengths.cu_seqlens_q.dtype == lengths.cu_seqlens_k.dtype == torch.int32
     assert lengths.longest == (3, 7)
 
 

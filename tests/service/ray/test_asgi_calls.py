@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on
 
 
 def test_a_reply_comes_piece_by_piece():
-    from jrm_service.ray.asgi_calls import call, whole
+    from jrm_service.ray.asgi_calls import call, call_buffered
 
     async def app(scope, receive, send):
         request = await receive()
@@ -22,7 +22,7 @@ def test_a_reply_comes_piece_by_piece():
     async def run():
         arguments = (app, "POST", "/a?b=c", [(b"n", b"v")], b"begin")
         assert [piece async for piece in call(*arguments)] == [(201, [(b"x", b"y")]), b"begin", b"end"]
-        assert await whole(*arguments) == (201, [(b"x", b"y")], b"beginend")
+        assert await call_buffered(*arguments) == (201, [(b"x", b"y")], b"beginend")
 
     asyncio.run(run())
 
@@ -49,13 +49,13 @@ def test_a_caller_who_leaves_is_a_connection_that_broke():
 
 
 def test_what_an_application_raises_is_raised():
-    from jrm_service.ray.asgi_calls import whole
+    from jrm_service.ray.asgi_calls import call_buffered
 
     async def app(scope, receive, send):
         raise ValueError("x")
 
     with pytest.raises(ValueError, match="x"):
-        asyncio.run(whole(app, "GET", "/", [], b""))
+        asyncio.run(call_buffered(app, "GET", "/", [], b""))
 
 
 def test_metrics_of_several_replicas_are_one_text():

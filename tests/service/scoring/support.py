@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks import virtual_time
 from jrm_service.metrics import Metrics
-from jrm_service.scoring.backend import Answer, Backend, StartFailed, Worker, WorkerLost
+from jrm_service.scoring.backend import Backend, StartFailed, Worker, WorkerLost, WorkerResult
 from jrm_service.scoring.batcher import Batcher
 from jrm_service.scoring.fakes import FakeBackend
 from jrm_service.scoring.local import score_batch
@@ -88,7 +88,7 @@ class LoopWorker:
         self._turn = asyncio.Lock()
         self._lost = asyncio.get_running_loop().create_future()
 
-    async def score(self, candidates: Sequence[Candidate]) -> Answer:
+    async def score(self, candidates: Sequence[Candidate]) -> WorkerResult:
         lost = self.lost
         self.sent.append(tuple(candidates))
         async with self._turn:
@@ -102,7 +102,7 @@ class LoopWorker:
             if lost.done():
                 raise WorkerLost("gone")
             answer = score_batch(self.backend, candidates)
-            return Answer(answer.scored, self._seconds, answer.failures)
+            return WorkerResult(answer.scored, self._seconds, answer.failures)
 
     def die(self) -> None:
         """The device is gone from now on."""

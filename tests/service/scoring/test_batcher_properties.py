@@ -93,7 +93,7 @@ async def operate(random: Random, batcher: Batcher) -> None:
         for level in random.choices(LEVELS, k=random.choice([1, 1, 2])):
             await batcher.sleep(level)
             assert set(batcher.states) == {State.ASLEEP}
-            assert not any(slot.under_way for slot in batcher._slots)
+            assert not any(slot.in_flight for slot in batcher._slots)
         await asyncio.sleep(random.choice([0.0, 2.0, 20.0]))
         while batcher.alive < len(batcher.states):
             with suppress(StartFailed):
@@ -115,7 +115,7 @@ async def play(random: Random) -> None:
         assert (len(queue._planner), queue._waiting, queue._working, list(queue._again)) == (0, {}, {}, [])
         assert not failed
         assert batcher.alive == len(workers)
-        assert not any(slot.under_way for slot in batcher._slots)
+        assert not any(slot.in_flight for slot in batcher._slots)
     runs = Counter(id(seen) for each in workers for seen in each.seen if seen.instruction in ("kill", "hang"))
     assert all(count <= MOST_TRIES for count in runs.values())
 

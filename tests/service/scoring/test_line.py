@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from jrm_service.errors import Overloaded
-from jrm_service.scoring.line import Share, WaitingLine
+from jrm_service.scoring.line import FairSemaphore, WaitingLine
 from service.scoring.support import now, run_virtual
 
 
 class Grants:
     """Callers of one share; ``order`` has the names of those that were let in."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: FairSemaphore) -> None:
         self.share = share
         self.order: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -40,26 +40,26 @@ class Grants:
 
 def test_there_is_something_to_share() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Share(0)
+        FairSemaphore(0)
 
 
 def test_what_is_there_is_granted_at_once_and_nothing_more() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("first", 6)
         await grants.ask("second", 5)
         assert grants.order == ["first"]
         await grants.release(6)
         assert grants.order == ["first", "second"]
         await grants.release(5)
-        assert (grants.share.spent, grants.share.held.total(), grants.share.waiting.total()) == (0, 0, 0)
+        assert (grants.share.in_use, grants.share.held.total(), grants.share.waiting.total()) == (0, 0, 0)
 
     run_virtual(main())
 
 
 def test_more_than_there_is_gets_all_that_there_is() -> None:
     async def main() -> None:
-        share = Share(10)
+        share = FairSemaphore(10)
         assert await share.acquire(3) == 3
         assert share.held == {"": 3}
         asked = asyncio.create_task(share.acquire(1000))
@@ -68,14 +68,14 @@ def test_more_than_there_is_gets_all_that_there_is() -> None:
         share.release(3)
         assert await asked == 10
         share.release(10)
-        assert (share.spent, share.held) == (0, {})
+        assert (share.in_use, share.held) == (0, {})
 
     run_virtual(main())
 
 
 def test_a_small_request_of_the_same_tenant_does_not_overtake_a_large_one() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 6)
         await grants.ask("large", 8)
         await grants.ask("small", 1)
@@ -88,7 +88,7 @@ def test_a_small_request_of_the_same_tenant_does_not_overtake_a_large_one() -> N
 
 def test_a_tenant_that_asks_for_little_passes_one_that_asks_for_much() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 10, "greedy")
         for number in range(3):
             await grants.ask(f"greedy {number}", 10, "greedy")
@@ -103,7 +103,7 @@ def test_a_tenant_that_asks_for_little_passes_one_that_asks_for_much() -> None:
 
 def test_who_leaves_the_head_of_the_line_lets_the_next_one_in() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 5)
         await grants.ask("large", 10)
         await grants.ask("small", 5)
@@ -117,7 +117,7 @@ def test_who_leaves_the_head_of_the_line_lets_the_next_one_in() -> None:
 
 def test_who_leaves_the_middle_of_the_line_waits_no_more() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         for name in ("running", "first", "second"):
             await grants.ask(name, 10)
         await grants.leave("second")
@@ -128,7 +128,7 @@ def test_who_leaves_the_middle_of_the_line_waits_no_more() -> None:
 
 def test_who_leaves_in_the_moment_of_its_turn_gives_it_back() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 10)
         await grants.ask("leaving", 10)
         await grants.ask("next", 10)
@@ -136,28 +136,28 @@ def test_who_leaves_in_the_moment_of_its_turn_gives_it_back() -> None:
         await grants.leave("leaving")
         await asyncio.sleep(0)
         assert grants.order == ["running", "next"]
-        assert grants.share.spent == 10
+        assert grants.share.in_use == 10
 
     run_virtual(main())
 
 
 def test_who_has_just_left_is_passed_over() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 10)
         await grants.ask("leaving", 10)
         await grants.ask("next", 10)
         grants.tasks["leaving"].cancel()  # it has had no turn of the loop to say so
         await grants.release(10)
         assert grants.order == ["running", "next"]
-        assert (grants.share.spent, grants.share.waiting) == (10, {})
+        assert (grants.share.in_use, grants.share.waiting) == (10, {})
 
     run_virtual(main())
 
 
 def test_who_was_let_in_waits_no_more_although_the_next_one_does() -> None:
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 10)
         await grants.ask("small", 4, "a")
         await grants.ask("large", 7, "b")
@@ -172,7 +172,7 @@ def test_what_a_tenant_asked_for_and_did_not_get_is_not_held_against_it() -> Non
     """Its callers ran out of patience. So it has had nothing, and goes first."""
 
     async def main() -> None:
-        grants = Grants(Share(10))
+        grants = Grants(FairSemaphore(10))
         await grants.ask("running", 10, "b")
         await grants.ask("b 1", 10, "b")
         await grants.ask("b 2", 10, "b")
@@ -302,7 +302,7 @@ def test_devices_that_rested_are_not_slow() -> None:
         await measured(line, candidates=10, seconds=1.0)
         await line.take_places(10, "a")
         await asyncio.sleep(600.0)
-        line.rested()
+        line.woken()
         assert predicted(line, "a") == pytest.approx(1.25 * 2 * 10 / 10, abs=0.1)
 
     run_virtual(main())

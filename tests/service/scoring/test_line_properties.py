@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jrm_service.scoring.line import Share, WaitingLine
+from jrm_service.scoring.line import FairSemaphore, WaitingLine
 from service.scoring.support import now, run_virtual
 
 TENANTS = ("a", "b", "c")
@@ -21,7 +21,7 @@ class Callers:
 
     def __init__(self, random: Random, total: int) -> None:
         self.random = random
-        self.share = Share(total)
+        self.share = FairSemaphore(total)
         self.held: Counter[str] = Counter()
         self.asked: dict[str, list[int]] = {tenant: [] for tenant in TENANTS}
         self.granted: dict[int, float] = {}  # when, by number
@@ -60,7 +60,7 @@ class Callers:
                 self.share.release(amount, tenant)
 
     def check(self) -> None:
-        assert self.held.total() <= self.share.spent <= self.share.total
+        assert self.held.total() <= self.share.in_use <= self.share.total
         assert all(amount > 0 for amount in (*self.share.held.values(), *self.share.waiting.values()))
 
 
@@ -75,7 +75,7 @@ def test_everybody_who_waits_is_let_in_in_order_and_nothing_is_lost(seed: int, t
             granted = [callers.granted[number] for number in stayed]
             assert granted == sorted(granted)
         share = callers.share
-        assert (share.spent, dict(share.held), dict(share.waiting)) == (0, {}, {})
+        assert (share.in_use, dict(share.held), dict(share.waiting)) == (0, {}, {})
         assert (share._lines, share._had) == ({}, {})
         assert await share.acquire(total) == total
 
@@ -90,7 +90,7 @@ def test_two_who_always_wait_get_equal_amounts(seed: int, total: int, leave: boo
     most = {"a": random.randint(1, total), "b": random.randint(1, total)}
 
     async def main() -> None:
-        share = Share(total)
+        share = FairSemaphore(total)
         granted: Counter[str] = Counter()
         differences: list[int] = []
         await share.acquire(total, "c")
@@ -125,7 +125,7 @@ def test_a_large_request_is_not_starved_by_a_stream_of_small_ones(seed: int) -> 
     random = Random(seed)
 
     async def main() -> None:
-        share = Share(10)
+        share = FairSemaphore(10)
 
         async def small() -> None:
             while True:

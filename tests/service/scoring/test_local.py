@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from jrm_service.errors import InternalError, NoMemory
-from jrm_service.scoring.backend import Scored, StartFailed, WorkerLost
+from jrm_service.errors import DeviceMemoryTaken, InternalError
+from jrm_service.scoring.backend import BatchResult, StartFailed, WorkerLost
 from jrm_service.scoring.fakes import (
     FakeBackend,
     FakeBatch,
@@ -51,10 +51,12 @@ class RaisingCollate(FakeBackend):
 class Counting(FakeBackend):
     """Reports what a model would: images encoded and reused, and the bytes of features."""
 
-    def score(self, batch: FakeBatch) -> Scored:
+    def score(self, batch: FakeBatch) -> BatchResult:
         if len(batch) > 2:
             raise RuntimeError
-        return Scored(super().score(batch).outcomes, 10, images_encoded=3, images_reused=2, feature_bytes=len(batch))
+        return BatchResult(
+            super().score(batch).outcomes, 10, images_encoded=3, images_reused=2, feature_bytes=len(batch)
+        )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_candidate_too_large_for_the_memory_alone_has_its_own_error() -> None:
         candidates[position] = candidate(tokens=7)
         results = score_batch(OutOfMemoryBackend(FakeBackend(), tokens=6), candidates).scored.outcomes
         error = results.pop(position)
-        assert isinstance(error, NoMemory)
+        assert isinstance(error, DeviceMemoryTaken)
         assert str(error).startswith("7 tokens do not fit")
         del candidates[position]
         assert results == [fake_score(one) for one in candidates]
@@ -112,7 +114,7 @@ def test_the_exception_is_logged_with_its_traceback_and_not_kept(caplog: pytest.
     held: list[weakref.ref[Tensor]] = []
 
     class Holding(FakeBackend):
-        def score(self, batch: FakeBatch) -> Scored:
+        def score(self, batch: FakeBatch) -> BatchResult:
             tensor = Tensor()
             assert not held or held[-1]() is None, "the frames of the last exception are still there"
             held.append(weakref.ref(tensor))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jrm_service.errors import InternalError, InvalidImage, NonFiniteScore
-from jrm_service.scoring.backend import Scored
-from jrm_service.scoring.outcomes import Outcome, shares, verdicts
+from jrm_service.scoring.backend import BatchResult
+from jrm_service.scoring.outcomes import Outcome, checked_results, shares
 from jrm_service.scoring.types import Dimension, Score
 
 GOOD = Score(0.5, 0.1, {"visual_quality": Dimension(0.5, 0.1)})
@@ -18,7 +18,7 @@ GOOD = Score(0.5, 0.1, {"visual_quality": Dimension(0.5, 0.1)})
 
 def test_scores_and_typed_errors_pass_through() -> None:
     error = InvalidImage("truncated PNG")
-    assert verdicts(Scored([GOOD, error], 7), 2) == [GOOD, error]
+    assert checked_results(BatchResult([GOOD, error], 7), 2) == [GOOD, error]
 
 
 @pytest.mark.parametrize(
@@ -31,20 +31,20 @@ def test_scores_and_typed_errors_pass_through() -> None:
     ],
 )
 def test_a_number_that_is_not_finite_fails_its_candidate_alone(bad: Score) -> None:
-    first, second, third = verdicts(Scored([GOOD, bad, GOOD], 7), 3)
+    first, second, third = checked_results(BatchResult([GOOD, bad, GOOD], 7), 3)
     assert isinstance(second, NonFiniteScore)
     assert first is third is GOOD
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_wrong_number_of_outcomes_fails_the_batch(count: int) -> None:
-    results = verdicts(Scored([GOOD, GOOD], 7), count)
+    results = checked_results(BatchResult([GOOD, GOOD], 7), count)
     assert len(results) == count
     assert all(isinstance(result, InternalError) for result in results)
 
 
 def test_something_that_is_no_outcome_fails_its_candidate() -> None:
-    first, second = verdicts(Scored([0.0, GOOD], 7), 2)  # type: ignore[list-item]
+    first, second = checked_results(BatchResult([0.0, GOOD], 7), 2)  # type: ignore[list-item]
     assert isinstance(first, InternalError)
     assert second is GOOD
 

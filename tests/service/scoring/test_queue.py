@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from jrm_service.errors import CandidateTooLarge, DeviceLost, InternalError, NoMemory
-from jrm_service.scoring.backend import Scored
+from jrm_service.errors import CandidateTooLarge, DeviceLost, DeviceMemoryTaken, InternalError
+from jrm_service.scoring.backend import BatchResult
 from jrm_service.scoring.outcomes import Cancelled
 from jrm_service.scoring.queue import MOST_TRIES, ScoreQueue, Task
 from jrm_service.scoring.request import Request
@@ -54,7 +54,7 @@ def leave(made: ScoreQueue, request: Request) -> None:
 
 
 def settle(made: ScoreQueue, batch: list[Task], now: float = 1.0, tokens: int = 0, result: Any = GOOD) -> None:
-    made.settle(batch, Scored([result] * len(batch), tokens), seconds=0.25, now=now)
+    made.settle(batch, BatchResult([result] * len(batch), tokens), seconds=0.25, now=now)
 
 
 def results(*requests: Request) -> list[Any]:
@@ -91,7 +91,7 @@ def test_a_score_reaches_its_own_entry_with_its_times_and_tokens() -> None:
     assert [task.candidate for task in batch] == [large, small]
     made.start(batch, 3.0)
     other = Score(0.7, None, {})
-    made.settle(batch, Scored([GOOD, other], 18), seconds=0.25, now=3.25)
+    made.settle(batch, BatchResult([GOOD, other], 18), seconds=0.25, now=3.25)
     first, second = (entry.future.result() for entry in request.entries)
     assert (first.result, first.queue_ms, first.inference_ms, first.tokens_computed) == (GOOD, 2000.0, 250.0, 12)
     assert (second.result, second.tokens_computed, second.origin) == (other, 6, "computed")
@@ -182,9 +182,9 @@ def test_giving_a_batch_back_is_no_try() -> None:
 def test_no_memory_is_the_candidates_fault_only_above_the_budget() -> None:
     made = queue(budget=5)
     small, large = put(made, candidate(tokens=5)), put(made, candidate(tokens=6))
-    settle(made, made.take(), result=NoMemory("5 tokens do not fit"))
-    settle(made, made.take(), result=NoMemory("6 tokens do not fit"))
-    assert kinds(small) + kinds(large) == [NoMemory, CandidateTooLarge]
+    settle(made, made.take(), result=DeviceMemoryTaken("5 tokens do not fit"))
+    settle(made, made.take(), result=DeviceMemoryTaken("6 tokens do not fit"))
+    assert kinds(small) + kinds(large) == [DeviceMemoryTaken, CandidateTooLarge]
     assert str(results(large)[0]) == "6 tokens do not fit"
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrm_service.errors import CandidateError, DeadlineExceeded, DeviceLost, InternalError, NonFiniteScore
-from jrm_service.scoring.backend import Scored
+from jrm_service.scoring.backend import BatchResult
 from jrm_service.scoring.outcomes import Cancelled
 from jrm_service.scoring.queue import MOST_TRIES, ScoreQueue, Task
 from jrm_service.scoring.request import Entry, Request
@@ -146,7 +146,7 @@ class Schedule:
                 fates = fates[1:]
             else:
                 self.scored += fates.count("ok")
-            self.queue.settle(batch, Scored([ANSWERS[fate] for fate in fates], 10 * len(batch)), 0.125, self.now)
+            self.queue.settle(batch, BatchResult([ANSWERS[fate] for fate in fates], 10 * len(batch)), 0.125, self.now)
 
     def lose_worker(self) -> None:
         batches = self.under_way[self.random.choice(WORKERS)]

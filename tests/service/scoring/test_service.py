@@ -90,7 +90,7 @@ async def service(backend: FakeLike, store: ScoreStore | None = None, **options)
             yield made
         finally:
             made.close()
-    assert (line.places_taken, line.waiting, made.prepared.spent) == (0, 0, 0)
+    assert (line.places_taken, line.waiting, made.prepared.in_use) == (0, 0, 0)
 
 
 async def ask(made: ScoreService, *groups: GroupInput, timeout_s: float = 3600.0, tenant: str = "") -> ScoreResult:

@@ -11,7 +11,7 @@ from PIL import Image
 from jrm_service.errors import ImageTooLarge, InvalidImage
 from jrm_service.images.decode import decode
 from jrm_service.settings import Settings
-from jrm_service.wires.pickle_values import PILState
+from jrm_service.wires.pickle_allowlist import PILState
 from jrm_service.wires.pickles import loads
 from jrm_service.wires.pil_images import image_file
 from support import servers, wire_bodies

@@ -11,7 +11,7 @@ from jrm_service.api.score_path import IncomingRequest, Wire
 from jrm_service.errors import InvalidRequest, PayloadTooLarge
 from jrm_service.wires.editscore import EditScoreWire
 from jrm_service.wires.kserve import KServeWire
-from jrm_service.wires.pickle_values import PILState
+from jrm_service.wires.pickle_allowlist import PILState
 from jrm_service.wires.pickles import loads
 from jrm_service.wires.rewards import Rewards
 from jrm_service.wires.routes import WIRES

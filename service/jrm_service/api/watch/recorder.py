@@ -149,7 +149,7 @@ class Recorder:
             self._failure_logged_at = now
             logger.error(message, exc_info=sys.exc_info()[0] is not None)
 
-    def _make(self, group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _Made:
+    def _make(self, group: ScoredGroup, known: Sequence[Picture], may_decode: bool) -> _KeptGroup:
         """Runs in the thread. ``known`` are the pictures that are kept already."""
         began = time.thread_time()
         pictures: dict[str, Picture] = {picture.id: picture for picture in known}
@@ -160,20 +160,20 @@ class Recorder:
                     pictures[picture.id] = picture
         event = group.event(pictures.keys())
         self.window.add(group.numbers())
-        return _Made(
+        return _KeptGroup(
             event=event,
             pictures=list(pictures.values()),
             complete=all(image.key.hex() in pictures for image in group.images),
             seconds=time.thread_time() - began,
         )
 
-    async def moved(self) -> Moved:
+    async def window_event(self) -> WindowEvent:
         """The window as it is now."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._moved)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._window_event)
 
-    def _moved(self) -> Moved:
+    def _window_event(self) -> WindowEvent:
         document = self.window.document()
-        return Moved(self.window.groups, document, json.dumps(document, separators=(",", ":")))
+        return WindowEvent(self.window.groups, document, json.dumps(document, separators=(",", ":")))
 
     async def settled(self) -> None:
         """Wait until everything that was offered has been recorded."""
@@ -215,7 +215,7 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class WindowEvent:
     """The window after ``groups`` groups: the data of its event, as values and as JSON."""
 
     groups: int
@@ -224,7 +224,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _KeptGroup:
     """A group as it is kept. It took ``seconds`` of CPU time to make."""
 
     event: str

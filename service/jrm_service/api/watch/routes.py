@@ -60,7 +60,7 @@ def watch_router(
         served = model()
         if asked_method(request.scope) == "HEAD":
             return Response(media_type="text/event-stream")
-        now = (await recorder.moved()).document
+        now = (await recorder.window_event()).document
         seen = now["first_hour"]["dimensions"] if now["first_hour"] else {}
         hello = {
             "keep_recent": recorder.store.max_groups,

@@ -83,7 +83,7 @@ async def events(
         group = recorder.store.after(after)
         moved = recorder.window.groups != shown_groups
         if moved and loop.time() >= next_window and (group is None or group.number > kept_before):
-            now = await recorder.moved()
+            now = await recorder.window_event()
             shown_groups = now.groups
             yield _event("window", now.json)
             next_window = loop.time() + window_s

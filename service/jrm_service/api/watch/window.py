@@ -170,9 +170,9 @@ class Window:
         return {
             "now": now.document(),
             "drift": {
-                "reward": _moved(first.reward, now.reward),
+                "reward": _change(first.reward, now.reward),
                 "dimensions": {
-                    name: _moved(first.dimensions[name], values)
+                    name: _change(first.dimensions[name], values)
                     for name, values in now.dimensions.items()
                     if name in first.dimensions
                 },
@@ -210,7 +210,7 @@ class Window:
         return math.floor(moment / self.seconds) * self.seconds
 
 
-def _moved(first: Sample, now: Sample) -> dict[str, float | None]:
+def _change(first: Sample, now: Sample) -> dict[str, float | None]:
     if first.count < _ENOUGH:
         return {"shift": None, "psi": None}
     return {"shift": shift(first, now), "psi": stability_index(first, now)}

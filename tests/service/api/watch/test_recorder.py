@@ -143,7 +143,7 @@ def test_the_event_loop_counts_and_summarizes_nothing():
     async def run(recorder: Recorder) -> None:
         running = asyncio.create_task(recorder.run())
         await recorder.settled()
-        moved = await recorder.moved()
+        moved = await recorder.window_event()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         recorder.stop()

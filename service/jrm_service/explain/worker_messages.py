@@ -14,7 +14,7 @@ from .writer import Piece, Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenCheckpoint:
     """The first message to the worker: the checkpoint to open, and how to run its language head.
 
     ``devices`` are those of the server; critiques are written on the first. ``scorer``: whether it scores too.
@@ -39,8 +39,8 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """From the worker: this checkpoint can be explained here. Only ``Begin`` makes it take memory.
+class CheckpointOpened:
+    """From the worker: this checkpoint can be explained here. Only ``StartEngine`` makes it take memory.
 
     ``model`` has no fingerprint unless it was ``hashed``. The server prepares questions with ``image_spec`` and
     ``builder``; ``dimensions`` maps each dimension to whether its critique has regions; ``placeholder`` is the token id
@@ -56,19 +56,19 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
+class StartEngine:
     """To the worker: start vLLM, whose processes put their sockets into ``folder``."""
 
     folder: str
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class EngineStarted:
     """From the worker: vLLM has answered for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Generate:
     """To the worker: a prompt to be answered, as ``Writer.write`` says. ``number`` is unique."""
 
     number: int

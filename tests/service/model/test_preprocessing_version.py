@@ -16,7 +16,7 @@ from jrm_service.app import create_app
 from jrm_service.errors import PipelineDrift
 from jrm_service.images import preprocess
 from jrm_service.images.decode import decode
-from jrm_service.model import golden, pipeline
+from jrm_service.model import golden, preprocessing_version
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.checkpoint_source import BUNDLED, describe, open_source
 from jrm_service.scoring.preparing import SequenceBuilder
@@ -35,7 +35,9 @@ def decoding(magic, change):
     """Files that begin with ``magic`` decode to other pixels."""
 
     def apply(patch):
-        patch.setattr(pipeline, "decode", lambda data: change(decode(data)) if magic in data[:12] else decode(data))
+        patch.setattr(
+            preprocessing_version, "decode", lambda data: change(decode(data)) if magic in data[:12] else decode(data)
+        )
 
     return apply
 
@@ -73,9 +75,9 @@ DRIFTS = {
 def patch():
     """A monkeypatch under which digests are computed anew, and after which they are forgotten."""
     with pytest.MonkeyPatch.context() as patch:
-        pipeline.observed.cache_clear()
+        preprocessing_version.observed.cache_clear()
         yield patch
-    pipeline.observed.cache_clear()
+    preprocessing_version.observed.cache_clear()
 
 
 @pytest.fixture
@@ -84,10 +86,10 @@ def drifted(patch):
 
 
 def test_pixels_and_token_ids_are_those_that_are_pinned():
-    assert pipeline.observed() == pipeline.PINNED, (
+    assert preprocessing_version.observed() == preprocessing_version.PINNED, (
         "the pipeline has changed: where this is meant, raise PIPELINE_VERSION and pin the new digests"
     )
-    pipeline.require_pinned()
+    preprocessing_version.require_pinned()
 
 
 def test_the_published_fingerprint_is_the_one_without_drift():
@@ -98,30 +100,32 @@ def test_the_published_fingerprint_is_the_one_without_drift():
 def test_the_versions_that_are_named_are_those_that_are_tested():
     for file in ("cpu.txt", "gpu.txt"):
         lines = dict(re.findall(r"^([\w-]+)==([\w.]+)$", (ROOT / "constraints" / file).read_text(), re.MULTILINE))
-        assert {name: lines.get(name) for name in pipeline.PINNED_WITH} == dict(pipeline.PINNED_WITH), file
+        assert {name: lines.get(name) for name in preprocessing_version.PINNED_WITH} == dict(
+            preprocessing_version.PINNED_WITH
+        ), file
 
 
 def test_every_change_of_a_library_is_noticed_and_named():
     for name, (apply, expected) in DRIFTS.items():
-        pipeline.observed.cache_clear()
+        preprocessing_version.observed.cache_clear()
         with pytest.MonkeyPatch.context() as patch:
             apply(patch)
-            assert pipeline.drift() == expected, name
+            assert preprocessing_version.drift() == expected, name
             with pytest.raises(PipelineDrift) as caught:
-                pipeline.require_pinned()
+                preprocessing_version.require_pinned()
         first, remedy = caught.value.problems
         assert f"{expected[0]} differ" in first, name
         makers = ("tokenizers", "transformers") if expected == ["token ids"] else ("pillow",)
-        assert all(f"{maker} {pipeline.PINNED_WITH[maker]}" in first for maker in makers), name
+        assert all(f"{maker} {preprocessing_version.PINNED_WITH[maker]}" in first for maker in makers), name
         assert "--allow-pipeline-drift" in remedy, name
-        assert f"pip install 'pillow=={pipeline.PINNED_WITH['pillow']}'" in remedy, name
-    pipeline.observed.cache_clear()
+        assert f"pip install 'pillow=={preprocessing_version.PINNED_WITH['pillow']}'" in remedy, name
+    preprocessing_version.observed.cache_clear()
 
 
 def test_the_versions_that_are_installed_are_named(drifted, monkeypatch):
-    monkeypatch.setattr(pipeline, "installed", lambda package: f"99.{package}")
+    monkeypatch.setattr(preprocessing_version, "installed", lambda package: f"99.{package}")
     with pytest.raises(PipelineDrift, match=r"pillow 99\.pillow \(pinned with 13\.0\.0\)"):
-        pipeline.require_pinned()
+        preprocessing_version.require_pinned()
 
 
 def test_a_server_refuses_to_start(drifted):
@@ -146,11 +150,11 @@ def test_a_drift_that_is_allowed_is_logged_described_and_another_fingerprint(dri
 def test_other_drifts_have_other_fingerprints():
     seen = {PUBLISHED}
     for name in ("bicubic", "JPEG", "no NFC"):
-        pipeline.observed.cache_clear()
+        preprocessing_version.observed.cache_clear()
         with pytest.MonkeyPatch.context() as patch:
             DRIFTS[name][0](patch)
             seen.add(open_checkpoint(BUNDLED).fingerprint)
-    pipeline.observed.cache_clear()
+    preprocessing_version.observed.cache_clear()
     assert len(seen) == 4
 
 
@@ -164,11 +168,11 @@ def test_golden_scores_that_were_recorded_before_are_still_compared(patch):
 
 def test_golden_scores_that_were_recorded_with_drift_are_refused_without():
     checkpoint = open_checkpoint(BUNDLED)
-    pipeline.observed.cache_clear()
+    preprocessing_version.observed.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         DRIFTS["bicubic"][0](patch)
         foreign = golden.read(checkpoint).model_copy(update={"fingerprint": open_checkpoint(BUNDLED).fingerprint})
-    pipeline.observed.cache_clear()
+    preprocessing_version.observed.cache_clear()
     with pytest.raises(golden.CheckpointError, match="pixels or token ids had drifted"):
         golden.require_fingerprint(foreign, open_checkpoint(BUNDLED))
 
@@ -200,7 +204,6 @@ def test_lossy_webp_decodes_as_ever():
 
 
 def test_pixels_are_compared_without_torch():
-    program = (
-        "import sys; from jrm_service.model import pipeline as p; list(p._pixels()); assert 'torch' not in sys.modules"
-    )
+    program = "import sys; from jrm_service.model import preprocessing_version; list(preprocessing_version._pixels()); "
+    program += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

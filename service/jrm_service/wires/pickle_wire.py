@@ -14,7 +14,7 @@ from jrm_service.api.score_path import IncomingRequest
 from jrm_service.errors import InvalidRequest, JRMError, UnsupportedMediaType
 from jrm_service.images.reader import ImageInput
 
-from .pickle_values import PickleError, PILState
+from .pickle_allowlist import PickleError, PILState
 from .pickles import loads
 
 # Their clients retry a 500 up to a thousand times, minutes apart, although the request would only fail again.

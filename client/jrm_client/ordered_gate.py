@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 
-class Turns:
+class OrderedGate:
     """Tickets from 0; a ticket's turn comes when all before it are over or were given back."""
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ class PILState:
     state: Any = None
 
 
-def called(function: Global, arguments: Sequence[Any]) -> bytes:
+def call_function(function: Global, arguments: Sequence[Any]) -> bytes:
     """Return the result of a call, which must be one of those that make bytes. Raises PickleError."""
     if function.pair == ("_codecs", "encode") and [type(argument) for argument in arguments] == [str, str]:
         text, encoding = arguments
@@ -78,7 +78,7 @@ def called(function: Global, arguments: Sequence[Any]) -> bytes:
     raise PickleError(f"it calls {function.module}.{function.name}")
 
 
-def made(kind: Global, arguments: Sequence[Any]) -> PILState | str:
+def construct(kind: Global, arguments: Sequence[Any]) -> PILState | str:
     """Return what stands for a new object of a class. Raises PickleError."""
     if kind.pair in _IMAGE_CLASSES and not arguments:
         return PILState()
