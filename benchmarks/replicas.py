@@ -29,16 +29,23 @@ class Replica:
         arguments: flags of ``benchmarks.paced``.
         log: file that its log lines are appended to.
         port: a free one where none is given.
+        module: the Python module that the process runs, with the flags of ``benchmarks.paced``.
     """
 
     def __init__(
-        self, settings: Mapping[str, object], arguments: Sequence[object], log: Path, port: int | None = None
+        self,
+        settings: Mapping[str, object],
+        arguments: Sequence[object],
+        log: Path,
+        port: int | None = None,
+        *,
+        module: str = "benchmarks.paced",
     ) -> None:
         self._port = port or free_port()
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("JRM_")}
         self._environment |= {f"JRM_{name.upper()}": str(value) for name, value in settings.items()}
         self._environment["JRM_PORT"] = str(self._port)
-        self._command = [sys.executable, "-m", "benchmarks.paced", *map(str, arguments)]
+        self._command = [sys.executable, "-m", module, *map(str, arguments)]
         self._log = log
         self._process: subprocess.Popen[str] | None = None
         self.url = f"http://127.0.0.1:{self._port}"

@@ -6,7 +6,8 @@ import pytest
 from tools import replies
 
 from docs import pages
-from support import processes
+from jrm_service.settings import Settings
+from support import servers
 from support.cases import each
 
 REPLY = {"id": "a", "score": 1.25, "status": "ok", "timings_ms": {"total": 3.5}, "items": [1, None]}
@@ -14,9 +15,8 @@ REPLY = {"id": "a", "score": 1.25, "status": "ok", "timings_ms": {"total": 3.5},
 
 @pytest.fixture(scope="module")
 def url():
-    with processes.serving(*(f"--{name.replace('_', '-')}={value}" for name, value in replies.FLAGS.items())) as server:
-        server.wait_until_ready()
-        yield server.url
+    with servers.serving(Settings(**replies.FLAGS), load=servers.parts_of) as url:
+        yield url
 
 
 def check(url, *, explains):

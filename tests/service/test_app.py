@@ -1,5 +1,6 @@
 """Start-up through the real application: ready after the self-test, or never."""
 
+import shutil
 import threading
 
 import httpx
@@ -13,20 +14,21 @@ from support import checkpoints, servers
 from support.servers import error_of
 
 
-@pytest.fixture
-def recorded(tmp_path):
-    path = checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass())
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    path = checkpoints.write(tmp_path_factory.mktemp("recorded") / "checkpoint", checkpoints.one_pass())
     golden_recording.record(open_checkpoint(path), golden_recording.drawn_examples())
     return path
 
 
-@pytest.fixture
-def off(recorded):
+@pytest.fixture(scope="module")
+def off(recorded, tmp_path_factory):
     """A checkpoint whose golden scores nothing here reproduces."""
-    document = golden.read(open_checkpoint(recorded)).model_dump()
+    path = shutil.copytree(recorded, tmp_path_factory.mktemp("off") / "checkpoint")
+    document = golden.read(open_checkpoint(path)).model_dump()
     document["cases"][1]["dimensions"]["visual_quality"]["mean"] += 0.5
-    (recorded / golden.FILE).write_text(golden.Golden.model_validate(document).model_dump_json())
-    return recorded
+    (path / golden.FILE).write_text(golden.Golden.model_validate(document).model_dump_json())
+    return path
 
 
 def test_a_server_that_passed_shows_it(recorded):
@@ -39,8 +41,12 @@ def test_a_server_that_passed_shows_it(recorded):
 def test_a_server_that_is_off_never_becomes_ready(off):
     told: list[BaseException] = []
     heard = threading.Event()
-    settings = Settings(checkpoint=off, device="cpu")
-    with servers.starting(settings, on_failed=lambda error: (told.append(error), heard.set())) as url:
+
+    def failed(error: BaseException) -> None:
+        told.append(error)
+        heard.set()
+
+    with servers.starting(load=lambda: servers.parts_of(off), on_failed=failed) as url:
         assert heard.wait(60)
         reply = httpx.get(f"{url}/health/ready")
         assert error_of(reply) == (503, "not_ready")

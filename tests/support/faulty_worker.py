@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from jrm_service.device.channel import Channel, Load, Loaded
+from jrm_service.errors import CheckpointError
 from jrm_service.model import main
 from jrm_service.scoring.backend import OutOfMemory
 from jrm_service.scoring.fakes import FakeBackend
@@ -39,7 +40,9 @@ class FaultyBackend(FakeBackend):
 
 
 def load_fake(load: Load, channel: Channel) -> FaultyBackend:
-    """In place of a checkpoint; there is nothing to prepare candidates with, which FakePreparer does."""
+    """In place of the bundled checkpoint; there is nothing to prepare candidates with, which FakePreparer does."""
+    if load.checkpoint is not None:
+        raise CheckpointError([f"{load.checkpoint}: refused for a test"])
     from jrm_service.model import devices  # noqa: F401 - with torch, which no batch should have to wait for
 
     backend = FaultyBackend(load.devices[load.number])

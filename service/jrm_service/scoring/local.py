@@ -85,6 +85,7 @@ class LocalWorker:
         self.backend = backend
         self._thread: threading.Thread | None = None
         self._broken = False
+        self._left_behind = False  # the thread was ended during a call
         self._lost: asyncio.Future[None] | None = None
         self._batches: SimpleQueue[tuple[Sequence[Candidate], asyncio.Future[WorkerResult]] | None] = SimpleQueue()
         self._in_flight: set[asyncio.Future[WorkerResult]] = set()
@@ -97,6 +98,7 @@ class LocalWorker:
             raise StartFailed("its last call has not come back")
         loop = asyncio.get_running_loop()
         self._lost = loop.create_future()
+        self._left_behind = False
         self._batches = SimpleQueue()
         self._thread = threading.Thread(
             target=self._run, args=(loop, self._batches, self._lost), name=f"jrm-{self.device}", daemon=True
@@ -128,7 +130,8 @@ class LocalWorker:
         if self._in_flight and patience_s:
             await asyncio.wait(self._in_flight, timeout=patience_s)
         self._batches.put(None)
-        if not self._in_flight and self._thread is not None:
+        self._left_behind |= bool(self._in_flight)
+        if not self._left_behind and self._thread is not None:
             await asyncio.to_thread(self._thread.join, _IDLE_END_S)  # so that the worker can be restarted at once
         for answer in list(self._in_flight):
             if not answer.done():

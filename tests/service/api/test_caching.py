@@ -170,7 +170,10 @@ def test_killing_and_restarting_redis_under_load_loses_and_changes_nothing():
 
 
 @pytest.mark.parametrize("answer", [b"", b"-ERR no\r\n", b"$3\r\nfoo\r\n"])
-def test_whatever_redis_says_a_score_is_a_score(answer):
+def test_whatever_redis_says_a_score_is_a_score(answer, monkeypatch):
+    for module in ("redis_link", "scoring.redis_store"):
+        monkeypatch.setattr(f"jrm_service.{module}.BACKGROUND_TIMEOUT_S", 0.1)
+
     async def run() -> None:
         async with redis_servers.scripted(answer) as (redis_url, _):
             settings = Settings(backend="fake", redis_url=redis_url, redis_timeout_s=0.05)

@@ -253,7 +253,8 @@ def test_too_many_candidates(fake_server):
     assert error_of(post(fake_server, {"groups": [tiny]})) == (413, "payload_too_large")
 
 
-def test_a_body_that_stops_arriving(fake_server):
+def test_a_body_that_stops_arriving(fake_server, monkeypatch):
+    monkeypatch.setattr("jrm_service.api.errors._DRAIN_SECONDS", 0.1)  # what it waits for before it closes
     host, port = fake_server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(

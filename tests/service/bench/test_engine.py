@@ -13,6 +13,12 @@ from support import checkpoints
 PLAN = Plan(edits=3, side=64, rounds=1, seconds=0.02, sizes=(1, 3))
 
 
+@pytest.fixture(autouse=True)
+def a_step_is_small(monkeypatch):
+    """Operations of a batch are counted, which takes seconds for the paper's 288 candidates."""
+    monkeypatch.setattr("jrm_service.bench.engine._STEP_CANDIDATES", 12)
+
+
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     path = checkpoints.write(tmp_path_factory.mktemp("engine"), checkpoints.two_passes())

@@ -1,6 +1,6 @@
 """Real worker processes: what they answer, what becomes of candidates when they die, and what they leave behind.
 
-Those that have to do with a checkpoint load the bundled one, the others the fake model, which takes no time.
+The one whose scores are compared loads the bundled checkpoint, the others the fake model, which takes no time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,13 +138,13 @@ def test_a_worker_scores_as_the_plain_scorer_of_this_process() -> None:
     run(main())
 
 
-def test_what_keeps_a_checkpoint_from_loading_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_keeps_a_checkpoint_from_loading_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         workers = [
-            ProcessWorker(load(0, 2, checkpoint=str(tmp_path)), start_timeout_s=START_S),
+            ProcessWorker(load(0, 2, checkpoint="/broken"), start_timeout_s=START_S, module=FAULTY),
             ProcessWorker(load(1, 2), start_timeout_s=START_S, module=FAULTY),
         ]
-        with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        with pytest.raises(CheckpointError, match=r"/broken: refused for a test"):
             await load_all(workers)
         assert all(process.lost.done() for process in workers)
 
@@ -151,11 +152,18 @@ def test_what_keeps_a_checkpoint_from_loading_is_told(tmp_path: Path, caplog: py
         run(main())
 
 
-def test_a_worker_that_is_started_again_refuses_another_checkpoint() -> None:
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"fingerprint": "0" * 32}, "the checkpoint has become another"),
+        ({"devices": ["cuda:99"]}, r"device 'cuda:99': torch sees \d+ GPUs here"),
+    ],
+)
+def test_what_a_worker_refuses(changes: dict[str, Any], told: str) -> None:
     """What the process does, in this one."""
     ours, theirs = map(Channel, socket.socketpair())
-    with closing(ours), closing(theirs), pytest.raises(CheckpointError, match="the checkpoint has become another"):
-        load_checkpoint(load(fingerprint="0" * 32), theirs)
+    with closing(ours), closing(theirs), pytest.raises(CheckpointError, match=told):
+        load_checkpoint(load(**changes), theirs)
 
 
 def test_workers_that_would_score_in_different_precision_are_refused() -> None:
@@ -246,7 +254,11 @@ async def outcomes(batcher: Batcher, prepared: list[Candidate]) -> list[Score | 
     return [outcome.result for outcome in await request.outcomes()]
 
 
-def test_a_candidate_that_kills_its_worker_alone_is_the_only_one_without_a_score() -> None:
+def test_a_candidate_that_kills_its_worker_alone_is_the_only_one_without_a_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jrm_service.scoring.batcher._LONGEST_PAUSE_S", 0.0)
+
     async def main() -> None:
         async with batching(1, 60.0) as batcher:
             texts = ["a", "b", "segfault", "c", "d", "e"]

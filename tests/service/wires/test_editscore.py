@@ -92,13 +92,18 @@ def test_too_many_pixels_are_refused_before_anything_is_made_of_them():
         image_file(PILState([{}, "1", (2**30, 2**30), None, b""]), max_pixels=MAX_PIXELS)
 
 
-def test_every_list_is_as_long_as_the_edits():
+@pytest.fixture(scope="module")
+def url():
+    with servers.serving(Settings(backend="fake", wires="editscore")) as url:
+        yield url
+
+
+def test_every_list_is_as_long_as_the_edits(url):
     pairs = [
         wire_bodies.Pair(encode(photo(40, 40)), encode(photo(40, 40, seed=n)), "make it blue") for n in range(1, 4)
     ]
-    with servers.serving(Settings(backend="fake", wires="editscore")) as url:
-        reply = pickle.loads(wire_bodies.post_pickle(url, wire_bodies.editscore(pairs)).content)
-        rewards = wire_bodies.rewards_of_score(url, pairs)
+    reply = pickle.loads(wire_bodies.post_pickle(url, wire_bodies.editscore(pairs)).content)
+    rewards = wire_bodies.rewards_of_score(url, pairs)
     assert reply["rewards"] == reply["strict_rewards"] == rewards
     assert reply["scores"] == [1.0 if reward >= 0.5 else 0.0 for reward in rewards]
     assert reply["reasoning"] == [""] * 3
@@ -123,10 +128,9 @@ def test_every_list_is_as_long_as_the_edits():
     ],
     ids=lambda changes: str(changes)[:50],
 )
-def test_what_is_no_request_is_400(changes):
+def test_what_is_no_request_is_400(changes, url):
     pair = wire_bodies.Pair(encode(photo(40, 40)), encode(photo(40, 40, seed=1)), "make it blue")
-    with servers.serving(Settings(backend="fake", wires="editscore")) as url:
-        reply = wire_bodies.post_pickle(url, wire_bodies.editscore([pair]) | changes)
+    reply = wire_bodies.post_pickle(url, wire_bodies.editscore([pair]) | changes)
     assert reply.status_code == 400
     assert set(pickle.loads(reply.content)) == {"error"}
     assert "PILState" not in str(pickle.loads(reply.content))
