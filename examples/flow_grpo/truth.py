@@ -54,9 +54,10 @@ def quality(task: Task, picture: Picture) -> float:
     1 for a picture of nothing where something should be: what is not there is not sharp.
     """
     wanted = len(task.scene.shapes) - (task.verb == "remove")
-    if wanted > 0 and not find_shapes(picture, task.scene.background):
+    found = find_shapes(picture, task.scene.background)
+    if wanted > 0 and not found:
         return 1.0
-    noise, blur = measure(picture, task.scene.background)
+    noise, blur = _measure(picture, found, task.scene.background)
     return min(_grade("noise", noise), _grade("blur", blur))
 
 
@@ -65,8 +66,11 @@ def measure(picture: Picture, background: RGB) -> tuple[float, float]:
 
     As ``world.flaws`` makes them. Where there is nothing but background, blur cannot be seen, and is 0.
     """
+    return _measure(picture, find_shapes(picture, background), background)
+
+
+def _measure(picture: Picture, found: Sequence[Found], background: RGB) -> tuple[float, float]:
     pixels = picture.astype(float)
-    found = find_shapes(picture, background)
     outside = np.ones(pixels.shape[:2], bool)
     for one in found:
         outside &= ~dilated(one.mask, 3)

@@ -55,10 +55,11 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     start = checkpoints.write(folder / "start", checkpoints.two_passes(), tied=False)
     data = {"jsonl": str(write_groups(folder / "groups.jsonl", groups(4)))}
-    recipes = {name: recipe(data=data, save_every=1, **changes) for name, changes in JOBS.items()}
+    recipes = {name: recipe(data=data, **changes) for name, changes in JOBS.items()}
+    recipes["sharded"] = recipe(data=data, save_every=1, **JOBS["sharded"])
     recipes["alone"] = recipes["back"] = recipe(data=data, save_every=1, shard=True)
     recipes["alone, one step"] = recipe(data=data, **JOBS["accumulated"])
-    recipes["alone, lora"] = recipe(data=data, save_every=1, **JOBS["lora"])
+    recipes["alone, lora"] = recipe(data=data, **JOBS["lora"])
     made = Runs(folder, start, recipes)
     made.alone("alone")
     made.alone("alone, one step")

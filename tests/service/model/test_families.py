@@ -68,6 +68,12 @@ def score(scorer, candidates):
     return scorer.score(scorer.collate(candidates)).outcomes
 
 
+@pytest.fixture(scope="module")
+def plain(checkpoint, candidates):
+    """What the plain scorer makes of them."""
+    return score(PlainScorer(checkpoint, "cpu", torch.float32), candidates)
+
+
 def numbers(outcome):
     dimensions = [number for d in outcome.dimensions.values() for number in (d.mean, d.std)]
     return [outcome.reward, outcome.reward_std, *dimensions]
@@ -78,21 +84,20 @@ def assert_close(ours, theirs, tolerance):
         assert numbers(mine) == pytest.approx(numbers(other), abs=tolerance)
 
 
-def test_the_plain_scorer_is_the_stock_forward(path, checkpoint, candidates):
+def test_the_plain_scorer_is_the_stock_forward(path, candidates, plain):
     reference = Reference(path)
-    outcomes = score(PlainScorer(checkpoint, "cpu", torch.float32), candidates)
-    for n, outcome in enumerate(outcomes):
+    for n, outcome in enumerate(plain):
         theirs = reference.score(PICTURES[n // 2 % 2], PICTURES[n // 2], candidates[n].instruction)
         wanted = [number for pair in theirs["dimensions"].values() for number in pair]
         assert numbers(outcome) == pytest.approx([theirs["reward"], theirs["reward_std"], *wanted], abs=REFERENCE)
 
 
 @pytest.mark.parametrize("kernel", [None, one_by_one], ids=["by shape", "one call"])
-def test_the_trie_scores_as_the_plain_scorer_does_in_any_company(checkpoint, candidates, kernel, monkeypatch):
+def test_the_trie_scores_as_the_plain_scorer_does_in_any_company(checkpoint, candidates, plain, kernel, monkeypatch):
     monkeypatch.setattr(engine_module, "find_kernel", lambda *_: kernel)
     trie = TrieScorer(checkpoint, "cpu", torch.float32)
     together = score(trie, candidates)
-    assert_close(together, score(PlainScorer(checkpoint, "cpu", torch.float32), candidates), PLAIN)
+    assert_close(together, plain, PLAIN)
     trie.features.clear()
     alone = []
     for candidate in candidates:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -26,12 +27,27 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A checkpoint with golden scores of its own, to break."""
-    opened = open_checkpoint(checkpoints.write(tmp_path / "golden", checkpoints.one_pass()))
+def recorded(path, manifest, seed=0):
+    """A checkpoint with golden scores."""
+    opened = open_checkpoint(checkpoints.write(path, manifest, seed=seed))
     golden_recording.record(opened, golden_recording.drawn_examples())
     return opened
+
+
+@pytest.fixture(scope="module", params=range(3))
+def of_seed(request, tmp_path_factory):
+    return recorded(tmp_path_factory.mktemp("seed"), checkpoints.one_pass(), seed=request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return recorded(tmp_path_factory.mktemp("whole"), checkpoints.one_pass())
+
+
+@pytest.fixture
+def checkpoint(tmp_path, whole):
+    """A copy for the test to break."""
+    return open_checkpoint(shutil.copytree(whole.path, tmp_path / "golden"))
 
 
 def file_of(checkpoint: Checkpoint):
@@ -74,8 +90,7 @@ def edit(checkpoint: Checkpoint, change) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_was_recorded_is_what_is_served(tmp_path, layout, engine):
-    checkpoint = open_checkpoint(checkpoints.write(tmp_path, LAYOUTS[layout], seed=1))
-    golden_recording.record(checkpoint, golden_recording.drawn_examples())
+    checkpoint = recorded(tmp_path, LAYOUTS[layout], seed=1)
     result = check(read(checkpoint), checkpoint, engine=engine)
     assert result.cases == 4
     assert result.max_deviation < 1e-4
@@ -83,17 +98,12 @@ def test_what_was_recorded_is_what_is_served(tmp_path, layout, engine):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("seed", range(3))
-def test_lower_precision_passes_within_its_tolerance(tmp_path, dtype, seed):
-    checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass(), seed=seed))
-    golden_recording.record(checkpoint, golden_recording.drawn_examples())
-    result = check(read(checkpoint), checkpoint, dtype=dtype)
+def test_lower_precision_passes_within_its_tolerance(of_seed, dtype):
+    result = check(read(of_seed), of_seed, dtype=dtype)
     assert 1e-4 < result.max_deviation <= result.tolerance
 
 
-def test_fp8_passes_within_a_tolerance_of_its_own(tmp_path):
-    checkpoint = open_checkpoint(checkpoints.write(tmp_path, checkpoints.one_pass()))
-    golden_recording.record(checkpoint, golden_recording.drawn_examples())
+def test_fp8_passes_within_a_tolerance_of_its_own(checkpoint):
     tests, preparer = read(checkpoint), CheckpointPreparer(checkpoint)
     simulated = golden.check(tests, preparer, scorer_in("fp8", checkpoint), "fp8")
     real = golden.check(

@@ -23,7 +23,7 @@ def test_people_see_the_same_pictures_and_read_other_labels():
 
 def test_they_are_right_on_average_and_differ_by_the_doubt():
     read = np.array(
-        [[list(edit.labels.values()) for edit in World(1, edits=6, annotator=n)[0].edits] for n in range(300)]
+        [[list(edit.labels.values()) for edit in World(1, edits=6, annotator=n, side=64)[0].edits] for n in range(300)]
     )
     truth = np.array([list(edit.labels.values()) for edit in World(1, edits=6)[0].edits])
     np.testing.assert_allclose(read.mean(axis=0), truth, atol=0.25)
