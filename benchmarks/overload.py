@@ -28,7 +28,7 @@ from jrm_service.bench.tables import load, machine, table
 
 from .known_rewards import KnownGroup
 from .raw_callers import RawCallers, Reply
-from .replicas import Replica
+from .server_processes import Replica
 
 EDITS = 12
 BATCH_GROUPS = 2  # a group that needs more than one batch goes to the back of the line in between

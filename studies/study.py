@@ -35,7 +35,7 @@ from jrm_training.evaluate import Judged, make_report, rated, rated_reward, scor
 from jrm_training.evaluate_report import to_json
 from jrm_training.evaluate_results import ResultsFile, inputs_hash
 from jrm_training.evaluate_scorers import BackendScorer, open_scorer
-from jrm_training.generate import write_critiques
+from jrm_training.generate_critiques import write_critiques
 from jrm_training.metrics import tallies
 from jrm_training.trainer import LOG, read_log
 from jrm_training.world import World

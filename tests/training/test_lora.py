@@ -13,10 +13,10 @@ from jrm_service.model.checkpoint_source import open_source
 from jrm_training.batch import Collator
 from jrm_training.config import Lora, find_recipe, read_recipe
 from jrm_training.data import write_groups
+from jrm_training.init_checkpoint import prepare
 from jrm_training.lora import add_lora
 from jrm_training.model import JointModel
 from jrm_training.run import open_data, run
-from jrm_training.start import prepare
 from jrm_training.trainer import Trainer, read_log
 from support import checkpoints
 from support.training import groups, recipe, weights

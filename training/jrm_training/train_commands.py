@@ -61,7 +61,7 @@ def train(
 
     from .config import find_recipe, read_recipe
     from .run import run
-    from .tiny import EYES_STEPS, write_start
+    from .tiny import VISION_STEPS, write_start
 
     console = Console(stderr=True)
     try:
@@ -79,8 +79,8 @@ def train(
             start = BUNDLED  # a model that has seen nothing needs more than anybody's rows
         elif checkpoint is None and not start.exists():
             with Progress(console=console) as bar:
-                task = bar.add_task("learning to see", total=EYES_STEPS)
-                write_start(start, eyes=EYES_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
+                task = bar.add_task("training the vision tower", total=VISION_STEPS)
+                write_start(start, vision_steps=VISION_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
         written = run(read, start, out, chosen, console)
     except CheckpointError as error:
         _fail(error.problems)
@@ -128,7 +128,7 @@ def init(
 
     from jrm_service.errors import CheckpointError
 
-    from .start import prepare
+    from .init_checkpoint import prepare
 
     bar = Progress(
         "copying weights", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)

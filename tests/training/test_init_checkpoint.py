@@ -13,7 +13,7 @@ from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.checkpoint_files import write_json
 from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.editreward import default_prompts
-from jrm_training.start import REGION_TOKENS, prepare
+from jrm_training.init_checkpoint import REGION_TOKENS, prepare
 from support import checkpoints
 from support.editreward import EMBEDDING, PADDED_VOCABULARY, edit, read, write_base
 

@@ -1,4 +1,4 @@
-"""The training commands of ``jrm``. Heavy imports happen inside the commands."""
+"""``jrm evaluate``. Heavy imports happen inside the command."""
 
 from __future__ import annotations
 
