@@ -96,9 +96,9 @@ def _sections(study: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
                 if output == "reward" or not figure.startswith(("order", "pick"))
             ],
         )
-    told = [run for run in runs if run["splits"]["test"]["critiques"]]
-    if told:
-        written = told[0]["splits"]["test"]["critiques"]
+    critiqued = [run for run in runs if run["splits"]["test"]["critiques"]]
+    if critiqued:
+        written = critiqued[0]["splits"]["test"]["critiques"]
         yield (
             f"Critiques of {next(iter(written.values()))['critique_valid']['count']:,} edits of the test split",
             [

@@ -111,9 +111,9 @@ class Collator:
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
         scored = [sequence for candidate in candidates for sequence in candidate.sequences]
         answers = self._answers(groups, scored)
-        told = [(*scored[n].segments, Text((*scored[n].tail, *critique))) for n, critique in answers]
+        with_critiques = [(*scored[n].segments, Text((*scored[n].tail, *critique))) for n, critique in answers]
         packed = pack(
-            [*(sequence.segments for sequence in scored), *told],
+            [*(sequence.segments for sequence in scored), *with_critiques],
             factor=self._checkpoint.image_spec.factor,
             image_token_id=self._checkpoint.config.image_token_id,
             position_rule=manifest.positions,
@@ -150,9 +150,10 @@ class Collator:
         A pass that is read for several dimensions has as many answers: all of them shape its **h**.
         """
         answers: list[tuple[int, Ids]] = []
-        passes = [(g, edit, one) for g in groups for edit in g.edits for one in self._checkpoint.manifest.passes]
-        for number, ((group, edit, one), sequence) in enumerate(zip(passes, scored, strict=True)):
-            texts = [edit.critiques[name] for name in one.read if name in edit.critiques] if self._critiques else []
+        manifest = self._checkpoint.manifest
+        passes = [(group, edit, pass_) for group in groups for edit in group.edits for pass_ in manifest.passes]
+        for number, ((group, edit, pass_), sequence) in enumerate(zip(passes, scored, strict=True)):
+            texts = [edit.critiques[name] for name in pass_.read if name in edit.critiques] if self._critiques else []
             critiques = [self.critique_ids(text) for text in texts]
             longest = max(map(len, critiques), default=0)
             if sequence.tokens + longest > self._max_tokens:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .benchmarks.pairs import PairSet
     from .data import Group
-    from .evaluate import Judged
+    from .evaluate import ScoredGroup
     from .evaluate_scorers import GroupScorer
 
 _BENCHMARKS = ("editscore", "editreward", "mmrb2", "genai-bench")
@@ -163,7 +163,7 @@ def _evaluate(
     scorer: GroupScorer,
     out: Path,
     as_json: Path | None,
-    report: Callable[[list[Judged]], _Reported],
+    report: Callable[[list[ScoredGroup]], _Reported],
 ) -> bool:
     from rich.console import Console
 
@@ -177,23 +177,23 @@ def _evaluate(
     results = ResultsFile(out, scorer.model, scorer.fingerprint)
     with _bar("scoring groups") as bar:
         task = bar.add_task("", total=len(groups))
-        judged = score_groups(
+        scored = score_groups(
             groups, scorer, results, lambda done, total: bar.update(task, completed=done, total=total)
         )
     with Console(stderr=True).status("figures and intervals"):
-        shown, value, complete = report(judged)
+        shown, value, complete = report(scored)
     print_table(shown)
     if as_json is not None:
         as_json.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return complete
 
 
-def _report(scorer: GroupScorer) -> Callable[[list[Judged]], _Reported]:
+def _report(scorer: GroupScorer) -> Callable[[list[ScoredGroup]], _Reported]:
     from .evaluate import make_report
     from .evaluate_report import table, to_json
 
-    def report(judged: list[Judged]) -> _Reported:
-        made = make_report(judged, scorer)
+    def report(scored: list[ScoredGroup]) -> _Reported:
+        made = make_report(scored, scorer)
         return table(made), to_json(made), not made.failed
 
     return report
@@ -201,12 +201,12 @@ def _report(scorer: GroupScorer) -> Callable[[list[Judged]], _Reported]:
 
 def _benchmark_report(
     pairs: PairSet, scorer: GroupScorer, named_revision: str | None, seed: int
-) -> Callable[[list[Judged]], _Reported]:
+) -> Callable[[list[ScoredGroup]], _Reported]:
     from .benchmarks.report import make_benchmark_report, table, to_json
     from .benchmarks.revision import revision
 
-    def report(judged: list[Judged]) -> _Reported:
-        made = make_benchmark_report(pairs, judged, scorer, revision=named_revision or revision(pairs.paths), seed=seed)
+    def report(scored: list[ScoredGroup]) -> _Reported:
+        made = make_benchmark_report(pairs, scored, scorer, revision=named_revision or revision(pairs.paths), seed=seed)
         return table(made), to_json(made), not made.failed
 
     return report

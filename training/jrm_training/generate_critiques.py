@@ -230,6 +230,6 @@ class _LanguageHead:
 
     def _written(self, ids: list[int]) -> Written:
         stopped = self._end in ids
-        said = ids[: ids.index(self._end)] if stopped else ids
-        text = self._tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        answer_ids = ids[: ids.index(self._end)] if stopped else ids
+        text = self._tokenizer.decode(answer_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return Written(text, "stop" if stopped else "length")

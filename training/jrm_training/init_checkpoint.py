@@ -64,7 +64,7 @@ def prepare(
         problems.append(f"{out}: is not an empty folder, and nothing is overwritten")
     if problems:
         raise CheckpointError(problems)
-    plan = _plan(base, _wanted(manifest, pixels, name, out.name), seed)
+    plan = _plan(base, _init_options(manifest, pixels, name, out.name), seed)
     with new_folder(out) as draft:
         plan.write(draft, seed, shard_bytes, progress)
         open_checkpoint(draft)
@@ -72,7 +72,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _InitOptions:
     """What was asked for; ``name`` None leaves the manifest's."""
 
     manifest: Manifest | None
@@ -81,14 +81,14 @@ class _Wanted:
     name: str | None
 
 
-def _wanted(file: Path | None, pixels: int | None, name: str | None, folder: str) -> _Wanted:
+def _init_options(file: Path | None, pixels: int | None, name: str | None, folder: str) -> _InitOptions:
     if file is None:
-        return _Wanted(None, pixels or PIXELS, pixels or PIXELS, name or folder)
+        return _InitOptions(None, pixels or PIXELS, pixels or PIXELS, name or folder)
     manifest, problems = read_manifest(file, label=str(file))
     if manifest is None:
         raise CheckpointError(problems)
     image = manifest.image
-    return _Wanted(manifest, pixels or image.min_pixels, pixels or image.max_pixels, name)
+    return _InitOptions(manifest, pixels or image.min_pixels, pixels or image.max_pixels, name)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Plan:
             raise CheckpointError(problems)
 
 
-def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
+def _plan(base: Path, options: _InitOptions, seed: int) -> _Plan:
     """Read all that is small. Raises CheckpointError with every problem."""
     problems: list[str] = []
     source = open_state_dict(base, problems, [])
@@ -129,14 +129,14 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
     # A token that every base has: nothing is added yet.
     tokenizer = import_base.read_tokenizer(base, IMAGE_TOKEN, None, config, problems, [])
     chat_template = read_chat_template(base, problems, prefix=f"{base.name}/")
-    preprocessor = import_base.read_preprocessor(base, wanted.min_pixels, wanted.max_pixels, config, problems)
+    preprocessor = import_base.read_preprocessor(base, options.min_pixels, options.max_pixels, config, problems)
     if config is not None and config.model_type != _FAMILY:
         problems.append(f"{base.name}/config.json: model_type is {config.model_type!r}, must be {_FAMILY!r} to train")
     elif config is not None and source.headers:
         problems += _weight_problems(base, source, config)
     if problems or not (raw and config and tokenizer and chat_template and preprocessor):
         raise CheckpointError(problems)
-    manifest = _manifest(base, wanted, preprocessor)
+    manifest = _manifest(base, options, preprocessor)
     preprocessor["resample"] = _RESAMPLE_NUMBERS[manifest.image.resample]
     known = tokenizer.get_vocab()
     tokens = [manifest.reward_token, *REGION_TOKENS]
@@ -152,16 +152,16 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
     return _Plan(base, raw, hidden_size, tokenizer, chat_template, preprocessor, manifest, weights)
 
 
-def _manifest(base: Path, wanted: _Wanted, preprocessor: dict[str, Any]) -> Manifest:
+def _manifest(base: Path, options: _InitOptions, preprocessor: dict[str, Any]) -> Manifest:
     """The manifest that was given, or the paper's two passes, with the image rules that hold."""
     image = import_base.image_rules(preprocessor)
     provenance = {"base": base.name, "notes": "prepared by jrm init, with new reward heads"}
-    if wanted.manifest is None:
+    if options.manifest is None:
         hidden = dict.fromkeys(HEADS.values(), HIDDEN)
-        return published_layout(wanted.name or base.name, image, default_prompts(), hidden, provenance)
-    given = wanted.manifest
+        return published_layout(options.name or base.name, image, default_prompts(), hidden, provenance)
+    given = options.manifest
     image["resample"] = given.image.resample
-    changes = {"image": image, "provenance": given.provenance | provenance, "name": wanted.name or given.name}
+    changes = {"image": image, "provenance": given.provenance | provenance, "name": options.name or given.name}
     return Manifest.model_validate(given.model_dump() | changes)
 
 
@@ -191,10 +191,10 @@ def _with_rows(source: StateDict, known: list[int], new: list[int], config: Qwen
         if name not in tables:
             return tensor
         random = torch.Generator().manual_seed(2 * seed + tables.index(name))
-        those = tensor[known].float()
-        noise = torch.randn(len(new), width, generator=random) * _NOISE * those.std()
+        known_rows = tensor[known].float()
+        noise = torch.randn(len(new), width, generator=random) * _NOISE * known_rows.std()
         grown = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), width)])
-        grown[new] = (those.mean(0) + noise).to(tensor.dtype)
+        grown[new] = (known_rows.mean(0) + noise).to(tensor.dtype)
         return grown
 
     return StateDict(headers, read)

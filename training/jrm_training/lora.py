@@ -41,9 +41,9 @@ class TrainedRows(nn.Module):
         output: torch.Tensor = self.table(inputs)
         if isinstance(self.table, nn.Linear):
             return output.index_copy(-1, self.ids, inputs @ self.rows.to(output.dtype).T)
-        here = torch.eq(inputs.unsqueeze(-1), self.ids)
-        rows = self.rows[here.int().argmax(-1)].to(output.dtype)  # in this order the gradient is summed in float32
-        return torch.where(here.any(-1, keepdim=True), rows, output)
+        is_trained = torch.eq(inputs.unsqueeze(-1), self.ids)
+        rows = self.rows[is_trained.int().argmax(-1)].to(output.dtype)  # indexed first: the gradient is float32
+        return torch.where(is_trained.any(-1, keepdim=True), rows, output)
 
 
 def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) -> None:

@@ -139,28 +139,33 @@ class Trainer:
     def _step(self, rows: list[GroupRow], begun: float) -> StepLog:
         """Losses and gradients of all rows, then one update."""
         recipe = self.recipe
-        pairs = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
-        compared, told = self._sums(
-            [sum(len(one) for each in pairs for one in each), sum(len(row.targets) for row in rows)]
+        pairs_of_rows = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
+        pair_count, critique_token_count = self._sums(
+            [
+                sum(len(pairs) for by_dimension in pairs_of_rows for pairs in by_dimension),
+                sum(len(row.targets) for row in rows),
+            ]
         )
         losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # sums over pairs, over critique tokens
-        right = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
-        for row, compare in zip(rows, pairs, strict=True):
+        order_counts = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
+        for row, by_dimension in zip(rows, pairs_of_rows, strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 joint = self.model(row)
-            rank = self._ranking(joint, compare, right)
-            language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
-            loss = (1 - recipe.alpha) * rank / max(compared, 1) + recipe.alpha * language / max(told, 1)
+            row_rank = self._ranking(joint, by_dimension, order_counts)
+            row_language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
+            loss = (1 - recipe.alpha) * row_rank / max(pair_count, 1)
+            loss = loss + recipe.alpha * row_language / max(critique_token_count, 1)
             loss.backward()  # type: ignore[no-untyped-call]
-            losses += torch.stack([rank.detach(), language.detach()])
+            losses += torch.stack([row_rank.detach(), row_language.detach()])
         if not self._sharded:
             sum_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
         gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         tokens = float(sum(row.packed.ids.numel() for row in rows))
-        ranked, spoken, tokens, *counts = self._sums([*losses.tolist(), tokens, *right.flatten().tolist()])
-        ranked, spoken = ranked / max(compared, 1), spoken / max(told, 1)
-        total = (1 - recipe.alpha) * ranked + recipe.alpha * spoken
+        numbers = [*losses.tolist(), tokens, *order_counts.flatten().tolist()]
+        rank_sum, language_sum, tokens, *counts = self._sums(numbers)
+        rank, language = rank_sum / max(pair_count, 1), language_sum / max(critique_token_count, 1)
+        total = (1 - recipe.alpha) * rank + recipe.alpha * language
         if not (math.isfinite(total) and math.isfinite(gradient_norm)):
             raise FloatingPointError(
                 f"step {self.step + 1}: the loss is {total:g} and its gradient's norm {gradient_norm:g}; "
@@ -171,8 +176,8 @@ class Trainer:
         correct = dict(zip(self._dimensions, zip(counts[::2], counts[1::2], strict=True), strict=True))
         return StepLog(
             step=self.step + 1,
-            rank=ranked,
-            language=spoken,
+            rank=rank,
+            language=language,
             total=total,
             gradient_norm=gradient_norm,
             learning_rate=recipe.optimizer.lr * share,
@@ -181,16 +186,19 @@ class Trainer:
             groups_per_second=recipe.batch / (time.perf_counter() - begun),
         )
 
-    def _ranking(self, joint: JointOutput, pairs: list[Pairs], right: torch.Tensor) -> torch.Tensor:
-        """Sum of -log P over the pairs of all dimensions; adds to ``right`` pairs in order, and pairs with an order."""
+    def _ranking(self, joint: JointOutput, by_dimension: list[Pairs], order_counts: torch.Tensor) -> torch.Tensor:
+        """Sum of -log P over the pairs of all dimensions.
+
+        Adds to ``order_counts`` [dimensions, 2] the pairs whose means are in the right order, and all that have one.
+        """
         total = torch.zeros((), device=self.device)
-        for name, compare, counts in zip(self._dimensions, pairs, right, strict=True):
-            here = compare.to(self.device)
+        for name, host_pairs, counts in zip(self._dimensions, by_dimension, order_counts, strict=True):
+            pairs = host_pairs.to(self.device)
             mean, *log_std = joint.outputs[name].unbind(1)
-            total = total + ranking_loss(mean, log_std[0] if log_std else None, here).total
-            decided = here.target == 1  # the preferred edit of a pair is its first
-            ahead = mean[here.first] > mean[here.second]
-            counts += torch.stack([(ahead & decided).sum(), decided.sum()])
+            total = total + ranking_loss(mean, log_std[0] if log_std else None, pairs).total
+            has_preferred = pairs.target == 1  # the preferred edit of a pair is its first
+            in_order = mean[pairs.first] > mean[pairs.second]
+            counts += torch.stack([(in_order & has_preferred).sum(), has_preferred.sum()])
         return total
 
     def _sums(self, numbers: Sequence[float]) -> list[float]:

@@ -5,20 +5,20 @@ import json
 import pytest
 
 from jrm_training.annotate import check
-from jrm_training.annotate.jobs import Judged
+from jrm_training.annotate.jobs import Judgement
 from jrm_training.critique import parse_critique
 from support.scripted_endpoint import critique
 
-FOUR = Judged(score=4.0)
+FOUR = Judgement(score=4.0)
 
 
 def following(text, judged=FOUR, boxes="yx"):
-    return check.critique(text, "following", judged, boxes)
+    return check.parse_critique(text, "following", judged, boxes)
 
 
 def faults(text, kind="following", judged=FOUR):
-    with pytest.raises(check.Faults) as raised:
-        check.critique(text, kind, judged, "yx")
+    with pytest.raises(check.AnswerRejected) as raised:
+        check.parse_critique(text, kind, judged, "yx")
     return raised.value.faults
 
 
@@ -46,8 +46,10 @@ def test_no_regions_where_nothing_changed():
 
 
 def test_quality_needs_no_tags():
-    assert check.critique('{"reasoning": "Strong noise."}', "quality", FOUR, "yx") == {"reasoning": "Strong noise."}
-    assert check.critique('{"reasoning": "<|global|> Noise."}', "quality", FOUR, "yx")
+    assert check.parse_critique('{"reasoning": "Strong noise."}', "quality", FOUR, "yx") == {
+        "reasoning": "Strong noise."
+    }
+    assert check.parse_critique('{"reasoning": "<|global|> Noise."}', "quality", FOUR, "yx")
 
 
 FAULTS = {
@@ -114,7 +116,7 @@ def test_the_score_itself_may_be_stated_and_other_numbers_too():
     for words in ("4/4", "a score of 4", "2 squares, 3 circles", "the 2nd of 4 windows scored by light"):
         assert following(critique(4, regions=True, reasoning=f"<|bbox_0|> {words} <|global|> kept"))
     assert following(
-        critique(4, regions=True, reasoning="<|bbox_0|> 2/4 <|global|> kept"), judged=Judged(verdict="better")
+        critique(4, regions=True, reasoning="<|bbox_0|> 2/4 <|global|> kept"), judged=Judgement(verdict="better")
     )
 
 
@@ -123,30 +125,30 @@ def test_the_score_itself_may_be_stated_and_other_numbers_too():
     [(4, 4, True), (3, 4, True), (2, 4, False), (3, 2.33, True), (4, 2.33, False), (1, 2, True), (1, 3, False)],
 )
 def test_words_may_be_read_as_the_next_score(found, score, fine):
-    assert (check.contradiction(found, Judged(score=score), {}) is None) is fine
+    assert (check.contradiction(found, Judgement(score=score), {}) is None) is fine
 
 
 def test_the_order_of_two_edits_is_not_contradicted():
     """People gave 3, and 2 to another edit whose words were read as 3."""
-    judged, others = Judged(score=3), {2.0: 3}
+    judged, others = Judgement(score=3), {2.0: 3}
     assert check.contradiction(4, judged, others) is None
     assert check.contradiction(3, judged, others) is None
     assert "those about an edit that people gave 2 for 3" in check.contradiction(2, judged, others)
 
 
 def test_a_verdict_is_not_contradicted():
-    assert check.contradiction("better", Judged(verdict="better"), {}) is None
-    assert check.contradiction("equal", Judged(verdict="better"), {}) is None
-    assert check.contradiction("better", Judged(verdict="equal"), {}) is None
-    assert check.contradiction("worse", Judged(verdict="better"), {}) is not None
+    assert check.contradiction("better", Judgement(verdict="better"), {}) is None
+    assert check.contradiction("equal", Judgement(verdict="better"), {}) is None
+    assert check.contradiction("better", Judgement(verdict="equal"), {}) is None
+    assert check.contradiction("worse", Judgement(verdict="better"), {}) is not None
 
 
 def test_a_reading():
-    assert check.reading('{"score": 3}', FOUR) == 3
-    assert check.reading('```\n{"verdict": "worse"}\n```', Judged(verdict="better")) == "worse"
+    assert check.parse_reading('{"score": 3}', FOUR) == 3
+    assert check.parse_reading('```\n{"verdict": "worse"}\n```', Judgement(verdict="better")) == "worse"
     for text in ('{"score": 5}', '{"score": "3"}', "3", '{"verdict": "worse"}'):
-        with pytest.raises(check.Faults):
-            check.reading(text, FOUR)
+        with pytest.raises(check.AnswerRejected):
+            check.parse_reading(text, FOUR)
 
 
 def test_what_is_read_back_states_no_score():

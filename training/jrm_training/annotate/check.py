@@ -12,7 +12,7 @@ from jrm_client import strict_json
 from jrm_service.explain.critique import MAX_REGIONS
 from jrm_training.data import x_first
 
-from .jobs import Judged, Kind
+from .jobs import Judgement, Kind
 from .prompts import BOX, Boxes
 
 SCALE = 1000  # of boxes
@@ -54,7 +54,7 @@ class _VerdictRead(_Strict):
     verdict: Literal["better", "worse", "equal"]
 
 
-class Faults(ValueError):
+class AnswerRejected(ValueError):
     """An answer that cannot be used; ``faults`` says why."""
 
     def __init__(self, faults: Sequence[str]) -> None:
@@ -62,12 +62,12 @@ class Faults(ValueError):
         self.faults = list(faults)
 
 
-def critique(text: str, kind: Kind, judged: Judged, boxes: Boxes) -> dict[str, Any]:
+def parse_critique(text: str, kind: Kind, judgement: Judgement, boxes: Boxes) -> dict[str, Any]:
     """Return the critique of an answer as training data has it: boxes with x first, keys in C.1's order.
 
-    ``boxes`` is the order that was asked for. Raises Faults with everything that is wrong: no JSON object of the
-    schema, regions outside of the picture or without an area, tags without a region and regions without a tag, words
-    that are missing, or that state another score than the one to be argued for.
+    ``boxes`` is the order that was asked for. Raises AnswerRejected with everything that is wrong: no JSON object of
+    the schema, regions outside the image or without an area, tags without a region, regions without a tag, missing
+    text, or text that states another score than the one to be argued for.
     """
     answer = _validated(text, _Following if kind == "following" else _Quality)
     faults = []
@@ -83,21 +83,21 @@ def critique(text: str, kind: Kind, judged: Judged, boxes: Boxes) -> dict[str, A
         ids = [region.id for region in answer.edit_region]
         faults += _id_faults(ids)
     faults += _tag_faults(answer.reasoning, ids, needed=kind == "following")
-    if judged.score is not None:
-        faults += _stated_faults(answer.reasoning, judged.score)
+    if judgement.score is not None:
+        faults += _stated_faults(answer.reasoning, judgement.score)
     if faults:
-        raise Faults(faults[:MAX_FAULTS])
+        raise AnswerRejected(faults[:MAX_FAULTS])
     return ({"edit_region": regions} if kind == "following" else {}) | {"reasoning": answer.reasoning}
 
 
-def reading(text: str, judged: Judged) -> int | str:
-    """Return what a blind reading found: a score, or a verdict. Raises Faults if it is neither."""
-    if judged.verdict is not None:
+def parse_reading(text: str, judgement: Judgement) -> int | str:
+    """Return what a blind reading found: a score, or a verdict. Raises AnswerRejected if it is neither."""
+    if judgement.verdict is not None:
         return _validated(text, _VerdictRead).verdict
     return _validated(text, _ScoreRead).score
 
 
-def contradiction(found: int | str, judged: Judged, others: Mapping[float, int]) -> str | None:
+def contradiction(found: int | str, judgement: Judgement, others: Mapping[float, int]) -> str | None:
     """Say how words that were read as ``found`` contradict the judgement, or return None.
 
     A score may be read as the next one: words have no decimals. It may not be read further off, nor on the other side
@@ -105,17 +105,17 @@ def contradiction(found: int | str, judged: Judged, others: Mapping[float, int])
     "equal", but not as its opposite.
     """
     if isinstance(found, str):
-        if {found, judged.verdict} == {"better", "worse"}:
-            return f"the words argue that the edit is {found}, and people found it {judged.verdict}"
+        if {found, judgement.verdict} == {"better", "worse"}:
+            return f"the words argue that the edit is {found}, and people found it {judgement.verdict}"
         return None
-    assert judged.score is not None
-    if abs(found - judged.score) > 1:
-        return f"the words argue for a score of {found}, and people gave {judged.score:g}"
+    assert judgement.score is not None
+    if abs(found - judgement.score) > 1:
+        return f"the words argue for a score of {found}, and people gave {judgement.score:g}"
     for score, read in others.items():
-        if (found - read) * (judged.score - score) < 0:
+        if (found - read) * (judgement.score - score) < 0:
             return (
                 f"the words argue for a score of {found}, and those about an edit that people gave {score:g} for "
-                f"{read}; people gave this one {judged.score:g}"
+                f"{read}; people gave this one {judgement.score:g}"
             )
     return None
 
@@ -130,12 +130,12 @@ def _validated(text: str, model: type[_Model]) -> _Model:
     try:
         value = strict_json.loads(fenced[1] if fenced else text)
     except ValueError as error:
-        raise Faults([str(error)]) from None
+        raise AnswerRejected([str(error)]) from None
     try:
         return model.model_validate(value)
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False, include_context=False)
-        raise Faults([_reason(item["loc"], item["msg"]) for item in items[:MAX_FAULTS]]) from None
+        raise AnswerRejected([_reason(item["loc"], item["msg"]) for item in items[:MAX_FAULTS]]) from None
 
 
 def _reason(location: tuple[str | int, ...], message: str) -> str:

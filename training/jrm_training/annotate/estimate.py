@@ -68,15 +68,15 @@ def estimate(
     tokens_in = tokens_out = 0
     for job, edits in left:
         for edit in edits:
-            judged = job.edits[edit]
-            for path in prompts.images_of(job.kind, job.sources, job.images, edit, judged):
+            judgement = job.edits[edit]
+            for path in prompts.images_of(job.kind, job.sources, job.images, edit, judgement):
                 if path not in sizes:
                     sizes[path] = pictures.pixels(folder / path)
                 tokens_in += sizes[path] // PIXELS_PER_TOKEN
-            tokens_in += _tokens(prompts.ask(job.kind, job.instruction, len(job.sources), judged, boxes, templates))
+            tokens_in += _tokens(prompts.ask(job.kind, job.instruction, len(job.sources), judgement, boxes, templates))
             tokens_out += TOKENS_OUT[job.kind]
             if verify:
-                tokens_in += _tokens(prompts.read_back(job.kind, judged, "")) + TOKENS_OUT[job.kind]
+                tokens_in += _tokens(prompts.read_back(job.kind, judgement, "")) + TOKENS_OUT[job.kind]
                 tokens_out += 8
     return Estimate(
         critiques,

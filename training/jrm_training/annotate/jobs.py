@@ -42,7 +42,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judgement:
     """How people judged an edit: by a ``score`` from 1 to 4, or, without labels, beside the row's other edit."""
 
     score: float | None = None
@@ -63,7 +63,7 @@ class Job:
     instruction: str
     sources: tuple[str, ...]
     images: tuple[str, ...]
-    edits: Mapping[int, Judged]
+    edits: Mapping[int, Judgement]
 
 
 def read_jobs(path: Path, kinds: Mapping[str, Kind], scale: Scale, limit: int | None = None) -> list[Job]:
@@ -111,8 +111,8 @@ def _jobs(line: jsonl.Line, value: dict[str, Any], kinds: Mapping[str, Kind], sc
     row = to_row(value, None)
     for dimension, kind in kinds.items():
         edits = {
-            number: judged
-            for number, judged in enumerate(_judged(row, dimension, scale))
+            number: judgement
+            for number, judgement in enumerate(_judgements(row, dimension, scale))
             if dimension not in row.edits[number].critiques
         }
         if dimension in row.compared and edits:
@@ -128,7 +128,7 @@ def _jobs(line: jsonl.Line, value: dict[str, Any], kinds: Mapping[str, Kind], sc
             )
 
 
-def _judged(row: Row, dimension: str, scale: Scale) -> Sequence[Judged]:
+def _judgements(row: Row, dimension: str, scale: Scale) -> Sequence[Judgement]:
     """Labels are the finer judgement, unless a preference says another order than they do."""
     if dimension not in row.compared:
         return []
@@ -139,12 +139,12 @@ def _judged(row: Row, dimension: str, scale: Scale) -> Sequence[Judged]:
         scores = []
         for number, label in enumerate(known):
             try:
-                scores.append(Judged(score=scale.score(label)))
+                scores.append(Judgement(score=scale.score(label)))
             except ValueError as error:
                 raise ValueError(f"edits[{number}].labels.{dimension}: {error}") from None
         return scores
     assert preference is not None
-    return [Judged(verdict=verdict) for verdict in _VERDICTS[preference]]
+    return [Judgement(verdict=verdict) for verdict in _VERDICTS[preference]]
 
 
 def _order(labels: Sequence[float]) -> Preference:

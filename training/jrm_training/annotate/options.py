@@ -13,7 +13,7 @@ import typer
 from jrm_client import strict_json
 
 from . import prompts
-from .jobs import KINDS, Judged, Kind, Scale
+from .jobs import KINDS, Judgement, Kind, Scale
 from .prompts import TEMPLATES, Templates
 
 
@@ -85,8 +85,8 @@ def read_templates(path: Path | None) -> Templates:
 def prompts_hash(boxes: str, templates: Templates) -> str:
     """Of everything that is asked, so that a journal does not mix the answers to two templates."""
     asked = [
-        prompts.ask(kind, "", 1, judged, boxes, templates)  # type: ignore[arg-type]
+        prompts.ask(kind, "", 1, judgement, boxes, templates)  # type: ignore[arg-type]
         for kind in ("following", "quality")
-        for judged in (Judged(score=1.0), Judged(verdict="better"))
+        for judgement in (Judgement(score=1.0), Judgement(verdict="better"))
     ]
     return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from jrm_service.explain.critique import MAX_REGIONS
 
-from .jobs import Judged, Kind
+from .jobs import Judgement, Kind
 
 Boxes = Literal["yx", "xy"]
 
@@ -72,14 +72,14 @@ _BESIDE = "Speak of the edit by itself; the other one is there so that you see w
 
 
 def ask(
-    kind: Kind, instruction: str, sources: int, judged: Judged, boxes: Boxes, templates: Templates = TEMPLATES
+    kind: Kind, instruction: str, sources: int, judgement: Judgement, boxes: Boxes, templates: Templates = TEMPLATES
 ) -> str:
     """The text that asks for a critique. Its images, in this order: those of ``images_of``."""
-    beside = judged.verdict is not None
+    beside = judgement.verdict is not None
     values = {
         "instruction": instruction,
         "images": ", ".join(_images(kind, sources, beside)),
-        "judgement": f"{judged.score:g} of 4." if judged.verdict is None else _VERDICTS[judged.verdict],
+        "judgement": f"{judgement.score:g} of 4." if judgement.verdict is None else _VERDICTS[judgement.verdict],
         "levels": _BESIDE if beside else _LEVELS[kind],
         "most": str(MAX_REGIONS),
         "box": BOX[boxes],
@@ -94,10 +94,10 @@ def _images(kind: Kind, sources: int, beside: bool) -> list[str]:
     return [*named, edited, *(["another edit"] if beside else [])]
 
 
-def images_of(kind: Kind, sources: Sequence[str], images: Sequence[str], edit: int, judged: Judged) -> list[str]:
+def images_of(kind: Kind, sources: Sequence[str], images: Sequence[str], edit: int, judgement: Judgement) -> list[str]:
     """The paths of the images that go with ``ask``: A.2 shows no source."""
     shown = [*sources, images[edit]] if kind == "following" else [images[edit]]
-    return [*shown, images[1 - edit]] if judged.verdict is not None else shown
+    return [*shown, images[1 - edit]] if judgement.verdict is not None else shown
 
 
 def ask_again(faults: Sequence[str]) -> str:
@@ -105,9 +105,9 @@ def ask_again(faults: Sequence[str]) -> str:
     return _AGAIN.format(faults="\n".join(f"- {fault}" for fault in faults))
 
 
-def read_back(kind: Kind, judged: Judged, reasoning: str) -> str:
+def read_back(kind: Kind, judgement: Judgement, reasoning: str) -> str:
     """The text that asks what a critique argues for, without saying what it should argue for."""
-    if judged.verdict is not None:
+    if judgement.verdict is not None:
         return _READ_VERDICT.format(reasoning=reasoning)
     return _READ_SCORE.format(reasoning=reasoning, levels=_LEVELS[kind])
 
@@ -126,9 +126,9 @@ def schema(kind: Kind) -> dict[str, Any]:
     return _object({"edit_region": {"type": "array", "items": _object(region), "maxItems": MAX_REGIONS}} | reasoning)
 
 
-def reading_schema(judged: Judged) -> dict[str, Any]:
+def reading_schema(judgement: Judgement) -> dict[str, Any]:
     """The JSON schema of an answer to ``read_back``."""
-    if judged.verdict is not None:
+    if judgement.verdict is not None:
         return _object({"verdict": {"type": "string", "enum": ["better", "worse", "equal"]}})
     return _object({"score": {"type": "integer", "enum": [1, 2, 3, 4]}})
 
