@@ -51,14 +51,14 @@ FORMAT = "jrm-study/1"
 FILE = "study.json"
 SPLITS: tuple[Split, ...] = ("test", "unseen")
 CRITIQUED_EDITS = 4
-"""Edits of a group that get a critique: more groups say more than more edits of one."""
+"""Edits of a group that get a critique: more groups tell more than more edits of one group."""
 
 Advance = Callable[[str, int, int], None]
 Texts = list[list[Mapping[str, str]]]
 Shares = dict[str, dict[str, Share]]
 
 _GAINS = ("pairwise_accuracy", "order_of_3", "order_of_4", "pick_of_group")
-# What a run is called, how its steps are computed or kept, and what is compared.
+# May differ between runs: names, how steps are computed or kept, and what is compared.
 _FREE = {"recipe.name", "recipe.alpha", "recipe.micro_batch", "recipe.gradient_checkpointing", "recipe.save_every"}
 _SETTINGS = ("recipe", "steps", "groups", "start")
 
@@ -67,7 +67,7 @@ _SETTINGS = ("recipe", "steps", "groups", "start")
 class Plan:
     """What is measured: ``groups`` of ``edits`` edits of each split, and critiques of ``critiques`` edits of "test".
 
-    Edits of "test" are judged by ``annotators`` people too, who disagree.
+    Edits of "test" are also judged by ``annotators`` simulated annotators, who disagree.
     """
 
     groups: int = 200

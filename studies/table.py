@@ -58,7 +58,7 @@ def spoken(name: str) -> str:
 
 
 def render(study: Mapping[str, Any]) -> str:
-    """The study as Markdown: a table with a row for each figure and a column for each run, and what must be said of it.
+    """The study as Markdown: a table with a row for each figure and a column for each run, and notes on it.
 
     Where two runs are compared the last column is the gain over the baseline. Depends on the document alone.
     """
@@ -110,7 +110,7 @@ def _sections(study: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
         )
     if any(run.get("annotators", {}) for run in runs):
         yield (
-            f"{plan['annotators']} annotators who err, test split",
+            f"{plan['annotators']} simulated annotators, test split",
             [
                 _annotator_row(runs, name, figure, words)
                 for figure, words in _ANNOTATOR_FIGURES.items()

@@ -205,7 +205,7 @@ def test_a_base_that_cannot_be_used_is_explained_and_nothing_is_left(tmp_path, p
 def test_nothing_is_overwritten(base, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "file").write_text("mine")
-    with pytest.raises(CheckpointError, match="nothing is overwritten"):
+    with pytest.raises(CheckpointError, match="already exists and is not overwritten"):
         prepare(base, tmp_path / "out")
     with pytest.raises(CheckpointError, match="not a folder"):
         prepare(tmp_path / "none", tmp_path / "new")

@@ -160,7 +160,7 @@ def test_frozen_weights_are_kept_in_what_is_computed_in(start, jsonl, tmp_path):
 
 
 def test_a_target_that_is_not_there_is_named_with_those_that_are(start, jsonl, tmp_path):
-    with pytest.raises(ValueError, match=r"no linear layer is named query; there are .*q_proj"):
+    with pytest.raises(ValueError, match=r"no linear layer is named query; the linear layers are .*q_proj"):
         trainer(start, jsonl, tmp_path / "run", lora=LORA | {"targets": ("q_proj", "query")})
 
 

@@ -55,7 +55,7 @@ class Critique(_Strict):
 
 
 class RegionCritique(Critique):
-    """A critique with regions (C.1); none where nothing was edited. Each id stands once."""
+    """A critique with regions (C.1); none where nothing was edited. Ids are unique."""
 
     edit_region: list[Region]
 
@@ -63,7 +63,7 @@ class RegionCritique(Critique):
     def _ids_once(self) -> Self:
         ids = [region.id for region in self.edit_region]
         if len(set(ids)) < len(ids):
-            raise ValueError(f"edit_region has ids {ids}, each may stand once")
+            raise ValueError(f"edit_region has ids {ids}: each may appear only once")
         return self
 
     @property

@@ -1,7 +1,7 @@
 """A stock Qwen3-VL folder as a checkpoint to train from: ``jrm init``.
 
-The backbone is the base's own. New are the tokens, with a row of the embedding each, and reward heads with random
-weights. By default it is asked as the paper asks (appendix C.1, C.2) and has the heads of EditReward.
+The backbone is the base's own. The added tokens, each with a row of the embedding, and the reward heads, with random
+weights, are new. By default the prompts are the paper's (appendix C.1, C.2) and the heads those of EditReward.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def prepare(
 
     ``manifest`` is a manifest file in place of the paper's two passes. ``pixels`` is the area that images are resized
     to, by default the manifest's or the paper's 200,704. ``name`` is the model's name, by default the manifest's or the
-    folder's. Equal seeds give equal rows and heads. ``progress`` is called with (bytes copied, bytes in all).
+    folder's. The same seed gives the same rows and heads. ``progress`` is called with (bytes copied, bytes in all).
 
-    A token that the base has already keeps its id and its row. Raises CheckpointError with every problem found; ``out``
-    is then as it was before.
+    A token that the base already has keeps its id and its row. Raises CheckpointError with every problem found, and
+    then leaves ``out`` unchanged.
     """
     base, out = base.resolve(), out.resolve()
     problems = [] if base.is_dir() else [f"{base}: not a folder"]
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        problems.append(f"{out}: is not an empty folder, and nothing is overwritten")
+        problems.append(f"{out}: already exists and is not overwritten; expected a new or empty folder")
     if problems:
         raise CheckpointError(problems)
     plan = _plan(base, _init_options(manifest, pixels, name, out.name), seed)
@@ -73,7 +73,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _InitOptions:
-    """What was asked for; ``name`` None leaves the manifest's."""
+    """The options of ``jrm init``; ``name`` None leaves the manifest's."""
 
     manifest: Manifest | None
     min_pixels: int
@@ -122,7 +122,7 @@ class _Plan:
 
 
 def _plan(base: Path, options: _InitOptions, seed: int) -> _Plan:
-    """Read all that is small. Raises CheckpointError with every problem."""
+    """Read everything but the weights. Raises CheckpointError with every problem."""
     problems: list[str] = []
     source = open_state_dict(base, problems, [])
     raw, config = import_base.read_config(base, None, problems) or (None, None)
@@ -153,7 +153,7 @@ def _plan(base: Path, options: _InitOptions, seed: int) -> _Plan:
 
 
 def _manifest(base: Path, options: _InitOptions, preprocessor: dict[str, Any]) -> Manifest:
-    """The manifest that was given, or the paper's two passes, with the image rules that hold."""
+    """The given manifest, or the paper's two passes, with the image rules in effect."""
     image = import_base.image_rules(preprocessor)
     provenance = {"base": base.name, "notes": "prepared by jrm init, with new reward heads"}
     if options.manifest is None:

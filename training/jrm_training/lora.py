@@ -114,5 +114,7 @@ def _targets(backbone: nn.Module, targets: Collection[str]) -> list[str]:
             by_name.setdefault(name.rpartition(".")[2], []).append(name)
     unknown = [target for target in targets if target not in by_name]
     if unknown:
-        raise ValueError(f"lora.targets: no linear layer is named {', '.join(unknown)}; there are {', '.join(by_name)}")
+        raise ValueError(
+            f"lora.targets: no linear layer is named {', '.join(unknown)}; the linear layers are {', '.join(by_name)}"
+        )
     return [name for target in targets for name in by_name[target]]

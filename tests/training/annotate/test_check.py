@@ -62,27 +62,31 @@ FAULTS = {
     "reasoning: empty": [critique(4, regions=True, edit_region=[], reasoning=" ")],
     "at least 4 items": [critique(4, regions=True, edit_region=[region(box=(1, 2, 3))])],
     "edit_region[0].label": [critique(4, regions=True, edit_region=[region(label="")])],
-    "edit_region[0].bbox_2d: 1200 lies outside of the picture": [
+    "edit_region[0].bbox_2d: 1200 is outside the image": [
         critique(4, regions=True, edit_region=[region(box=(0, 0, 100, 1200))])
     ],
-    "edit_region[0].bbox_2d: -1 lies outside of the picture": [
+    "edit_region[0].bbox_2d: -1 is outside the image": [
         critique(4, regions=True, edit_region=[region(box=(-1, 0, 100, 100))])
     ],
     "[300, 200, 100, 500] has no area as [ymin, xmin, ymax, xmax]": [
         critique(4, regions=True, edit_region=[region(box=(300, 200, 100, 500))])
     ],
     "[100, 200, 300, 200] has no area": [critique(4, regions=True, edit_region=[region(box=(100, 200, 300, 200))])],
-    "ids [0, 0], each may stand once": [critique(4, regions=True, edit_region=[region(), region()])],
+    "ids [0, 0]: each may appear only once": [critique(4, regions=True, edit_region=[region(), region()])],
     "ids [8], expected 0 to 7": [
         critique(4, regions=True, edit_region=[region(8)], reasoning="<|bbox_8|> red <|global|> kept")
     ],
-    "<|bbox_1|> has no region of that id": [
+    "there is no region with the id of <|bbox_1|>": [
         critique(4, regions=True, reasoning="<|bbox_0|> red <|bbox_1|> blue <|global|> kept")
     ],
-    "region 1 is not spoken of: <|bbox_1|> is missing": [critique(4, regions=True, edit_region=[region(), region(1)])],
+    "region 1 is not mentioned: <|bbox_1|> is missing": [critique(4, regions=True, edit_region=[region(), region(1)])],
     "<|global|> is missing": [critique(4, regions=True, reasoning="<|bbox_0|> red")],
-    "<|box_0|> is no tag": [critique(4, regions=True, reasoning="<|box_0|> red <|bbox_0|> red <|global|> kept")],
-    "<|bbox_00|> is no tag": [critique(4, regions=True, reasoning="<|bbox_00|> red <|bbox_0|> red <|global|> kept")],
+    "<|box_0|> is not a known tag": [
+        critique(4, regions=True, reasoning="<|box_0|> red <|bbox_0|> red <|global|> kept")
+    ],
+    "<|bbox_00|> is not a known tag": [
+        critique(4, regions=True, reasoning="<|bbox_00|> red <|bbox_0|> red <|global|> kept")
+    ],
     "a tag has no words after it": [
         critique(4, regions=True, reasoning="<|bbox_0|> <|global|> kept"),
         critique(4, regions=True, reasoning="<|bbox_0|> red <|global|>"),
@@ -103,7 +107,7 @@ def test_every_fault_is_found():
 
 def test_tags_without_regions_in_quality():
     assert faults('{"reasoning": "<|bbox_0|> is noisy"}', "quality") == [
-        "reasoning: <|bbox_0|> has no region of that id"
+        "reasoning: there is no region with the id of <|bbox_0|>"
     ]
 
 

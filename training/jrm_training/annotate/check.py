@@ -1,4 +1,4 @@
-"""Whether an answer is a critique that may be learned, and every fault of it in words for its writer. Pure."""
+"""Whether an answer is a critique to train on, and a message about every fault for the model that wrote it. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _VerdictRead(_Strict):
 
 
 class AnswerRejected(ValueError):
-    """An answer that cannot be used; ``faults`` says why."""
+    """The answer cannot be used; ``faults`` says why."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("; ".join(faults))
@@ -121,12 +121,12 @@ def contradiction(found: int | str, judgement: Judgement, others: Mapping[float,
 
 
 def without_scores(reasoning: str) -> str:
-    """The words without any score that they state: a blind reading is of what they argue."""
+    """The words without any score that they state, so that a blind reading has to go by what they argue for."""
     return _STATED.sub("…", reasoning)
 
 
 def _validated(text: str, model: type[_Model]) -> _Model:
-    fenced = _FENCED.fullmatch(text)  # what most models put around JSON
+    fenced = _FENCED.fullmatch(text)  # as most models put JSON into a code block
     try:
         value = strict_json.loads(fenced[1] if fenced else text)
     except ValueError as error:
@@ -147,7 +147,7 @@ def _box(numbers: Sequence[float], boxes: Boxes) -> tuple[list[float], str | Non
     """The box with x first, and what is wrong with it."""
     outside = next((number for number in numbers if not 0 <= number <= SCALE), None)
     if outside is not None:
-        return [], f"{outside:g} lies outside of the picture, which goes from 0 to {SCALE}"
+        return [], f"{outside:g} is outside the image, which goes from 0 to {SCALE}"
     whole = [int(number) if number == int(number) else number for number in numbers]
     try:
         box = x_first(whole) if boxes == "yx" else whole
@@ -161,7 +161,7 @@ def _box(numbers: Sequence[float], boxes: Boxes) -> tuple[list[float], str | Non
 def _id_faults(ids: Sequence[int]) -> list[str]:
     faults = []
     if len(set(ids)) < len(ids):
-        faults.append(f"edit_region: ids {list(ids)}, each may stand once")
+        faults.append(f"edit_region: ids {list(ids)}: each may appear only once")
     if any(not 0 <= number < MAX_REGIONS for number in ids):
         faults.append(f"edit_region: ids {list(ids)}, expected 0 to {MAX_REGIONS - 1}")
     return faults
@@ -171,13 +171,13 @@ def _tag_faults(reasoning: str, ids: Sequence[int], *, needed: bool) -> list[str
     faults = []
     tags = _ANY_TAG.findall(reasoning)
     unknown = dict.fromkeys(tag for tag in tags if not _TAG.fullmatch(tag))
-    faults += [f"reasoning: {tag[:40]} is no tag" for tag in unknown]
+    faults += [f"reasoning: {tag[:40]} is not a known tag" for tag in unknown]
     tagged = dict.fromkeys(int(match[1]) for match in _TAG.finditer(reasoning) if match[1] is not None)
-    faults += [f"reasoning: <|bbox_{n}|> has no region of that id" for n in tagged if n not in ids]
+    faults += [f"reasoning: there is no region with the id of <|bbox_{n}|>" for n in tagged if n not in ids]
     if needed:
-        faults += [f"reasoning: region {n} is not spoken of: <|bbox_{n}|> is missing" for n in ids if n not in tagged]
+        faults += [f"reasoning: region {n} is not mentioned: <|bbox_{n}|> is missing" for n in ids if n not in tagged]
         faults += ["reasoning: <|global|> is missing"] * ("<|global|>" not in tags)
-    pieces = _TAG.split(reasoning)[2::2]  # what stands after each tag
+    pieces = _TAG.split(reasoning)[2::2]  # the text after each tag
     faults += ["reasoning: a tag has no words after it"] * any(not piece.strip() for piece in pieces)
     return faults
 

@@ -1,7 +1,7 @@
-"""What the annotator is asked: appendix A.1 and A.2 in the terms of our data, and a blind reading of what it wrote.
+"""The annotator's prompts: appendix A.1 and A.2 in the terms of our data, and a blind reading of the critique.
 
-A critique is asked for with its judgement given: the model explains what people decided and does not decide itself.
-Whether its words argue for that judgement is read by asking for it back, with neither images nor judgement.
+The prompt for a critique states the judgement: the model explains what people decided and does not decide itself. To
+check that its words argue for that judgement, a second prompt asks what they argue for, without images or judgement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPLATES: Templates = {
     "following": (_FOLDER / "following.txt").read_text(encoding="utf-8").rstrip("\n"),
     "quality": (_FOLDER / "quality.txt").read_text(encoding="utf-8").rstrip("\n"),
 }
-"""What asks for a critique; PLACEHOLDERS in braces are replaced, literally and once."""
+"""The prompts for a critique; PLACEHOLDERS in braces are replaced, literally and in one pass."""
 
 PLACEHOLDERS = ("instruction", "images", "judgement", "levels", "most", "box")
 _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
@@ -74,7 +74,7 @@ _BESIDE = "Speak of the edit by itself; the other one is there so that you see w
 def ask(
     kind: Kind, instruction: str, sources: int, judgement: Judgement, boxes: Boxes, templates: Templates = TEMPLATES
 ) -> str:
-    """The text that asks for a critique. Its images, in this order: those of ``images_of``."""
+    """The prompt for a critique. It goes with the images of ``images_of``, in that order."""
     beside = judgement.verdict is not None
     values = {
         "instruction": instruction,
@@ -101,7 +101,7 @@ def images_of(kind: Kind, sources: Sequence[str], images: Sequence[str], edit: i
 
 
 def ask_again(faults: Sequence[str]) -> str:
-    """What is said after an answer that cannot be used."""
+    """The message that follows an answer that cannot be used."""
     return _AGAIN.format(faults="\n".join(f"- {fault}" for fault in faults))
 
 
@@ -113,7 +113,7 @@ def read_back(kind: Kind, judgement: Judgement, reasoning: str) -> str:
 
 
 def schema(kind: Kind) -> dict[str, Any]:
-    """The JSON schema of a critique as it is asked for; regions come first, as in A.1."""
+    """The JSON schema of the critique that is requested; regions come first, as in A.1."""
     reasoning = {"reasoning": {"type": "string", "minLength": 1}}
     if kind == "quality":
         return _object(reasoning)

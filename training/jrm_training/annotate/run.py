@@ -1,4 +1,4 @@
-"""Writes the critiques that are not settled, many at a time, and settles each in the journal."""
+"""Requests the critiques that are not settled yet, many at a time, and records each outcome in the journal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from . import check, pictures, prompts
 from .check import AnswerRejected
-from .endpoint import Answer, Endpoint, EndpointError, Refused
+from .endpoint import Answer, Endpoint, EndpointError, RequestRefused
 from .jobs import Job, Judgement
 from .journal import Entry, Journal, JournalError
 from .prompts import Boxes, Templates
 
-MAX_REFUSALS = 8  # of requests, before any was answered: then it is not the rows
+MAX_REFUSALS = 8  # of requests before any was answered: then the rows are not the problem
 READINGS = 2  # tries of a blind reading
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How critiques are asked for: ``tries`` answers at most; ``verify``: their words are read back, blindly."""
+    """How critiques are requested: at most ``tries`` answers for each; ``verify``: have each one read back blindly."""
 
     boxes: Boxes = "yx"
     tries: int = 3
@@ -32,7 +32,7 @@ class Options:
 
 @dataclass(slots=True)
 class _Spent:
-    """Tokens of the answers about one critique."""
+    """Tokens spent on one critique."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -53,9 +53,9 @@ class _Refusals:
 
 
 def unsettled(jobs: Sequence[Job], journal: Journal, *, retry_rejected: bool = False) -> list[tuple[Job, list[int]]]:
-    """What is left to do: jobs with the edits that have no entry, or, to be tried again, none that was accepted.
+    """What is left to do: jobs with their edits that are not settled; with ``retry_rejected``, also those given up.
 
-    Raises JournalError if an entry is about another row than the data has on that line now.
+    Raises JournalError if an entry is about a row that has changed in the data since.
     """
     left = []
     for job in jobs:
@@ -64,7 +64,7 @@ def unsettled(jobs: Sequence[Job], journal: Journal, *, retry_rejected: bool = F
             settled = journal.get((job.line, job.dimension, edit))
             if settled is not None and settled.row != job.row:
                 raise JournalError(
-                    f"{journal.path} has answers about line {job.line}, which is another row now; use another --out"
+                    f"{journal.path} has answers about line {job.line}, which has changed since; use another --out"
                 )
             if settled is None or (retry_rejected and not settled.accepted):
                 edits.append(edit)
@@ -81,9 +81,9 @@ async def run(
     options: Options,
     settled: Callable[[Entry], None] = lambda _entry: None,
 ) -> None:
-    """Settle everything that is left; ``folder`` is where the paths of images start, ``settled`` hears of each entry.
+    """Settle everything that is left. Image paths are relative to ``folder``; ``settled`` is called with each entry.
 
-    Raises EndpointError if the endpoint cannot be used, with everything settled so far in the journal.
+    Raises EndpointError if the endpoint cannot be used; what is settled by then stays in the journal.
     """
     waiting = iter(left)
     refusals = _Refusals()
@@ -92,7 +92,7 @@ async def run(
         if refused and not refusals.answered:
             refusals.held.append(entry)
             if len(refusals.held) >= MAX_REFUSALS:
-                raise EndpointError(f"it refuses every request, the last one with {entry.faults[-1][-1]}")
+                raise EndpointError(f"it refuses every request, most recently with {entry.faults[-1][-1]}")
             return
         refusals.answered = True
         for each in (*refusals.held, entry):
@@ -126,7 +126,7 @@ def _leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
 
 
 def _others(job: Job, edit: int, journal: Journal) -> dict[float, int]:
-    """Score -> what the words were read as, of the row's other edits that are settled."""
+    """Score -> the score that was read back, for the row's other settled edits."""
     others = {}
     for other, judgement in job.edits.items():
         settled = journal.get((job.line, job.dimension, other))
@@ -145,7 +145,7 @@ class _Writer:
         self._options = options
 
     async def write(self, edit: int, others: Mapping[float, int]) -> tuple[Entry, bool]:
-        """Ask until an answer can be used, ``tries`` times at most; and whether the request was refused."""
+        """Ask until an answer is accepted, at most ``tries`` times. Also returns whether the request was refused."""
         job, judgement = self._job, self._job.edits[edit]
         spent, faults = _Spent(), list[list[str]]()
         text: str | None = None
@@ -161,14 +161,14 @@ class _Writer:
                 text = answer.text
                 try:
                     if answer.cut:
-                        raise AnswerRejected(["cut off by the limit of tokens: be shorter"])
+                        raise AnswerRejected(["cut off at the token limit: be shorter"])
                     value = check.parse_critique(text, job.kind, judgement, self._options.boxes)
                     read = await self._read(value["reasoning"], judgement, others, spent)
                     critique = value
                 except AnswerRejected as error:
                     faults.append(error.faults)
                     messages += _rejection(text, error.faults)
-        except Refused as error:
+        except RequestRefused as error:
             refused = True
             faults.append([f"the endpoint refused it: {error}"])
         except ValueError as error:
