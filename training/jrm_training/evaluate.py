@@ -22,7 +22,7 @@ from .metrics import Bin, Rated, reliability, tallies
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """One scored group: for each edit the outcome, its true critiques and, by dimension, the number that ranks it.
+    """A scored group: for each edit the outcome, its true critiques and, by dimension, the number that ranks it.
 
     ``ranking`` has NaN where there is no label. ``preferred`` names the dimensions in which the ranking comes from a
     preference, so that its numbers are no labels and cannot be pooled.
@@ -74,9 +74,8 @@ def score_groups(
 ) -> list[ScoredGroup]:
     """Score the groups that ``results`` lacks, append each as it comes, and return all in order.
 
-    Groups of equal inputs are scored once. ``advance(done, total)`` is called as groups are dealt with. What the scorer
-    raises ends the run, with everything scored so far in ``results``. Raises EvaluationError if ``results`` is of other
-    inputs.
+    Groups of equal inputs are scored once. ``advance(done, total)`` is called after each group. What the scorer raises
+    ends the run, with everything scored so far in ``results``. Raises EvaluationError if ``results`` has other inputs.
     """
     scored: list[ScoredGroup] = []
     waiting: deque[tuple[Group, Future[tuple[Outcome, ...]]]] = deque()
@@ -89,13 +88,13 @@ def score_groups(
     by_inputs: dict[str, Future[tuple[Outcome, ...]]] = {}
 
     def repeat(index: int, inputs: str, first: Future[tuple[Outcome, ...]]) -> tuple[Outcome, ...]:
-        outcomes = first.result()  # of a group that was begun before this one
+        outcomes = first.result()  # of a group that was submitted before this one
         results.append(index, inputs, outcomes)
         return outcomes
 
     def score(index: int, inputs: str, group: Group) -> tuple[Outcome, ...]:
         outcomes = tuple(scorer.score(group))
-        if len(outcomes) != len(group.edits):  # nobody would know whose score is whose
+        if len(outcomes) != len(group.edits):  # no telling which score belongs to which edit
             raise RuntimeError(f"{len(outcomes)} outcomes for the {len(group.edits)} edits of group {index}")
         results.append(index, inputs, outcomes)
         return outcomes

@@ -1,4 +1,4 @@
-"""A training run from recipe to checkpoint: data, trainer, what is shown and logged, and the export at the end."""
+"""A training run from recipe to checkpoint: data, trainer, progress and logs, and the export at the end."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def warnings_about(groups: Sequence[Group]) -> list[str]:
 
 
 def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -> Path | None:
-    """Train, or go on where a killed run stopped, and export; returns the checkpoint folder (on the first rank).
+    """Train, or resume a killed run, and export; returns the checkpoint folder (on the first rank).
 
     ``out`` gets ``log.jsonl``, ``tensorboard/``, ``states/`` and, when all is done, ``checkpoint/``, complete with
     golden scores. A run that is finished is left as it is. ``device`` is "cpu" or "cuda:0"; under torchrun every

@@ -1,6 +1,6 @@
-"""The training loop: rows in, both losses, one optimizer step after another, states from which a killed run goes on.
+"""The training loop: rows, both losses, optimizer steps, and saved states from which a killed run resumes.
 
-On one device or many. What a step computes does not depend on how it is spread: losses are summed and divided by the
+On one device or many. What a step computes does not depend on how it is divided: losses are summed and divided by the
 step's own counts, so micro-batches and devices only change the order of additions.
 """
 
@@ -41,8 +41,8 @@ class StepLog:
     """What one step did, over all devices; ``step`` counts from 1.
 
     ``rank`` (Eq. 5), ``language`` (Eq. 6) and ``total`` (Eq. 7) are means over the step's pairs and critique tokens.
-    ``gradient_norm`` is that before clipping, ``learning_rate`` AdamW's. ``accuracy`` is the share of pairs with a
-    preferred edit whose means are in the right order, by dimension. ``tokens`` counts packed ones.
+    ``gradient_norm`` is taken before clipping, ``learning_rate`` is AdamW's. ``accuracy`` is the share of pairs with a
+    preferred edit whose means are in the right order, by dimension. ``tokens`` counts packed tokens.
     """
 
     step: int
@@ -59,7 +59,7 @@ class StepLog:
 class Rows(Dataset[GroupRow | ValueError]):
     """A data set of which an "item" is a list of group indices, collated.
 
-    A group that cannot be read is handed on as the error, since a worker process would bury it in a traceback.
+    A group that cannot be read is returned as its error, since a worker process would bury it in a traceback.
     """
 
     def __init__(self, groups: Sequence[Group], collator: Collator) -> None:
@@ -102,7 +102,7 @@ class Trainer:
         self._sharded = recipe.shard and dist.is_initialized()
         if self._sharded:
             shard(self.model, torch.bfloat16 if half else None)
-        # Weights that are frozen or spread are in bfloat16 already.
+        # Weights that are frozen or sharded are in bfloat16 already.
         self._autocast = half and not (self._sharded or recipe.lora)
         self._optimizers = Optimizers(self.model, recipe.optimizer)
         self._rows = Rows(groups, collator)
@@ -110,7 +110,7 @@ class Trainer:
         self._data: dict[str, int | str] = {"groups": len(groups)}
         if isinstance(groups, GroupFile):
             self._data["rows"] = groups.checksum
-        if recipe.lora is not None:  # states are of what is trained alone
+        if recipe.lora is not None:  # states only have what is trained
             self._data["start"] = checkpoint.pinned_fingerprint
         self.step = load_state(out, recipe, self._data, self.model, self._optimizers.parts)
 
@@ -120,7 +120,7 @@ class Trainer:
         return self.step >= self.steps
 
     def fit(self, on_step: Callable[[StepLog], None] = lambda _: None) -> None:
-        """Train to the last step; ``on_step`` is told each one before its state is saved.
+        """Train to the last step; ``on_step`` is called with each step before its state is saved.
 
         Raises FloatingPointError at the first loss or gradient that is not finite, with neither weights nor states
         touched by it, and ValueError for a group that cannot be read (DataError) or is too long.
@@ -224,18 +224,18 @@ class Trainer:
 
 
 def read_log(out: Path, upto: int | None = None) -> list[dict[str, Any]]:
-    """The run's log, a dict a step in order; of a step that was run twice, the later one. ``upto`` cuts it there."""
+    """The run's log, one dict per step in order, up to step ``upto``. Of a step that was run twice, the later one."""
     file = out / LOG
     by_step: dict[int, dict[str, Any]] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        with suppress(json.JSONDecodeError):  # a kill may have cut a line off
+        with suppress(json.JSONDecodeError):  # a kill may have left an incomplete line
             log = json.loads(line)
             by_step[log["step"]] = log
     return [by_step[step] for step in sorted(by_step) if upto is None or step <= upto]
 
 
 def append_log(out: Path, log: StepLog) -> None:
-    """One line more, on a line of its own even after a kill that cut the last one off. Raises OSError."""
+    """Append a line, starting a new one if a kill left the last line incomplete. Raises OSError."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / LOG).open("ab+") as file:
         if file.tell():
