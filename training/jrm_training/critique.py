@@ -1,4 +1,4 @@
-"""The critique as appendix C defines it, read strictly, and how well its regions match the true ones. Pure."""
+"""Strict parsing of critiques as appendix C defines them, and how well regions match the true ones. Pure."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class CritiqueError(ValueError):
 
 
 def parse_critique(text: str, regions: bool) -> Critique:
-    """Read what a language head wrote, exactly as it must be: one JSON object, these keys and no others, in any order.
+    """Parse what a language head wrote, strictly: one JSON object with exactly these keys, in any order.
 
     ``regions``: whether the dimension's critique has boxes (the manifest's ``explain``); the result is a
     ``RegionCritique`` then. Raises CritiqueError for everything else: text around the object, a repeated key, NaN, a

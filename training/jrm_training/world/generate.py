@@ -14,7 +14,7 @@ from .scene import draw
 from .tasks import ALL, HELD_OUT, SEEN
 
 Split = Literal["train", "test", "unseen"]
-MOST_SHAPES = 6  # more seldom find room
+MOST_SHAPES = 6  # more rarely fit
 _SIDES = (64, 96, 128, 192, 256)  # of the shorter side, pixels
 
 
@@ -25,10 +25,10 @@ class World(Sequence[Group]):
     ``shapes`` are the fewest and the most in a source, ``flawed`` is the share of edits with a visual flaw,
     ``two_sources`` that of groups with two source images; the other groups are the same for any share. The train and
     test splits never show a held-out combination of colour and kind; in "unseen", every task is about one. Each
-    split is drawn from a stream of its own. Labels ("instruction_following", "visual_quality") are 1 to 4, or what the
-    ``annotator`` of this number, who errs, makes of those; critiques are those of appendix C; images are 64 to 343
-    pixels wide and high, or their shorter side has ``side`` pixels. Cheap to make and to pickle: a group is drawn anew
-    at every access. Raises ValueError, naming the field, for values that no world could have.
+    split has its own random numbers. Labels ("instruction_following", "visual_quality") are 1 to 4, or the noisy
+    readings of simulated annotator number ``annotator``; critiques are those of appendix C; images are 64 to 343 pixels
+    wide and high, or their shorter side has ``side`` pixels. Cheap to make and to pickle: a group is drawn anew at
+    every access. Raises ValueError, naming the field, for invalid values.
     """
 
     groups: int
@@ -72,15 +72,15 @@ class World(Sequence[Group]):
         name = f"{self.seed}/{self.split}/{index % self.groups}"
         two = Random(f"{name}/sources").random() < self.two_sources  # noqa: S311 - not a secret
         sample_task = two_sources.sample_task if two else tasks.sample_task
-        person = None if self.annotator is None else Random(f"{name}/annotator {self.annotator}")  # noqa: S311 - as above
-        return self._group(Random(name), person, sample_task)  # noqa: S311 - as above
+        noise = None if self.annotator is None else Random(f"{name}/annotator {self.annotator}")  # noqa: S311 - as above
+        return self._group(Random(name), noise, sample_task)  # noqa: S311 - as above
 
-    def _group(self, random: Random, person: Random | None, sample_task: Callable[..., tasks.Task]) -> Group:
+    def _group(self, random: Random, noise: Random | None, sample_task: Callable[..., tasks.Task]) -> Group:
         unseen = self.split == "unseen"
         palette = ALL if unseen else SEEN
         task = sample_task(random, shapes=self.shapes, palette=palette, featured=HELD_OUT if unseen else None)
         side, oversample = random.choice(_SIDES), random.choice((1, 2, 4))
-        side = self.side or side  # drawn all the same, so that it is the same group at any size
+        side = self.side or side  # drawn even if given, so that the group is the same at any size
 
         made: list[Edit] = []
         queue: list[str] = []
@@ -95,7 +95,7 @@ class World(Sequence[Group]):
             made.append(
                 Edit(
                     image=image if flaw is None else flaws.apply(image, flaw),
-                    labels=_labels(edit, quality, person),
+                    labels=_labels(edit, quality, noise),
                     critiques={
                         "instruction_following": critique.instruction_following(edit, task.scene),
                         "visual_quality": critique.visual_quality(quality, flaw, edit.scene),
@@ -107,11 +107,11 @@ class World(Sequence[Group]):
         return Group(source=sources, instruction=task.instruction, edits=tuple(made))
 
 
-def _labels(edit: edits.Edit, quality: int, person: Random | None) -> dict[str, float]:
-    """The true labels, or what a person makes of them."""
-    if person is None:
+def _labels(edit: edits.Edit, quality: int, noise: Random | None) -> dict[str, float]:
+    """The true labels, or an annotator's readings of them."""
+    if noise is None:
         return {"instruction_following": edit.label, "visual_quality": quality}
     return {
-        "instruction_following": annotators.read(edit.label, annotators.FOLLOWING_DOUBT[edit.quality], person),
-        "visual_quality": annotators.read(quality, annotators.QUALITY_DOUBT[quality], person),
+        "instruction_following": annotators.read(edit.label, annotators.FOLLOWING_DOUBT[edit.quality], noise),
+        "visual_quality": annotators.read(quality, annotators.QUALITY_DOUBT[quality], noise),
     }
