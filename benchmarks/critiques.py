@@ -23,7 +23,7 @@ from jrm_service.model.checkpoint import Checkpoint
 from jrm_training.bootstrap import Estimate, Share, Tally, estimates
 from jrm_training.critique import critique_tallies
 from jrm_training.data import Group
-from jrm_training.generate import write_critiques
+from jrm_training.generate_critiques import write_critiques
 
 MAX_TOKENS = 256
 CALLERS = 8

@@ -21,7 +21,7 @@ from pathlib import Path
 from jrm_service.bench.tables import machine, table
 
 from .raw_callers import RawCallers
-from .replicas import Replica, free_port
+from .server_processes import Replica, free_port
 
 EDITS = 12
 CALLERS_PER_DEVICE = 4  # a group is half a batch: one batch on the device, one being built

@@ -28,7 +28,7 @@ from jrm_service.bench.tables import load, machine, table
 
 from .known_rewards import KnownGroup
 from .raw_callers import RawCallers, Reply
-from .replicas import Replica
+from .server_processes import Replica
 
 EDITS = 12
 BATCH_GROUPS = 2  # a group that needs more than one batch goes to the back of the line in between
@@ -53,7 +53,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Patient:
+class PatientRequest:
     """One request of a patient caller: how often it was refused, and whether it has its scores in the end."""
 
     refusals: int
@@ -70,7 +70,7 @@ class Measured:
     not_sent: int
     window: float
     replies: list[Reply]
-    patients: list[Patient]
+    patients: list[PatientRequest]
 
     @property
     def goodput(self) -> float:
@@ -141,7 +141,7 @@ class _Offering:
     closes: float
     timeout_s: float
     replies: list[Reply] = field(default_factory=list)
-    patients: list[Patient] = field(default_factory=list)
+    patients: list[PatientRequest] = field(default_factory=list)
 
     async def impatient(self, due: float) -> None:
         """Sent once."""
@@ -155,7 +155,7 @@ class _Offering:
             reply = await self.callers.send(group, due=due, timeout_s=gives_up - clock())
             self.replies.append(reply)
             if reply.retry_after is None or clock() + reply.retry_after >= gives_up:
-                self.patients.append(Patient(refusals, reply.status == OK))
+                self.patients.append(PatientRequest(refusals, reply.status == OK))
                 return
             await asyncio.sleep(reply.retry_after)
 

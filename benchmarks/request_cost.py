@@ -23,7 +23,7 @@ from jrm_service.bench.pictures import Group
 from jrm_service.bench.tables import machine, table
 
 from .pictures import Pictures
-from .replicas import Replica
+from .server_processes import Replica
 
 
 def _file(image: Image.Image, kind: str, **options: int) -> bytes:

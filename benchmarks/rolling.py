@@ -23,7 +23,7 @@ from jrm_service.bench.tables import machine, table
 
 from .known_rewards import KnownGroup
 from .ledger import Ledger
-from .replicas import Replica
+from .server_processes import Replica
 
 EDITS = 12
 GRACE_S = 30.0

@@ -30,7 +30,7 @@ from jrm_service.bench.tables import machine, table
 
 from .chaos import Chaos, Client, beside, metric, valkey
 from .ledger import Ledger
-from .replicas import Replica
+from .server_processes import Replica
 from .soak_jobs import Jobs
 
 FLAT = 0.05

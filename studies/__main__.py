@@ -25,7 +25,7 @@ def study(
     groups: Annotated[int, typer.Option(min=2, help="Groups of each split of the synthetic world.")] = 200,
     edits: Annotated[int, typer.Option(min=2, help="Edits in a group.")] = 12,
     critiques: Annotated[int, typer.Option(min=0, help="Edits that get critiques, where alpha is not 0.")] = 200,
-    annotators: Annotated[int, typer.Option(min=2, help="People who err, and vote on every pair.")] = 10,
+    annotators: Annotated[int, typer.Option(min=2, help="Simulated annotators, who vote on every pair.")] = 10,
     seed: Annotated[int, typer.Option(help="The world's seed.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0.")] = "auto",
     allow_pipeline_drift: AllowPipelineDrift = False,

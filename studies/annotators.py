@@ -20,20 +20,20 @@ import numpy as np
 import torch
 
 from jrm_training.bootstrap import Array, CalibrationError, Mean, RankCorrelation, Tally, ranks
-from jrm_training.evaluate import Judged, rated
+from jrm_training.evaluate import ScoredGroup, rated
 from jrm_training.losses import log_win_probability
 from jrm_training.metrics import calibration_sums
 
 _CONSTANTS = np.concatenate([[0.0], np.geomspace(0.02, 50.0, 80)])
 
 
-def annotator_tallies(judged: Sequence[Judged], readings: Sequence[Array], dimension: str) -> dict[str, Tally]:
+def annotator_tallies(scored: Sequence[ScoredGroup], readings: Sequence[Array], dimension: str) -> dict[str, Tally]:
     """The figures above for one dimension, as sums over groups.
 
     ``readings``: for each group what annotators read of its edits, float64 [annotators, edits]; two that read an edit
     differently disagree.
     """
-    groups = [rated(group, dimension) for group in judged]
+    groups = [rated(group, dimension) for group in scored]
     if any(np.isnan(group.stds[np.isfinite(group.means)]).any() for group in groups):
         return {}
     stds, spreads, of_edit, differences, of_pair, votes, calibration = [], [], [], [], [], [], []

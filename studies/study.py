@@ -31,11 +31,11 @@ from jrm_service.model.checkpoint import Checkpoint, open_checkpoint
 from jrm_service.model.devices import resolve_device
 from jrm_training.bootstrap import Array, Share, estimates
 from jrm_training.data import Group
-from jrm_training.evaluate import Judged, make_report, rated, rated_reward, score_groups
+from jrm_training.evaluate import ScoredGroup, make_report, rated, rated_reward, score_groups
 from jrm_training.evaluate_report import to_json
 from jrm_training.evaluate_results import ResultsFile, inputs_hash
 from jrm_training.evaluate_scorers import BackendScorer, open_scorer
-from jrm_training.generate import write_critiques
+from jrm_training.generate_critiques import write_critiques
 from jrm_training.metrics import tallies
 from jrm_training.trainer import LOG, read_log
 from jrm_training.world import World
@@ -50,15 +50,15 @@ from .verdicts import verdict_tallies
 FORMAT = "jrm-study/1"
 FILE = "study.json"
 SPLITS: tuple[Split, ...] = ("test", "unseen")
-TOLD = 4
-"""Edits of a group that get a critique: more groups say more than more edits of one."""
+CRITIQUED_EDITS = 4
+"""Edits of a group that get a critique: more groups tell more than more edits of one group."""
 
 Advance = Callable[[str, int, int], None]
 Texts = list[list[Mapping[str, str]]]
 Shares = dict[str, dict[str, Share]]
 
 _GAINS = ("pairwise_accuracy", "order_of_3", "order_of_4", "pick_of_group")
-# What a run is called, how its steps are computed or kept, and what is compared.
+# May differ between runs: names, how steps are computed or kept, and what is compared.
 _FREE = {"recipe.name", "recipe.alpha", "recipe.micro_batch", "recipe.gradient_checkpointing", "recipe.save_every"}
 _SETTINGS = ("recipe", "steps", "groups", "start")
 
@@ -67,7 +67,7 @@ _SETTINGS = ("recipe", "steps", "groups", "start")
 class Plan:
     """What is measured: ``groups`` of ``edits`` edits of each split, and critiques of ``critiques`` edits of "test".
 
-    Edits of "test" are judged by ``annotators`` people too, who disagree.
+    Edits of "test" are also judged by ``annotators`` simulated annotators, who disagree.
     """
 
     groups: int = 200
@@ -132,15 +132,15 @@ def measure(
         scorer = open_scorer(
             run.checkpoint.path, device=device, dtype="float32", allow_pipeline_drift=allow_pipeline_drift
         )
-        judged = {split: _score(run, split, groups[split], scorer, advance) for split in SPLITS}
-        asked = plan.critiques if run.alpha > 0 else 0
-        texts = _critiques(run, groups["test"], asked, device, advance) if asked else None
+        scored = {split: _score(run, split, groups[split], scorer, advance) for split in SPLITS}
+        critique_count = plan.critiques if run.alpha > 0 else 0
+        texts = _critiques(run, groups["test"], critique_count, device, advance) if critique_count else None
         reports = {
-            "test": _report(run, judged["test"], scorer, texts),
-            "unseen": _report(run, judged["unseen"], scorer),
+            "test": _report(run, scored["test"], scorer, texts),
+            "unseen": _report(run, scored["unseen"], scorer),
         }
-        results.append(_result(run, reports) | {"annotators": _annotated(run, judged["test"], readings)})
-        shares.append({split: _shares(judged[split], scorer) for split in SPLITS})
+        results.append(_result(run, reports) | {"annotators": _annotated(run, scored["test"], readings)})
+        shares.append({split: _shares(scored[split], scorer) for split in SPLITS})
         counted = partial(advance, f"{run.folder.name}: h")
         states.append(hidden_states(run.checkpoint, groups["test"], device=device, advance=counted))
     baseline = min(range(len(runs)), key=lambda number: runs[number].alpha)
@@ -219,17 +219,19 @@ def _readings(plan: Plan, advance: Advance) -> list[dict[str, Array]]:
     return read
 
 
-def _annotated(run: Run, judged: Sequence[Judged], readings: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+def _annotated(run: Run, scored: Sequence[ScoredGroup], readings: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
     """The figures of ``annotator_tallies``, for every dimension that people were asked about."""
     found = {
-        name: estimates(annotator_tallies(judged, [of[name] for of in readings], name))
+        name: estimates(annotator_tallies(scored, [of[name] for of in readings], name))
         for name in run.checkpoint.manifest.dimensions
         if name in readings[0]
     }
     return {name: {figure: asdict(one) for figure, one in figures.items()} for name, figures in found.items()}
 
 
-def _score(run: Run, split: Split, groups: Sequence[Group], scorer: BackendScorer, advance: Advance) -> list[Judged]:
+def _score(
+    run: Run, split: Split, groups: Sequence[Group], scorer: BackendScorer, advance: Advance
+) -> list[ScoredGroup]:
     # Named by what was scored: a changed world or checkpoint begins another file.
     file = run.folder / "study" / f"{split}-{inputs_hash(groups[0])[:8]}-{scorer.fingerprint[:8]}.jsonl"
     file.parent.mkdir(exist_ok=True)
@@ -238,28 +240,30 @@ def _score(run: Run, split: Split, groups: Sequence[Group], scorer: BackendScore
 
 
 def _critiques(run: Run, groups: Sequence[Group], edits: int, device: str, advance: Advance) -> Texts:
-    """Critiques of the first ``edits`` edits, TOLD of a group, in the shape that ``make_report`` takes."""
-    asked = [
-        replace(group, edits=group.edits[: min(TOLD, edits - begin)])
-        for begin, group in zip(range(0, edits, TOLD), groups, strict=False)
+    """Critiques of the first ``edits`` edits, CRITIQUED_EDITS of a group, in the shape that ``make_report`` takes."""
+    critiqued_groups = [
+        replace(group, edits=group.edits[: min(CRITIQUED_EDITS, edits - begin)])
+        for begin, group in zip(range(0, edits, CRITIQUED_EDITS), groups, strict=False)
     ]
-    total = sum(len(group.edits) for group in asked) * len(run.checkpoint.manifest.passes)
+    total = sum(len(group.edits) for group in critiqued_groups) * len(run.checkpoint.manifest.passes)
     what = f"{run.folder.name}: critiques"
     advance(what, 0, total)
     written = write_critiques(
-        run.checkpoint, asked, device=device, progress=lambda answered: advance(what, answered, total)
+        run.checkpoint, critiqued_groups, device=device, progress=lambda answered: advance(what, answered, total)
     )
     texts: Texts = [[{name: one.text for name, one in edit.items()} for edit in of_group] for of_group in written]
     padded: Texts = [[*of, *({} for _ in group.edits[len(of) :])] for of, group in zip(texts, groups, strict=False)]
     return [*padded, *([] for _ in groups[len(padded) :])]
 
 
-def _report(run: Run, judged: Sequence[Judged], scorer: BackendScorer, texts: Texts | None = None) -> dict[str, Any]:
+def _report(
+    run: Run, scored: Sequence[ScoredGroup], scorer: BackendScorer, texts: Texts | None = None
+) -> dict[str, Any]:
     """The figures of one split; with critiques, those of ``verdict_tallies`` beside those of ``critique_tallies``."""
     regions = {name: one.regions for name, one in run.checkpoint.manifest.explain.items()}
-    report = to_json(make_report(judged, scorer, critiques=texts, regions=regions))
+    report = to_json(make_report(scored, scorer, critiques=texts, regions=regions))
     for name, figures in report["critiques"].items():
-        verdicts = estimates(verdict_tallies(judged, texts or [], name, regions.get(name, False)))
+        verdicts = estimates(verdict_tallies(scored, texts or [], name, regions.get(name, False)))
         figures |= {figure: asdict(estimate) for figure, estimate in verdicts.items()}
     return report
 
@@ -275,10 +279,10 @@ def _result(run: Run, reports: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shares(judged: Sequence[Judged], scorer: BackendScorer) -> Shares:
+def _shares(scored: Sequence[ScoredGroup], scorer: BackendScorer) -> Shares:
     """Output -> figure -> share, for the figures that are compared between runs."""
-    outputs = {name: [rated(group, name) for group in judged] for name in scorer.dimensions}
-    outputs["reward"] = [rated_reward(group, scorer.pooling) for group in judged]
+    outputs = {name: [rated(group, name) for group in scored] for name in scorer.dimensions}
+    outputs["reward"] = [rated_reward(group, scorer.pooling) for group in scored]
     found = {output: tallies(groups) for output, groups in outputs.items()}
     return {
         output: {name: tally for name in _GAINS if isinstance(tally := of[name], Share)} for output, of in found.items()

@@ -58,7 +58,7 @@ def spoken(name: str) -> str:
 
 
 def render(study: Mapping[str, Any]) -> str:
-    """The study as Markdown: a table with a row for each figure and a column for each run, and what must be said of it.
+    """The study as Markdown: a table with a row for each figure and a column for each run, and notes on it.
 
     Where two runs are compared the last column is the gain over the baseline. Depends on the document alone.
     """
@@ -96,9 +96,9 @@ def _sections(study: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
                 if output == "reward" or not figure.startswith(("order", "pick"))
             ],
         )
-    told = [run for run in runs if run["splits"]["test"]["critiques"]]
-    if told:
-        written = told[0]["splits"]["test"]["critiques"]
+    critiqued = [run for run in runs if run["splits"]["test"]["critiques"]]
+    if critiqued:
+        written = critiqued[0]["splits"]["test"]["critiques"]
         yield (
             f"Critiques of {next(iter(written.values()))['critique_valid']['count']:,} edits of the test split",
             [
@@ -110,7 +110,7 @@ def _sections(study: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
         )
     if any(run.get("annotators", {}) for run in runs):
         yield (
-            f"{plan['annotators']} annotators who err, test split",
+            f"{plan['annotators']} simulated annotators, test split",
             [
                 _annotator_row(runs, name, figure, words)
                 for figure, words in _ANNOTATOR_FIGURES.items()

@@ -21,7 +21,7 @@ import numpy as np
 
 from jrm_training.bootstrap import Share, Tally
 from jrm_training.critique import CritiqueError, parse_critique
-from jrm_training.evaluate import Judged, rated
+from jrm_training.evaluate import ScoredGroup, rated
 from jrm_training.metrics import Rated, tallies
 from jrm_training.world.critique import VERDICTS
 
@@ -39,15 +39,15 @@ def verdict(text: str, regions: bool) -> int | None:
 
 
 def verdict_tallies(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredGroup],
     critiques: Sequence[Sequence[Mapping[str, str]]],
     dimension: str,
     regions: bool,
 ) -> dict[str, Tally]:
     """The figures above for one dimension, as sums over groups; ``critiques`` as ``make_report`` takes them."""
     of_label, of_score = [], []
-    right = np.zeros((len(judged), 2))
-    for number, (group, written) in enumerate(zip(judged, critiques, strict=True)):
+    right = np.zeros((len(scored), 2))
+    for number, (group, written) in enumerate(zip(scored, critiques, strict=True)):
         truth = rated(group, dimension)
         texts = [edit.get(dimension) for edit in written] or [None] * len(group.outcomes)
         verdicts = np.array([math.nan if text is None else _number(verdict(text, regions)) for text in texts])

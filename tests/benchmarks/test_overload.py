@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.overload import Measured, Patient, Plan
+from benchmarks.overload import Measured, PatientRequest, Plan
 from benchmarks.raw_callers import Reply
 
 ROOT = Path(__file__).parents[2]
@@ -33,5 +33,5 @@ def test_goodput_counts_what_was_scored_in_the_window():
 
 
 def test_a_patient_caller_without_scores_has_starved_however_often_it_came():
-    patients = [Patient(0, True), Patient(2, True), Patient(0, False), Patient(3, False)]
+    patients = [PatientRequest(0, True), PatientRequest(2, True), PatientRequest(0, False), PatientRequest(3, False)]
     assert Measured(PLAN, 50.0, 200.0, 0, 2.0, [], patients).starved == 2

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from benchmarks.known_rewards import KnownGroup
-from benchmarks.replicas import Replica, free_port
+from benchmarks.server_processes import Replica, free_port
 
 from jrm_client import JRMClient
 from jrm_service.server import listen

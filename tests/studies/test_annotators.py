@@ -8,7 +8,7 @@ from studies.annotators import annotator_tallies
 
 from jrm_service.scoring.types import Dimension, Score
 from jrm_training.bootstrap import estimates
-from jrm_training.evaluate import Judged
+from jrm_training.evaluate import ScoredGroup
 
 SCALE = 10.0
 """Of rewards against labels: the sigmoid of Eq. 4 adds an error of its own, which is small beside these."""
@@ -25,7 +25,7 @@ def world(groups=40, edits=6, annotators=200, seed=0):
 
 def figures(labels, stds, read):
     judged = [
-        Judged(
+        ScoredGroup(
             {"a": tuple(of)},
             frozenset(),
             ({},) * len(of),
@@ -70,5 +70,5 @@ def test_the_loss_is_eq_5_of_each_vote():
 
 
 def test_a_dimension_without_a_std_has_no_figures():
-    judged = [Judged({"a": (1.0, 2.0)}, frozenset(), ({}, {}), (Score(0.0, None, {"a": Dimension(0.0, None)}),) * 2)]
-    assert annotator_tallies(judged, [np.array([[1.0, 2.0]])], "a") == {}
+    scored = ScoredGroup({"a": (1.0, 2.0)}, frozenset(), ({}, {}), (Score(0.0, None, {"a": Dimension(0.0, None)}),) * 2)
+    assert annotator_tallies([scored], [np.array([[1.0, 2.0]])], "a") == {}

@@ -8,7 +8,7 @@ from studies.verdicts import verdict, verdict_tallies
 
 from jrm_service.scoring.types import Dimension, Score
 from jrm_training.bootstrap import estimates
-from jrm_training.evaluate import Judged
+from jrm_training.evaluate import ScoredGroup
 from jrm_training.world import World
 
 WORDS = {4: "very good", 3: "relatively good", 2: "relatively poor", 1: "very poor"}
@@ -20,7 +20,7 @@ def text(label):
 
 def judged(labels, means):
     outcomes = tuple(Score(mean, None, {"a": Dimension(mean, None)}) for mean in means)
-    return Judged({"a": tuple(labels)}, frozenset(), ({},) * len(labels), outcomes)
+    return ScoredGroup({"a": tuple(labels)}, frozenset(), ({},) * len(labels), outcomes)
 
 
 def figures(groups, texts):

@@ -16,7 +16,7 @@ from transformers import Qwen2Tokenizer, Qwen3VLConfig
 from jrm_service.model.editreward import default_prompts
 from jrm_service.model.tiny_shapes import CHAT_TEMPLATES
 from jrm_service.model.weights import expected_tensors
-from jrm_training.start import PIXELS
+from jrm_training.init_checkpoint import PIXELS
 
 NAME = "Qwen3-VL-8B-Instruct"
 TOKENS, ROWS = 151_669, 151_936  # of the tokenizer; of the embedding, which has rows to spare

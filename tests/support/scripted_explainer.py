@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jrm_service.device.channel import Channel
-from jrm_service.explain.messages import Open, Opened
+from jrm_service.explain.worker_messages import CheckpointOpened, OpenCheckpoint
 from jrm_service.explain.writer import EngineFailed, Piece, Prompt
 from jrm_service.model import explain_main, vllm_engine
 from jrm_service.scoring.types import ServedModel
@@ -48,10 +48,10 @@ class ScriptedEngine:
 _open = explain_main._open
 
 
-def open_scripted(opening: Open, channel: Channel) -> tuple[vllm_engine.EngineSettings | None, Prompt]:
+def open_scripted(opening: OpenCheckpoint, channel: Channel) -> tuple[vllm_engine.EngineSettings | None, Prompt]:
     if opening.checkpoint != NO_CHECKPOINT:
         return _open(opening, channel)
-    channel.send(Opened(ServedModel("scripted", "scripted", {}), None, None, {}, 0, opening.context))
+    channel.send(CheckpointOpened(ServedModel("scripted", "scripted", {}), None, None, {}, 0, opening.context))
     return None, Prompt([], [], 0)
 
 

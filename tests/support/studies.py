@@ -9,7 +9,7 @@ from studies.curves import curves
 from studies.representation import represent
 
 from jrm_service.scoring.types import Dimension, Score
-from jrm_training.evaluate import Judged, make_report
+from jrm_training.evaluate import ScoredGroup, make_report
 from jrm_training.evaluate_report import to_json
 from jrm_training.evaluate_scorers import FakeScorer
 from support import checkpoints
@@ -78,7 +78,7 @@ def document(*alphas: float, groups: int = 6, points: int = 40) -> dict[str, Any
     return {"format": "jrm-study/1", "plan": plan, "differences": {}, "runs": runs}
 
 
-def _judged(labels: Any, noise: Any) -> Judged:
+def _judged(labels: Any, noise: Any) -> ScoredGroup:
     """Scores that are the labels and some noise."""
     scores = [
         Score(
@@ -87,7 +87,7 @@ def _judged(labels: Any, noise: Any) -> Judged:
         for mean in labels + noise
     ]
     ranking = {name: tuple(map(float, of)) for name, of in zip(DIMENSIONS, labels.T, strict=True)}
-    return Judged(ranking, frozenset(), ({},) * len(labels), tuple(scores))
+    return ScoredGroup(ranking, frozenset(), ({},) * len(labels), tuple(scores))
 
 
 def _estimate(value: float) -> dict[str, Any]:

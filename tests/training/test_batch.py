@@ -17,7 +17,7 @@ from jrm_service.scoring.preparing import CheckpointPreparer
 from jrm_service.scoring.types import Image as Picture
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group
-from jrm_training.start import prepare
+from jrm_training.init_checkpoint import prepare
 from support import checkpoints
 from support.editreward import edit as edit_json
 from support.pictures import photo

@@ -13,7 +13,7 @@ from jrm_service.model.checkpoint_source import BUNDLED
 from jrm_training.evaluate import Report, make_report, score_groups
 from jrm_training.evaluate_results import ResultsFile
 from jrm_training.evaluate_scorers import open_scorer
-from jrm_training.generate import write_critiques
+from jrm_training.generate_critiques import write_critiques
 from jrm_training.world import World
 
 GROUPS, EDITS, SEED = 60, 12, 2026

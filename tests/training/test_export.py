@@ -112,7 +112,7 @@ def test_every_dtype_of_the_config_is_the_saved_one(trained, tmp_path, start):
 
 def test_an_existing_folder_is_left_alone(start, trained, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(FileExistsError, match="out: is there already, and nothing is overwritten"):
+    with pytest.raises(FileExistsError, match="out: already exists and is not overwritten"):
         written(start, tmp_path / "out", *trained)
     assert not list((tmp_path / "out").iterdir())
 

@@ -13,10 +13,10 @@ from jrm_service.model.checkpoint_source import open_source
 from jrm_training.batch import Collator
 from jrm_training.config import Lora, find_recipe, read_recipe
 from jrm_training.data import write_groups
+from jrm_training.init_checkpoint import prepare
 from jrm_training.lora import add_lora
 from jrm_training.model import JointModel
 from jrm_training.run import open_data, run
-from jrm_training.start import prepare
 from jrm_training.trainer import Trainer, read_log
 from support import checkpoints
 from support.training import groups, recipe, weights
@@ -160,7 +160,7 @@ def test_frozen_weights_are_kept_in_what_is_computed_in(start, jsonl, tmp_path):
 
 
 def test_a_target_that_is_not_there_is_named_with_those_that_are(start, jsonl, tmp_path):
-    with pytest.raises(ValueError, match=r"no linear layer is named query; there are .*q_proj"):
+    with pytest.raises(ValueError, match=r"no linear layer is named query; the linear layers are .*q_proj"):
         trainer(start, jsonl, tmp_path / "run", lora=LORA | {"targets": ("q_proj", "query")})
 
 

@@ -29,9 +29,9 @@ from jrm_training.config import find_recipe, read_recipe
 from jrm_training.data import write_groups
 from jrm_training.distributed import shard
 from jrm_training.dry_run import as_tables, dry_run
+from jrm_training.init_checkpoint import prepare
 from jrm_training.model import JointModel
 from jrm_training.run import run
-from jrm_training.start import prepare
 from jrm_training.trainer import read_log
 from support import cut_8b
 from support.launch import two_processes

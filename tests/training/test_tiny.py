@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from jrm_service.model.checkpoint_source import open_source
 from jrm_training.batch import Collator
-from jrm_training.start import REGION_TOKENS
+from jrm_training.init_checkpoint import REGION_TOKENS
 from jrm_training.tiny import write_start
 from jrm_training.world import World
 

@@ -155,7 +155,7 @@ def test_world_writes_preference_data(tmp_path):
     assert [len(group.edits) for group in data] == [3, 3]
     again = run("world", "--out", out, "--count", 2)
     assert again.exit_code == 1
-    assert again.output.strip() == f"error: {out}: is there already, and nothing is overwritten"
+    assert again.output.strip() == f"error: {out}: already exists and is not overwritten"
 
 
 def test_world_knows_its_splits(tmp_path):

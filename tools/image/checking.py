@@ -41,9 +41,9 @@ class Report:
 
     def expect(self, what: str, actual: object, expected: object) -> None:
         """One line; a failure unless the two are equal."""
-        self.that(what, actual == expected, f"{actual!r}, and should be {expected!r}")
+        self.check(what, actual == expected, f"{actual!r}, and should be {expected!r}")
 
-    def that(self, what: str, holds: bool, otherwise: object = "") -> None:
+    def check(self, what: str, holds: bool, otherwise: object = "") -> None:
         """One line; a failure, with the reason, unless it holds."""
         self.failures += not holds
         print(f"{'ok  ' if holds else 'FAIL'}  {what}{'' if holds else f': {otherwise}'}", flush=True)
@@ -80,7 +80,7 @@ def _inside(engine: Engine, image: str, target: str, report: Report) -> None:
     report.expect("has no caches, tests, pip or leftovers of the build in it", contents["unwanted"], [])
     if target == "cpu":
         report.expect("has no compilers", contents["tools"], [])
-    report.that(f"has bytecode for {contents['compiled']:.2%} of its modules", contents["compiled"] > 0.999)
+    report.check(f"has bytecode for {contents['compiled']:.2%} of its modules", contents["compiled"] > 0.999)
     pins = (ROOT / f"constraints/{target}.txt").read_text(encoding="utf-8")
     pinned = {_plain(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", pins, re.MULTILINE)}
     installed = {_plain(name): version.partition("+")[0] for name, version in contents["versions"].items()}
@@ -110,12 +110,12 @@ def _serving(engine: Engine, image: str, report: Report) -> None:
         url = f"http://127.0.0.1:{port}"
         started = time.monotonic()
         _wait_until_ready(url, lambda: engine.run("inspect", "--format={{.State.Running}}", container) == "true")
-        report.that(f"ready after {time.monotonic() - started:.1f} s", True)
+        report.check(f"ready after {time.monotonic() - started:.1f} s", True)
         report.expect("health check says so", engine.status("exec", container, "python3", "-I", "/opt/jrm/ready.py"), 0)
         rewards = _rewards(url)
         off = float(np.abs(rewards - expected).max())
         figures = ", ".join(f"{reward:.4f}" for reward in rewards)
-        report.that(f"rewards {figures}: off by {off:.1g} from `jrm serve` of this repository", off <= TOLERANCE, off)
+        report.check(f"rewards {figures}: off by {off:.1g} from `jrm serve` of this repository", off <= TOLERANCE, off)
         _drain(engine, container, url, report)
     except BaseException:
         engine.show("logs", container)
@@ -136,7 +136,7 @@ def _drain(engine: Engine, container: str, url: str, report: Report) -> None:
         under_way = not call.done()
         engine.run("kill", "--signal=TERM", container)
         rewards = call.result().rewards
-    report.that("SIGTERM came while candidates were under way", under_way)
+    report.check("SIGTERM came while candidates were under way", under_way)
     report.expect("each got its reward", int(np.isfinite(rewards).sum()), CANDIDATES_TO_DRAIN)
     report.expect("exit status after SIGTERM", engine.run("wait", container), "0")
 

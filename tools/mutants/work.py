@@ -16,7 +16,7 @@ from .tables import Change, Module
 
 _ROOT = Path(__file__).parents[2]
 _WORK = _ROOT / "out/mutants"
-_PLUGINS = ("pytest_timeout", "_hypothesis_pytestplugin", "tools.mutants.profile")
+_PLUGINS = ("pytest_timeout", "_hypothesis_pytestplugin", "tools.mutants.pytest_plugin")
 _KILLED = {1, 3}  # pytest's exit codes for tests that failed, and for an error of its own
 _HUNG = {-24, 24, 36, 152, 255}  # mutmut's for a mutant that it had to stop
 

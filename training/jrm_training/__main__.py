@@ -5,7 +5,7 @@ import typer
 from jrm_client.terminal import CommandGroup
 
 from .annotate_command import annotate
-from .commands import evaluate
+from .evaluate_command import evaluate
 from .train_commands import init, train, world
 
 app = typer.Typer(cls=CommandGroup, no_args_is_help=True, add_completion=False)

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 def annotate(
     data: Annotated[Path, typer.Argument(help="Preference data (docs/training-data.md).", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The same rows with critiques; its journal lies beside it.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The same rows with critiques; the journal is written beside it.")
+    ],
     model: Annotated[str, typer.Option(help="Name of the model at the endpoint.", show_default=False)],
     base_url: Annotated[
         str, typer.Option(help="OpenAI-compatible endpoint, up to /v1.", envvar="OPENAI_BASE_URL")
     ] = "https://api.openai.com/v1",
     api_key_env: Annotated[
-        str, typer.Option(help="Environment variable that has the key; none is sent if it is not set.")
+        str, typer.Option(help="Environment variable with the API key; none is sent if it is not set.")
     ] = "OPENAI_API_KEY",
     dimension: Annotated[
         list[str] | None,
@@ -34,41 +36,44 @@ def annotate(
             show_default="instruction_following=following, visual_quality=quality",
         ),
     ] = None,
-    scale: Annotated[str, typer.Option(help="Labels that mean worst and best, LOW:HIGH.")] = "1:4",
+    scale: Annotated[str, typer.Option(help="The worst and the best label, LOW:HIGH.")] = "1:4",
     boxes: Annotated[
-        str, typer.Option(help="Order of boxes to ask for: yx as in A.1, or xy if the model was trained so.")
+        str,
+        typer.Option(help="Coordinate order of boxes to ask for: yx as in A.1, or xy if the model was trained on it."),
     ] = "yx",
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="JSON object, following or quality -> what to ask.", show_default="the paper's, in our words"
+            help="JSON file of an object, following or quality -> prompt.", show_default="the paper's, in our words"
         ),
     ] = None,
-    tries: Annotated[int, typer.Option(min=1, help="Answers for a critique, at most.")] = 3,
+    tries: Annotated[int, typer.Option(min=1, help="Maximum number of answers per critique.")] = 3,
     verify: Annotated[
-        bool, typer.Option(help="Have each critique read back, blindly, and refuse it if it contradicts the judgement.")
+        bool, typer.Option(help="Have each critique read back blindly, and reject it if it contradicts the judgement.")
     ] = True,
-    concurrency: Annotated[int, typer.Option(min=1, help="Critiques under way at once.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Limit of an answer.")] = 1024,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one request.")] = 120.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of critiques requested at once.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per answer.")] = 1024,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Timeout of a request, in seconds.")] = 120.0,
     response_format: Annotated[
-        str, typer.Option(help="Ask the endpoint for: schema (structured output), json, or none.")
+        str, typer.Option(help="Output format to request: schema (structured output), json, or none.")
     ] = "schema",
     extra_body: Annotated[
-        str | None, typer.Option(help="JSON object that is merged into every request.", show_default="nothing")
+        str | None, typer.Option(help="JSON object to merge into every request.", show_default="nothing")
     ] = None,
-    price_in: Annotated[float, typer.Option(min=0, help="Price of a million tokens that are read.")] = 0.0,
-    price_out: Annotated[float, typer.Option(min=0, help="Price of a million tokens that are written.")] = 0.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows, the first.", show_default="all")] = None,
-    retry_rejected: Annotated[bool, typer.Option("--retry-rejected", help="Try again what was given up.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and ask nothing.")] = False,
+    price_in: Annotated[float, typer.Option(min=0, help="Price of a million input tokens.")] = 0.0,
+    price_out: Annotated[float, typer.Option(min=0, help="Price of a million output tokens.")] = 0.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default="all")] = None,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="Retry critiques that were given up.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost and send no requests.")] = False,
 ) -> None:
-    """Let a vision model write the critiques of preference data: people's judgements in, their reasons out.
+    """Have a vision model write the critiques of preference data: from people's judgements to the reasons for them.
 
     jrm annotate train.jsonl --out annotated.jsonl --model qwen3-vl --base-url http://127.0.0.1:8000/v1
 
-    What was answered is in OUT.journal; a run that was killed goes on there. OUT has the rows when all is done,
-    OUT.rejects what was given up and why.
+    Answers are kept in OUT.journal, from which a killed run continues. In the end, OUT has the rows, and OUT.rejects
+    the critiques that were given up, with the reasons.
 
     Exit status: 0 if every critique was accepted, 1 if not, 2 for wrong usage.
     """
@@ -124,7 +129,7 @@ def annotate(
     except (EndpointError, JournalError, OSError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on from {beside(out, 'journal')}", err=True)
+        typer.echo(f"stopped; the same command continues from {beside(out, 'journal')}", err=True)
         raise typer.Exit(130) from None
     if not complete:
         raise typer.Exit(1)
@@ -223,7 +228,7 @@ def _spent(journal: Journal, prices: Prices) -> str:
 
 
 def _common(rejects: Sequence[Entry]) -> str:
-    """What was wrong with the last answers, most frequent first."""
+    """The most frequent faults of the last answers."""
     from collections import Counter
 
     last = Counter(entry.faults[-1][0] for entry in rejects)

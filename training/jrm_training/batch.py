@@ -1,4 +1,4 @@
-"""Groups to packed rows: the scored prompt, the reward token and the critique as one sequence, shared beginnings once.
+"""Groups to packed rows: prompt, reward token and critique as one sequence, with shared prefixes packed once.
 
 The sequences are those that the server builds (``SequenceBuilder``) with the critique as the assistant's answer, and a
 row is the trie that the server scores: sources and edited images are computed once for all edits and passes.
@@ -31,7 +31,7 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """A packed row of groups on the host, and what the losses read and compare.
+    """A packed row of groups on the host, and what the losses need.
 
     ``reads`` int64 [candidates, passes] are the slots of the reward tokens. ``before`` int64 [C] are the slots
     whose next token is one of a critique, ``targets`` int64 [C] those tokens. ``labels`` float64 [candidates,
@@ -50,9 +50,9 @@ class Collator:
     """Turns groups into rows, exactly as the checkpoint's server would read them. Can be pickled for workers."""
 
     def __init__(self, checkpoint: Checkpoint, *, critiques: bool = True, max_tokens: int | None = None) -> None:
-        """``critiques`` False leaves the language out, for alpha = 0; no sequence may pass ``max_tokens``.
+        """``critiques`` False leaves the critiques out, for alpha = 0; no sequence may exceed ``max_tokens``.
 
-        Nor may one pass the model's context. Raises CheckpointError for a tokenizer that cannot end a turn.
+        Nor may one exceed the model's context. Raises CheckpointError for a tokenizer that cannot end a turn.
         """
         self._checkpoint = checkpoint
         self._preparer = CheckpointPreparer(checkpoint)
@@ -78,11 +78,11 @@ class Collator:
         return sorted({self._reward_token, *self._regions.values()})
 
     def __reduce__(self) -> tuple[Callable[..., Collator], tuple[Path, bool, int]]:
-        """Opened anew in another process: a pickled Rust tokenizer forgets that special tokens are to be plain text."""
+        """Reopened in another process: a pickled Rust tokenizer forgets that special tokens are to be plain text."""
         return _reopen, (self._checkpoint.path, self._critiques, self._max_tokens)
 
     def word(self, word: str) -> int:
-        """The one token that a word with a space before it is. Raises ValueError where it is several."""
+        """The single token of a word with a space before it. Raises ValueError if it is several."""
         ids: list[int] = self._plain.encode(f" {word}", add_special_tokens=False).ids
         if len(ids) != 1:
             raise ValueError(f"'{word}' is {len(ids)} tokens, must be one")
@@ -111,9 +111,9 @@ class Collator:
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
         scored = [sequence for candidate in candidates for sequence in candidate.sequences]
         answers = self._answers(groups, scored)
-        told = [(*scored[n].segments, Text((*scored[n].tail, *critique))) for n, critique in answers]
+        with_critiques = [(*scored[n].segments, Text((*scored[n].tail, *critique))) for n, critique in answers]
         packed = pack(
-            [*(sequence.segments for sequence in scored), *told],
+            [*(sequence.segments for sequence in scored), *with_critiques],
             factor=self._checkpoint.image_spec.factor,
             image_token_id=self._checkpoint.config.image_token_id,
             position_rule=manifest.positions,
@@ -150,9 +150,10 @@ class Collator:
         A pass that is read for several dimensions has as many answers: all of them shape its **h**.
         """
         answers: list[tuple[int, Ids]] = []
-        passes = [(g, edit, one) for g in groups for edit in g.edits for one in self._checkpoint.manifest.passes]
-        for number, ((group, edit, one), sequence) in enumerate(zip(passes, scored, strict=True)):
-            texts = [edit.critiques[name] for name in one.read if name in edit.critiques] if self._critiques else []
+        manifest = self._checkpoint.manifest
+        passes = [(group, edit, pass_) for group in groups for edit in group.edits for pass_ in manifest.passes]
+        for number, ((group, edit, pass_), sequence) in enumerate(zip(passes, scored, strict=True)):
+            texts = [edit.critiques[name] for name in pass_.read if name in edit.critiques] if self._critiques else []
             critiques = [self.critique_ids(text) for text in texts]
             longest = max(map(len, critiques), default=0)
             if sequence.tokens + longest > self._max_tokens:
@@ -169,7 +170,7 @@ def _reopen(path: Path, critiques: bool, max_tokens: int) -> Collator:
 
 
 def _labels(group: Group, dimensions: Sequence[str]) -> Iterator[tuple[float, ...]]:
-    """What the edits compare by, one tuple an edit, in the order of the dimensions."""
+    """The numbers that the edits are compared by: a tuple for each edit, in the order of the dimensions."""
     return zip(*(group.ranking(name) for name in dimensions), strict=True)
 
 

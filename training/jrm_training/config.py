@@ -1,4 +1,4 @@
-"""What a training run is: one frozen object, read from a TOML recipe. The paper's and the tiny one's are shipped."""
+"""The recipe of a training run: one frozen object, read from a TOML file. Several recipes are shipped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stage(_Section):
     """A stretch of a curriculum in the synthetic world: ``groups`` groups with sources of ``shapes`` (fewest, most).
 
     ``flawed`` is the share of edits with a visual flaw, ``two_sources`` that of groups with two source images. Labels
-    are as the ``annotator`` of that number reads them, or the true ones.
+    are the noisy ones of simulated annotator number ``annotator``, or the true ones where it is None.
     """
 
     groups: PositiveInt
@@ -35,7 +35,7 @@ class Stage(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.shapes[0] > self.shapes[1]:
-            raise ValueError(f"shapes {list(self.shapes)}: the fewest come first")
+            raise ValueError(f"shapes {list(self.shapes)}; expected the smaller number first")
         return self
 
 
@@ -43,7 +43,8 @@ class Data(_Section):
     """Where the groups come from: a JSONL file (docs/training-data.md), or the synthetic world by seed.
 
     A file's groups are shuffled anew in every epoch, by ``seed``. ``edits`` per group and the ``curriculum``, which
-    keeps its order, are the world's. ``workers`` are processes that collate ahead; with 0 it is done in between.
+    keeps its order, apply to the world. ``workers`` is the number of processes that collate rows in advance; with 0,
+    the training process collates them itself.
     """
 
     jsonl: Path | None = None
@@ -64,7 +65,7 @@ class Optimizer(_Section):
 
     ``lr`` is the peak of a cosine that follows ``warmup`` (share of all steps) and ends at ``final`` times the peak.
     ``clip`` is the largest norm of the gradient of all weights together. ``vision`` is the vision tower's share of the
-    learning rates: one that sees already is better not shaken.
+    learning rates: one that is already trained should change little.
     """
 
     lr: Positive
@@ -81,7 +82,7 @@ class Lora(_Section):
     """Low-rank adapters in place of the whole backbone: W + alpha / r · B A for the linear layers named in ``targets``.
 
     A name stands for every layer that has it; those of Qwen3-VL's vision tower have names of their own. ``r`` is the
-    rank. There is no dropout: a run that goes on from a state would draw other numbers.
+    rank. There is no dropout: a resumed run would draw other random numbers.
     """
 
     r: PositiveInt
@@ -92,12 +93,12 @@ class Lora(_Section):
 class Recipe(_Section):
     """A whole run.
 
-    ``alpha`` is Eq. 7's. A step takes ``batch`` groups over all devices, in rows of ``micro_batch`` groups on each: the
-    quotient is what is accumulated. ``dtype`` is what the backbone computes in; weights, heads, losses and optimizer
-    stay in float32. ``shard`` spreads optimizer state and gradients over the devices (ZeRO-2); on a single one there is
-    nothing to spread. ``saved_dtype`` is that of the backbone's weights in the checkpoint that comes out. With ``lora``
-    the backbone is frozen, and kept in ``dtype``. ``fresh_sigma`` begins with a log sigma of 0 in every head: labels
-    that are certain bring sigma to 0, and from there no gradient brings it back.
+    ``alpha`` is Eq. 7's. A step takes ``batch`` groups over all devices, in rows of ``micro_batch`` groups, whose
+    gradients are accumulated. ``dtype`` is what the backbone computes in; weights, heads, losses and optimizer stay in
+    float32. ``shard`` divides optimizer state and gradients among the devices (ZeRO-2); it has no effect on a single
+    one. ``saved_dtype`` is the dtype of the backbone's weights in the exported checkpoint. With ``lora`` the backbone
+    is frozen, and kept in ``dtype``. ``fresh_sigma`` starts with a log sigma of 0 in every head: labels without noise
+    drive sigma to 0, and from there no gradient brings it back.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -121,19 +122,19 @@ class Recipe(_Section):
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if self.shard and self.optimizer.muon_lr is not None:
-            raise ValueError("shard and optimizer.muon_lr exclude each other: Muon needs whole matrices")
+            raise ValueError("shard and optimizer.muon_lr cannot be combined: Muon needs whole matrices")
         if self.lora is not None and self.shard:
-            raise ValueError("lora and shard exclude each other: what is frozen is not spread, and the rest is small")
+            raise ValueError("lora and shard cannot be combined: frozen weights are not sharded, and the rest is small")
         if self.lora is not None and self.optimizer.muon_lr is not None:
-            raise ValueError("lora and optimizer.muon_lr exclude each other: adapters are no matrices of their own")
+            raise ValueError("lora and optimizer.muon_lr cannot be combined: Muon updates whole matrices, not adapters")
         return self
 
 
 def read_recipe(path: Path, **overrides: Any) -> Recipe:
     """Read a TOML recipe; ``overrides`` that are not None replace values, those of a table key by key.
 
-    Raises pydantic.ValidationError for values that no run can have, ValueError, with the file, for no TOML, OSError
-    where there is no file.
+    Raises pydantic.ValidationError for invalid values, ValueError, with the path, for a file that is not TOML, and
+    OSError for one that cannot be read.
     """
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -146,7 +147,7 @@ def read_recipe(path: Path, **overrides: Any) -> Recipe:
 
 
 def find_recipe(name: str) -> Path:
-    """The shipped recipe of that name, or the file of that path. Raises FileNotFoundError, with the names there are."""
+    """The shipped recipe of that name, or the file at that path. Raises FileNotFoundError, listing the shipped ones."""
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
     if name not in shipped and not Path(name).exists():
         raise FileNotFoundError(f"{name}: no such file, and none of the shipped recipes ({', '.join(shipped)})")

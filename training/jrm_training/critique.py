@@ -1,4 +1,4 @@
-"""The critique as appendix C defines it, read strictly, and how well its regions match the true ones. Pure."""
+"""Strict parsing of critiques as appendix C defines them, and how well regions match the true ones. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Critique(_Strict):
 
 
 class RegionCritique(Critique):
-    """A critique with regions (C.1); none where nothing was edited. Each id stands once."""
+    """A critique with regions (C.1); none where nothing was edited. Ids are unique."""
 
     edit_region: list[Region]
 
@@ -63,7 +63,7 @@ class RegionCritique(Critique):
     def _ids_once(self) -> Self:
         ids = [region.id for region in self.edit_region]
         if len(set(ids)) < len(ids):
-            raise ValueError(f"edit_region has ids {ids}, each may stand once")
+            raise ValueError(f"edit_region has ids {ids}: each may appear only once")
         return self
 
     @property
@@ -77,7 +77,7 @@ class CritiqueError(ValueError):
 
 
 def parse_critique(text: str, regions: bool) -> Critique:
-    """Read what a language head wrote, exactly as it must be: one JSON object, these keys and no others, in any order.
+    """Parse what a language head wrote, strictly: one JSON object with exactly these keys, in any order.
 
     ``regions``: whether the dimension's critique has boxes (the manifest's ``explain``); the result is a
     ``RegionCritique`` then. Raises CritiqueError for everything else: text around the object, a repeated key, NaN, a

@@ -54,7 +54,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Edits of the same source by one instruction: two or more, in the order of the data.
+    """Two or more edits of the same source by one instruction, in the order of the data.
 
     ``source`` is an image (8-bit RGB), a tuple of several in their order, or None for a text-to-image checkpoint.
     ``preferences`` maps a dimension to the verdict on a group of exactly two edits. It overrides the labels. Raises
@@ -97,7 +97,7 @@ class DataError(ValueError):
     """A preference file with bad rows. ``problems`` has all of them in order of lines, the message the first 20."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
-        super().__init__(path, problems)  # what pickle hands to the constructor again
+        super().__init__(path, problems)  # the arguments with which unpickling calls the constructor
         self.path = path
         self.problems = tuple(problems)
 
@@ -195,8 +195,8 @@ def write_groups(path: str | Path, groups: Iterable[Group], *, overwrite: bool =
     """Write groups as a preference file that ``read_groups`` reads back equal, and return its path.
 
     Images become PNG files in the folder ``images`` beside it, named by a hash of their content: equal images are one
-    file, and several preference files may share the folder. The JSONL file appears when all is written and not before;
-    an exception leaves none, or the one that was there. Images that no file names any more are not removed.
+    file, and several preference files may share the folder. The JSONL file appears only once it is complete; after an
+    exception there is none, or the previous one. Images that no file refers to any more are not removed.
 
     Raises FileExistsError for a file that exists, unless ``overwrite``, and ValueError, with the index, for a group
     that the format cannot hold.
@@ -282,7 +282,7 @@ def _to_line(group: Group, folder: Path) -> bytes:
 
 
 def _write_png(image: Image.Image, folder: Path) -> str:
-    """The path, relative to ``folder``, of the file that has this image now."""
+    """Write the image to a file, and return its path relative to ``folder``."""
     if image.mode != "RGB":
         raise ValueError(f"an image of mode {image.mode}, expected RGB")
     buffer = io.BytesIO()

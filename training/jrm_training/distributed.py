@@ -1,4 +1,4 @@
-"""Several devices: which of them this process is, what is summed over all, and how weights are spread (ZeRO-2)."""
+"""Several devices: the rank of this process, sums over all of them, and sharding (ZeRO-2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """Where this process stands; 0 of 1 without a process group."""
+    """Rank of this process and world size; 0 of 1 without a process group."""
     return Place(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Place(0, 1)
 
 
@@ -53,14 +53,14 @@ def sum_gradients(model: JointModel) -> None:
 
 
 def shard(model: JointModel, dtype: torch.dtype | None) -> None:
-    """Spread weights at rest, gradients and optimizer state; weights stay gathered between forward and backward.
+    """Shard weights at rest, gradients and optimizer state; weights stay gathered between forward and backward.
 
-    That is ZeRO-2: the gradients of every row are summed and spread as its backward pass makes them, since whole ones
-    that wait for the step's last row would be 35 GB of float32 on each device for 8B. ``dtype`` is what weights are
-    sent as and layers compute in, as a server's do in that dtype; gradients are summed in float32, and the heads stay
+    That is ZeRO-2: the gradients of each row are summed and sharded in its backward pass, since keeping them whole
+    until the step's last row would take 35 GB of float32 on each device for 8B. ``dtype`` is the dtype that weights are
+    sent in and layers compute in, as a server's do in that dtype; gradients are summed in float32, and the heads stay
     in float32 throughout. Needs a process group, of one process at least.
     """
-    # What a layer is given stays as it is: rotary tables of images are in float32, as a server has them.
+    # Inputs of layers are not cast: rotary tables of images are in float32, as on a server.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     # Without a mesh, weights on the CPU of a machine that has GPUs would be taken for theirs.
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
@@ -70,13 +70,13 @@ def shard(model: JointModel, dtype: torch.dtype | None) -> None:
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            # Losses are already divided by counts over all devices. As a plain sum, since only NCCL scales on its way.
+            # Losses are already divided by counts over all devices. A plain sum, since only NCCL can scale as it sums.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
 
 
 def parts(model: JointModel) -> list[nn.Module]:
-    """What is gathered and summed in one transfer each; all that is left over makes one more."""
+    """The modules that are gathered and summed in one transfer each; everything else takes one more."""
     language = model.backbone.language_model
     tables = [] if model.backbone.config.tie_word_embeddings else [language.embed_tokens, model.lm_head]
     return [*tables, *model.backbone.visual.blocks, *language.layers]

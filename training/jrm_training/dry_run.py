@@ -1,4 +1,4 @@
-"""``jrm train --dry-run``: what a run would take, before it takes it. No weight is read and nothing is written."""
+"""``jrm train --dry-run``: memory, disk space and steps of a run. No weight is read and nothing is written."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .states import KEPT
 
 SAMPLE = 32  # groups of the data
 CRITIQUE = 256  # tokens of a made-up critique
-_ASK = "make the car red and leave everything else as it is"
+_INSTRUCTION = "make the car red and leave everything else as it is"
 
 
 @dataclass(frozen=True)
 class DataSize:
-    """How much there is to train on. ``edits`` and ``tokens`` are of all groups, reckoned from ``sampled`` of them."""
+    """How much data there is. ``edits`` and ``tokens`` are estimates for all groups from ``sampled`` of them."""
 
     groups: int
     steps: int
@@ -40,7 +40,7 @@ class DataSize:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would take: on each device, on disk, and in all. ``data`` is None where rows were made up."""
+    """What a run would take: on each device, on disk, and in all. ``data`` is None if the row was made up."""
 
     recipe: Recipe
     devices: int
@@ -55,9 +55,9 @@ def dry_run(
 ) -> DryRun:
     """Count a run of a recipe on so many devices; ``gpu``: see ``count_memory``.
 
-    The largest row is made of the largest of some groups of the data. Without data, a row has as many edits as there
-    is room for in ``max_tokens`` for each of its groups. Raises ValueError as the run would: where the batch cannot be
-    split or filled, for a group that is too long.
+    The largest row is made of the largest of some groups of the data. Without data, each group of the row has as many
+    edits as fit into ``max_tokens``. Raises ValueError as the run would: for a batch that cannot be divided or filled
+    and for a group that is too long.
     """
     collator = Collator(checkpoint, critiques=recipe.alpha > 0, max_tokens=recipe.max_tokens)
     if groups is None:
@@ -104,7 +104,7 @@ def _made_up(recipe: Recipe, checkpoint: Checkpoint, collator: Collator) -> Grou
     def group(number: int, edits: int) -> Group:
         pictures = [Image.new("RGB", (side, side), (number % 256, n % 256, n // 256)) for n in range(edits + 1)]
         made = tuple(Edit(picture, labels, critiques) for picture in pictures[1:])
-        return Group(pictures[0] if sources else None, _ASK, made)
+        return Group(pictures[0] if sources else None, _INSTRUCTION, made)
 
     two, three = (collator.row([group(0, edits)]).packed.ids.numel() for edits in (2, 3))
     edits = max(2, 2 + (recipe.max_tokens - two) // (three - two))
@@ -179,5 +179,5 @@ def as_tables(run: DryRun) -> RenderableType:
 
 
 def gigabytes(size: int) -> str:
-    """10^9 bytes with two figures or more after the point where there are few."""
+    """Bytes in units of 10^9, with at least two significant digits."""
     return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.2g}" if size < 1e8 else f"{size / 1e9:.2f}"

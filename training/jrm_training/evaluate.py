@@ -21,8 +21,8 @@ from .metrics import Bin, Rated, reliability, tallies
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One scored group: for each edit the outcome, its true critiques and, by dimension, the number that ranks it.
+class ScoredGroup:
+    """A scored group: for each edit the outcome, its true critiques and, by dimension, the number that ranks it.
 
     ``ranking`` has NaN where there is no label. ``preferred`` names the dimensions in which the ranking comes from a
     preference, so that its numbers are no labels and cannot be pooled.
@@ -71,31 +71,30 @@ def score_groups(
     scorer: GroupScorer,
     results: ResultsFile,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[Judged]:
+) -> list[ScoredGroup]:
     """Score the groups that ``results`` lacks, append each as it comes, and return all in order.
 
-    Groups of equal inputs are scored once. ``advance(done, total)`` is called as groups are dealt with. What the scorer
-    raises ends the run, with everything scored so far in ``results``. Raises EvaluationError if ``results`` is of other
-    inputs.
+    Groups of equal inputs are scored once. ``advance(done, total)`` is called after each group. What the scorer raises
+    ends the run, with everything scored so far in ``results``. Raises EvaluationError if ``results`` has other inputs.
     """
-    judged: list[Judged] = []
+    scored: list[ScoredGroup] = []
     waiting: deque[tuple[Group, Future[tuple[Outcome, ...]]]] = deque()
 
     def settle() -> None:
         group, future = waiting.popleft()
-        judged.append(_judged(group, scorer.dimensions, future.result()))
-        advance(len(judged), len(groups))
+        scored.append(_scored_group(group, scorer.dimensions, future.result()))
+        advance(len(scored), len(groups))
 
     by_inputs: dict[str, Future[tuple[Outcome, ...]]] = {}
 
     def repeat(index: int, inputs: str, first: Future[tuple[Outcome, ...]]) -> tuple[Outcome, ...]:
-        outcomes = first.result()  # of a group that was begun before this one
+        outcomes = first.result()  # of a group that was submitted before this one
         results.append(index, inputs, outcomes)
         return outcomes
 
     def score(index: int, inputs: str, group: Group) -> tuple[Outcome, ...]:
         outcomes = tuple(scorer.score(group))
-        if len(outcomes) != len(group.edits):  # nobody would know whose score is whose
+        if len(outcomes) != len(group.edits):  # no telling which score belongs to which edit
             raise RuntimeError(f"{len(outcomes)} outcomes for the {len(group.edits)} edits of group {index}")
         results.append(index, inputs, outcomes)
         return outcomes
@@ -122,11 +121,11 @@ def score_groups(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return judged
+    return scored
 
 
 def make_report(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredGroup],
     scorer: GroupScorer,
     *,
     critiques: Sequence[Sequence[Mapping[str, str]]] | None = None,
@@ -149,19 +148,19 @@ def make_report(
         return OutputReport(labelled, estimates(found, draws=draws, seed=seed, level=level), reliability(calibration))
 
     def critique(dimension: str) -> dict[str, Estimate]:
-        true = [group.critiques for group in judged]
+        true = [group.critiques for group in scored]
         found = critique_tallies(true, critiques or [], dimension, (regions or {}).get(dimension, False))
         return estimates(found, draws=draws, seed=seed, level=level)
 
-    outcomes = [outcome for group in judged for outcome in group.outcomes]
+    outcomes = [outcome for group in scored for outcome in group.outcomes]
     return Report(
         model=scorer.model,
         fingerprint=scorer.fingerprint,
-        groups=len(judged),
+        groups=len(scored),
         edits=len(outcomes),
         failed=dict(Counter(outcome.code for outcome in outcomes if isinstance(outcome, Failed)).most_common()),
-        dimensions={name: output([rated(group, name) for group in judged]) for name in scorer.dimensions},
-        reward=output([rated_reward(group, scorer.pooling) for group in judged]),
+        dimensions={name: output([rated(group, name) for group in scored]) for name in scorer.dimensions},
+        reward=output([rated_reward(group, scorer.pooling) for group in scored]),
         critiques={} if critiques is None else {name: critique(name) for name in scorer.dimensions},
         level=level,
         draws=draws,
@@ -169,7 +168,7 @@ def make_report(
     )
 
 
-def rated(group: Judged, dimension: str) -> Rated:
+def rated(group: ScoredGroup, dimension: str) -> Rated:
     """One dimension of a group for the metrics."""
     scores = [outcome.dimensions[dimension] if isinstance(outcome, Score) else None for outcome in group.outcomes]
     return Rated(
@@ -179,7 +178,7 @@ def rated(group: Judged, dimension: str) -> Rated:
     )
 
 
-def rated_reward(group: Judged, pooling: Pooling) -> Rated:
+def rated_reward(group: ScoredGroup, pooling: Pooling) -> Rated:
     """The pooled reward of a group for the metrics; labels are pooled by the same rule."""
     scores = [outcome if isinstance(outcome, Score) else None for outcome in group.outcomes]
     return Rated(
@@ -189,7 +188,7 @@ def rated_reward(group: Judged, pooling: Pooling) -> Rated:
     )
 
 
-def _pooled_labels(group: Judged, pooling: Pooling) -> Array:
+def _pooled_labels(group: ScoredGroup, pooling: Pooling) -> Array:
     edits = len(group.outcomes)
     if len(pooling.weights) == 1:
         return np.array(group.ranking[next(iter(pooling.weights))], np.float64)
@@ -203,8 +202,8 @@ def _stds(values: Sequence[float | None]) -> Array:
     return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
-def _judged(group: Group, dimensions: Sequence[str], outcomes: tuple[Outcome, ...]) -> Judged:
-    return Judged(
+def _scored_group(group: Group, dimensions: Sequence[str], outcomes: tuple[Outcome, ...]) -> ScoredGroup:
+    return ScoredGroup(
         ranking={name: group.ranking(name) for name in dimensions},
         preferred=frozenset(group.preferences),
         critiques=tuple(edit.critiques for edit in group.edits),

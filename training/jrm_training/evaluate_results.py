@@ -26,11 +26,11 @@ from jrm_service.scoring.types import Dimension, Score
 
 from .data import Group
 
-_ROW_START = b'{"index": '  # how every row that we write begins
+_ROW_START = b'{"index": '  # the start of every row that we write
 
 
 class EvaluationError(Exception):
-    """An evaluation that cannot be made, or must not be. The message says why and what to do."""
+    """The evaluation cannot or must not be made. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ResultsFile:
     """The rows of one checkpoint's scores, by index of the group; safe to append to from several threads."""
 
     def __init__(self, path: Path, model: str, fingerprint: str) -> None:
-        """Read what is there; a last line that a crash cut short is removed.
+        """Read the file if it exists; an incomplete last line is removed.
 
         Raises EvaluationError for a file that is not ours, or that has scores of another fingerprint, and leaves it as
         it is. Raises OSError for one that cannot be read.
@@ -84,7 +84,7 @@ class ResultsFile:
         return None if any(isinstance(outcome, Failed) for outcome in row.outcomes) else row.outcomes
 
     def append(self, index: int, inputs: str, outcomes: Sequence[Outcome]) -> None:
-        """Write one row. Of several rows of one group the last counts."""
+        """Write one row. Of several rows of one group, the last counts."""
         row = {"index": index, "inputs": inputs, **self._head, "edits": [_to_json(outcome) for outcome in outcomes]}
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         with self._lock, self.path.open("a", encoding="utf-8") as file:
@@ -110,7 +110,7 @@ def _read(path: Path, fingerprint: str) -> dict[int, _Row]:
             rows[int(row["index"])] = _Row(str(row["inputs"]), tuple(_from_json(edit) for edit in row["edits"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise EvaluationError(
-                f"{path}:{line.number}: not a row that `jrm evaluate` wrote; use another --out"
+                f"{path}:{line.number}: this row was not written by `jrm evaluate`; use another --out"
             ) from None
         if other != fingerprint:
             raise EvaluationError(
@@ -118,7 +118,7 @@ def _read(path: Path, fingerprint: str) -> dict[int, _Row]:
             )
     torn = data[len(whole) :]
     if not torn.startswith(_ROW_START[: len(torn)]):
-        raise EvaluationError(f"{path}: its last line is not one that `jrm evaluate` began; use another --out")
+        raise EvaluationError(f"{path}: its last line was not written by `jrm evaluate`; use another --out")
     if torn:
         os.truncate(path, len(whole))
     return rows

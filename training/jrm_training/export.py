@@ -39,7 +39,7 @@ def export(
     again, when a weight is not finite, a tensor is missing or the folder cannot be written.
     """
     if out.exists():
-        raise FileExistsError(f"{out}: is there already, and nothing is overwritten")
+        raise FileExistsError(f"{out}: already exists and is not overwritten")
     broken = [f"{key}: holds NaN or infinity" for key, tensor in heads.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(broken)
@@ -69,7 +69,7 @@ def export(
 
 
 def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """A ``config.json`` in which every dtype that is named is this one: towers may name theirs, in two spellings."""
+    """A ``config.json`` with every dtype in it replaced: each tower may have its own, under either of two keys."""
     changed: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Low-rank adapters (peft) on a frozen backbone, for one GPU; what a checkpoint needs in full is trained in full.
+"""Low-rank adapters (peft) on a frozen backbone, for one GPU; what is new in a checkpoint is trained in full.
 
-That is the reward heads, and of the embedding and the language head the rows of the tokens that ``jrm init`` adds: a
-row that is the mean of all others with a little noise says nothing until it has been trained.
+That is the reward heads, and the rows of embedding and language head for the tokens that ``jrm init`` adds: a row that
+is the mean of all others with a little noise carries no information until it has been trained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TrainedRows(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The table as it was."""
+        """The frozen table."""
         return self.table.weight
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -41,16 +41,16 @@ class TrainedRows(nn.Module):
         output: torch.Tensor = self.table(inputs)
         if isinstance(self.table, nn.Linear):
             return output.index_copy(-1, self.ids, inputs @ self.rows.to(output.dtype).T)
-        here = torch.eq(inputs.unsqueeze(-1), self.ids)
-        rows = self.rows[here.int().argmax(-1)].to(output.dtype)  # in this order the gradient is summed in float32
-        return torch.where(here.any(-1, keepdim=True), rows, output)
+        is_trained = torch.eq(inputs.unsqueeze(-1), self.ids)
+        rows = self.rows[is_trained.int().argmax(-1)].to(output.dtype)  # cast last: the gradient is summed in float32
+        return torch.where(is_trained.any(-1, keepdim=True), rows, output)
 
 
 def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) -> None:
     """Freeze the backbone and both tables, and train adapters, the rows of ``tokens`` and the heads instead.
 
-    Equal seeds give equal adapters, which change nothing yet. Raises ValueError for a target that no layer has, and
-    where peft is not installed.
+    The same seed gives the same adapters, which change nothing at first. Raises ValueError for a target that no layer
+    has, and if peft is not installed.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -69,7 +69,7 @@ def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) ->
     for adapter in model.parameters():
         if adapter.requires_grad:
             adapter.data = adapter.data.float()
-    joint: Any = model  # its tables are about to be of another class
+    joint: Any = model  # the class of its tables is about to change
     language = joint.backbone.language_model
     tied = language.embed_tokens.weight is joint.lm_head.weight
     ids = torch.tensor(tokens, device=language.embed_tokens.weight.device)
@@ -81,7 +81,7 @@ def add_lora(model: JointModel, lora: Lora, tokens: Sequence[int], seed: int) ->
 
 
 def merged(model: JointModel) -> dict[str, torch.Tensor]:
-    """The state dict of the model as it was before ``add_lora``, with what was learned in its place.
+    """The state dict of the model without adapters, with what they have learned merged into its weights.
 
     W + alpha / r · B A is computed and returned in float32, on the host: a GPU has no room for it beside W. Frozen
     tensors are returned as they are.
@@ -107,12 +107,14 @@ def _with_rows(table: nn.Embedding | nn.Linear, ids: torch.Tensor) -> TrainedRow
 
 
 def _targets(backbone: nn.Module, targets: Collection[str]) -> list[str]:
-    """Whole names of the linear layers that are meant."""
+    """Full names of the targeted linear layers."""
     by_name: dict[str, list[str]] = {}
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
             by_name.setdefault(name.rpartition(".")[2], []).append(name)
     unknown = [target for target in targets if target not in by_name]
     if unknown:
-        raise ValueError(f"lora.targets: no linear layer is named {', '.join(unknown)}; there are {', '.join(by_name)}")
+        raise ValueError(
+            f"lora.targets: no linear layer is named {', '.join(unknown)}; the linear layers are {', '.join(by_name)}"
+        )
     return [name for target in targets for name in by_name[target]]

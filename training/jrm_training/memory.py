@@ -1,8 +1,8 @@
-"""How much memory a run takes, counted without weights: the model is on the meta device, where tensors have sizes only.
+"""How much memory a run takes, counted without weights: the model is on the meta device, where tensors have no data.
 
-A device holds weights, gradients, optimizer state, and what one row needs on its way forward and back. The first three
-follow from the shapes. The last is the most that is alive at once while a real row goes through the real model: every
-storage that an operation makes is counted from there until nothing refers to it any more.
+A device holds weights, gradients, optimizer state, and what the forward and backward pass of a row needs. The first
+three follow from the shapes. The last is the most that is alive at once while a real row goes through the real model:
+every storage is counted from the operation that makes it until nothing refers to it any more.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Memory:
     """Bytes on the device that has most, the first.
 
     ``weights`` at rest, float32 but for frozen ones; ``copies`` of them in what layers compute in; ``gradients``;
-    ``optimizer``: two moments and a step count for each weight; ``row``: the most that a row adds, activations and what
-    the way back needs in passing; ``row_kept``: the same without gradient checkpointing; ``summed``: gradients in
-    flight between devices, those of the largest part where they are spread, else all; ``loading``: all weights, before
-    they are spread. ``parameters`` and ``trained`` count weights over all devices.
+    ``optimizer``: two moments and a step count for each weight; ``row``: the most that a row adds, activations and
+    temporaries of the backward pass; ``row_kept``: the same without gradient checkpointing; ``summed``: gradients in
+    transit between devices, those of the largest part where they are sharded, else all; ``loading``: all weights,
+    before they are sharded. ``parameters`` and ``trained`` count weights over all devices.
     """
 
     parameters: int
@@ -58,7 +58,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most at once: while a row goes back, while AdamW holds roots of the moments, or while weights load."""
+        """The most at once: in a backward pass, while AdamW holds roots of the moments, or while weights load."""
         kept = self.weights + self.gradients + self.optimizer
         return max(kept + self.copies + self.row + self.summed, kept + self.gradients, self.loading)
 
@@ -68,8 +68,8 @@ def count_memory(
 ) -> Memory:
     """Count a run's memory on each of ``devices`` for its largest ``row``; no weight is read.
 
-    ``tokens`` are ``Collator.new_tokens``. ``gpu``: whether attention copies grouped key and value heads, as it does
-    there. Where autocast chooses what to compute in, a row is counted in float32: it takes less.
+    ``tokens`` are ``Collator.new_tokens``. ``gpu``: whether attention copies grouped key and value heads, as it does on
+    a GPU. With autocast a row is counted in float32, which is an upper bound.
     """
     model = outline(recipe, checkpoint, tokens)
     sharded = recipe.shard
@@ -110,7 +110,7 @@ def export_bytes(recipe: Recipe, checkpoint: Checkpoint) -> int:
 
 
 def outline(recipe: Recipe, checkpoint: Checkpoint, tokens: Sequence[int]) -> JointModel:
-    """The model of a run on the meta device, its weights in what layers compute in."""
+    """The model of a run on the meta device, its weights in the dtype that layers compute in."""
     frozen_or_spread = recipe.shard or recipe.lora is not None
     dtype = torch.bfloat16 if recipe.dtype == "bfloat16" and frozen_or_spread else torch.float32
     backbone: Any = empty_model(checkpoint.config)
@@ -129,12 +129,12 @@ def outline(recipe: Recipe, checkpoint: Checkpoint, tokens: Sequence[int]) -> Jo
 
 
 def row_bytes(model: JointModel, row: GroupRow, alpha: float, *, checkpointed: bool, gpu: bool) -> int:
-    """The most bytes that are alive at once while a row goes forward and back, beside weights and their gradients."""
+    """The most bytes alive at once in the forward and backward pass of a row, beside weights and their gradients."""
     if checkpointed:
         model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         model.backbone.gradient_checkpointing_disable()
-    # A gradient is summed, or spread, as soon as it is there.
+    # A gradient is summed, or sharded, as soon as it is computed.
     hooks = [
         weight.register_post_accumulate_grad_hook(_forget)  # type: ignore[no-untyped-call]
         for weight in model.parameters()
@@ -158,7 +158,7 @@ def _forget(weight: torch.Tensor) -> None:
 
 
 class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives these two no types
-    """Counts bytes of the storages that operations make, while they are alive: ``now``, and the ``most`` there were."""
+    """Counts the bytes of live storages that operations have made: ``now``, and at ``most`` so far."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -168,7 +168,7 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives t
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation and count what is new of it."""
+        """Run an operation and count the storages that it makes."""
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
@@ -178,7 +178,7 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives t
 
     def _add(self, storage: torch.UntypedStorage, given: Iterable[int]) -> None:
         key = id(storage)  # the same object for as long as the storage lives
-        if key in self._known or key in given:  # a view, or what was there before
+        if key in self._known or key in given:  # a view, or an input
             return
         size = storage.nbytes()
         self._known.add(key)
@@ -193,10 +193,10 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives t
 
 @contextmanager
 def fused_attention(*, repeat: bool) -> Iterator[None]:
-    """Has attention on the meta device keep what a fused kernel keeps; by itself it would write out every weight.
+    """Makes attention on the meta device allocate what a fused kernel does; by default it allocates all of its weights.
 
-    The way back computes layers again, and leaves every mode of torch's but this: the name is another function's for a
-    while. ``repeat``: whether grouped heads are copied.
+    Gradient checkpointing recomputes layers in the backward pass, outside any torch mode, so the function itself is
+    replaced for the duration. ``repeat``: whether grouped key and value heads are copied.
     """
 
     def fused(
@@ -226,20 +226,20 @@ def fused_attention(*, repeat: bool) -> Iterator[None]:
 
 
 def _share(weight: torch.Tensor, world: int) -> int:
-    """Numbers of a weight that the first of ``world`` devices holds: its rows are dealt out in equal pieces."""
+    """Elements of a weight that the first of ``world`` devices holds: its rows are divided into equal pieces."""
     rows = weight.shape[0] if weight.ndim else 1
     return math.ceil(rows / world) * (weight.numel() // rows)
 
 
 def _copies(model: JointModel, world: int, *, sharded: bool, half: bool) -> int:
-    """What layers compute with, where that is not the weights at rest."""
+    """Bytes of the weights that layers compute with, where those are not the weights at rest."""
     if not sharded:  # autocast keeps what it has cast
         return HALF * sum(weight.numel() for weight in model.backbone.parameters()) if half else 0
     return sum(world * _share(weight, world) * weight.element_size() for weight in model.parameters())
 
 
 def _in_flight(model: JointModel, world: int, *, half: bool) -> int:
-    """The largest part's gradients as they were computed, as they are sent and as they arrive, in float32."""
+    """Bytes of the largest part's gradients as computed, and as sent and received in float32."""
     groups = [list(part.parameters()) for part in parts(model)]
     taken = {weight for group in groups for weight in group} | set(model.heads.parameters())
     groups.append([weight for weight in model.parameters() if weight not in taken])

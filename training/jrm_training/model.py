@@ -21,7 +21,7 @@ from .batch import GroupRow
 
 @dataclass(frozen=True, slots=True)
 class JointOutput:
-    """What the losses need of a row, and **h** for analysis.
+    """What the losses need from a row, and **h** for analysis.
 
     ``outputs`` has float32 [candidates, 1 or 2] for each dimension: mean, or mean and log_std. ``logits`` [C, V] are of
     the tokens in ``GroupRow.targets``; ``h`` is [candidates, passes, H].

@@ -1,4 +1,4 @@
-"""Which weights are updated by what, how fast: parameter groups, optimizers, the learning-rate schedule."""
+"""Parameter groups, optimizers and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Optimizers:
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, share: float) -> None:
-        """Update at this share of the peak learning rates, and forget the gradients."""
+        """Update at this share of the peak learning rates, and clear the gradients."""
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * share

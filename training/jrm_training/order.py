@@ -1,4 +1,4 @@
-"""Which groups every row of a run takes: a function of recipe and step alone, so that a resumed run sees the same."""
+"""Which groups are in each row of a run: depends only on recipe and step, so that a resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .config import Recipe
 
 
 def steps_of(recipe: Recipe, groups: int) -> int:
-    """Steps of a run on so many groups. Raises ValueError where they do not fill one."""
+    """Number of steps of a run on so many groups. Raises ValueError if they do not fill one."""
     steps = recipe.epochs * groups // recipe.batch
     if not steps:
         raise ValueError(
@@ -25,8 +25,8 @@ def steps_of(recipe: Recipe, groups: int) -> int:
 class Order:
     """``count`` groups in steps of ``batch``, each of them in rows of ``micro_batch``.
 
-    Epochs follow one another without a gap, so a step may reach into the next. With ``shuffle`` every epoch has a
-    permutation of its own, by ``seed``; without, all have the order of the data.
+    Epochs follow one another without a gap, so a step may reach into the next epoch. With ``shuffle``, every epoch has
+    its own permutation, by ``seed``; without, each has the order of the data.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Order:
     _permuted: tuple[int, Sequence[int]] = field(default=(-1, ()), init=False)
 
     def rows_each(self, world: int) -> int:
-        """Rows of a step that each of ``world`` processes has. Raises ValueError where that is no whole number."""
+        """Rows per step for each of ``world`` processes. Raises ValueError if that is not a whole number."""
         rows, left = divmod(self.batch, self.micro_batch * world)
         if left:
             raise ValueError(

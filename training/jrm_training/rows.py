@@ -1,7 +1,7 @@
-"""One line of a preference file: what it may say, and why it is refused. ``docs/training-data.md`` is the format.
+"""Validation of one line of a preference file. ``docs/training-data.md`` describes the format.
 
-Everything is strict, because a label that is dropped without a word is a reward that is wrong without a word: unknown
-keys, unknown dimensions, repeated keys, numbers in quotes, NaN and half-labelled rows are all refused.
+Everything is strict, because a label that is silently dropped makes a reward that is silently wrong: unknown keys,
+unknown dimensions, repeated keys, numbers in quotes, NaN and half-labelled rows are all refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CRITIQUE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def critique_text(value: object) -> str:
-    """Return what the language head has to write for a critique of a row: text as it is, a JSON object in one line.
+    """Return the text that the language head should write for a critique of a row; a JSON object becomes one line.
 
     An object becomes ``json.dumps(value, ensure_ascii=False)``: keys in their order, ``", "`` and ``": "`` between
     them, no other white space. Raises ValueError for anything else, for what is empty or not valid Unicode, and for
@@ -47,7 +47,7 @@ def critique_text(value: object) -> str:
     else:
         raise ValueError("a critique is text or a JSON object")
     if not text.strip():
-        raise ValueError("empty; leave a critique out that is not known")
+        raise ValueError("empty; leave out a critique that is not known")
     return _unicode(text)
 
 
@@ -73,7 +73,7 @@ def _not_blank(text: str) -> str:
 
 
 def _unicode(text: str) -> str:
-    """The text, which JSON's \\u escapes can make something that has no UTF-8 and no tokens."""
+    """The text, checked: JSON's \\u escapes can make strings that have no UTF-8 and so no tokens."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -146,12 +146,12 @@ class Row(_Strict):
 
 
 def parse_row(line: bytes, dimensions: Collection[str]) -> Row:
-    """Parse and validate one line, with or without its line break. Raises ValueError with the reason, in short."""
+    """Parse and validate one line, with or without its line break. Raises ValueError with a short reason."""
     return to_row(jsonl.parse(line), dimensions)
 
 
 def to_row(value: dict[str, Any], dimensions: Collection[str] | None) -> Row:
-    """Validate a row that is JSON already; None takes any name for a dimension. Raises ValueError with the reason."""
+    """Validate a row of parsed JSON; with None, any name is a dimension. Raises ValueError with the reason."""
     try:
         return Row.model_validate(value, context=dimensions)
     except ValidationError as error:

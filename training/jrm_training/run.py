@@ -1,4 +1,4 @@
-"""A training run from recipe to checkpoint: data, trainer, what is shown and logged, and the export at the end."""
+"""A training run from recipe to checkpoint: data, trainer, progress and logs, and the export at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GOLDEN_GROUPS, GOLDEN_EDITS = 2, 3
 
 
 class Joined(Sequence[Group]):
-    """Data sets one after the other."""
+    """Several data sets as one, in order."""
 
     def __init__(self, parts: Sequence[Sequence[Group]]) -> None:
         self._parts = parts
@@ -76,18 +76,18 @@ def open_data(data: Data, dimensions: Sequence[str]) -> Sequence[Group]:
 
 
 def warnings_about(groups: Sequence[Group]) -> list[str]:
-    """What to know before a run: dimensions whose heads would learn nothing, and be served all the same."""
+    """Warnings before a run: dimensions whose heads would learn nothing and would be served all the same."""
     compared = groups.compared if isinstance(groups, GroupFile) else {}
     return [
-        f"no row compares edits in {name}: its head stays as it was, on a hidden state that changes, "
-        "and the reward pools it"
+        f"no row compares edits in {name}: its head is not trained while the backbone changes, "
+        "and its score is still part of the reward"
         for name, count in compared.items()
         if not count
     ]
 
 
 def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -> Path | None:
-    """Train, or go on where a killed run stopped, and export; returns the checkpoint folder (on the first rank).
+    """Train, or resume a killed run, and export; returns the checkpoint folder (on the first rank).
 
     ``out`` gets ``log.jsonl``, ``tensorboard/``, ``states/`` and, when all is done, ``checkpoint/``, complete with
     golden scores. A run that is finished is left as it is. ``device`` is "cpu" or "cuda:0"; under torchrun every
@@ -105,12 +105,12 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
         if final.exists() and trainer.finished:
             return final if first else None
         if final.exists():
-            raise FileExistsError(f"{final}: is there before the run is finished: another run made it")
+            raise FileExistsError(f"{final}: exists before the run is finished: another run made it")
         if first:
             for warning in warnings_about(groups):
                 console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        show = stack.enter_context(_Show(trainer, out, console)) if first else None
-        trainer.fit(show or (lambda _log: None))
+        display = stack.enter_context(_ProgressDisplay(trainer, out, console)) if first else None
+        trainer.fit(display or (lambda _log: None))
         if recipe.lora is not None:
             state = merged(trainer.model)
         else:  # every process gives its share of the weights, and the first has them all
@@ -121,7 +121,7 @@ def run(recipe: Recipe, start: Path, out: Path, device: str, console: Console) -
 
 @contextmanager
 def _processes(device: str, *, alone: bool) -> Iterator[str]:
-    """This process's own device, in a process group where torchrun started several, or one ``alone`` is wanted."""
+    """The device of this process, in a process group if torchrun started it or if ``alone`` asks for a group of one."""
     if "WORLD_SIZE" not in os.environ and not alone:
         yield device
         return
@@ -140,7 +140,7 @@ def _processes(device: str, *, alone: bool) -> Iterator[str]:
 
 
 def _export(trainer: Trainer, start: Checkpoint, groups: Sequence[Group], state: Mapping[str, torch.Tensor]) -> Path:
-    """Write the checkpoint with its golden scores under another name, then rename: it is there when it is complete."""
+    """Write the checkpoint with its golden scores under another name, then rename it: it is never seen incomplete."""
     recipe = trainer.recipe
     stock, heads = trainer.model.split(state)
     provenance = {
@@ -167,7 +167,7 @@ def _export(trainer: Trainer, start: Checkpoint, groups: Sequence[Group], state:
     return final
 
 
-class _Show:
+class _ProgressDisplay:
     """Progress bar, TensorBoard and the log file, fed one ``StepLog`` after another."""
 
     def __init__(self, trainer: Trainer, out: Path, console: Console) -> None:
@@ -183,7 +183,7 @@ class _Show:
         )
         self._task = self._bar.add_task(trainer.recipe.name, total=trainer.steps, completed=trainer.step, text="")
 
-    def __enter__(self) -> _Show:
+    def __enter__(self) -> _ProgressDisplay:
         self._bar.start()
         return self
 

@@ -1,7 +1,7 @@
-"""States of a run on disk, from which it goes on after a kill: ``states/00000200`` is the one after step 200.
+"""Saved states of a run, from which it resumes after a kill: ``states/00000200`` is the one after step 200.
 
-A state is torch's distributed checkpoint of model and optimizers with the recipe beside it, and what tells the data
-apart. It does not depend on how many processes saved it. Frozen weights are not in it: they are those of the start.
+A state is torch's distributed checkpoint of model and optimizers, with the recipe and what identifies the data beside
+it. It does not depend on how many processes saved it. Frozen weights are not in it: they are in the start checkpoint.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .distributed import barrier, place
 STATES = "states"
 KEPT = 2
 
-# How a step is computed, kept or exported, but not what it is.
+# May change between states: how a step is computed, kept or exported, but not what it is.
 _FREE = {"save_every", "micro_batch", "gradient_checkpointing", "saved_dtype", "data.workers"}
 _RECIPE = "recipe.json"
 _DATA = "data.json"
 
 Data = Mapping[str, int | str]
-"""What tells the data of a run from other data, and a start from others: the number of groups, checksums."""
+"""What identifies the data and the start checkpoint of a run: the number of groups, checksums."""
 
 
 def save_state(
@@ -42,7 +42,7 @@ def save_state(
 ) -> None:
     """Write the state after a step, by all processes together, and remove all but the newest ``KEPT``.
 
-    It is written under another name and renamed: a kill leaves the last whole one. Raises OSError.
+    It is written under another name and renamed, so that a kill leaves the last complete one. Raises OSError.
     """
     folder = out / STATES
     draft, final = folder / "draft", folder / f"{step:08}"
@@ -51,7 +51,7 @@ def save_state(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     barrier()
-    with _alone_is_fine():
+    with _without_warning():
         save(_tensors(model, optimizers), checkpoint_id=draft, no_dist=place().world == 1)
     if first:
         (draft / _RECIPE).write_text(recipe.model_dump_json(), encoding="utf-8")
@@ -66,10 +66,10 @@ def save_state(
 def load_state(
     out: Path, recipe: Recipe, data: Data, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> int:
-    """Bring model and optimizers to the newest state and return its step; 0, with nothing done, where there is none.
+    """Load the newest state into model and optimizers and return its step; 0, with nothing done, if there is none.
 
-    Raises ValueError when it is another recipe's, or one of other data: the steps to come would not be those of the
-    run that was killed.
+    Raises ValueError if it is from another recipe or other data: the remaining steps would not be those of the killed
+    run.
     """
     states = saved_states(out)
     if not states:
@@ -88,7 +88,7 @@ def load_state(
         if changes:
             raise ValueError(f"{newest}: this run was started on other data: {'; '.join(changes)}")
     state = _tensors(model, optimizers)
-    with _alone_is_fine():
+    with _without_warning():
         load(state, checkpoint_id=newest, no_dist=place().world == 1)
     set_state_dict(
         model,
@@ -101,7 +101,7 @@ def load_state(
 
 
 def saved_states(out: Path) -> list[Path]:
-    """Whole states of a run, oldest first."""
+    """Complete states of a run, oldest first."""
     folder = out / STATES
     return sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
@@ -117,15 +117,15 @@ def _options(model: nn.Module) -> StateDictOptions:
 
 
 @contextmanager
-def _alone_is_fine() -> Iterator[None]:
-    """Without torch's warning that a single process saves or loads, even if it is told to."""
+def _without_warning() -> Iterator[None]:
+    """Suppress torch's warning that a single process saves or loads, given even if it is told to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         yield
 
 
 def _changes(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs and may not, by its name in the recipe."""
+    """The values that differ although they must not, by their names in the recipe."""
     changes: list[str] = []
     for key, value in now.items():
         name = f"{prefix}{key}"

@@ -1,4 +1,4 @@
-"""The start of the tiny model: an untrained Qwen3-VL of a few million parameters that fits the synthetic world."""
+"""Where the tiny model starts: an untrained Qwen3-VL of a few million parameters that fits the synthetic world."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from jrm_service.model.statedict import save_tensors
 from jrm_service.model.tiny import SPECIAL_TOKENS, write_preprocessors
 from jrm_service.model.tiny_shapes import CHAT_TEMPLATES
 
-from .eyes import open_eyes
+from .init_checkpoint import REGION_TOKENS
 from .model import JointModel
-from .start import REGION_TOKENS
+from .vision_pretraining import pretrain_vision
 from .world import World
 
 NAME = "jrm-tiny"
 PATCH = 8
-EYES_STEPS = 6000
+VISION_STEPS = 6000
 MANIFEST: dict[str, Any] = {
     "format": FORMAT,
     "name": NAME,
@@ -67,31 +67,31 @@ def write_start(
     path: Path,
     seed: int = 0,
     *,
-    eyes: int = 0,
+    vision_steps: int = 0,
     on_step: Callable[[int, float, float], None] = lambda *_: None,
 ) -> Checkpoint:
     """Write a checkpoint to start from, equal for equal arguments on one machine, and return it, opened.
 
-    Its vision tower has learned to see for ``eyes`` steps (``open_eyes``, which calls ``on_step``); all else is random.
-    The folder appears when it is complete. One that is there is left alone: of processes that race, all get the first
-    one's.
+    Its vision tower is trained for ``vision_steps`` (``pretrain_vision``, which calls ``on_step``); all else is random.
+    The folder appears when it is complete. An existing folder is left alone: if several processes race, all of them get
+    the first one's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             _write(draft, seed)
-            if eyes:
-                _see(draft, seed, eyes, on_step)
+            if vision_steps:
+                _pretrain_vision(draft, seed, vision_steps, on_step)
             with contextlib.suppress(OSError):  # another process was first; opening says whether that is so
                 draft.rename(path)
     return open_checkpoint(path)
 
 
-def _see(path: Path, seed: int, steps: int, on_step: Callable[[int, float, float], None]) -> None:
+def _pretrain_vision(path: Path, seed: int, steps: int, on_step: Callable[[int, float, float], None]) -> None:
     checkpoint = open_checkpoint(path)
     model = JointModel.load(checkpoint)
-    open_eyes(model, checkpoint, steps=steps, seed=seed, on_step=on_step)
+    pretrain_vision(model, checkpoint, steps=steps, seed=seed, on_step=on_step)
     tensors, _ = model.split({name: weight.detach() for name, weight in model.state_dict().items()})
     save_tensors(tensors, path / "model.safetensors")
     write_json(path / "reward" / "manifest.json", {**MANIFEST, "provenance": {"base": None, "eyes": {"steps": steps}}})

@@ -25,7 +25,9 @@ def train(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the run; one that was stopped there goes on.", show_default=False),
+        typer.Option(
+            "--out", "-o", help="Folder of the run; a run that was stopped there is resumed.", show_default=False
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -34,15 +36,18 @@ def train(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Preference data (docs/training-data.md) in place of the recipe's.")
+        Path | None, typer.Option(help="Preference data (docs/training-data.md), instead of the recipe's.")
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight of the language loss in place of the recipe's.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model in place of the recipe's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0; under torchrun to each its own.")] = "auto",
+    alpha: Annotated[float | None, typer.Option(help="Weight of the language loss, instead of the recipe's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model, instead of the recipe's.")] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda:0; under torchrun, each process takes its own GPU.")
+    ] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count memory, disk and steps, and train nothing. Needs no weights.")
+        bool,
+        typer.Option("--dry-run", help="Estimate memory, disk space and steps without training. Needs no weights."),
     ] = False,
-    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs that --dry-run counts for.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs.")] = 1,
     allow_pipeline_drift: AllowPipelineDrift = False,
 ) -> None:
     """Train a checkpoint on ranking and language together (Eq. 7).
@@ -61,7 +66,7 @@ def train(
 
     from .config import find_recipe, read_recipe
     from .run import run
-    from .tiny import EYES_STEPS, write_start
+    from .tiny import VISION_STEPS, write_start
 
     console = Console(stderr=True)
     try:
@@ -76,11 +81,11 @@ def train(
         chosen = resolve_device(device)
         start = checkpoint or out / "start"
         if checkpoint is None and read.data.jsonl is not None and not start.exists():
-            start = BUNDLED  # a model that has seen nothing needs more than anybody's rows
+            start = BUNDLED  # an untrained model would need far more rows than anybody has
         elif checkpoint is None and not start.exists():
             with Progress(console=console) as bar:
-                task = bar.add_task("learning to see", total=EYES_STEPS)
-                write_start(start, eyes=EYES_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
+                task = bar.add_task("training the vision tower", total=VISION_STEPS)
+                write_start(start, vision_steps=VISION_STEPS, on_step=lambda step, *_: bar.update(task, completed=step))
         written = run(read, start, out, chosen, console)
     except CheckpointError as error:
         _fail(error.problems)
@@ -93,7 +98,7 @@ def train(
 
 
 def _count(recipe: Recipe, start: Path, devices: int, *, given: bool, gpu: bool) -> None:
-    """Print what a run would take. Without data of the user's, the recipe's file need not be there."""
+    """Print what a run would take. Unless the user gave data, the recipe's file need not exist."""
     from rich.console import Console
 
     from jrm_service.model.checkpoint import open_checkpoint
@@ -110,7 +115,7 @@ def _count(recipe: Recipe, start: Path, devices: int, *, given: bool, gpu: bool)
 
 def init(
     base: Annotated[Path, typer.Option(help="Folder of a stock Qwen3-VL model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must be new or empty.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; must be new or empty.")],
     manifest: Annotated[
         Path | None, typer.Option(help="Manifest (docs/checkpoint.md).", show_default="the paper's C.1 and C.2")
     ] = None,
@@ -128,7 +133,7 @@ def init(
 
     from jrm_service.errors import CheckpointError
 
-    from .start import prepare
+    from .init_checkpoint import prepare
 
     bar = Progress(
         "copying weights", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)
@@ -157,15 +162,15 @@ def world(
     count: Annotated[int, typer.Option(min=1, help="Number of groups.")] = 100,
     edits: Annotated[int, typer.Option(min=2, help="Edits in a group.")] = 12,
     split: Annotated[
-        str, typer.Option(help="train, test, or unseen: combinations that training never shows.")
+        str, typer.Option(help="train, test, or unseen (combinations that training never shows).")
     ] = "test",
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal groups.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same groups.")] = 0,
     two_sources: Annotated[
         float, typer.Option(min=0, max=1, help="Share of groups with two source images.", show_default="none")
     ] = 0.0,
     annotator: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of a person who errs, for labels as read.", show_default="true labels"),
+        typer.Option(min=0, help="Use the noisy labels of simulated annotator N.", show_default="true labels"),
     ] = None,
     side: Annotated[
         int | None, typer.Option(min=64, help="Pixels of the shorter side.", show_default="64 to 256")
@@ -181,7 +186,7 @@ def world(
         groups = World(count, seed, split, edits, two_sources=two_sources, annotator=annotator, side=side)  # type: ignore[arg-type] # split is checked above
         write_groups(out, groups)
     except FileExistsError:
-        _fail([f"{out}: is there already, and nothing is overwritten"])
+        _fail([f"{out}: already exists and is not overwritten"])
     except OSError as error:
         _fail([str(error)])
     typer.echo(f"wrote {count} groups to {out}")

@@ -1,6 +1,6 @@
-"""The training loop: rows in, both losses, one optimizer step after another, states from which a killed run goes on.
+"""The training loop: rows, both losses, optimizer steps, and saved states from which a killed run resumes.
 
-On one device or many. What a step computes does not depend on how it is spread: losses are summed and divided by the
+On one device or many. What a step computes does not depend on how it is divided: losses are summed and divided by the
 step's own counts, so micro-batches and devices only change the order of additions.
 """
 
@@ -41,8 +41,8 @@ class StepLog:
     """What one step did, over all devices; ``step`` counts from 1.
 
     ``rank`` (Eq. 5), ``language`` (Eq. 6) and ``total`` (Eq. 7) are means over the step's pairs and critique tokens.
-    ``gradient_norm`` is that before clipping, ``learning_rate`` AdamW's. ``accuracy`` is the share of pairs with a
-    preferred edit whose means are in the right order, by dimension. ``tokens`` counts packed ones.
+    ``gradient_norm`` is taken before clipping, ``learning_rate`` is AdamW's. ``accuracy`` is the share of pairs with a
+    preferred edit whose means are in the right order, by dimension. ``tokens`` counts packed tokens.
     """
 
     step: int
@@ -59,7 +59,7 @@ class StepLog:
 class Rows(Dataset[GroupRow | ValueError]):
     """A data set of which an "item" is a list of group indices, collated.
 
-    A group that cannot be read is handed on as the error, since a worker process would bury it in a traceback.
+    A group that cannot be read is returned as its error, since a worker process would bury it in a traceback.
     """
 
     def __init__(self, groups: Sequence[Group], collator: Collator) -> None:
@@ -102,7 +102,7 @@ class Trainer:
         self._sharded = recipe.shard and dist.is_initialized()
         if self._sharded:
             shard(self.model, torch.bfloat16 if half else None)
-        # Weights that are frozen or spread are in bfloat16 already.
+        # Weights that are frozen or sharded are in bfloat16 already.
         self._autocast = half and not (self._sharded or recipe.lora)
         self._optimizers = Optimizers(self.model, recipe.optimizer)
         self._rows = Rows(groups, collator)
@@ -110,7 +110,7 @@ class Trainer:
         self._data: dict[str, int | str] = {"groups": len(groups)}
         if isinstance(groups, GroupFile):
             self._data["rows"] = groups.checksum
-        if recipe.lora is not None:  # states are of what is trained alone
+        if recipe.lora is not None:  # states only have what is trained
             self._data["start"] = checkpoint.pinned_fingerprint
         self.step = load_state(out, recipe, self._data, self.model, self._optimizers.parts)
 
@@ -120,7 +120,7 @@ class Trainer:
         return self.step >= self.steps
 
     def fit(self, on_step: Callable[[StepLog], None] = lambda _: None) -> None:
-        """Train to the last step; ``on_step`` is told each one before its state is saved.
+        """Train to the last step; ``on_step`` is called with each step before its state is saved.
 
         Raises FloatingPointError at the first loss or gradient that is not finite, with neither weights nor states
         touched by it, and ValueError for a group that cannot be read (DataError) or is too long.
@@ -139,28 +139,33 @@ class Trainer:
     def _step(self, rows: list[GroupRow], begun: float) -> StepLog:
         """Losses and gradients of all rows, then one update."""
         recipe = self.recipe
-        pairs = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
-        compared, told = self._sums(
-            [sum(len(one) for each in pairs for one in each), sum(len(row.targets) for row in rows)]
+        pairs_of_rows = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
+        pair_count, critique_token_count = self._sums(
+            [
+                sum(len(pairs) for by_dimension in pairs_of_rows for pairs in by_dimension),
+                sum(len(row.targets) for row in rows),
+            ]
         )
         losses = torch.zeros(2, dtype=torch.float64, device=self.device)  # sums over pairs, over critique tokens
-        right = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
-        for row, compare in zip(rows, pairs, strict=True):
+        order_counts = torch.zeros(len(self._dimensions), 2, dtype=torch.float64, device=self.device)
+        for row, by_dimension in zip(rows, pairs_of_rows, strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 joint = self.model(row)
-            rank = self._ranking(joint, compare, right)
-            language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
-            loss = (1 - recipe.alpha) * rank / max(compared, 1) + recipe.alpha * language / max(told, 1)
+            row_rank = self._ranking(joint, by_dimension, order_counts)
+            row_language = language_loss(joint.logits, row.targets.to(self.device), reduction="sum")
+            loss = (1 - recipe.alpha) * row_rank / max(pair_count, 1)
+            loss = loss + recipe.alpha * row_language / max(critique_token_count, 1)
             loss.backward()  # type: ignore[no-untyped-call]
-            losses += torch.stack([rank.detach(), language.detach()])
+            losses += torch.stack([row_rank.detach(), row_language.detach()])
         if not self._sharded:
             sum_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
         gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         tokens = float(sum(row.packed.ids.numel() for row in rows))
-        ranked, spoken, tokens, *counts = self._sums([*losses.tolist(), tokens, *right.flatten().tolist()])
-        ranked, spoken = ranked / max(compared, 1), spoken / max(told, 1)
-        total = (1 - recipe.alpha) * ranked + recipe.alpha * spoken
+        numbers = [*losses.tolist(), tokens, *order_counts.flatten().tolist()]
+        rank_sum, language_sum, tokens, *counts = self._sums(numbers)
+        rank, language = rank_sum / max(pair_count, 1), language_sum / max(critique_token_count, 1)
+        total = (1 - recipe.alpha) * rank + recipe.alpha * language
         if not (math.isfinite(total) and math.isfinite(gradient_norm)):
             raise FloatingPointError(
                 f"step {self.step + 1}: the loss is {total:g} and its gradient's norm {gradient_norm:g}; "
@@ -171,8 +176,8 @@ class Trainer:
         correct = dict(zip(self._dimensions, zip(counts[::2], counts[1::2], strict=True), strict=True))
         return StepLog(
             step=self.step + 1,
-            rank=ranked,
-            language=spoken,
+            rank=rank,
+            language=language,
             total=total,
             gradient_norm=gradient_norm,
             learning_rate=recipe.optimizer.lr * share,
@@ -181,16 +186,19 @@ class Trainer:
             groups_per_second=recipe.batch / (time.perf_counter() - begun),
         )
 
-    def _ranking(self, joint: JointOutput, pairs: list[Pairs], right: torch.Tensor) -> torch.Tensor:
-        """Sum of -log P over the pairs of all dimensions; adds to ``right`` pairs in order, and pairs with an order."""
+    def _ranking(self, joint: JointOutput, by_dimension: list[Pairs], order_counts: torch.Tensor) -> torch.Tensor:
+        """Sum of -log P over the pairs of all dimensions.
+
+        Adds to ``order_counts`` [dimensions, 2] the pairs whose means are in the right order, and all that have one.
+        """
         total = torch.zeros((), device=self.device)
-        for name, compare, counts in zip(self._dimensions, pairs, right, strict=True):
-            here = compare.to(self.device)
+        for name, host_pairs, counts in zip(self._dimensions, by_dimension, order_counts, strict=True):
+            pairs = host_pairs.to(self.device)
             mean, *log_std = joint.outputs[name].unbind(1)
-            total = total + ranking_loss(mean, log_std[0] if log_std else None, here).total
-            decided = here.target == 1  # the preferred edit of a pair is its first
-            ahead = mean[here.first] > mean[here.second]
-            counts += torch.stack([(ahead & decided).sum(), decided.sum()])
+            total = total + ranking_loss(mean, log_std[0] if log_std else None, pairs).total
+            has_preferred = pairs.target == 1  # the preferred edit of a pair is its first
+            in_order = mean[pairs.first] > mean[pairs.second]
+            counts += torch.stack([(in_order & has_preferred).sum(), has_preferred.sum()])
         return total
 
     def _sums(self, numbers: Sequence[float]) -> list[float]:
@@ -216,18 +224,18 @@ class Trainer:
 
 
 def read_log(out: Path, upto: int | None = None) -> list[dict[str, Any]]:
-    """The run's log, a dict a step in order; of a step that was run twice, the later one. ``upto`` cuts it there."""
+    """The run's log, one dict per step in order, up to step ``upto``. Of a step that was run twice, the later one."""
     file = out / LOG
     by_step: dict[int, dict[str, Any]] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        with suppress(json.JSONDecodeError):  # a kill may have cut a line off
+        with suppress(json.JSONDecodeError):  # a kill may have left an incomplete line
             log = json.loads(line)
             by_step[log["step"]] = log
     return [by_step[step] for step in sorted(by_step) if upto is None or step <= upto]
 
 
 def append_log(out: Path, log: StepLog) -> None:
-    """One line more, on a line of its own even after a kill that cut the last one off. Raises OSError."""
+    """Append a line, starting a new one if a kill left the last line incomplete. Raises OSError."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / LOG).open("ab+") as file:
         if file.tell():

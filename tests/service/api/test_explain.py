@@ -17,7 +17,7 @@ from PIL import Image
 from jrm_client.protocol import ExplainResponse, Explanation
 from jrm_service.model.checkpoint import open_checkpoint
 from jrm_service.model.checkpoint_source import BUNDLED
-from jrm_training.generate import write_critiques
+from jrm_training.generate_critiques import write_critiques
 from jrm_training.world import World
 from support import processes
 from support.cases import each

@@ -53,7 +53,7 @@ def opening(**changes) -> OpenCheckpoint:
     return OpenCheckpoint(**settings | changes)
 
 
-def opened_here(**changes) -> Opened:
+def opened_here(**changes) -> CheckpointOpened:
     """What a process tells of a checkpoint, or raises, without starting one."""
     ours, theirs = map(Channel, socket.socketpair())
     with closing(ours), closing(theirs):
@@ -74,7 +74,7 @@ async def worker(**changes) -> AsyncIterator[tuple[ExplainWorker, CheckpointOpen
         await started.end()
 
 
-def scripted() -> AbstractAsyncContextManager[tuple[ExplainWorker, Opened]]:
+def scripted() -> AbstractAsyncContextManager[tuple[ExplainWorker, CheckpointOpened]]:
     return worker(checkpoint=scripted_explainer.NO_CHECKPOINT)
 
 

@@ -5,20 +5,20 @@ import json
 import pytest
 
 from jrm_training.annotate import check
-from jrm_training.annotate.jobs import Judged
+from jrm_training.annotate.jobs import Judgement
 from jrm_training.critique import parse_critique
 from support.scripted_endpoint import critique
 
-FOUR = Judged(score=4.0)
+FOUR = Judgement(score=4.0)
 
 
 def following(text, judged=FOUR, boxes="yx"):
-    return check.critique(text, "following", judged, boxes)
+    return check.parse_critique(text, "following", judged, boxes)
 
 
 def faults(text, kind="following", judged=FOUR):
-    with pytest.raises(check.Faults) as raised:
-        check.critique(text, kind, judged, "yx")
+    with pytest.raises(check.AnswerRejected) as raised:
+        check.parse_critique(text, kind, judged, "yx")
     return raised.value.faults
 
 
@@ -46,8 +46,10 @@ def test_no_regions_where_nothing_changed():
 
 
 def test_quality_needs_no_tags():
-    assert check.critique('{"reasoning": "Strong noise."}', "quality", FOUR, "yx") == {"reasoning": "Strong noise."}
-    assert check.critique('{"reasoning": "<|global|> Noise."}', "quality", FOUR, "yx")
+    assert check.parse_critique('{"reasoning": "Strong noise."}', "quality", FOUR, "yx") == {
+        "reasoning": "Strong noise."
+    }
+    assert check.parse_critique('{"reasoning": "<|global|> Noise."}', "quality", FOUR, "yx")
 
 
 FAULTS = {
@@ -60,27 +62,31 @@ FAULTS = {
     "reasoning: empty": [critique(4, regions=True, edit_region=[], reasoning=" ")],
     "at least 4 items": [critique(4, regions=True, edit_region=[region(box=(1, 2, 3))])],
     "edit_region[0].label": [critique(4, regions=True, edit_region=[region(label="")])],
-    "edit_region[0].bbox_2d: 1200 lies outside of the picture": [
+    "edit_region[0].bbox_2d: 1200 is outside the image": [
         critique(4, regions=True, edit_region=[region(box=(0, 0, 100, 1200))])
     ],
-    "edit_region[0].bbox_2d: -1 lies outside of the picture": [
+    "edit_region[0].bbox_2d: -1 is outside the image": [
         critique(4, regions=True, edit_region=[region(box=(-1, 0, 100, 100))])
     ],
     "[300, 200, 100, 500] has no area as [ymin, xmin, ymax, xmax]": [
         critique(4, regions=True, edit_region=[region(box=(300, 200, 100, 500))])
     ],
     "[100, 200, 300, 200] has no area": [critique(4, regions=True, edit_region=[region(box=(100, 200, 300, 200))])],
-    "ids [0, 0], each may stand once": [critique(4, regions=True, edit_region=[region(), region()])],
+    "ids [0, 0]: each may appear only once": [critique(4, regions=True, edit_region=[region(), region()])],
     "ids [8], expected 0 to 7": [
         critique(4, regions=True, edit_region=[region(8)], reasoning="<|bbox_8|> red <|global|> kept")
     ],
-    "<|bbox_1|> has no region of that id": [
+    "there is no region with the id of <|bbox_1|>": [
         critique(4, regions=True, reasoning="<|bbox_0|> red <|bbox_1|> blue <|global|> kept")
     ],
-    "region 1 is not spoken of: <|bbox_1|> is missing": [critique(4, regions=True, edit_region=[region(), region(1)])],
+    "region 1 is not mentioned: <|bbox_1|> is missing": [critique(4, regions=True, edit_region=[region(), region(1)])],
     "<|global|> is missing": [critique(4, regions=True, reasoning="<|bbox_0|> red")],
-    "<|box_0|> is no tag": [critique(4, regions=True, reasoning="<|box_0|> red <|bbox_0|> red <|global|> kept")],
-    "<|bbox_00|> is no tag": [critique(4, regions=True, reasoning="<|bbox_00|> red <|bbox_0|> red <|global|> kept")],
+    "<|box_0|> is not a known tag": [
+        critique(4, regions=True, reasoning="<|box_0|> red <|bbox_0|> red <|global|> kept")
+    ],
+    "<|bbox_00|> is not a known tag": [
+        critique(4, regions=True, reasoning="<|bbox_00|> red <|bbox_0|> red <|global|> kept")
+    ],
     "a tag has no words after it": [
         critique(4, regions=True, reasoning="<|bbox_0|> <|global|> kept"),
         critique(4, regions=True, reasoning="<|bbox_0|> red <|global|>"),
@@ -101,7 +107,7 @@ def test_every_fault_is_found():
 
 def test_tags_without_regions_in_quality():
     assert faults('{"reasoning": "<|bbox_0|> is noisy"}', "quality") == [
-        "reasoning: <|bbox_0|> has no region of that id"
+        "reasoning: there is no region with the id of <|bbox_0|>"
     ]
 
 
@@ -114,7 +120,7 @@ def test_the_score_itself_may_be_stated_and_other_numbers_too():
     for words in ("4/4", "a score of 4", "2 squares, 3 circles", "the 2nd of 4 windows scored by light"):
         assert following(critique(4, regions=True, reasoning=f"<|bbox_0|> {words} <|global|> kept"))
     assert following(
-        critique(4, regions=True, reasoning="<|bbox_0|> 2/4 <|global|> kept"), judged=Judged(verdict="better")
+        critique(4, regions=True, reasoning="<|bbox_0|> 2/4 <|global|> kept"), judged=Judgement(verdict="better")
     )
 
 
@@ -123,30 +129,30 @@ def test_the_score_itself_may_be_stated_and_other_numbers_too():
     [(4, 4, True), (3, 4, True), (2, 4, False), (3, 2.33, True), (4, 2.33, False), (1, 2, True), (1, 3, False)],
 )
 def test_words_may_be_read_as_the_next_score(found, score, fine):
-    assert (check.contradiction(found, Judged(score=score), {}) is None) is fine
+    assert (check.contradiction(found, Judgement(score=score), {}) is None) is fine
 
 
 def test_the_order_of_two_edits_is_not_contradicted():
     """People gave 3, and 2 to another edit whose words were read as 3."""
-    judged, others = Judged(score=3), {2.0: 3}
+    judged, others = Judgement(score=3), {2.0: 3}
     assert check.contradiction(4, judged, others) is None
     assert check.contradiction(3, judged, others) is None
     assert "those about an edit that people gave 2 for 3" in check.contradiction(2, judged, others)
 
 
 def test_a_verdict_is_not_contradicted():
-    assert check.contradiction("better", Judged(verdict="better"), {}) is None
-    assert check.contradiction("equal", Judged(verdict="better"), {}) is None
-    assert check.contradiction("better", Judged(verdict="equal"), {}) is None
-    assert check.contradiction("worse", Judged(verdict="better"), {}) is not None
+    assert check.contradiction("better", Judgement(verdict="better"), {}) is None
+    assert check.contradiction("equal", Judgement(verdict="better"), {}) is None
+    assert check.contradiction("better", Judgement(verdict="equal"), {}) is None
+    assert check.contradiction("worse", Judgement(verdict="better"), {}) is not None
 
 
 def test_a_reading():
-    assert check.reading('{"score": 3}', FOUR) == 3
-    assert check.reading('```\n{"verdict": "worse"}\n```', Judged(verdict="better")) == "worse"
+    assert check.parse_reading('{"score": 3}', FOUR) == 3
+    assert check.parse_reading('```\n{"verdict": "worse"}\n```', Judgement(verdict="better")) == "worse"
     for text in ('{"score": 5}', '{"score": "3"}', "3", '{"verdict": "worse"}'):
-        with pytest.raises(check.Faults):
-            check.reading(text, FOUR)
+        with pytest.raises(check.AnswerRejected):
+            check.parse_reading(text, FOUR)
 
 
 def test_what_is_read_back_states_no_score():

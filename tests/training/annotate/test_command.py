@@ -171,7 +171,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         _, errors = process.communicate(timeout=60)
         released.set()
     assert process.returncode == 130
-    assert "stopped; the same command goes on from" in errors
+    assert "stopped; the same command continues from" in errors
     assert "Traceback" not in errors
 
 
@@ -278,9 +278,9 @@ def test_another_model_needs_another_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "here/out.jsonl"], "not a file in a folder that is there"),
-        (["--out", "DATA"], "that is the input"),
-        (["--out", "TAKEN"], "nothing is overwritten"),
+        (["--out", "here/out.jsonl"], "expected a file in an existing folder"),
+        (["--out", "DATA"], "this is the input file"),
+        (["--out", "TAKEN"], "is not overwritten"),
         (["--boxes", "xyxy"], "expected yx or xy"),
         (["--response-format", "xml"], "expected schema, json or none"),
         (["--dimension", "beauty"], "expected NAME=following or NAME=quality"),

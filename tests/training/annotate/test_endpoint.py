@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from jrm_client.retry import Backoff
-from jrm_training.annotate.endpoint import MAX_ATTEMPTS, Endpoint, EndpointError, Refused
+from jrm_training.annotate.endpoint import MAX_ATTEMPTS, Endpoint, EndpointError, RequestRefused
 from support.scripted_endpoint import Reply, ScriptedEndpoint
 
 KEY = "sk-very-secret"
@@ -79,7 +79,7 @@ def test_retry_after_is_handed_on():
 def test_it_is_given_up_in_the_end():
     with (
         answering(Reply("out of order", 503)).serving() as endpoint,
-        pytest.raises(EndpointError, match=f"failed {MAX_ATTEMPTS} times, at last with HTTP 503: out of order"),
+        pytest.raises(EndpointError, match=f"failed {MAX_ATTEMPTS} times, most recently with HTTP 503: out of order"),
     ):
         chat(endpoint.url)
     assert len(endpoint.asked) == MAX_ATTEMPTS
@@ -120,7 +120,7 @@ def test_what_no_row_is_to_blame_for_ends_the_run(status):
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
 def test_a_request_that_is_refused(status):
-    with answering(Reply("image too large", status)).serving() as endpoint, pytest.raises(Refused) as raised:
+    with answering(Reply("image too large", status)).serving() as endpoint, pytest.raises(RequestRefused) as raised:
         chat(endpoint.url)
     assert str(raised.value) == f"HTTP {status}: image too large"
     assert len(endpoint.asked) == 1

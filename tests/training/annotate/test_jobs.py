@@ -2,7 +2,7 @@
 
 import pytest
 
-from jrm_training.annotate.jobs import KINDS, Judged, Scale, read_jobs
+from jrm_training.annotate.jobs import KINDS, Judgement, Scale, read_jobs
 from jrm_training.data import DataError
 from support.preferences import both, row, write
 
@@ -14,9 +14,9 @@ def jobs(tmp_path, *rows, scale=None, **options):
 def test_a_critique_for_each_edit_in_each_dimension(tmp_path):
     following, quality = jobs(tmp_path, row(1, both(4, 2), both(1, 3)))
     assert (following.dimension, following.kind) == ("instruction_following", "following")
-    assert following.edits == {0: Judged(score=4), 1: Judged(score=1)}
+    assert following.edits == {0: Judgement(score=4), 1: Judgement(score=1)}
     assert (quality.dimension, quality.kind) == ("visual_quality", "quality")
-    assert quality.edits == {0: Judged(score=2), 1: Judged(score=3)}
+    assert quality.edits == {0: Judgement(score=2), 1: Judgement(score=3)}
     assert (quality.line, quality.instruction, quality.sources) == (1, "edit 1", ("images/1.png",))
 
 
@@ -33,9 +33,9 @@ def test_a_dimension_that_nobody_judged_gets_nothing(tmp_path):
 
 def test_preferences_without_labels_are_verdicts(tmp_path):
     (job,) = jobs(tmp_path, row(1, {}, {}, preferences={"instruction_following": "second"}))
-    assert job.edits == {0: Judged(verdict="worse"), 1: Judged(verdict="better")}
+    assert job.edits == {0: Judgement(verdict="worse"), 1: Judgement(verdict="better")}
     (job,) = jobs(tmp_path, row(1, {}, {}, preferences={"instruction_following": "tie"}))
-    assert job.edits == {0: Judged(verdict="equal"), 1: Judged(verdict="equal")}
+    assert job.edits == {0: Judgement(verdict="equal"), 1: Judgement(verdict="equal")}
 
 
 @pytest.mark.parametrize(

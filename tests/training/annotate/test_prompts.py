@@ -3,14 +3,14 @@
 import json
 
 from jrm_training.annotate import check, prompts
-from jrm_training.annotate.jobs import Judged
+from jrm_training.annotate.jobs import Judgement
 
 TEXT = 'Make {it} "red"'
 IMAGES = ["a.png", "b.png", "c.png"]
 
 
 def test_following_shows_the_sources_and_the_edit():
-    judged = Judged(score=3)
+    judged = Judgement(score=3)
     assert prompts.images_of("following", ["s1", "s2"], IMAGES, 1, judged) == ["s1", "s2", "b.png"]
     text = prompts.ask("following", TEXT, 2, judged, "yx")
     assert "Images: source image 1, source image 2, the edited image\n" in text
@@ -20,7 +20,7 @@ def test_following_shows_the_sources_and_the_edit():
 
 
 def test_quality_shows_the_edit_alone_and_no_instruction():
-    judged = Judged(score=2.33)
+    judged = Judgement(score=2.33)
     assert prompts.images_of("quality", ["s"], IMAGES, 2, judged) == ["c.png"]
     text = prompts.ask("quality", TEXT, 1, judged, "yx")
     assert TEXT not in text
@@ -28,7 +28,7 @@ def test_quality_shows_the_edit_alone_and_no_instruction():
 
 
 def test_a_verdict_shows_the_other_edit():
-    judged = Judged(verdict="worse")
+    judged = Judgement(verdict="worse")
     assert prompts.images_of("following", ["s"], ["a", "b"], 1, judged) == ["s", "b", "a"]
     assert prompts.images_of("quality", ["s"], ["a", "b"], 0, judged) == ["a", "b"]
     text = prompts.ask("following", TEXT, 1, judged, "xy")
@@ -38,34 +38,36 @@ def test_a_verdict_shows_the_other_edit():
 
 
 def test_a_blind_reading_is_told_nothing_of_the_judgement():
-    for judged in (Judged(score=1), Judged(score=4)):
-        assert prompts.read_back("quality", judged, "Noise.") == prompts.read_back("quality", Judged(score=2), "Noise.")
-    assert prompts.read_back("quality", Judged(verdict="better"), "x") == prompts.read_back(
-        "quality", Judged(verdict="worse"), "x"
+    for judged in (Judgement(score=1), Judgement(score=4)):
+        assert prompts.read_back("quality", judged, "Noise.") == prompts.read_back(
+            "quality", Judgement(score=2), "Noise."
+        )
+    assert prompts.read_back("quality", Judgement(verdict="better"), "x") == prompts.read_back(
+        "quality", Judgement(verdict="worse"), "x"
     )
 
 
 def test_the_examples_of_the_schema_are_what_is_checked():
     assert list(prompts.schema("following")["properties"]) == ["edit_region", "reasoning"]
     assert list(prompts.schema("quality")["properties"]) == ["reasoning"]
-    for judged, text in ((Judged(score=1), {"score": 1}), (Judged(verdict="better"), {"verdict": "better"})):
+    for judged, text in ((Judgement(score=1), {"score": 1}), (Judgement(verdict="better"), {"verdict": "better"})):
         assert list(prompts.reading_schema(judged)["properties"]) == list(text)
-        check.reading(json.dumps(text), judged)
+        check.parse_reading(json.dumps(text), judged)
 
 
 def test_what_stands_in_an_instruction_is_not_replaced():
-    text = prompts.ask("following", "write {levels} and {box}", 1, Judged(score=1), "yx")
+    text = prompts.ask("following", "write {levels} and {box}", 1, Judgement(score=1), "yx")
     assert '"write {levels} and {box}"' in text
     assert text.count("{levels}") == text.count("{box}") == 1
 
 
 def test_templates_of_ones_own():
     templates = {"following": "{instruction}? {judgement} {other}", "quality": "Quality?"}
-    assert prompts.ask("following", "red", 1, Judged(score=2), "yx", templates) == "red? 2 of 4. {other}"
-    assert prompts.ask("quality", "red", 1, Judged(score=2), "yx", templates) == "Quality?"
+    assert prompts.ask("following", "red", 1, Judgement(score=2), "yx", templates) == "red? 2 of 4. {other}"
+    assert prompts.ask("quality", "red", 1, Judgement(score=2), "yx", templates) == "Quality?"
 
 
 def test_an_image_that_is_the_edit_of_nothing():
-    judged = Judged(score=3)
+    judged = Judgement(score=3)
     assert prompts.images_of("following", [], IMAGES, 0, judged) == ["a.png"]
     assert "Images: the edited image\n" in prompts.ask("following", TEXT, 0, judged, "yx")

@@ -51,10 +51,10 @@ PLANTED = {
     "no JSON": (lambda _: "Of course! The edit is fine.", "not JSON"),
     "no regions": (lambda a: without(critique(judgement(a), regions=True), "edit_region"), "edit_region: Field"),
     "no words": (lambda a: without(critique(judgement(a), regions=True), "reasoning"), "reasoning: Field required"),
-    "a region outside": (changed(edit_region=[SQUARE | {"bbox_2d": [0, 0, 500, 1400]}]), "lies outside of the picture"),
+    "a region outside": (changed(edit_region=[SQUARE | {"bbox_2d": [0, 0, 500, 1400]}]), "is outside the image"),
     "a region without area": (changed(edit_region=[SQUARE | {"bbox_2d": [300, 200, 100, 500]}]), "has no area"),
-    "a tag without region": (changed(edit_region=[]), "<|bbox_0|> has no region of that id"),
-    "a region without tag": (changed(reasoning="<|global|> fine"), "region 0 is not spoken of"),
+    "a tag without region": (changed(edit_region=[]), "there is no region with the id of <|bbox_0|>"),
+    "a region without tag": (changed(reasoning="<|global|> fine"), "region 0 is not mentioned"),
     "words for another score": (contrary, "the words argue for a score of"),
     "another score stated": (
         lambda a: critique(judgement(a), regions=True, reasoning=f"<|bbox_0|> {5 - judgement(a)}/4 <|global|> kept"),
@@ -111,7 +111,7 @@ def test_an_answer_that_is_cut_off_is_a_fault(tmp_path):
     data = write(tmp_path, [row(1, {"instruction_following": 4}, {"instruction_following": 4})])
     with ScriptedEndpoint(script).serving() as endpoint:
         entries = annotate(data, endpoint)
-    assert [entry.faults for entry in entries.values()] == [[["cut off by the limit of tokens: be shorter"]]] * 2
+    assert [entry.faults for entry in entries.values()] == [[["cut off at the token limit: be shorter"]]] * 2
 
 
 def test_words_about_two_edits_keep_their_order(tmp_path):
@@ -263,7 +263,7 @@ def test_an_endpoint_that_breaks_ends_the_run_and_keeps_what_it_had(tmp_path):
 def test_another_row_on_a_line_is_refused(tmp_path):
     with ScriptedEndpoint(good).serving() as endpoint:
         annotate(write(tmp_path, [row(1, both(4, 4), both(1, 1))]), endpoint)
-        with pytest.raises(JournalError, match="about line 1, which is another row now"):
+        with pytest.raises(JournalError, match="about line 1, which has changed since"):
             annotate(write(tmp_path, [row(2, both(4, 4), both(1, 1))]), endpoint)
 
 
@@ -284,7 +284,7 @@ def test_one_request_that_is_refused_is_one_reject(tmp_path):
 def test_an_endpoint_that_refuses_everything_is_not_the_rows_fault(tmp_path):
     data = write(tmp_path, [row(n, both(4, 4), both(1, 1)) for n in range(10)])
     with ScriptedEndpoint(lambda _: Reply("response_format is not supported", 400)).serving() as endpoint:
-        with pytest.raises(EndpointError, match=r"refuses every request, the last one with .*response_format"):
+        with pytest.raises(EndpointError, match=r"refuses every request, most recently with .*response_format"):
             annotate(data, endpoint, concurrency=1)
         assert len(endpoint.asked) == MAX_REFUSALS
         endpoint.script = good

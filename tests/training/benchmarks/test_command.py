@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jrm_training.commands import evaluate
+from jrm_training.evaluate_command import evaluate
 from support import benchmark_files, checkpoints
 from support.pictures import encode, photo
 

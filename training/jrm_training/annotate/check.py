@@ -1,4 +1,4 @@
-"""Whether an answer is a critique that may be learned, and every fault of it in words for its writer. Pure."""
+"""Whether an answer is a critique to train on, and a message about every fault for the model that wrote it. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jrm_client import strict_json
 from jrm_service.explain.critique import MAX_REGIONS
 from jrm_training.data import x_first
 
-from .jobs import Judged, Kind
+from .jobs import Judgement, Kind
 from .prompts import BOX, Boxes
 
 SCALE = 1000  # of boxes
@@ -54,20 +54,20 @@ class _VerdictRead(_Strict):
     verdict: Literal["better", "worse", "equal"]
 
 
-class Faults(ValueError):
-    """An answer that cannot be used; ``faults`` says why."""
+class AnswerRejected(ValueError):
+    """The answer cannot be used; ``faults`` says why."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = list(faults)
 
 
-def critique(text: str, kind: Kind, judged: Judged, boxes: Boxes) -> dict[str, Any]:
+def parse_critique(text: str, kind: Kind, judgement: Judgement, boxes: Boxes) -> dict[str, Any]:
     """Return the critique of an answer as training data has it: boxes with x first, keys in C.1's order.
 
-    ``boxes`` is the order that was asked for. Raises Faults with everything that is wrong: no JSON object of the
-    schema, regions outside of the picture or without an area, tags without a region and regions without a tag, words
-    that are missing, or that state another score than the one to be argued for.
+    ``boxes`` is the order that was asked for. Raises AnswerRejected with everything that is wrong: no JSON object of
+    the schema, regions outside the image or without an area, tags without a region, regions without a tag, missing
+    text, or text that states another score than the one to be argued for.
     """
     answer = _validated(text, _Following if kind == "following" else _Quality)
     faults = []
@@ -83,21 +83,21 @@ def critique(text: str, kind: Kind, judged: Judged, boxes: Boxes) -> dict[str, A
         ids = [region.id for region in answer.edit_region]
         faults += _id_faults(ids)
     faults += _tag_faults(answer.reasoning, ids, needed=kind == "following")
-    if judged.score is not None:
-        faults += _stated_faults(answer.reasoning, judged.score)
+    if judgement.score is not None:
+        faults += _stated_faults(answer.reasoning, judgement.score)
     if faults:
-        raise Faults(faults[:MAX_FAULTS])
+        raise AnswerRejected(faults[:MAX_FAULTS])
     return ({"edit_region": regions} if kind == "following" else {}) | {"reasoning": answer.reasoning}
 
 
-def reading(text: str, judged: Judged) -> int | str:
-    """Return what a blind reading found: a score, or a verdict. Raises Faults if it is neither."""
-    if judged.verdict is not None:
+def parse_reading(text: str, judgement: Judgement) -> int | str:
+    """Return what a blind reading found: a score, or a verdict. Raises AnswerRejected if it is neither."""
+    if judgement.verdict is not None:
         return _validated(text, _VerdictRead).verdict
     return _validated(text, _ScoreRead).score
 
 
-def contradiction(found: int | str, judged: Judged, others: Mapping[float, int]) -> str | None:
+def contradiction(found: int | str, judgement: Judgement, others: Mapping[float, int]) -> str | None:
     """Say how words that were read as ``found`` contradict the judgement, or return None.
 
     A score may be read as the next one: words have no decimals. It may not be read further off, nor on the other side
@@ -105,37 +105,37 @@ def contradiction(found: int | str, judged: Judged, others: Mapping[float, int])
     "equal", but not as its opposite.
     """
     if isinstance(found, str):
-        if {found, judged.verdict} == {"better", "worse"}:
-            return f"the words argue that the edit is {found}, and people found it {judged.verdict}"
+        if {found, judgement.verdict} == {"better", "worse"}:
+            return f"the words argue that the edit is {found}, and people found it {judgement.verdict}"
         return None
-    assert judged.score is not None
-    if abs(found - judged.score) > 1:
-        return f"the words argue for a score of {found}, and people gave {judged.score:g}"
+    assert judgement.score is not None
+    if abs(found - judgement.score) > 1:
+        return f"the words argue for a score of {found}, and people gave {judgement.score:g}"
     for score, read in others.items():
-        if (found - read) * (judged.score - score) < 0:
+        if (found - read) * (judgement.score - score) < 0:
             return (
                 f"the words argue for a score of {found}, and those about an edit that people gave {score:g} for "
-                f"{read}; people gave this one {judged.score:g}"
+                f"{read}; people gave this one {judgement.score:g}"
             )
     return None
 
 
 def without_scores(reasoning: str) -> str:
-    """The words without any score that they state: a blind reading is of what they argue."""
+    """The words without any score that they state, so that a blind reading has to go by what they argue for."""
     return _STATED.sub("…", reasoning)
 
 
 def _validated(text: str, model: type[_Model]) -> _Model:
-    fenced = _FENCED.fullmatch(text)  # what most models put around JSON
+    fenced = _FENCED.fullmatch(text)  # as most models put JSON into a code block
     try:
         value = strict_json.loads(fenced[1] if fenced else text)
     except ValueError as error:
-        raise Faults([str(error)]) from None
+        raise AnswerRejected([str(error)]) from None
     try:
         return model.model_validate(value)
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False, include_context=False)
-        raise Faults([_reason(item["loc"], item["msg"]) for item in items[:MAX_FAULTS]]) from None
+        raise AnswerRejected([_reason(item["loc"], item["msg"]) for item in items[:MAX_FAULTS]]) from None
 
 
 def _reason(location: tuple[str | int, ...], message: str) -> str:
@@ -147,7 +147,7 @@ def _box(numbers: Sequence[float], boxes: Boxes) -> tuple[list[float], str | Non
     """The box with x first, and what is wrong with it."""
     outside = next((number for number in numbers if not 0 <= number <= SCALE), None)
     if outside is not None:
-        return [], f"{outside:g} lies outside of the picture, which goes from 0 to {SCALE}"
+        return [], f"{outside:g} is outside the image, which goes from 0 to {SCALE}"
     whole = [int(number) if number == int(number) else number for number in numbers]
     try:
         box = x_first(whole) if boxes == "yx" else whole
@@ -161,7 +161,7 @@ def _box(numbers: Sequence[float], boxes: Boxes) -> tuple[list[float], str | Non
 def _id_faults(ids: Sequence[int]) -> list[str]:
     faults = []
     if len(set(ids)) < len(ids):
-        faults.append(f"edit_region: ids {list(ids)}, each may stand once")
+        faults.append(f"edit_region: ids {list(ids)}: each may appear only once")
     if any(not 0 <= number < MAX_REGIONS for number in ids):
         faults.append(f"edit_region: ids {list(ids)}, expected 0 to {MAX_REGIONS - 1}")
     return faults
@@ -171,13 +171,13 @@ def _tag_faults(reasoning: str, ids: Sequence[int], *, needed: bool) -> list[str
     faults = []
     tags = _ANY_TAG.findall(reasoning)
     unknown = dict.fromkeys(tag for tag in tags if not _TAG.fullmatch(tag))
-    faults += [f"reasoning: {tag[:40]} is no tag" for tag in unknown]
+    faults += [f"reasoning: {tag[:40]} is not a known tag" for tag in unknown]
     tagged = dict.fromkeys(int(match[1]) for match in _TAG.finditer(reasoning) if match[1] is not None)
-    faults += [f"reasoning: <|bbox_{n}|> has no region of that id" for n in tagged if n not in ids]
+    faults += [f"reasoning: there is no region with the id of <|bbox_{n}|>" for n in tagged if n not in ids]
     if needed:
-        faults += [f"reasoning: region {n} is not spoken of: <|bbox_{n}|> is missing" for n in ids if n not in tagged]
+        faults += [f"reasoning: region {n} is not mentioned: <|bbox_{n}|> is missing" for n in ids if n not in tagged]
         faults += ["reasoning: <|global|> is missing"] * ("<|global|>" not in tags)
-    pieces = _TAG.split(reasoning)[2::2]  # what stands after each tag
+    pieces = _TAG.split(reasoning)[2::2]  # the text after each tag
     faults += ["reasoning: a tag has no words after it"] * any(not piece.strip() for piece in pieces)
     return faults
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint for chats with images: ``POST BASE/chat/completions``, retried where that can help."""
+"""An OpenAI-compatible endpoint for chats with images: ``POST BASE/chat/completions``, retried where that may help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jrm_client.retry import Backoff, parse_retry_after
 from jrm_client.urls import check_url
 
 MAX_ATTEMPTS = 8
-MAX_WAIT = 60.0  # seconds; a longer Retry-After is kept to as it is
+MAX_WAIT = 60.0  # seconds; a longer Retry-After is respected
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and every 5xx
 REFUSALS_OF_ONE_REQUEST = frozenset({400, 413, 415, 422})
 
@@ -26,16 +26,16 @@ _MAX_SHOWN = 300
 
 
 class EndpointError(Exception):
-    """The endpoint cannot be used, or not any more: the run ends, and what was answered is kept."""
+    """The endpoint cannot be used, or no longer: the run ends, and the answers so far are kept."""
 
 
-class Refused(Exception):
-    """The endpoint refuses this one request, and would again."""
+class RequestRefused(Exception):
+    """The endpoint refused this one request, and would refuse it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model wrote. Tokens are None where the endpoint does not say; ``cut`` by the limit of tokens."""
+    """What the model wrote. Tokens are None where the endpoint does not report them; ``cut``: by the token limit."""
 
     text: str
     cut: bool
@@ -44,7 +44,7 @@ class Answer:
 
 
 class Endpoint:
-    """Chats with one model. Use it as an async context manager; any number of chats may be under way."""
+    """Chats with one model. Use it as an async context manager; any number of chats may run at once."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Endpoint:
         extra: Mapping[str, Any] | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        """``extra`` is merged into the body of every request. Raises ValueError for a URL that cannot be."""
+        """``extra`` is merged into the body of every request. Raises ValueError for an invalid URL."""
         check_url(base_url, ("http", "https"))
         self.model = model
         self._url = f"{base_url.rstrip('/')}/chat/completions"
@@ -67,7 +67,7 @@ class Endpoint:
         self._extra = dict(extra or {})
         self._backoff = backoff or Backoff(first=1.0, most=MAX_WAIT)
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        # No limit on connections: whoever chats limits how many chats there are.
+        # No limit on connections: the caller limits the number of chats.
         self._http = httpx.AsyncClient(
             headers=headers, timeout=timeout, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)
         )
@@ -79,10 +79,10 @@ class Endpoint:
         await self._http.aclose()
 
     async def chat(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Answer:
-        """Ask for an answer of a JSON schema. It may be of none: nothing here looks into the text.
+        """Ask for an answer that follows a JSON schema. Whether it does is not checked here.
 
-        Raises Refused where this request is at fault, and EndpointError where the endpoint is: what it answers makes no
-        sense, it wants another key, or it failed MAX_ATTEMPTS times.
+        Raises RequestRefused if this request is at fault, and EndpointError if the endpoint is: its reply is not a chat
+        completion, it does not accept the API key, or it failed MAX_ATTEMPTS times.
         """
         body = {"model": self.model, "messages": list(messages), "max_tokens": self._max_tokens} | self._extra
         if self._format == "schema":
@@ -100,21 +100,23 @@ class Endpoint:
                     return _answer(reply)
                 failure = f"HTTP {reply.status_code}: {_message(reply)}"
                 if reply.status_code in REFUSALS_OF_ONE_REQUEST:
-                    raise Refused(failure)
+                    raise RequestRefused(failure)
                 if reply.status_code not in RETRIED_STATUSES and reply.status_code < 500:
                     raise EndpointError(f"{self._url}: {failure}")
                 retry_after = parse_retry_after(reply.headers.get("retry-after"), time.time())
             if attempt < MAX_ATTEMPTS:
                 await asyncio.sleep(self._backoff.delay(attempt, retry_after))
-        raise EndpointError(f"{self._url}: failed {MAX_ATTEMPTS} times, at last with {failure}")
+        raise EndpointError(f"{self._url}: failed {MAX_ATTEMPTS} times, most recently with {failure}")
 
 
 def _answer(reply: httpx.Response) -> Answer:
     try:
-        value = json.loads(reply.content)  # not strictly: half a character at the end of a text is no reason to stop
+        value = json.loads(
+            reply.content
+        )  # not strictly: an incomplete character at the end of a text is no reason to stop
         choice = value["choices"][0]
         content = choice["message"].get("content")
-        if content is None:  # a refusal, or nothing but thoughts
+        if content is None:  # a refusal, or reasoning without an answer
             content = choice["message"].get("refusal") or ""
         if not isinstance(content, str):
             raise TypeError

@@ -1,4 +1,4 @@
-"""What writing critiques will take, before any is asked for."""
+"""Estimates the requests and tokens that the critiques of a data set will take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .jobs import Job, Kind
 from .journal import Journal
 from .prompts import Boxes, Templates
 
-PIXELS_PER_TOKEN = 32 * 32  # Qwen3-VL's; others count otherwise
+PIXELS_PER_TOKEN = 32 * 32  # of Qwen3-VL; other models differ
 CHARACTERS_PER_TOKEN = 4
 TOKENS_OUT = {"following": 250, "quality": 120}
 LEAST_ANSWERS = 20
@@ -19,7 +19,7 @@ LEAST_ANSWERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a million tokens costs, in whatever currency."""
+    """Prices of a million tokens, in any currency."""
 
     tokens_in: float = 0.0
     tokens_out: float = 0.0
@@ -31,7 +31,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Critiques to write, the requests that takes if every answer can be used, and their tokens; ``basis`` says how."""
+    """Critiques to write, requests if every answer is accepted, and their tokens; ``basis``: how they are counted."""
 
     critiques: int
     requests: int
@@ -49,7 +49,7 @@ def estimate(
     templates: Templates,
     verify: bool,
 ) -> Estimate:
-    """Estimate what is left, from the answers that there are already if they are LEAST_ANSWERS, else from sizes.
+    """Estimate what is left: from the answers so far if there are LEAST_ANSWERS or more, else from sizes.
 
     Raises ValueError for an image that cannot be read.
     """
@@ -68,15 +68,15 @@ def estimate(
     tokens_in = tokens_out = 0
     for job, edits in left:
         for edit in edits:
-            judged = job.edits[edit]
-            for path in prompts.images_of(job.kind, job.sources, job.images, edit, judged):
+            judgement = job.edits[edit]
+            for path in prompts.images_of(job.kind, job.sources, job.images, edit, judgement):
                 if path not in sizes:
                     sizes[path] = pictures.pixels(folder / path)
                 tokens_in += sizes[path] // PIXELS_PER_TOKEN
-            tokens_in += _tokens(prompts.ask(job.kind, job.instruction, len(job.sources), judged, boxes, templates))
+            tokens_in += _tokens(prompts.ask(job.kind, job.instruction, len(job.sources), judgement, boxes, templates))
             tokens_out += TOKENS_OUT[job.kind]
             if verify:
-                tokens_in += _tokens(prompts.read_back(job.kind, judged, "")) + TOKENS_OUT[job.kind]
+                tokens_in += _tokens(prompts.read_back(job.kind, judgement, "")) + TOKENS_OUT[job.kind]
                 tokens_out += 8
     return Estimate(
         critiques,

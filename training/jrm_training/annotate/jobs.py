@@ -1,4 +1,4 @@
-"""What is to be written: a critique of each edit in each dimension in which people judged it. Pure, but for reading."""
+"""The critiques to write: one for each edit in each dimension in which people judged it. Pure, except for reading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VERDICTS: Mapping[Preference, tuple[Verdict, Verdict]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The labels that mean the worst and the best; scores are 1 to 4, linearly between them."""
+    """The labels of the worst and the best edits; they become scores from 1 to 4, linearly."""
 
     low: float = 1.0
     high: float = BEST
@@ -37,12 +37,14 @@ class Scale:
     def score(self, label: float) -> float:
         """The score of a label, to two decimals. Raises ValueError for one outside the scale."""
         if not self.low <= label <= self.high:
-            raise ValueError(f"{label:g} is not on the scale of {self.low:g} to {self.high:g}; --scale says another")
+            raise ValueError(
+                f"{label:g} is not on the scale of {self.low:g} to {self.high:g}; set another with --scale"
+            )
         return round(1 + (BEST - 1) * (label - self.low) / (self.high - self.low), 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judgement:
     """How people judged an edit: by a ``score`` from 1 to 4, or, without labels, beside the row's other edit."""
 
     score: float | None = None
@@ -53,7 +55,7 @@ class Judged:
 class Job:
     """The edits of one row that need a critique in one dimension; ``edits`` maps their index to how they were judged.
 
-    ``row`` is equal for rows that are equal, to recognize them by in another run.
+    ``row`` is a checksum by which another run recognizes the row.
     """
 
     line: int
@@ -63,15 +65,16 @@ class Job:
     instruction: str
     sources: tuple[str, ...]
     images: tuple[str, ...]
-    edits: Mapping[int, Judged]
+    edits: Mapping[int, Judgement]
 
 
 def read_jobs(path: Path, kinds: Mapping[str, Kind], scale: Scale, limit: int | None = None) -> list[Job]:
     """Plan the critiques that the rows of a preference file lack, in the order of the file.
 
-    Raises DataError with every bad row, a label outside the scale and a row that compares nothing among them; OSError.
+    Raises DataError with every bad row, including labels outside the scale and rows that compare nothing. Raises
+    OSError.
     """
-    read_groups(path, _dimensions(path))  # everything that is wrong with a row is found where it is found for training
+    read_groups(path, _dimensions(path))  # finds everything that training would object to
     jobs: list[Job] = []
     problems = []
     for line, row in rows(path, limit):
@@ -85,7 +88,7 @@ def read_jobs(path: Path, kinds: Mapping[str, Kind], scale: Scale, limit: int | 
 
 
 def rows(path: Path, limit: int | None = None) -> Iterator[tuple[jsonl.Line, dict[str, Any]]]:
-    """The lines of a file with their JSON objects, ``limit`` at most. Raises ValueError for what is none."""
+    """The lines of a file with their JSON objects, ``limit`` at most. Raises ValueError for a line that is not one."""
     with path.open("rb") as file:
         for number, line in enumerate(jsonl.lines(file)):
             if limit is not None and number >= limit:
@@ -94,7 +97,7 @@ def rows(path: Path, limit: int | None = None) -> Iterator[tuple[jsonl.Line, dic
 
 
 def _dimensions(path: Path) -> list[str]:
-    """Every name that stands where a dimension does; rows that cannot be read are left to the validation."""
+    """Every name that is used as a dimension. Unreadable rows are skipped; validation reports them."""
     names: dict[str, None] = {}
     with path.open("rb") as file:
         for line in jsonl.lines(file):
@@ -111,8 +114,8 @@ def _jobs(line: jsonl.Line, value: dict[str, Any], kinds: Mapping[str, Kind], sc
     row = to_row(value, None)
     for dimension, kind in kinds.items():
         edits = {
-            number: judged
-            for number, judged in enumerate(_judged(row, dimension, scale))
+            number: judgement
+            for number, judgement in enumerate(_judgements(row, dimension, scale))
             if dimension not in row.edits[number].critiques
         }
         if dimension in row.compared and edits:
@@ -128,8 +131,8 @@ def _jobs(line: jsonl.Line, value: dict[str, Any], kinds: Mapping[str, Kind], sc
             )
 
 
-def _judged(row: Row, dimension: str, scale: Scale) -> Sequence[Judged]:
-    """Labels are the finer judgement, unless a preference says another order than they do."""
+def _judgements(row: Row, dimension: str, scale: Scale) -> Sequence[Judgement]:
+    """The labels, which are finer, unless a preference contradicts their order."""
     if dimension not in row.compared:
         return []
     labels = [edit.labels.get(dimension) for edit in row.edits]
@@ -139,12 +142,12 @@ def _judged(row: Row, dimension: str, scale: Scale) -> Sequence[Judged]:
         scores = []
         for number, label in enumerate(known):
             try:
-                scores.append(Judged(score=scale.score(label)))
+                scores.append(Judgement(score=scale.score(label)))
             except ValueError as error:
                 raise ValueError(f"edits[{number}].labels.{dimension}: {error}") from None
         return scores
     assert preference is not None
-    return [Judged(verdict=verdict) for verdict in _VERDICTS[preference]]
+    return [Judgement(verdict=verdict) for verdict in _VERDICTS[preference]]
 
 
 def _order(labels: Sequence[float]) -> Preference:

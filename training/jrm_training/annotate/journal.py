@@ -1,4 +1,4 @@
-"""What is settled, one JSON line for each critique, written when it is: a run that is killed goes on behind it.
+"""The journal of a run: one JSON line for each settled critique, so that a killed run can be resumed.
 
     {"format": "jrm-annotate/1", "settings": {…}}
     {"line": 3, "row": 123, "dimension": "visual_quality", "edit": 0, "critique": {…}, "read": 3, "tries": 1,
@@ -6,7 +6,7 @@
     {"line": 3, "row": 123, "dimension": "visual_quality", "edit": 1, "critique": null, "read": null, "tries": 3, …,
      "faults": [["reasoning: empty"], …], "answer": "…"}
 
-The settings are what answers depend on; a journal of others is refused.
+The settings are those that the answers depend on; a journal with other settings is refused.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ from jrm_client import jsonl
 
 FORMAT = "jrm-annotate/1"
 
-_STARTS = (b'{"format": "jrm-annotate/', b'{"line": ')  # how every line that we write begins
-
+_STARTS = (b'{"format": "jrm-annotate/', b'{"line": ')  # the start of every line that we write
 
 Key = tuple[int, str, int]  # line, dimension, edit
 
 
 class JournalError(Exception):
-    """The journal is of another run, or none. The message says what to do."""
+    """The journal belongs to another run, or the file is not a journal. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One critique that was accepted, or given up after ``tries`` (then it is None).
+    """One critique that was accepted, or given up after ``tries`` answers (then it is None).
 
-    ``read`` is what the blind reading found. ``faults`` has those of each answer that could not be used, ``answer`` the
-    last of them. Tokens are of all answers together, ``unmetered`` counts those of which the endpoint did not say it.
+    ``read`` is the result of the blind reading. ``faults`` has the faults of each rejected answer, ``answer`` is the
+    last one of them. Tokens are summed over all answers; ``unmetered`` counts answers without a report of their tokens.
     """
 
     line: int
@@ -62,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What is kept in memory of an entry, and where in the file the rest of it is."""
+    """The part of an entry that is kept in memory, and the offset of the entry in the file."""
 
     row: int
     accepted: bool
@@ -71,12 +70,13 @@ class Settled:
 
 
 class Journal:
-    """The settled critiques of one run. Of several entries about the same the last counts."""
+    """The settled critiques of one run. Of several entries about one critique, the last counts."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, read_only: bool = False) -> None:
-        """Open a journal, or begin one. A last line that was cut short is removed; nothing is written if ``read_only``.
+        """Open a journal, or start one. An incomplete last line is removed; nothing is written if ``read_only``.
 
-        Raises JournalError for one of other settings and for a file that is none, and leaves it as it is; OSError.
+        Raises JournalError for a journal with other settings and for a file that is not a journal, and leaves the file
+        unchanged. Raises OSError.
         """
         self.path = path
         self._settled: dict[Key, Settled] = {}
@@ -103,11 +103,11 @@ class Journal:
         return len(self._settled)
 
     def items(self) -> Iterable[tuple[Key, Settled]]:
-        """Line, dimension and edit of everything that is settled, and what became of it."""
+        """Line, dimension and edit of every settled critique, with its outcome."""
         return self._settled.items()
 
     def get(self, key: Key) -> Settled | None:
-        """What became of one edit of a line in one dimension."""
+        """The outcome for one edit of a line in one dimension."""
         return self._settled.get(key)
 
     def entry(self, settled: Settled) -> Entry:
@@ -117,11 +117,11 @@ class Journal:
             return Entry(**jsonl.parse(file.readline(jsonl.MAX_LINE_BYTES + 1)))
 
     def append(self, entry: Entry) -> None:
-        """Write an entry. When this returns, a killed process has not lost it."""
+        """Write an entry. Once this returns, killing the process does not lose it."""
         self._add(entry, self._write(asdict(entry)))
 
     def total(self) -> tuple[int, int, int]:
-        """Tokens in, tokens out, and answers that were not metered, of every entry that was ever written."""
+        """Tokens in, tokens out and unmetered answers, over every entry ever written."""
         tokens_in, tokens_out, unmetered = self._tokens
         return tokens_in, tokens_out, unmetered
 
@@ -131,7 +131,7 @@ class Journal:
             self._tokens[index] += count
 
     def _write(self, value: Mapping[str, Any]) -> int:
-        """Append a line, and return where it begins."""
+        """Append a line, and return its offset."""
         assert self._file is not None
         line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
         offset = self._file.seek(0, os.SEEK_END)
@@ -140,7 +140,7 @@ class Journal:
         return offset
 
     def _read(self, settings: Mapping[str, Any]) -> int:
-        """Read what is there, and return how many bytes at its end are a line that was cut short."""
+        """Read the file, and return how many bytes at its end are an incomplete line."""
         known: dict[str, Any] | None = None
         torn = 0
         with self.path.open("rb") as file:
@@ -149,7 +149,7 @@ class Journal:
                     torn = len(line.text)
                     if not any(line.text.startswith(start[:torn]) for start in _STARTS):
                         raise JournalError(
-                            f"{self.path}: its last line is not one that `jrm annotate` began; use another --out"
+                            f"{self.path}: its last line was not written by `jrm annotate`; use another --out"
                         )
                     break
                 try:
@@ -162,7 +162,7 @@ class Journal:
                         raise ValueError
                 except (ValueError, KeyError, TypeError):
                     raise JournalError(
-                        f"{self.path}:{line.number}: not of a journal of `jrm annotate`; use another --out"
+                        f"{self.path}:{line.number}: not a line of a `jrm annotate` journal; use another --out"
                     ) from None
         changed = sorted(
             key for key in {*(known or settings), *settings} if (known or settings).get(key) != settings.get(key)
@@ -173,7 +173,7 @@ class Journal:
 
 
 def _locked(path: Path) -> BinaryIO:
-    """Open to append, for this process alone: two runs would pay for every answer twice."""
+    """Open the file to append, locked for this process: two runs would pay for every answer twice."""
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

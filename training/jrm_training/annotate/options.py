@@ -1,4 +1,4 @@
-"""The options of ``jrm annotate`` that are more than a value: read and checked, or refused as wrong usage."""
+"""Parses and checks the options of ``jrm annotate``; what is wrong is refused as wrong usage."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import typer
 from jrm_client import strict_json
 
 from . import prompts
-from .jobs import KINDS, Judged, Kind, Scale
+from .jobs import KINDS, Judgement, Kind, Scale
 from .prompts import TEMPLATES, Templates
 
 
 def beside(out: Path, suffix: str) -> Path:
-    """The file that lies beside ``out``."""
+    """The file next to ``out`` with this suffix added to its name."""
     return out.with_name(f"{out.name}.{suffix}")
 
 
 def check_outputs(data: Path, out: Path) -> None:
-    """Raise typer.BadParameter before anything is paid for: what is there is kept unless a journal says whose it is."""
+    """Refuse to overwrite a file that no journal shows to be ours. Raises typer.BadParameter."""
     if out.is_dir() or not out.parent.is_dir():
-        raise typer.BadParameter(f"--out {out}: not a file in a folder that is there")
+        raise typer.BadParameter(f"--out {out}: expected a file in an existing folder")
     if out.exists() and data.exists() and out.samefile(data):
-        raise typer.BadParameter(f"--out {out}: that is the input")
+        raise typer.BadParameter(f"--out {out}: this is the input file")
     if out.exists() and not beside(out, "journal").exists():
-        raise typer.BadParameter(f"--out {out}: is there already, and has no journal beside it; nothing is overwritten")
+        raise typer.BadParameter(f"--out {out}: already exists without a journal beside it and is not overwritten")
 
 
 def parse_kinds(dimensions: Sequence[str] | None) -> Mapping[str, Kind]:
@@ -52,7 +52,7 @@ def parse_scale(text: str) -> Scale:
     except ValueError:
         low = high = 0.0
     if not low < high:
-        raise typer.BadParameter(f"--scale {text}: expected LOW:HIGH, as 1:4")
+        raise typer.BadParameter(f"--scale {text}: expected LOW:HIGH, such as 1:4")
     return Scale(low, high)
 
 
@@ -68,7 +68,7 @@ def parse_body(text: str | None) -> dict[str, Any]:
 
 
 def read_templates(path: Path | None) -> Templates:
-    """The templates of a file in place of those that are shipped. Raises typer.BadParameter."""
+    """The shipped templates, or those of a file instead of them. Raises typer.BadParameter."""
     if path is None:
         return TEMPLATES
     try:
@@ -83,10 +83,10 @@ def read_templates(path: Path | None) -> Templates:
 
 
 def prompts_hash(boxes: str, templates: Templates) -> str:
-    """Of everything that is asked, so that a journal does not mix the answers to two templates."""
-    asked = [
-        prompts.ask(kind, "", 1, judged, boxes, templates)  # type: ignore[arg-type]
+    """A hash over the text of all prompts, so that a journal does not mix the answers to different templates."""
+    texts = [
+        prompts.ask(kind, "", 1, judgement, boxes, templates)  # type: ignore[arg-type]
         for kind in ("following", "quality")
-        for judged in (Judged(score=1.0), Judged(verdict="better"))
+        for judgement in (Judgement(score=1.0), Judgement(verdict="better"))
     ]
-    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""What comes out: the rows with their critiques, and the critiques that were given up with the reasons."""
+"""Writes the rows with their critiques, and the rejected critiques with the reasons."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .journal import Entry, Journal, Settled
 def write_output(data: Path, out: Path, journal: Journal, dimensions: Collection[str], limit: int | None = None) -> int:
     """Write the rows of ``data`` with the accepted critiques of the journal to ``out``, and return how many rows.
 
-    New critiques stand in the order of ``dimensions``, whichever was answered first. Paths of images stay valid: they
-    are those of ``data``, from the folder of ``out``. The file appears when all is written and not before.
+    New critiques are in the order of ``dimensions``, whichever was answered first. Image paths stay valid:
+    relative ones are rewritten to start from the folder of ``out``. The file appears only once it is complete.
     """
     accepted: dict[int, list[Settled]] = {}
     for (line_number, _, _), settled in journal.items():
@@ -34,16 +34,16 @@ def write_output(data: Path, out: Path, journal: Journal, dimensions: Collection
             entries = [journal.entry(settled) for settled in accepted.get(line.number, [])]
             for entry in sorted(entries, key=lambda entry: order[entry.dimension]):
                 row["edits"][entry.edit].setdefault("critiques", {})[entry.dimension] = entry.critique
-            to_row(row, None)  # what comes out can be trained on
+            to_row(row, None)  # the result must be valid training data
             _write(file, row)
             count += 1
     return count
 
 
 def write_rejects(path: Path, entries: Iterable[Entry]) -> None:
-    """Write what was given up, a JSON line each, in the order of the rows; no file if there is nothing.
+    """Write the critiques that were given up, a JSON line each, in the order of the rows; no file if there are none.
 
-    ``reasons`` has the faults of each answer in turn, ``answer`` is the last one.
+    ``reasons`` has the faults of each answer in order, ``answer`` is the last one.
     """
     given_up = sorted(entries, key=lambda entry: entry.key)
     if not given_up:

@@ -1,4 +1,4 @@
-"""Images as a chat takes them: the pixels that training sees, whatever an endpoint makes of orientation and alpha."""
+"""Images for a chat: the pixels that training sees, however an endpoint handles orientation and alpha."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data_url(path: Path) -> str:
 
 
 def _plain(data: bytes) -> bool:
-    """Whether it is RGB and says nothing that could turn it."""
+    """Whether it is RGB, without metadata that could rotate it."""
     with Image.open(io.BytesIO(data)) as image:
         return image.mode == "RGB" and not {"exif", "xmp", "Raw profile type exif"} & image.info.keys()
 

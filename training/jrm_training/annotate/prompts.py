@@ -1,7 +1,7 @@
-"""What the annotator is asked: appendix A.1 and A.2 in the terms of our data, and a blind reading of what it wrote.
+"""The annotator's prompts: appendix A.1 and A.2 in the terms of our data, and a blind reading of the critique.
 
-A critique is asked for with its judgement given: the model explains what people decided and does not decide itself.
-Whether its words argue for that judgement is read by asking for it back, with neither images nor judgement.
+The prompt for a critique states the judgement: the model explains what people decided and does not decide itself. To
+check that its words argue for that judgement, a second prompt asks what they argue for, without images or judgement.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from jrm_service.explain.critique import MAX_REGIONS
 
-from .jobs import Judged, Kind
+from .jobs import Judgement, Kind
 
 Boxes = Literal["yx", "xy"]
 
@@ -24,7 +24,7 @@ TEMPLATES: Templates = {
     "following": (_FOLDER / "following.txt").read_text(encoding="utf-8").rstrip("\n"),
     "quality": (_FOLDER / "quality.txt").read_text(encoding="utf-8").rstrip("\n"),
 }
-"""What asks for a critique; PLACEHOLDERS in braces are replaced, literally and once."""
+"""The prompts for a critique; PLACEHOLDERS in braces are replaced, literally and in one pass."""
 
 PLACEHOLDERS = ("instruction", "images", "judgement", "levels", "most", "box")
 _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
@@ -72,14 +72,14 @@ _BESIDE = "Speak of the edit by itself; the other one is there so that you see w
 
 
 def ask(
-    kind: Kind, instruction: str, sources: int, judged: Judged, boxes: Boxes, templates: Templates = TEMPLATES
+    kind: Kind, instruction: str, sources: int, judgement: Judgement, boxes: Boxes, templates: Templates = TEMPLATES
 ) -> str:
-    """The text that asks for a critique. Its images, in this order: those of ``images_of``."""
-    beside = judged.verdict is not None
+    """The prompt for a critique. It goes with the images of ``images_of``, in that order."""
+    beside = judgement.verdict is not None
     values = {
         "instruction": instruction,
         "images": ", ".join(_images(kind, sources, beside)),
-        "judgement": f"{judged.score:g} of 4." if judged.verdict is None else _VERDICTS[judged.verdict],
+        "judgement": f"{judgement.score:g} of 4." if judgement.verdict is None else _VERDICTS[judgement.verdict],
         "levels": _BESIDE if beside else _LEVELS[kind],
         "most": str(MAX_REGIONS),
         "box": BOX[boxes],
@@ -94,26 +94,26 @@ def _images(kind: Kind, sources: int, beside: bool) -> list[str]:
     return [*named, edited, *(["another edit"] if beside else [])]
 
 
-def images_of(kind: Kind, sources: Sequence[str], images: Sequence[str], edit: int, judged: Judged) -> list[str]:
+def images_of(kind: Kind, sources: Sequence[str], images: Sequence[str], edit: int, judgement: Judgement) -> list[str]:
     """The paths of the images that go with ``ask``: A.2 shows no source."""
     shown = [*sources, images[edit]] if kind == "following" else [images[edit]]
-    return [*shown, images[1 - edit]] if judged.verdict is not None else shown
+    return [*shown, images[1 - edit]] if judgement.verdict is not None else shown
 
 
 def ask_again(faults: Sequence[str]) -> str:
-    """What is said after an answer that cannot be used."""
+    """The message that follows an answer that cannot be used."""
     return _AGAIN.format(faults="\n".join(f"- {fault}" for fault in faults))
 
 
-def read_back(kind: Kind, judged: Judged, reasoning: str) -> str:
+def read_back(kind: Kind, judgement: Judgement, reasoning: str) -> str:
     """The text that asks what a critique argues for, without saying what it should argue for."""
-    if judged.verdict is not None:
+    if judgement.verdict is not None:
         return _READ_VERDICT.format(reasoning=reasoning)
     return _READ_SCORE.format(reasoning=reasoning, levels=_LEVELS[kind])
 
 
 def schema(kind: Kind) -> dict[str, Any]:
-    """The JSON schema of a critique as it is asked for; regions come first, as in A.1."""
+    """The JSON schema of the critique that is requested; regions come first, as in A.1."""
     reasoning = {"reasoning": {"type": "string", "minLength": 1}}
     if kind == "quality":
         return _object(reasoning)
@@ -126,9 +126,9 @@ def schema(kind: Kind) -> dict[str, Any]:
     return _object({"edit_region": {"type": "array", "items": _object(region), "maxItems": MAX_REGIONS}} | reasoning)
 
 
-def reading_schema(judged: Judged) -> dict[str, Any]:
+def reading_schema(judgement: Judgement) -> dict[str, Any]:
     """The JSON schema of an answer to ``read_back``."""
-    if judged.verdict is not None:
+    if judgement.verdict is not None:
         return _object({"verdict": {"type": "string", "enum": ["better", "worse", "equal"]}})
     return _object({"score": {"type": "integer", "enum": [1, 2, 3, 4]}})
 

@@ -1,4 +1,4 @@
-"""Writes the critiques that are not settled, many at a time, and settles each in the journal."""
+"""Requests the critiques that are not settled yet, many at a time, and records each outcome in the journal."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from . import check, pictures, prompts
-from .check import Faults
-from .endpoint import Answer, Endpoint, EndpointError, Refused
-from .jobs import Job, Judged
+from .check import AnswerRejected
+from .endpoint import Answer, Endpoint, EndpointError, RequestRefused
+from .jobs import Job, Judgement
 from .journal import Entry, Journal, JournalError
 from .prompts import Boxes, Templates
 
-MAX_REFUSALS = 8  # of requests, before any was answered: then it is not the rows
+MAX_REFUSALS = 8  # of requests before any was answered: then the rows are not the problem
 READINGS = 2  # tries of a blind reading
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How critiques are asked for: ``tries`` answers at most; ``verify``: their words are read back, blindly."""
+    """How critiques are requested: at most ``tries`` answers for each; ``verify``: have each one read back blindly."""
 
     boxes: Boxes = "yx"
     tries: int = 3
@@ -32,7 +32,7 @@ class Options:
 
 @dataclass(slots=True)
 class _Spent:
-    """Tokens of the answers about one critique."""
+    """Tokens spent on one critique."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -53,9 +53,9 @@ class _Refusals:
 
 
 def unsettled(jobs: Sequence[Job], journal: Journal, *, retry_rejected: bool = False) -> list[tuple[Job, list[int]]]:
-    """What is left to do: jobs with the edits that have no entry, or, to be tried again, none that was accepted.
+    """What is left to do: jobs with their edits that are not settled; with ``retry_rejected``, also those given up.
 
-    Raises JournalError if an entry is about another row than the data has on that line now.
+    Raises JournalError if an entry is about a row that has changed in the data since.
     """
     left = []
     for job in jobs:
@@ -64,7 +64,7 @@ def unsettled(jobs: Sequence[Job], journal: Journal, *, retry_rejected: bool = F
             settled = journal.get((job.line, job.dimension, edit))
             if settled is not None and settled.row != job.row:
                 raise JournalError(
-                    f"{journal.path} has answers about line {job.line}, which is another row now; use another --out"
+                    f"{journal.path} has answers about line {job.line}, which has changed since; use another --out"
                 )
             if settled is None or (retry_rejected and not settled.accepted):
                 edits.append(edit)
@@ -81,9 +81,9 @@ async def run(
     options: Options,
     settled: Callable[[Entry], None] = lambda _entry: None,
 ) -> None:
-    """Settle everything that is left; ``folder`` is where the paths of images start, ``settled`` hears of each entry.
+    """Settle everything that is left. Image paths are relative to ``folder``; ``settled`` is called with each entry.
 
-    Raises EndpointError if the endpoint cannot be used, with everything settled so far in the journal.
+    Raises EndpointError if the endpoint cannot be used; what is settled by then stays in the journal.
     """
     waiting = iter(left)
     refusals = _Refusals()
@@ -92,7 +92,7 @@ async def run(
         if refused and not refusals.answered:
             refusals.held.append(entry)
             if len(refusals.held) >= MAX_REFUSALS:
-                raise EndpointError(f"it refuses every request, the last one with {entry.faults[-1][-1]}")
+                raise EndpointError(f"it refuses every request, most recently with {entry.faults[-1][-1]}")
             return
         refusals.answered = True
         for each in (*refusals.held, entry):
@@ -126,12 +126,12 @@ def _leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
 
 
 def _others(job: Job, edit: int, journal: Journal) -> dict[float, int]:
-    """Score -> what the words were read as, of the row's other edits that are settled."""
+    """Score -> the score that was read back, for the row's other settled edits."""
     others = {}
-    for other, judged in job.edits.items():
+    for other, judgement in job.edits.items():
         settled = journal.get((job.line, job.dimension, other))
-        if other != edit and settled is not None and isinstance(settled.read, int) and judged.score is not None:
-            others[judged.score] = settled.read
+        if other != edit and settled is not None and isinstance(settled.read, int) and judgement.score is not None:
+            others[judgement.score] = settled.read
     return others
 
 
@@ -145,15 +145,15 @@ class _Writer:
         self._options = options
 
     async def write(self, edit: int, others: Mapping[float, int]) -> tuple[Entry, bool]:
-        """Ask until an answer can be used, ``tries`` times at most; and whether the request was refused."""
-        job, judged = self._job, self._job.edits[edit]
+        """Ask until an answer is accepted, at most ``tries`` times. Also returns whether the request was refused."""
+        job, judgement = self._job, self._job.edits[edit]
         spent, faults = _Spent(), list[list[str]]()
         text: str | None = None
         critique: dict[str, Any] | None = None
         read: int | str | None = None
         asked, refused = 0, False
         try:
-            messages = [await self._question(edit, judged)]
+            messages = [await self._question(edit, judgement)]
             while critique is None and len(faults) < self._options.tries:
                 asked += 1
                 answer = await self._endpoint.chat(messages, prompts.schema(job.kind))
@@ -161,14 +161,14 @@ class _Writer:
                 text = answer.text
                 try:
                     if answer.cut:
-                        raise Faults(["cut off by the limit of tokens: be shorter"])
-                    value = check.critique(text, job.kind, judged, self._options.boxes)
-                    read = await self._read(value["reasoning"], judged, others, spent)
+                        raise AnswerRejected(["cut off at the token limit: be shorter"])
+                    value = check.parse_critique(text, job.kind, judgement, self._options.boxes)
+                    read = await self._read(value["reasoning"], judgement, others, spent)
                     critique = value
-                except Faults as error:
+                except AnswerRejected as error:
                     faults.append(error.faults)
-                    messages += [_said("assistant", text), _said("user", prompts.ask_again(error.faults))]
-        except Refused as error:
+                    messages += _rejection(text, error.faults)
+        except RequestRefused as error:
             refused = True
             faults.append([f"the endpoint refused it: {error}"])
         except ValueError as error:
@@ -189,38 +189,43 @@ class _Writer:
         )
         return entry, refused
 
-    async def _question(self, edit: int, judged: Judged) -> dict[str, Any]:
+    async def _question(self, edit: int, judgement: Judgement) -> dict[str, Any]:
         job = self._job
         options = self._options
-        text = prompts.ask(job.kind, job.instruction, len(job.sources), judged, options.boxes, options.templates)
-        paths = prompts.images_of(job.kind, job.sources, job.images, edit, judged)
+        text = prompts.ask(job.kind, job.instruction, len(job.sources), judgement, options.boxes, options.templates)
+        paths = prompts.images_of(job.kind, job.sources, job.images, edit, judgement)
         urls = [await asyncio.to_thread(pictures.data_url, self._folder / path) for path in paths]
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         return {"role": "user", "content": [*images, {"type": "text", "text": text}]}
 
     async def _read(
-        self, reasoning: str, judged: Judged, others: Mapping[float, int], spent: _Spent
+        self, reasoning: str, judgement: Judgement, others: Mapping[float, int], spent: _Spent
     ) -> int | str | None:
-        """What the words argue for, read blindly. Raises Faults if they argue for another judgement."""
+        """What the words argue for, read blindly. Raises AnswerRejected if they argue for another judgement."""
         if not self._options.verify:
             return None
-        question = prompts.read_back(self._job.kind, judged, check.without_scores(reasoning))
-        messages = [_said("user", question)]
+        question = prompts.read_back(self._job.kind, judgement, check.without_scores(reasoning))
+        messages = [_chat_message("user", question)]
         for attempt in range(1, READINGS + 1):
-            answer = await self._endpoint.chat(messages, prompts.reading_schema(judged))
+            answer = await self._endpoint.chat(messages, prompts.reading_schema(judgement))
             spent.add(answer)
             try:
-                found = check.reading(answer.text, judged)
+                found = check.parse_reading(answer.text, judgement)
                 break
-            except Faults as error:
+            except AnswerRejected as error:
                 if attempt == READINGS:
-                    raise Faults([f"what the words argue for could not be read back: {error}"]) from None
-                messages += [_said("assistant", answer.text), _said("user", prompts.ask_again(error.faults))]
-        problem = check.contradiction(found, judged, others)
+                    raise AnswerRejected([f"what the words argue for could not be read back: {error}"]) from None
+                messages += _rejection(answer.text, error.faults)
+        problem = check.contradiction(found, judgement, others)
         if problem is not None:
-            raise Faults([problem])
+            raise AnswerRejected([problem])
         return found
 
 
-def _said(role: str, text: str) -> dict[str, Any]:
+def _rejection(answer: str, faults: Sequence[str]) -> list[dict[str, Any]]:
+    """The messages that follow an answer that cannot be used."""
+    return [_chat_message("assistant", answer), _chat_message("user", prompts.ask_again(faults))]
+
+
+def _chat_message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": text}

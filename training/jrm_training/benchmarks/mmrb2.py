@@ -50,7 +50,7 @@ def _response(row: Mapping[str, Any], field: str, folder: Path) -> bytes:
     words, images = _content(response, "response_content", f"{field}.response_content", words_needed=False)
     if len(images) != 1 or words:
         more = " and text" if words else ""
-        raise ValueError(f"{field}: {len(images)} images{more}; what is scored is one image")
+        raise ValueError(f"{field}: {len(images)} images{more}; expected one image")
     return image(images[0], field, folder)
 
 

@@ -75,7 +75,7 @@ class Published(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Which pairs share a source and an instruction: what an interval draws again, and what a half holds together."""
+    """Pairs that share a source and an instruction: resampled together, and never divided between the halves."""
 
     of_pair: Labels
     count: int

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from jrm_service.scoring.types import Score
 from jrm_training.bootstrap import DRAWS, LEVEL, Array, Estimate, Share, Tally, estimates
-from jrm_training.evaluate import Judged
+from jrm_training.evaluate import ScoredGroup
 from jrm_training.evaluate_report import cell
 from jrm_training.evaluate_results import Failed
 from jrm_training.evaluate_scorers import GroupScorer
@@ -94,7 +94,7 @@ class BenchmarkReport:
 
 def make_benchmark_report(
     data: PairSet,
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredGroup],
     scorer: GroupScorer,
     *,
     revision: str,
@@ -108,10 +108,10 @@ def make_benchmark_report(
     drawn = np.random.default_rng(seed).permutation(clusters.count) < clusters.count // 2
     names = dict.fromkeys(part for pair in data.pairs for part in pair.parts)
     members = {name: np.array([name in pair.parts for pair in data.pairs], bool) for name in names}
-    outcomes = [outcome for one in judged for outcome in one.outcomes]
+    outcomes = [outcome for one in scored for outcome in one.outcomes]
     outputs = {}
     for name in (*scorer.dimensions, REWARD):
-        differences = _differences(judged, name)
+        differences = _differences(scored, name)
         thresholds, tallies = _tallies(labels, differences, members, clusters, drawn)
         for part, found in data.benchmark.published(data.pairs, labels, differences, clusters, cut=data.cut).items():
             tallies |= {(part, figure): tally for figure, tally in found.items()}
@@ -146,9 +146,9 @@ def make_benchmark_report(
     )
 
 
-def _differences(judged: Sequence[Judged], output: str) -> Array:
+def _differences(scored: Sequence[ScoredGroup], output: str) -> Array:
     """Score of the first edit minus score of the second, NaN without one of them."""
-    pairs = [[_number(outcome, output) for outcome in one.outcomes] for one in judged]
+    pairs = [[_number(outcome, output) for outcome in one.outcomes] for one in scored]
     return np.array([first - second for first, second in pairs], np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Which revision of a data set its files are, where something beside them tells it."""
+"""Detects the revision of a data set from what is found beside its files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def revision(paths: Iterable[Path]) -> str:
     """Return the commit that files were downloaded at, ``"unknown"``, or several, where they do not agree.
 
-    Three places tell it: the hub's cache (``snapshots/COMMIT/…``), what the hub's client leaves beside files that it
-    downloads to a folder (``.cache/huggingface/download/….metadata``), and a git checkout.
+    It is found in three places: the hub's cache (``snapshots/COMMIT/…``), the metadata that the hub's client writes
+    beside files that it downloads to a folder (``.cache/huggingface/download/….metadata``), and a git checkout.
     """
     found = {_of_cache(path) or _of_download(path) or _of_checkout(path) or UNKNOWN for path in paths}
     return ", ".join(sorted(found)) or UNKNOWN

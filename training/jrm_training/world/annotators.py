@@ -1,9 +1,9 @@
-"""People who judge the world's edits: they disagree, and more about some edits than about others.
+"""Simulated annotators, who judge the world's edits: they disagree, and more about some edits than about others.
 
 An annotator reads a label with a Gaussian error whose standard deviation, the doubt about the edit, can be seen in the
-edit itself: everybody knows an untouched picture, while half of a wish, or a wish with something else besides, is taken
-for more or for less; a slight flaw is overlooked or resented. Edits are compared by what was read, so that two
-annotators agree on edits that are far apart and differ where they are close.
+edit itself: everybody recognizes an unchanged image, while opinions differ on an instruction that is half done or on
+changes that nobody asked for; some overlook a slight flaw, others mind it. Edits are compared by these readings, so
+that two annotators agree on edits that are far apart and may disagree on edits that are close.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ QUALITY_DOUBT: Mapping[int, float] = {4: 0.2, 3: 0.8, 2: 0.5, 1: 0.25}
 
 
 def read(label: float, doubt: float, random: Random) -> float:
-    """What one annotator makes of a label, to three digits: two edits are hardly ever equal to a person."""
+    """One annotator's reading of a label, to three digits, so that two edits are hardly ever equal."""
     return round(label + doubt * random.gauss(0.0, 1.0), 3)

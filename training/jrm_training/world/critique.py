@@ -1,7 +1,7 @@
-"""The critique of an edit in the JSON of appendix C, as the construction knows it to be.
+"""The true critique of an edit, known by construction, in the JSON of appendix C.
 
-The verdict comes first and the boxes last: what stands right after the reward token is what language supervision
-presses into **h**. The order of a JSON object's keys is free.
+The verdict comes first and the boxes last: language supervision shapes **h** most by what follows right after the
+reward token. The order of a JSON object's keys is free.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def instruction_following(edit: Edit, source: Scene) -> str:
     text = f"<|global|> {VERDICTS[edit.label]}: {_REASONS[edit.quality]}."
     regions: list[dict[str, Any]] = []
     for number, change in enumerate(edit.changes):
-        text += f" <|bbox_{number}|> {_told(change)}."
+        text += f" <|bbox_{number}|> {_description(change)}."
         scene = source if change.after is None else edit.scene
         regions.append({"id": number, "label": change.seen.label, "bbox_2d": scene.box(change.seen)})
     kept = [shape for shape in edit.scene.shapes if shape in source.shapes]
@@ -39,7 +39,7 @@ def instruction_following(edit: Edit, source: Scene) -> str:
 
 
 def visual_quality(label: int, flaw: Flaw | None, scene: Scene) -> str:
-    """Verdict, the flaw behind it, and what is seen where: this prompt has no instruction to guess it from."""
+    """Verdict, the flaw behind it, and what is seen where, which this prompt has no instruction to guess from."""
     reason = "clean" if flaw is None else f"{_STRENGTHS[label]} {flaw.kind}"
     in_order = sorted(scene.shapes, key=lambda shape: shape.x)
     seen = ", ".join(f"{shape.label} {_where(shape, scene)}" for shape in in_order) or "nothing"
@@ -53,7 +53,7 @@ def _where(shape: Shape, scene: Scene) -> str:
     return f"{('top', 'middle', 'bottom')[row]} {('left', 'centre', 'right')[column]}"
 
 
-def _told(change: Change) -> str:
+def _description(change: Change) -> str:
     before, after = change.before, change.after
     if before is None:
         assert after is not None

@@ -1,4 +1,4 @@
-"""Edits of known quality: what an editing model might make of a task, from right to nothing at all.
+"""Edits of known quality: what an editing model might make of a task, from a correct edit to no change at all.
 
 Instruction following is labelled as appendix A.1 scores it: 4 right; 3 partly right; 2 the wrong colour, kind or place,
 or more changed than asked; 1 the wrong object, or nothing changed.
@@ -27,14 +27,14 @@ _HALVES: tuple[Half, ...] = ("left", "right", "top", "bottom")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One shape before and after; None where it is not there. What the critique talks about."""
+    """One shape before and after, None where it does not exist. Critiques describe changes."""
 
     before: Shape | None
     after: Shape | None
 
     @property
     def seen(self) -> Shape:
-        """The shape whose place in the edited image the change is seen at."""
+        """The shape at whose place in the edited image the change is seen."""
         shape = self.after or self.before
         assert shape is not None
         return shape
@@ -60,17 +60,17 @@ def edit(task: Task, quality: str, palette: Palette, random: Random) -> Edit | N
 
 
 def _apply(task: Task, quality: str, *changes: tuple[int | None, Shape | None]) -> Edit:
-    """Carry out changes: (index of the shape or None for a new one, the shape after or None for gone)."""
+    """Apply changes: (index of the shape, or None for a new one; the new shape, or None to remove it)."""
     shapes: list[Shape | None] = list(task.scene.shapes)
-    told = []
+    made = []
     for index, after in changes:
-        told.append(Change(None if index is None else task.scene.shapes[index], after))
+        made.append(Change(None if index is None else task.scene.shapes[index], after))
         if index is None:
             shapes.append(after)
         else:
             shapes[index] = after
     scene = replace(task.scene, shapes=tuple(shape for shape in shapes if shape is not None))
-    return Edit(scene, quality, tuple(told))
+    return Edit(scene, quality, tuple(made))
 
 
 def _right(task: Task, _palette: Palette, _random: Random) -> Edit:
@@ -156,8 +156,8 @@ def _wrong_object(task: Task, palette: Palette, random: Random) -> Edit | None:
     if task.verb in ("add", "bring"):
         assert task.goal is not None
         options = [(c, k) for c, k in sorted(palette) if c != task.goal.colour and k != task.goal.kind]
-        there = {(shape.colour, shape.kind) for shape in (task.second.shapes if task.second else ())}
-        options = [option for option in options if option in there] or options
+        in_second = {(shape.colour, shape.kind) for shape in (task.second.shapes if task.second else ())}
+        options = [option for option in options if option in in_second] or options
         other = new_shape(random.choice(options), task.goal.x, task.goal.y, task.goal.size, random)
         return _apply(task, "wrong_object", (None, other))
     others = [n for n in range(len(task.scene.shapes)) if n != task.target]

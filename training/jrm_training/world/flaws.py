@@ -1,4 +1,4 @@
-"""Visual flaws of graded strength: what generated images suffer from, apart from what they show.
+"""Visual flaws of graded strength, as generated images have them whatever they show.
 
 Sizes are in 64ths of the image's shorter side and levels in 8-bit steps, so that a flaw looks as strong at any size.
 """
@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 FLAWS = ("noise", "blur", "seams", "blocks", "ghosting")
 _ON_PLAIN = ("noise", "seams")
-# Strength by visual quality label: 3 slight, 2 clear, 1 severe. The bands leave gaps, so that a label is never a toss.
+# Strength by visual quality label: 3 slight, 2 clear, 1 severe. The bands leave gaps, so that labels are clear.
 BANDS: dict[str, dict[int, tuple[float, float]]] = {
     "noise": {3: (9, 14), 2: (24, 34), 1: (55, 80)},  # standard deviation, levels
     "blur": {3: (0.8, 1.0), 2: (1.6, 2.1), 1: (3, 4)},  # radius, 64ths
@@ -79,7 +79,7 @@ def _noise(image: Image.Image, flaw: Flaw, unit: float, random: Random) -> Image
 
 
 def _seams(image: Image.Image, flaw: Flaw, random: Random) -> Image.Image:
-    """A rectangle of the picture that is lighter or darker than the rest, as a badly pasted edit is."""
+    """A rectangle that is lighter or darker than the rest of the image, like a badly pasted edit."""
     pixels = np.asarray(image, np.int16).copy()
     height, width = pixels.shape[:2]
     across, down = random.uniform(0.35, 0.6), random.uniform(0.35, 0.6)

@@ -16,7 +16,7 @@ from .scene import Scene, draw
 from .tasks import ALL, HELD_OUT, SEEN
 
 Split = Literal["train", "test", "unseen"]
-MOST_SHAPES = 6  # more seldom find room
+MOST_SHAPES = 6  # more rarely fit
 _SIDES = (64, 96, 128, 192, 256)  # of the shorter side, pixels
 
 
@@ -27,10 +27,10 @@ class World(Sequence[Group]):
     ``shapes`` are the fewest and the most in a source, ``flawed`` is the share of edits with a visual flaw,
     ``two_sources`` that of groups with two source images; the other groups are the same for any share. The train and
     test splits never show a held-out combination of colour and kind; in "unseen", every task is about one. Each
-    split is drawn from a stream of its own. Labels ("instruction_following", "visual_quality") are 1 to 4, or what the
-    ``annotator`` of this number, who errs, makes of those; critiques are those of appendix C; images are 64 to 343
-    pixels wide and high, or their shorter side has ``side`` pixels. Cheap to make and to pickle: a group is drawn anew
-    at every access. Raises ValueError, naming the field, for values that no world could have.
+    split has its own random numbers. Labels ("instruction_following", "visual_quality") are 1 to 4, or the noisy
+    readings of simulated annotator number ``annotator``; critiques are those of appendix C; images are 64 to 343 pixels
+    wide and high, or their shorter side has ``side`` pixels. Cheap to make and to pickle: a group is drawn anew at
+    every access. Raises ValueError, naming the field, for invalid values.
     """
 
     groups: int
@@ -70,20 +70,22 @@ class World(Sequence[Group]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(self.groups))]
         plan = self._plan(index)
-        person = None
+        noise = None
         if self.annotator is not None:
-            person = Random(f"{self._name(index)}/annotator {self.annotator}")  # noqa: S311 - not a secret
+            noise = Random(f"{self._name(index)}/annotator {self.annotator}")  # noqa: S311 - not a secret
 
         def picture(scene: Scene) -> Image.Image:
             return draw(scene, plan.side, plan.oversample)
 
         made = tuple(
             Edit(
-                image=picture(one.edit.scene) if one.flaw is None else flaws.apply(picture(one.edit.scene), one.flaw),
-                labels=_labels(one.edit, one.quality, person),
-                critiques=plan.critiques(one),
+                image=picture(planned.edit.scene)
+                if planned.flaw is None
+                else flaws.apply(picture(planned.edit.scene), planned.flaw),
+                labels=_labels(planned.edit, planned.quality, noise),
+                critiques=plan.critiques(planned),
             )
-            for one in plan.edits
+            for planned in plan.edits
         )
         source, second = plan.task.scene, plan.task.second
         sources = picture(source) if second is None else (picture(source), picture(second))
@@ -92,7 +94,7 @@ class World(Sequence[Group]):
     def texts(self, index: int) -> list[str]:
         """The instruction of a group and its critiques, edit by edit. Nothing is drawn for them."""
         plan = self._plan(index)
-        return [plan.task.instruction, *(text for one in plan.edits for text in plan.critiques(one).values())]
+        return [plan.task.instruction, *(text for planned in plan.edits for text in plan.critiques(planned).values())]
 
     def _name(self, index: int) -> str:
         return f"{self.seed}/{self.split}/{index % self.groups}"
@@ -108,7 +110,7 @@ class World(Sequence[Group]):
         palette = ALL if unseen else SEEN
         task = sample_task(random, shapes=self.shapes, palette=palette, featured=HELD_OUT if unseen else None)
         side, oversample = random.choice(_SIDES), random.choice((1, 2, 4))
-        side = self.side or side  # drawn all the same, so that it is the same group at any size
+        side = self.side or side  # drawn even if given, so that the group is the same at any size
 
         made: list[_PlannedEdit] = []
         queue: list[str] = []
@@ -138,18 +140,18 @@ class _Plan:
     oversample: int
     edits: list[_PlannedEdit]
 
-    def critiques(self, one: _PlannedEdit) -> dict[str, str]:
+    def critiques(self, planned: _PlannedEdit) -> dict[str, str]:
         return {
-            "instruction_following": critique.instruction_following(one.edit, self.task.scene),
-            "visual_quality": critique.visual_quality(one.quality, one.flaw, one.edit.scene),
+            "instruction_following": critique.instruction_following(planned.edit, self.task.scene),
+            "visual_quality": critique.visual_quality(planned.quality, planned.flaw, planned.edit.scene),
         }
 
 
-def _labels(edit: edits.Edit, quality: int, person: Random | None) -> dict[str, float]:
-    """The true labels, or what a person makes of them."""
-    if person is None:
+def _labels(edit: edits.Edit, quality: int, noise: Random | None) -> dict[str, float]:
+    """The true labels, or an annotator's readings of them."""
+    if noise is None:
         return {"instruction_following": edit.label, "visual_quality": quality}
     return {
-        "instruction_following": annotators.read(edit.label, annotators.FOLLOWING_DOUBT[edit.quality], person),
-        "visual_quality": annotators.read(quality, annotators.QUALITY_DOUBT[quality], person),
+        "instruction_following": annotators.read(edit.label, annotators.FOLLOWING_DOUBT[edit.quality], noise),
+        "visual_quality": annotators.read(quality, annotators.QUALITY_DOUBT[quality], noise),
     }

@@ -67,7 +67,7 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """What a person calls it, "red square"."""
+        """Its name for people, such as "red square"."""
         return f"{self.colour} {self.kind}"
 
     def outline(self) -> list[tuple[float, float]]:
@@ -82,7 +82,7 @@ class Shape:
         ]
 
     def extent(self) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what is drawn, without the rest of a half that is not."""
+        """(left, top, right, bottom) of what is drawn: of half a shape, that half only."""
         corners = self.outline()
         if self.half is not None and self.second is None:
             corners = _cut(corners, self.half, self.x, self.y)
@@ -115,7 +115,7 @@ class Scene:
         return replace(self, shapes=(*self.shapes, shape))
 
     def has_room(self, x: float, y: float, size: float, ignore: Sequence[int] = ()) -> bool:
-        """Whether a shape would lie inside and clear of all others (but those whose index is in ``ignore``).
+        """Whether a shape would be inside the image and clear of all others (except those with an index in ``ignore``).
 
         Of two of the largest squares, corner to corner, less than a pixel in 64 may still meet.
         """

@@ -1,4 +1,4 @@
-"""What an edit is asked to do: a task on a scene, and the sentences that ask for it."""
+"""Tasks: what an edit should do to a scene, and the sentences that ask for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERBS: tuple[Verb, ...] = ("recolour", "add", "remove", "replace", "move")
 Palette = frozenset[tuple[str, str]]  # (colour, kind) combinations
 
 ALL: Palette = frozenset((colour, kind) for colour in COLOURS for kind in KINDS)
-# Never shown in training, asked for in the "unseen" split: each colour and each kind is known, together they are new.
+# Never shown in training, used in the "unseen" split: each colour and each kind is known, their combination is new.
 HELD_OUT: Palette = frozenset({("purple", "circle"), ("green", "triangle"), ("orange", "square")})
 SEEN: Palette = ALL - HELD_OUT
 

@@ -13,7 +13,7 @@ from jrm_service.model.checkpoint import Checkpoint
 from jrm_service.model.checkpoint_files import write_json
 from jrm_service.model.checkpoint_source import open_source
 from jrm_service.model.editreward import default_prompts
-from jrm_training.start import REGION_TOKENS, prepare
+from jrm_training.init_checkpoint import REGION_TOKENS, prepare
 from support import checkpoints
 from support.editreward import EMBEDDING, PADDED_VOCABULARY, edit, read, write_base
 
@@ -205,7 +205,7 @@ def test_a_base_that_cannot_be_used_is_explained_and_nothing_is_left(tmp_path, p
 def test_nothing_is_overwritten(base, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "file").write_text("mine")
-    with pytest.raises(CheckpointError, match="nothing is overwritten"):
+    with pytest.raises(CheckpointError, match="already exists and is not overwritten"):
         prepare(base, tmp_path / "out")
     with pytest.raises(CheckpointError, match="not a folder"):
         prepare(tmp_path / "none", tmp_path / "new")

@@ -7,8 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from jrm_service.settings import Settings
-from jrm_training.commands import evaluate
 from jrm_training.data import Edit, Group, write_groups
+from jrm_training.evaluate_command import evaluate
 from support import checkpoints, servers
 from support.pictures import photo
 

@@ -1,8 +1,9 @@
-"""Eyes before judgement: the tiny model's vision tower learns to name what each image token shows.
+"""Pretraining of the tiny model's vision tower: it learns to name what each image token shows.
 
-The paper starts from a backbone that can see; the tiny one starts from nothing, and ranking and critiques alone take
-very long to teach it. So it first learns what a scene knows about itself: every image token's embedding, read by the
-language head, should name the colour and the kind of the shape in its square, and a probe, thrown away later, its box.
+The paper starts from a backbone that can see. The tiny model starts from nothing, and would take very long to learn to
+see from ranking and critiques alone. So it is first trained on what is known about a scene: from every image token's
+embedding, the language head should name the colour and kind of the shape in the token's square, and a probe, which is
+thrown away later, should predict the shape's box.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ from .world.scene import COLOURS, KINDS, Scene, draw
 from .world.tasks import SEEN, sample_task
 
 BACKGROUND = "nothing"
-_COVERED = 0.12  # share of a token's square that a shape must cover to be what it shows
+_COVERED = 0.12  # share of a token's square that a shape must cover to count as what it shows
 Example = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 _SIDES = (64, 96, 128, 192, 256)
 
 
-def open_eyes(
+def pretrain_vision(
     model: JointModel,
     checkpoint: Checkpoint,
     *,
     steps: int,
     batch: int = 24,
     seed: int = 0,
-    on_step: Callable[[int, float, float], None] = lambda _step, _loss, _right: None,
+    on_step: Callable[[int, float, float], None] = lambda _step, _loss, _accuracy: None,
 ) -> None:
-    """Train in place; ``on_step`` gets the step, the loss and the share of shapes named right.
+    """Train in place. ``on_step`` gets the step, the loss and the share of tokens whose shape was named correctly.
 
-    Held-out combinations of colour and kind are not shown. Raises ValueError for a tokenizer that has no single tokens
-    for the words.
+    Held-out combinations of colour and kind are not shown. Raises ValueError for a tokenizer in which one of the words
+    is several tokens.
     """
     spec, device, vision = checkpoint.image_spec, model.lm_head.weight.device, model.packed.vision
     collator = Collator(checkpoint)
@@ -61,24 +62,25 @@ def open_eyes(
     for step in range(steps):
         examples = [_sample(random, spec) for _ in range(batch)]
         features = vision.encode([vision.inputs(pixels) for pixels, _, _ in examples])
-        seen = torch.cat([image.embeds for image in features])
-        shape = torch.from_numpy(np.concatenate([cells for _, cells, _ in examples])).to(device)
-        boxes = torch.from_numpy(np.concatenate([corners for _, _, corners in examples])).to(device)
-        there = shape >= 0
-        spoken = model.lm_head(model.backbone.language_model.norm(seen)).log_softmax(-1)
-        named = -spoken[there].gather(1, names.to(device)[shape[there]]).mean()
-        empty = -spoken[~there, nothing].mean()
-        loss = named + 0.3 * empty + probe(seen[there], boxes[there])
+        embeddings = torch.cat([image.embeds for image in features])
+        shape = torch.from_numpy(np.concatenate([shapes for _, shapes, _ in examples])).to(device)
+        boxes = torch.from_numpy(np.concatenate([boxes for _, _, boxes in examples])).to(device)
+        has_shape = shape >= 0
+        targets = names.to(device)[shape[has_shape]]
+        log_probs = model.lm_head(model.backbone.language_model.norm(embeddings)).log_softmax(-1)
+        shape_loss = -log_probs[has_shape].gather(1, targets).mean()
+        background_loss = -log_probs[~has_shape, nothing].mean()
+        loss = shape_loss + 0.3 * background_loss + probe(embeddings[has_shape], boxes[has_shape])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizers.step(schedule(step, steps, recipe))
-        two = spoken[there].detach().topk(2).indices.sort(dim=1).values
-        right = (two == names.to(device)[shape[there]].sort(dim=1).values).all(dim=1).float().mean()
-        on_step(step + 1, loss.item(), right.item())
+        top_two = log_probs[has_shape].detach().topk(2).indices.sort(dim=1).values
+        accuracy = (top_two == targets.sort(dim=1).values).all(dim=1).float().mean()
+        on_step(step + 1, loss.item(), accuracy.item())
 
 
 class BoxProbe(nn.Module):
-    """Reads the box of a shape from the embedding of one of its image tokens: four numbers, and two digits of each."""
+    """Predicts a shape's box from the embedding of one of its image tokens: four numbers, and two digits of each."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -89,8 +91,8 @@ class BoxProbe(nn.Module):
         """Loss of embeddings [N, hidden] against boxes [N, 4] on a scale of 0 to 1: L1, and cross-entropy of digits."""
         tens = (100 * boxes).round().long().clamp(0, 99)
         digits = torch.stack([tens // 10, tens % 10], dim=-1)
-        read = self.digits(embeddings).view(-1, 10)
-        return F.l1_loss(self.numbers(embeddings), boxes) + F.cross_entropy(read, digits.flatten())
+        logits = self.digits(embeddings).view(-1, 10)
+        return F.l1_loss(self.numbers(embeddings), boxes) + F.cross_entropy(logits, digits.flatten())
 
 
 def sample_scene(random: Random) -> Scene:
@@ -108,7 +110,7 @@ def _sample(random: Random, spec: preprocess.ImageSpec) -> Example:
 def example(
     scene: Scene, flaw: flaws.Flaw | None, side: int, spec: preprocess.ImageSpec, oversample: int = 1
 ) -> Example:
-    """A scene as the model sees it, and what each image token shows, in the model's order.
+    """A scene as the model sees it, and what each image token shows, in the order of the model's tokens.
 
     Returns pixels uint8 [H, W, 3]; int64 [tokens], a number for colour and kind of the shape that covers most of the
     token's square, -1 for none; and that shape's box on a scale of 0 to 1, float32 [tokens, 4], zeros for none.
@@ -117,8 +119,8 @@ def example(
     pixels = preprocess.resize(image if flaw is None else flaws.apply(image, flaw), spec)
     height, width = pixels.shape[:2]
     rows, columns = height // spec.factor, width // spec.factor
-    who = np.asarray(_who_is_where(scene, (width, height)))
-    squares = who.reshape(rows, spec.factor, columns, spec.factor).transpose(0, 2, 1, 3).reshape(rows * columns, -1)
+    shapes = np.asarray(_shape_map(scene, (width, height)))
+    squares = shapes.reshape(rows, spec.factor, columns, spec.factor).transpose(0, 2, 1, 3).reshape(rows * columns, -1)
     names = [list(COLOURS).index(shape.colour) * len(KINDS) + KINDS.index(shape.kind) for shape in scene.shapes]
     shown = np.full(len(squares), -1)
     boxes = np.zeros((len(squares), 4), np.float32)
@@ -130,10 +132,10 @@ def example(
     return pixels, shown, boxes
 
 
-def _who_is_where(scene: Scene, size: tuple[int, int]) -> Image.Image:
-    """An image whose levels are 0 for background and n + 1 for the n-th shape."""
-    where = Image.new("L", size)
+def _shape_map(scene: Scene, size: tuple[int, int]) -> Image.Image:
+    """An image whose pixels are 0 for the background and 1 + the index of the shape elsewhere."""
+    shape_map = Image.new("L", size)
     for number, shape in enumerate(scene.shapes, start=1):
         points = [(x / scene.width * size[0], y / scene.height * size[1]) for x, y in shape.outline()]
-        ImageDraw.Draw(where).polygon(points, fill=number)
-    return where
+        ImageDraw.Draw(shape_map).polygon(points, fill=number)
+    return shape_map

@@ -1,13 +1,13 @@
-"""The vision tower's schooling: the labels of image tokens, and that a few steps of it teach something."""
+"""Pretraining of the vision tower: the labels of image tokens, and that a few steps of it teach something."""
 
 from random import Random
 
 import numpy as np
 import pytest
 
-from jrm_training.eyes import example, open_eyes, sample_scene
 from jrm_training.model import JointModel
 from jrm_training.tiny import write_start
+from jrm_training.vision_pretraining import example, pretrain_vision, sample_scene
 from jrm_training.world.scene import COLOURS, KINDS, Scene, Shape
 from jrm_training.world.tasks import HELD_OUT
 
@@ -46,23 +46,25 @@ def test_the_form_of_the_picture_is_the_models(checkpoint):
     assert len(shown) == len(boxes) == rows * columns
 
 
-def test_schooling_teaches_to_see_and_leaves_the_rest_alone(checkpoint):
+def test_pretraining_teaches_to_see_and_leaves_the_rest_alone(checkpoint):
     model = JointModel.load(checkpoint)
     layers = [weight.detach().clone() for weight in model.backbone.language_model.layers.parameters()]
     losses: list[float] = []
-    open_eyes(model, checkpoint, steps=12, batch=6, on_step=lambda _step, loss, _right: losses.append(loss))
+    pretrain_vision(model, checkpoint, steps=12, batch=6, on_step=lambda _step, loss, _right: losses.append(loss))
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < 0.8 * losses[0]
     for before, after in zip(layers, model.backbone.language_model.layers.parameters(), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.detach().numpy())
 
 
-def test_schooling_is_the_same_every_time_and_never_shows_what_is_held_out(checkpoint):
+def test_pretraining_is_the_same_every_time_and_never_shows_what_is_held_out(checkpoint):
     runs = []
     for _ in range(2):
         losses: list[float] = []
         model = JointModel.load(checkpoint)
-        open_eyes(model, checkpoint, steps=2, batch=2, on_step=lambda _s, loss, _r, kept=losses: kept.append(loss))
+        pretrain_vision(
+            model, checkpoint, steps=2, batch=2, on_step=lambda _s, loss, _r, kept=losses: kept.append(loss)
+        )
         runs.append(losses)
     assert runs[0] == runs[1]
     random = Random(0)

@@ -17,7 +17,7 @@ from jrm_service.model.checkpoint_files import write_json
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group
 from jrm_training.export import export
-from jrm_training.generate import Written, batches, write_critiques
+from jrm_training.generate_critiques import Written, batches, write_critiques
 from jrm_training.model import JointModel
 from support import checkpoints
 from support.pictures import photo

@@ -1,4 +1,4 @@
-"""The training commands of ``jrm``. Heavy imports happen inside the commands."""
+"""``jrm evaluate``. Heavy imports happen inside the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .benchmarks.pairs import PairSet
     from .data import Group
-    from .evaluate import Judged
+    from .evaluate import ScoredGroup
     from .evaluate_scorers import GroupScorer
 
 _BENCHMARKS = ("editscore", "editreward", "mmrb2", "genai-bench")
@@ -26,7 +26,7 @@ _BENCHMARKS = ("editscore", "editreward", "mmrb2", "genai-bench")
 
 def evaluate(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="JSONL file of scores; groups that are in it are not scored again.")
+        Path, typer.Option("--out", "-o", help="JSONL file of scores; groups already in it are not scored again.")
     ],
     data: Annotated[
         Path | None, typer.Option(help="Preference data to score (docs/training-data.md).", show_default=False)
@@ -38,7 +38,7 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help=f"Score a public benchmark that lies at PATH: {', '.join(_BENCHMARKS)} (docs/benchmarks.md).",
+            help=f"Score the public benchmark at PATH: {', '.join(_BENCHMARKS)} (docs/benchmarks.md).",
             show_default=False,
         ),
     ] = None,
@@ -47,21 +47,21 @@ def evaluate(
     ] = None,
     revision: Annotated[
         str | None,
-        typer.Option(
-            help="With --benchmark: the revision of its data set.", show_default="what lies beside the files tells"
-        ),
+        typer.Option(help="With --benchmark: the revision of its data set.", show_default="detected from the files"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="With --benchmark: only so many rows, the first.", show_default="all")
+        int | None, typer.Option(min=1, help="With --benchmark: only the first N rows.", show_default="all")
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="With --benchmark: leave out rows that cannot be read, and name them.")
+        bool, typer.Option("--skip-bad", help="With --benchmark: leave out rows that cannot be read, and list them.")
     ] = False,
     count: Annotated[int, typer.Option(min=1, help="With --world: number of groups.")] = 500,
     edits: Annotated[int, typer.Option(min=2, help="With --world: edits in a group.")] = 12,
     seed: Annotated[
         int,
-        typer.Option(help="With --world: its seed. With --benchmark: of the half that tie thresholds are chosen on."),
+        typer.Option(
+            help="With --world: its seed. With --benchmark: seed of the half that tie thresholds are chosen on."
+        ),
     ] = 0,
     two_sources: Annotated[
         float, typer.Option(min=0, max=1, help="With --world: share of groups with two sources.", show_default="none")
@@ -71,11 +71,11 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="With --checkpoint: auto, cpu or cuda:0.")] = "auto",
     dtype: Annotated[str, typer.Option(help="With --checkpoint: auto, float32, bfloat16 or float16.")] = "auto",
-    url: Annotated[str | None, typer.Option(help="A running server to ask instead.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="A running server to use instead.", show_default=False)] = None,
     api_key: Annotated[
         str | None, typer.Option(help="With --url: sent as a bearer token.", envvar="JRM_API_KEY", show_default=False)
     ] = None,
-    timeout: Annotated[float, typer.Option(help="With --url: seconds for one group.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="With --url: timeout for one group, in seconds.")] = 60.0,
     allow_pipeline_drift: AllowPipelineDrift = False,
     as_json: Annotated[
         Path | None, typer.Option("--json", help="Write every figure to this file.", show_default=False)
@@ -89,7 +89,7 @@ def evaluate(
 
     jrm evaluate --benchmark mmrb2 MMRB2/benchmark --checkpoint my-jrm --out scores.jsonl
 
-    A run can be interrupted and started again: it goes on where it stopped, and tries again what failed.
+    An interrupted run can be started again: it continues where it stopped and retries what failed.
 
     Exit status: 0 if every edit has a score, 1 if not, 2 for wrong usage.
     """
@@ -101,7 +101,7 @@ def evaluate(
         raise typer.BadParameter(f"--benchmark {benchmark}: expected one of {', '.join(_BENCHMARKS)}")
     for option, file in (("--out", out), ("--json", as_json)):
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise typer.BadParameter(f"{option} {file}: not a file in a folder that is there")
+            raise typer.BadParameter(f"{option} {file}: expected a file in an existing folder")
     if world not in (None, "train", "test", "unseen"):
         raise typer.BadParameter(f"--world {world}: expected train, test or unseen")
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -163,7 +163,7 @@ def _evaluate(
     scorer: GroupScorer,
     out: Path,
     as_json: Path | None,
-    report: Callable[[list[Judged]], _Reported],
+    report: Callable[[list[ScoredGroup]], _Reported],
 ) -> bool:
     from rich.console import Console
 
@@ -177,23 +177,23 @@ def _evaluate(
     results = ResultsFile(out, scorer.model, scorer.fingerprint)
     with _bar("scoring groups") as bar:
         task = bar.add_task("", total=len(groups))
-        judged = score_groups(
+        scored = score_groups(
             groups, scorer, results, lambda done, total: bar.update(task, completed=done, total=total)
         )
     with Console(stderr=True).status("figures and intervals"):
-        shown, value, complete = report(judged)
+        shown, value, complete = report(scored)
     print_table(shown)
     if as_json is not None:
         as_json.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return complete
 
 
-def _report(scorer: GroupScorer) -> Callable[[list[Judged]], _Reported]:
+def _report(scorer: GroupScorer) -> Callable[[list[ScoredGroup]], _Reported]:
     from .evaluate import make_report
     from .evaluate_report import table, to_json
 
-    def report(judged: list[Judged]) -> _Reported:
-        made = make_report(judged, scorer)
+    def report(scored: list[ScoredGroup]) -> _Reported:
+        made = make_report(scored, scorer)
         return table(made), to_json(made), not made.failed
 
     return report
@@ -201,12 +201,12 @@ def _report(scorer: GroupScorer) -> Callable[[list[Judged]], _Reported]:
 
 def _benchmark_report(
     pairs: PairSet, scorer: GroupScorer, named_revision: str | None, seed: int
-) -> Callable[[list[Judged]], _Reported]:
+) -> Callable[[list[ScoredGroup]], _Reported]:
     from .benchmarks.report import make_benchmark_report, table, to_json
     from .benchmarks.revision import revision
 
-    def report(judged: list[Judged]) -> _Reported:
-        made = make_benchmark_report(pairs, judged, scorer, revision=named_revision or revision(pairs.paths), seed=seed)
+    def report(scored: list[ScoredGroup]) -> _Reported:
+        made = make_benchmark_report(pairs, scored, scorer, revision=named_revision or revision(pairs.paths), seed=seed)
         return table(made), to_json(made), not made.failed
 
     return report

@@ -1,7 +1,7 @@
-"""Critiques from the language head (Eq. 3), greedy and unconstrained, as the answer to the very prompt that is scored.
+"""Critiques from the language head (Eq. 3), greedy and unconstrained, as the answer to the prompt that is scored.
 
-The prompt is the server's own token sequence, reward token and generation prompt included, which is also what training
-puts before a critique (``batch.py``). Decoding is transformers' own.
+The prompt is the server's own token sequence, reward token and generation prompt included, which is also what precedes
+a critique in training (``batch.py``). Decoding is transformers' own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Written:
     """A critique as the language head wrote it.
 
     ``text`` is everything before the end of the turn, special tokens such as ``<|bbox_0|>`` spelt out.
-    ``finish_reason`` is "stop" where the model ended its turn, "length" where the limit on tokens did.
+    ``finish_reason`` is "stop" if the model ended its turn, "length" if it reached the token limit.
     """
 
     text: str
@@ -63,10 +63,10 @@ def write_critiques(
     two tokens are all but equally likely. ``progress`` is called after each batch with the number of prompts answered.
 
     A critique ends at the tokenizer's end-of-sequence token, which is what training puts there, and is cut after
-    ``max_new_tokens`` tokens or at the model's context. The checkpoint's ``generation_config.json`` has no say.
+    ``max_new_tokens`` tokens or at the model's context. The checkpoint's ``generation_config.json`` is ignored.
 
     Raises, when called, ValueError for a dimension whose ``explain`` has a template of its own, which is not supported,
-    and for a limit below 1, and CheckpointError for a device that is not there or a weight that is not finite. While
+    and for a limit below 1, and CheckpointError for a device that does not exist or a weight that is not finite. While
     iterating, WorkerLost when the device is gone, and what reading ``groups`` raises.
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("batch", batch)):
@@ -75,7 +75,7 @@ def write_critiques(
     templates = [name for name, one in checkpoint.manifest.explain.items() if one.template is not None]
     if templates:
         raise ValueError(
-            f"reward/manifest.json: explain.{templates[0]}.template: a template of its own is not supported here; only "
+            f"reward/manifest.json: explain.{templates[0]}.template: a template of its own is not supported here, only "
             "null, which makes the critique the answer to the prompt that is scored"
         )
     head = _LanguageHead(checkpoint, resolve_device(device), dtype, max_new_tokens)
@@ -85,7 +85,7 @@ def write_critiques(
 def batches(
     items: Iterable[_Item], key: Callable[[_Item], Hashable], size: int, lookahead: int
 ) -> Iterator[list[_Item]]:
-    """Put items of equal key together, at most ``size``, each in one batch and in order of arrival within it.
+    """Batch items of equal key, at most ``size`` together, in order of arrival.
 
     A batch that does not fill up is not waited for: it leaves ``lookahead`` items after its first.
     """
@@ -196,7 +196,7 @@ class _LanguageHead:
         broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
         if broken:
             raise CheckpointError([f"{broken[0]}: holds NaN or infinity"])
-        model.generation_config = GenerationConfig()  # `generate` would take from the folder's what it is not told
+        model.generation_config = GenerationConfig()  # or `generate` would fill in options from the folder's
         self._model = model.to(device).eval()
 
     def answer(self, sequences: Sequence[TokenSequence]) -> list[Written]:
@@ -230,6 +230,6 @@ class _LanguageHead:
 
     def _written(self, ids: list[int]) -> Written:
         stopped = self._end in ids
-        said = ids[: ids.index(self._end)] if stopped else ids
-        text = self._tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        answer_ids = ids[: ids.index(self._end)] if stopped else ids
+        text = self._tokenizer.decode(answer_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return Written(text, "stop" if stopped else "length")

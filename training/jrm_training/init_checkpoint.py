@@ -1,7 +1,7 @@
 """A stock Qwen3-VL folder as a checkpoint to train from: ``jrm init``.
 
-The backbone is the base's own. New are the tokens, with a row of the embedding each, and reward heads with random
-weights. By default it is asked as the paper asks (appendix C.1, C.2) and has the heads of EditReward.
+The backbone is the base's own. The added tokens, each with a row of the embedding, and the reward heads, with random
+weights, are new. By default the prompts are the paper's (appendix C.1, C.2) and the heads those of EditReward.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ def prepare(
 
     ``manifest`` is a manifest file in place of the paper's two passes. ``pixels`` is the area that images are resized
     to, by default the manifest's or the paper's 200,704. ``name`` is the model's name, by default the manifest's or the
-    folder's. Equal seeds give equal rows and heads. ``progress`` is called with (bytes copied, bytes in all).
+    folder's. The same seed gives the same rows and heads. ``progress`` is called with (bytes copied, bytes in all).
 
-    A token that the base has already keeps its id and its row. Raises CheckpointError with every problem found; ``out``
-    is then as it was before.
+    A token that the base already has keeps its id and its row. Raises CheckpointError with every problem found, and
+    then leaves ``out`` unchanged.
     """
     base, out = base.resolve(), out.resolve()
     problems = [] if base.is_dir() else [f"{base}: not a folder"]
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        problems.append(f"{out}: is not an empty folder, and nothing is overwritten")
+        problems.append(f"{out}: already exists and is not overwritten; expected a new or empty folder")
     if problems:
         raise CheckpointError(problems)
-    plan = _plan(base, _wanted(manifest, pixels, name, out.name), seed)
+    plan = _plan(base, _init_options(manifest, pixels, name, out.name), seed)
     with new_folder(out) as draft:
         plan.write(draft, seed, shard_bytes, progress)
         open_checkpoint(draft)
@@ -72,8 +72,8 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What was asked for; ``name`` None leaves the manifest's."""
+class _InitOptions:
+    """The options of ``jrm init``; ``name`` None leaves the manifest's."""
 
     manifest: Manifest | None
     min_pixels: int
@@ -81,14 +81,14 @@ class _Wanted:
     name: str | None
 
 
-def _wanted(file: Path | None, pixels: int | None, name: str | None, folder: str) -> _Wanted:
+def _init_options(file: Path | None, pixels: int | None, name: str | None, folder: str) -> _InitOptions:
     if file is None:
-        return _Wanted(None, pixels or PIXELS, pixels or PIXELS, name or folder)
+        return _InitOptions(None, pixels or PIXELS, pixels or PIXELS, name or folder)
     manifest, problems = read_manifest(file, label=str(file))
     if manifest is None:
         raise CheckpointError(problems)
     image = manifest.image
-    return _Wanted(manifest, pixels or image.min_pixels, pixels or image.max_pixels, name)
+    return _InitOptions(manifest, pixels or image.min_pixels, pixels or image.max_pixels, name)
 
 
 @dataclass(frozen=True)
@@ -121,22 +121,22 @@ class _Plan:
             raise CheckpointError(problems)
 
 
-def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
-    """Read all that is small. Raises CheckpointError with every problem."""
+def _plan(base: Path, options: _InitOptions, seed: int) -> _Plan:
+    """Read everything but the weights. Raises CheckpointError with every problem."""
     problems: list[str] = []
     source = open_state_dict(base, problems, [])
     raw, config = import_base.read_config(base, None, problems) or (None, None)
     # A token that every base has: nothing is added yet.
     tokenizer = import_base.read_tokenizer(base, IMAGE_TOKEN, None, config, problems, [])
     chat_template = read_chat_template(base, problems, prefix=f"{base.name}/")
-    preprocessor = import_base.read_preprocessor(base, wanted.min_pixels, wanted.max_pixels, config, problems)
+    preprocessor = import_base.read_preprocessor(base, options.min_pixels, options.max_pixels, config, problems)
     if config is not None and config.model_type != _FAMILY:
         problems.append(f"{base.name}/config.json: model_type is {config.model_type!r}, must be {_FAMILY!r} to train")
     elif config is not None and source.headers:
         problems += _weight_problems(base, source, config)
     if problems or not (raw and config and tokenizer and chat_template and preprocessor):
         raise CheckpointError(problems)
-    manifest = _manifest(base, wanted, preprocessor)
+    manifest = _manifest(base, options, preprocessor)
     preprocessor["resample"] = _RESAMPLE_NUMBERS[manifest.image.resample]
     known = tokenizer.get_vocab()
     tokens = [manifest.reward_token, *REGION_TOKENS]
@@ -152,16 +152,16 @@ def _plan(base: Path, wanted: _Wanted, seed: int) -> _Plan:
     return _Plan(base, raw, hidden_size, tokenizer, chat_template, preprocessor, manifest, weights)
 
 
-def _manifest(base: Path, wanted: _Wanted, preprocessor: dict[str, Any]) -> Manifest:
-    """The manifest that was given, or the paper's two passes, with the image rules that hold."""
+def _manifest(base: Path, options: _InitOptions, preprocessor: dict[str, Any]) -> Manifest:
+    """The given manifest, or the paper's two passes, with the image rules in effect."""
     image = import_base.image_rules(preprocessor)
     provenance = {"base": base.name, "notes": "prepared by jrm init, with new reward heads"}
-    if wanted.manifest is None:
+    if options.manifest is None:
         hidden = dict.fromkeys(HEADS.values(), HIDDEN)
-        return published_layout(wanted.name or base.name, image, default_prompts(), hidden, provenance)
-    given = wanted.manifest
+        return published_layout(options.name or base.name, image, default_prompts(), hidden, provenance)
+    given = options.manifest
     image["resample"] = given.image.resample
-    changes = {"image": image, "provenance": given.provenance | provenance, "name": wanted.name or given.name}
+    changes = {"image": image, "provenance": given.provenance | provenance, "name": options.name or given.name}
     return Manifest.model_validate(given.model_dump() | changes)
 
 
@@ -191,10 +191,10 @@ def _with_rows(source: StateDict, known: list[int], new: list[int], config: Qwen
         if name not in tables:
             return tensor
         random = torch.Generator().manual_seed(2 * seed + tables.index(name))
-        those = tensor[known].float()
-        noise = torch.randn(len(new), width, generator=random) * _NOISE * those.std()
+        known_rows = tensor[known].float()
+        noise = torch.randn(len(new), width, generator=random) * _NOISE * known_rows.std()
         grown = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), width)])
-        grown[new] = (those.mean(0) + noise).to(tensor.dtype)
+        grown[new] = (known_rows.mean(0) + noise).to(tensor.dtype)
         return grown
 
     return StateDict(headers, read)
