@@ -21,6 +21,14 @@ def checkpoint(tmp_path):
     return open_checkpoint(checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass()))
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A checkpoint, and what was recorded for it."""
+    path = checkpoints.write(tmp_path_factory.mktemp("recorded") / "checkpoint", checkpoints.one_pass())
+    opened = open_checkpoint(path)
+    return opened, golden_recording.record(opened, golden_recording.drawn_examples())
+
+
 def write_pairs(folder, *rows):
     file = folder / "pairs.jsonl"
     file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
@@ -36,9 +44,9 @@ def test_what_is_recorded_is_what_the_reference_gives(checkpoint):
         assert (case.dimensions[name].mean, case.dimensions[name].std) == pytest.approx((mean, std), abs=1e-4)
 
 
-def test_what_is_returned_is_what_is_written(checkpoint):
-    recorded = golden_recording.record(checkpoint, golden_recording.drawn_examples())
-    assert golden.read(checkpoint) == recorded
+def test_what_is_returned_is_what_is_written(recorded):
+    checkpoint, returned = recorded
+    assert golden.read(checkpoint) == returned
 
 
 def test_recording_again_gives_the_same_file(checkpoint):
@@ -49,16 +57,13 @@ def test_recording_again_gives_the_same_file(checkpoint):
     assert files[0] == files[1]
 
 
-def test_drawn_examples_have_different_scores(checkpoint):
-    cases = golden_recording.record(checkpoint, golden_recording.drawn_examples()).cases
+def test_drawn_examples_have_different_scores(recorded):
+    cases = recorded[1].cases
     assert len({case.reward for case in cases}) == len(cases) == 4
 
 
-def test_tolerances_are_never_below_the_defaults(checkpoint):
-    tolerance, least = (
-        golden_recording.record(checkpoint, golden_recording.drawn_examples()).tolerance,
-        golden.Tolerance(),
-    )
+def test_tolerances_are_never_below_the_defaults(recorded):
+    tolerance, least = recorded[1].tolerance, golden.Tolerance()
     assert tolerance.float32 == least.float32
     assert tolerance.bfloat16 >= least.bfloat16
     assert tolerance.float16 >= least.float16

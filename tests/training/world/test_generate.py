@@ -33,6 +33,14 @@ def images(group: Group) -> list[Image.Image]:
     return [group.source, *(edit.image for edit in group.edits)]
 
 
+def test_the_texts_of_a_group_can_be_had_without_its_pictures():
+    world = World(20, seed=3, two_sources=0.5)
+    for number, group in enumerate(world):
+        assert world.texts(number) == [group.instruction, *(t for edit in group.edits for t in edit.critiques.values())]
+    with pytest.raises(IndexError, match="group 20 of 20"):
+        world.texts(20)
+
+
 @pytest.mark.parametrize(
     ("split", "digest"),
     [("train", "d18111369a749689"), ("test", "cbf91fc3ad98615c"), ("unseen", "ef10502a8f1f23ca")],
