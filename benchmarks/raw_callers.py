@@ -70,8 +70,8 @@ class RawCallers:
             return Reply(0, clock() - due, clock())
         ended = clock()
         wrong = _wrong(group, reply.json()) if reply.status_code == 200 else 0
-        told = reply.headers.get("retry-after")
-        return Reply(reply.status_code, ended - due, ended, None if told is None else float(told), wrong)
+        retry_after = reply.headers.get("retry-after")
+        return Reply(reply.status_code, ended - due, ended, None if retry_after is None else float(retry_after), wrong)
 
 
 def _body(group: KnownGroup, timeout_s: float) -> bytes:

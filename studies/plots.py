@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from .table import labels, spoken
+from .table import display_name, labels
 
 Document = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ def _curves(study: Document) -> Figure:
         if axes.lines:  # a study of alpha 0 alone has no language loss
             axes.legend()
     for line, name in zip(_LINES, runs[0]["curves"]["accuracy"], strict=False):
-        accuracy.plot([], [], color="black", linestyle=line, linewidth=1.4, label=spoken(name))
+        accuracy.plot([], [], color="black", linestyle=line, linewidth=1.4, label=display_name(name))
     accuracy.legend()
     window = runs[0]["curves"]["window"]
     points = f"points are means over {window} steps, " if window > 1 else ""
@@ -159,7 +159,7 @@ def _bars(axes: Axes, study: Document, split: str) -> None:
                 axes.errorbar(place, value, spread, color="black", linewidth=1, capsize=3)
             axes.annotate(f"{value:.2f}", (place, top + 0.015), ha="center", fontsize=9)
             axes.hlines(estimate["chance"], place - width / 2, place + width / 2, color="black", linestyle=":")
-    names = [*(spoken(output) for output in outputs), f"reward's pick of {study['plan']['edits']}"]
+    names = [*(display_name(output) for output in outputs), f"reward's pick of {study['plan']['edits']}"]
     axes.set_xticks(range(len(names)), [_broken(name) for name in names])
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_ylim(0, 1.1)
@@ -191,7 +191,7 @@ def _reliability(axes: Axes, study: Document, output: str) -> None:
     axes.set_aspect("equal")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_title(spoken(output), fontsize=10)
+    axes.set_title(display_name(output), fontsize=10)
     axes.set_xlabel("win probability (Eq. 4)")
     axes.legend(fontsize=8, loc="upper left")
 
@@ -227,7 +227,7 @@ def _spectra(figure: SubFigure, runs: Sequence[Document], names: Sequence[str]) 
             visible = [value if value > 1e-6 else math.nan for value in values]
             axes.plot(range(1, len(values) + 1), visible, label=label, **_line(number))
         axes.set_yscale("log")
-        axes.set_title(spoken(name), fontsize=10)
+        axes.set_title(display_name(name), fontsize=10)
         axes.set_xlabel("direction")
     panels[0].set_ylabel("singular value, largest = 1")
     panels[0].legend()
@@ -243,7 +243,7 @@ def _metrics(figure: SubFigure, runs: Sequence[Document], names: Sequence[str]) 
             places = [place + shift for place in range(len(names))]
             drawn = axes.bar(places, values, width, label=label, **_bar(number))
             axes.bar_label(drawn, fmt=form, fontsize=7.5)
-        axes.set_xticks(range(len(names)), [_broken(spoken(name)) for name in names], fontsize=8)
+        axes.set_xticks(range(len(names)), [_broken(display_name(name)) for name in names], fontsize=8)
         axes.set_title(title, fontsize=10)
         axes.margins(y=0.12)
 
@@ -256,7 +256,7 @@ def _cloud(figure: SubFigure, place: tuple[int, int, int], runs: Sequence[Docume
         x, y, z = zip(*run["representation"][name]["points"], strict=True)
         style = {"color": _COLOURS[number % 4], "marker": _MARKERS[number % 4]}
         axes.scatter(x, y, z, s=9, alpha=0.75, linewidths=0, depthshade=False, label=label, **style)
-    axes.set_title(spoken(name), fontsize=10)
+    axes.set_title(display_name(name), fontsize=10)
     axes.tick_params(labelsize=7, pad=-2)
     for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis), start=1):
         axis.set_label_text(f"component {number}", fontsize=8)

@@ -52,7 +52,7 @@ def labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"α = {run['alpha']:g}" + (f" ({run['name']})" if alphas.count(run["alpha"]) > 1 else "") for run in runs]
 
 
-def spoken(name: str) -> str:
+def display_name(name: str) -> str:
     """A dimension or the name of a pass, for people."""
     return name.replace("_", " ")
 
@@ -122,7 +122,12 @@ def _sections(study: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
     yield (
         f"Hidden states h of {next(iter(first.values()))['states']:,} edits of the test split",
         [
-            [f"{spoken(name)}: {words}", "", *(format(run["representation"][name][key], form) for run in runs), ""]
+            [
+                f"{display_name(name)}: {words}",
+                "",
+                *(format(run["representation"][name][key], form) for run in runs),
+                "",
+            ]
             for name in first
             for key, (words, form) in _SPECTRUM.items()
         ],
@@ -133,17 +138,17 @@ def _row(runs: Sequence[Mapping[str, Any]], split: str, output: str, figure: str
     cells = [_cell(_output(run["splits"][split], output)["figures"][figure]) for run in runs]
     gains = [run["gain"][split][output][figure] for run in runs if run["gain"] and figure in run["gain"][split][output]]
     goal = _GOALS.get((split, output, figure), "")
-    return [f"{spoken(output)}: {words}", goal, *cells, _cell(gains[0], signed=True) if gains else ""]
+    return [f"{display_name(output)}: {words}", goal, *cells, _cell(gains[0], signed=True) if gains else ""]
 
 
 def _critique_row(runs: Sequence[Mapping[str, Any]], name: str, figure: str, words: str) -> list[str]:
     found = [run["splits"]["test"]["critiques"].get(name, {}).get(figure) for run in runs]
-    return [f"{spoken(name)}: {words}", _GOALS.get(("test", name, figure), ""), *map(_cell, found), ""]
+    return [f"{display_name(name)}: {words}", _GOALS.get(("test", name, figure), ""), *map(_cell, found), ""]
 
 
 def _annotator_row(runs: Sequence[Mapping[str, Any]], name: str, figure: str, words: str) -> list[str]:
     found = [run.get("annotators", {}).get(name, {}).get(figure) for run in runs]
-    return [f"{spoken(name)}: {words}", "", *map(_cell, found), ""]
+    return [f"{display_name(name)}: {words}", "", *map(_cell, found), ""]
 
 
 def _output(report: Mapping[str, Any], output: str) -> Mapping[str, Any]:

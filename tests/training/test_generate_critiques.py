@@ -17,7 +17,7 @@ from jrm_service.model.checkpoint_files import write_json
 from jrm_training.batch import Collator
 from jrm_training.data import Edit, Group
 from jrm_training.export import export
-from jrm_training.generate_critiques import Written, batches, write_critiques
+from jrm_training.generate_critiques import WrittenCritique, batches, write_critiques
 from jrm_training.model import JointModel
 from support import checkpoints
 from support.pictures import photo
@@ -84,7 +84,7 @@ def test_a_critique_is_the_argmax_of_the_plain_forward(tmp_path, layout, tied):
     for one, of_group in zip(GROUPS, write(path), strict=True):
         for edit, critiques in enumerate(of_group):
             expected = {
-                name: Written(reference.tokenizer.decode(naive(reference, number, one, edit)), "length")
+                name: WrittenCritique(reference.tokenizer.decode(naive(reference, number, one, edit)), "length")
                 for number, read in enumerate(reference.manifest["passes"])
                 for name in read["read"]
             }
@@ -129,8 +129,8 @@ def test_what_training_taught_is_written(tmp_path):
     stock, heads = model.split({name: weight.detach() for name, weight in model.state_dict().items()})
     trained = export(start, tmp_path / "out", tensors=stock, heads=heads, name="t", dtype="float32", provenance={})
     ((white, black),) = write_critiques(trained, [one])
-    assert white[IF] == Written(taught["white"], "stop")
-    assert black[IF] == Written(taught["black"], "stop")
+    assert white[IF] == WrittenCritique(taught["white"], "stop")
+    assert black[IF] == WrittenCritique(taught["black"], "stop")
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_the_end_of_the_turn_is_cut_off(changing):
     path, one, ids, place = changing
     say_instead(path, ids[place], "<|im_end|>")
     ((critiques,),) = write(path, [one])
-    assert critiques[VQ] == Written(Reference(path).tokenizer.decode(ids[:place]), "stop")
+    assert critiques[VQ] == WrittenCritique(Reference(path).tokenizer.decode(ids[:place]), "stop")
 
 
 def test_an_edit_that_stops_does_not_stop_its_neighbours(changing):
@@ -175,7 +175,7 @@ def test_other_special_tokens_are_spelt_out(changing):
     path, one, ids, place = changing
     say_instead(path, ids[place], "<|Reward|>")
     ((critiques,),) = write(path, [one], max_new_tokens=place + 1)
-    assert critiques[VQ] == Written(Reference(path).tokenizer.decode(ids[:place]) + "<|Reward|>", "length")
+    assert critiques[VQ] == WrittenCritique(Reference(path).tokenizer.decode(ids[:place]) + "<|Reward|>", "length")
 
 
 def test_a_critique_is_cut_after_max_new_tokens(tiny):
@@ -183,7 +183,7 @@ def test_a_critique_is_cut_after_max_new_tokens(tiny):
     ids = naive(reference, 0, GROUPS[0], 0)
     for tokens in (1, 3):
         ((critiques, *_), *_) = write(tiny, GROUPS[:1], max_new_tokens=tokens)
-        assert critiques[IF] == Written(reference.tokenizer.decode(ids[:tokens]), "length")
+        assert critiques[IF] == WrittenCritique(reference.tokenizer.decode(ids[:tokens]), "length")
 
 
 @pytest.mark.parametrize("room", [0, 2])
@@ -194,7 +194,7 @@ def test_a_critique_is_cut_at_the_context(tmp_path, room):
     config["text_config"]["max_position_embeddings"] = len(prompt(reference, 0, one, 0)[0]) + room
     write_json(path / "config.json", config)
     ((critiques,),) = write(path, [one])
-    assert critiques[IF] == Written(reference.tokenizer.decode(naive(reference, 0, one, 0)[:room]), "length")
+    assert critiques[IF] == WrittenCritique(reference.tokenizer.decode(naive(reference, 0, one, 0)[:room]), "length")
 
 
 def test_generation_config_has_no_say(tmp_path, written):

@@ -82,11 +82,11 @@ def annotate(
     from .annotate.jobs import read_jobs
     from .annotate.journal import Journal, JournalError
     from .annotate.options import (
-        beside,
         check_outputs,
         parse_body,
         parse_kinds,
         parse_scale,
+        path_beside,
         prompts_hash,
         read_templates,
     )
@@ -121,15 +121,15 @@ def annotate(
     try:
         jobs = read_jobs(data, kinds, labels, limit)
         if dry_run:
-            with Journal(beside(out, "journal"), settings, read_only=True) as journal:
-                _tell(data, jobs, journal, options, prices, retry_rejected)
+            with Journal(path_beside(out, "journal"), settings, read_only=True) as journal:
+                _print_estimate(data, jobs, journal, options, prices, retry_rejected)
             return
-        with Journal(beside(out, "journal"), settings) as journal:
+        with Journal(path_beside(out, "journal"), settings) as journal:
             complete = _annotate(data, out, jobs, kinds, journal, options, prices, ask, limit, retry_rejected)
     except (EndpointError, JournalError, OSError, ValueError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command continues from {beside(out, 'journal')}", err=True)
+        typer.echo(f"stopped; the same command continues from {path_beside(out, 'journal')}", err=True)
         raise typer.Exit(130) from None
     if not complete:
         raise typer.Exit(1)
@@ -151,7 +151,7 @@ def _annotate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .annotate.endpoint import Endpoint
-    from .annotate.options import beside
+    from .annotate.options import path_beside
     from .annotate.output import write_output, write_rejects
     from .annotate.run import run, unsettled
 
@@ -185,18 +185,18 @@ def _annotate(
     with bar:
         asyncio.run(write())
     rows = write_output(data, out, journal, kinds, limit)
-    wanted = {(job.line, job.dimension, edit) for job in jobs for edit in job.edits}
-    rejects = [journal.entry(settled) for key, settled in journal.items() if key in wanted and not settled.accepted]
-    write_rejects(beside(out, "rejects"), rejects)
-    written = len(wanted) - len(rejects)
+    keys = {(job.line, job.dimension, edit) for job in jobs for edit in job.edits}
+    rejects = [journal.entry(settled) for key, settled in journal.items() if key in keys and not settled.accepted]
+    write_rejects(path_beside(out, "rejects"), rejects)
+    written = len(keys) - len(rejects)
     typer.echo(f"wrote {rows:,} rows with {written:,} critiques to {out} ({_spent(journal, prices)})")
     if rejects:
-        where = beside(out, "rejects")
+        where = path_beside(out, "rejects")
         typer.echo(f"gave up {len(rejects):,} critiques: {_common(rejects)}; all reasons are in {where}")
     return not rejects
 
 
-def _tell(
+def _print_estimate(
     data: Path, jobs: Sequence[Job], journal: Journal, options: Options, prices: Prices, retry_rejected: bool
 ) -> None:
     from .annotate.estimate import estimate

@@ -193,8 +193,8 @@ def _report(scorer: GroupScorer) -> Callable[[list[ScoredGroup]], _Reported]:
     from .evaluate_report import table, to_json
 
     def report(scored: list[ScoredGroup]) -> _Reported:
-        made = make_report(scored, scorer)
-        return table(made), to_json(made), not made.failed
+        result = make_report(scored, scorer)
+        return table(result), to_json(result), not result.failed
 
     return report
 
@@ -206,8 +206,10 @@ def _benchmark_report(
     from .benchmarks.revision import revision
 
     def report(scored: list[ScoredGroup]) -> _Reported:
-        made = make_benchmark_report(pairs, scored, scorer, revision=named_revision or revision(pairs.paths), seed=seed)
-        return table(made), to_json(made), not made.failed
+        result = make_benchmark_report(
+            pairs, scored, scorer, revision=named_revision or revision(pairs.paths), seed=seed
+        )
+        return table(result), to_json(result), not result.failed
 
     return report
 

@@ -101,9 +101,9 @@ def _read(path: Path, fingerprint: str) -> dict[int, _Row]:
     if not path.exists():
         return {}
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
+    complete_lines = data[: data.rfind(b"\n") + 1]
     rows: dict[int, _Row] = {}
-    for line in jsonl.lines(io.BytesIO(whole)):
+    for line in jsonl.lines(io.BytesIO(complete_lines)):
         try:
             row = jsonl.parse(line.text)
             other = row["fingerprint"]
@@ -116,11 +116,11 @@ def _read(path: Path, fingerprint: str) -> dict[int, _Row]:
             raise EvaluationError(
                 f"{path} has scores of the checkpoint {other}, this one is {fingerprint}; use another --out"
             )
-    torn = data[len(whole) :]
-    if not torn.startswith(_ROW_START[: len(torn)]):
+    incomplete_line = data[len(complete_lines) :]
+    if not incomplete_line.startswith(_ROW_START[: len(incomplete_line)]):
         raise EvaluationError(f"{path}: its last line was not written by `jrm evaluate`; use another --out")
-    if torn:
-        os.truncate(path, len(whole))
+    if incomplete_line:
+        os.truncate(path, len(complete_lines))
     return rows
 
 

@@ -31,7 +31,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenCritique:
     """A critique as the language head wrote it.
 
     ``text`` is everything before the end of the turn, special tokens such as ``<|bbox_0|>`` spelt out.
@@ -51,7 +51,7 @@ def write_critiques(
     max_new_tokens: int = 256,
     batch: int = 16,
     progress: Callable[[int], None] = lambda _written: None,
-) -> Iterator[tuple[Mapping[str, Written], ...]]:
+) -> Iterator[tuple[Mapping[str, WrittenCritique], ...]]:
     """Load the checkpoint, then write a critique for every dimension of every edit: argmax at each token.
 
     Yields, for each group and in the order of ``groups``, one mapping for each edit: dimension -> critique, in the
@@ -106,7 +106,7 @@ def batches(
 class _Answers:
     """The answers to one group's prompts so far: by pass, for each edit."""
 
-    edits: tuple[dict[int, Written], ...]
+    edits: tuple[dict[int, WrittenCritique], ...]
     missing: int
 
 
@@ -131,9 +131,9 @@ def _in_order(
     head: _LanguageHead,
     batch: int,
     progress: Callable[[int], None],
-) -> Iterator[tuple[Mapping[str, Written], ...]]:
+) -> Iterator[tuple[Mapping[str, WrittenCritique], ...]]:
     preparer = CheckpointPreparer(checkpoint)
-    begun: deque[_Answers] = deque()
+    unfinished: deque[_Answers] = deque()
     answered = 0
 
     def prompts() -> Iterator[_Prompt]:
@@ -141,24 +141,26 @@ def _in_order(
             candidates = _candidates(preparer, group)
             missing = sum(len(candidate.sequences) for candidate in candidates.values())
             answers = _Answers(tuple({} for _ in group.edits), missing)
-            begun.append(answers)
+            unfinished.append(answers)
             for edit, candidate in candidates.items():
                 for number, sequence in enumerate(candidate.sequences):
                     yield _Prompt(answers, edit, number, sequence)
 
-    def done() -> Iterator[tuple[Mapping[str, Written], ...]]:
+    def done() -> Iterator[tuple[Mapping[str, WrittenCritique], ...]]:
         passes = checkpoint.manifest.passes
-        while begun and not begun[0].missing:
+        while unfinished and not unfinished[0].missing:
             yield tuple(
                 {name: by_pass[number] for number in sorted(by_pass) for name in passes[number].read}
-                for by_pass in begun.popleft().edits
+                for by_pass in unfinished.popleft().edits
             )
 
-    for together in batches(prompts(), lambda prompt: prompt.shape, batch, _LOOKAHEAD * batch):
-        for prompt, written in zip(together, head.answer([prompt.sequence for prompt in together]), strict=True):
+    for prompt_batch in batches(prompts(), lambda prompt: prompt.shape, batch, _LOOKAHEAD * batch):
+        for prompt, written in zip(
+            prompt_batch, head.answer([prompt.sequence for prompt in prompt_batch]), strict=True
+        ):
             prompt.answers.edits[prompt.edit][prompt.number] = written
             prompt.answers.missing -= 1
-        answered += len(together)
+        answered += len(prompt_batch)
         progress(answered)
         yield from done()
     yield from done()  # groups without a prompt behind the last batch
@@ -199,12 +201,12 @@ class _LanguageHead:
         model.generation_config = GenerationConfig()  # or `generate` would fill in options from the folder's
         self._model = model.to(device).eval()
 
-    def answer(self, sequences: Sequence[TokenSequence]) -> list[Written]:
+    def answer(self, sequences: Sequence[TokenSequence]) -> list[WrittenCritique]:
         """Answer prompts of equal length and image sizes."""
         length = sequences[0].tokens
         room = min(self._max_new_tokens, self._config.text_config.max_position_embeddings - length)
         if room < 1:
-            return [Written("", "length")] * len(sequences)
+            return [WrittenCritique("", "length")] * len(sequences)
         rules = GenerationConfig(do_sample=False, max_new_tokens=room, eos_token_id=self._end, pad_token_id=self._end)
         with on_device(self._device):
             ids = self._model.generate(**self._inputs(sequences), generation_config=rules)
@@ -228,8 +230,8 @@ class _LanguageHead:
         }
         return {name: tensor.to(self._device) for name, tensor in inputs.items()}
 
-    def _written(self, ids: list[int]) -> Written:
+    def _written(self, ids: list[int]) -> WrittenCritique:
         stopped = self._end in ids
         answer_ids = ids[: ids.index(self._end)] if stopped else ids
         text = self._tokenizer.decode(answer_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return Written(text, "stop" if stopped else "length")
+        return WrittenCritique(text, "stop" if stopped else "length")

@@ -169,16 +169,16 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives t
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operation and count the storages that it makes."""
-        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        inputs = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage(), given)
+                self._add(tensor.untyped_storage(), inputs)
         return result
 
-    def _add(self, storage: torch.UntypedStorage, given: Iterable[int]) -> None:
+    def _add(self, storage: torch.UntypedStorage, inputs: Iterable[int]) -> None:
         key = id(storage)  # the same object for as long as the storage lives
-        if key in self._known or key in given:  # a view, or an input
+        if key in self._known or key in inputs:  # a view, or an input
             return
         size = storage.nbytes()
         self._known.add(key)

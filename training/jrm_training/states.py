@@ -81,10 +81,14 @@ def load_state(
         raise ValueError(f"{newest}: this run was started with another recipe: {'; '.join(changes)}")
     if (newest / _DATA).exists():  # the first states had none
         try:
-            then = strict_json.loads((newest / _DATA).read_bytes())
+            saved_data = strict_json.loads((newest / _DATA).read_bytes())
         except ValueError as error:
             raise ValueError(f"{newest / _DATA}: {error}") from None
-        changes = [f"{key} was {then.get(key)}, is {value}" for key, value in data.items() if then.get(key) != value]
+        changes = [
+            f"{key} was {saved_data.get(key)}, is {value}"
+            for key, value in data.items()
+            if saved_data.get(key) != value
+        ]
         if changes:
             raise ValueError(f"{newest}: this run was started on other data: {'; '.join(changes)}")
     state = _tensors(model, optimizers)
@@ -124,10 +128,10 @@ def _without_warning() -> Iterator[None]:
         yield
 
 
-def _changes(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def _changes(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
     """The values that differ although they must not, by their names in the recipe."""
     changes: list[str] = []
-    for key, value in now.items():
+    for key, value in current.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(saved[key], dict):
             changes += _changes(saved[key], value, f"{name}.")

@@ -129,14 +129,14 @@ class Trainer:
             return
         rows = self._load_rows()
         while not self.finished:
-            begun = time.perf_counter()
-            log = self._step([next(rows) for _ in range(self._rows_of_step)], begun)
+            started = time.perf_counter()
+            log = self._step([next(rows) for _ in range(self._rows_of_step)], started)
             self.step += 1
             on_step(log)
             if self.step % self.recipe.save_every == 0 or self.finished:
                 save_state(self.out, self.step, self.recipe, self._data, self.model, self._optimizers.parts)
 
-    def _step(self, rows: list[GroupRow], begun: float) -> StepLog:
+    def _step(self, rows: list[GroupRow], started: float) -> StepLog:
         """Losses and gradients of all rows, then one update."""
         recipe = self.recipe
         pairs_of_rows = [[pairs_of(labels, row.group_of) for labels in row.labels.unbind(1)] for row in rows]
@@ -183,7 +183,7 @@ class Trainer:
             learning_rate=recipe.optimizer.lr * share,
             accuracy={name: count / of for name, (count, of) in correct.items() if of},
             tokens=int(tokens),
-            groups_per_second=recipe.batch / (time.perf_counter() - begun),
+            groups_per_second=recipe.batch / (time.perf_counter() - started),
         )
 
     def _ranking(self, joint: JointOutput, by_dimension: list[Pairs], order_counts: torch.Tensor) -> torch.Tensor:
@@ -240,6 +240,6 @@ def append_log(out: Path, log: StepLog) -> None:
     with (out / LOG).open("ab+") as file:
         if file.tell():
             file.seek(-1, 2)
-            whole = file.read(1) == b"\n"
-            file.write(b"" if whole else b"\n")
+            ends_with_newline = file.read(1) == b"\n"
+            file.write(b"" if ends_with_newline else b"\n")
         file.write(json.dumps(asdict(log)).encode() + b"\n")

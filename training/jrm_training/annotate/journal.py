@@ -83,9 +83,9 @@ class Journal:
         self._tokens = [0, 0, 0]
         self._file: BinaryIO | None = None if read_only else _locked(path)
         try:
-            torn = self._read(settings) if path.exists() else 0
-            if torn and not read_only:
-                os.truncate(path, path.stat().st_size - torn)
+            incomplete_bytes = self._read(settings) if path.exists() else 0
+            if incomplete_bytes and not read_only:
+                os.truncate(path, path.stat().st_size - incomplete_bytes)
             if self._file is not None and not path.stat().st_size:
                 self._write({"format": FORMAT, "settings": dict(settings)})
         except BaseException:
@@ -142,12 +142,12 @@ class Journal:
     def _read(self, settings: Mapping[str, Any]) -> int:
         """Read the file, and return how many bytes at its end are an incomplete line."""
         known: dict[str, Any] | None = None
-        torn = 0
+        incomplete_bytes = 0
         with self.path.open("rb") as file:
             for line in jsonl.lines(file):
                 if not line.text.endswith(b"\n"):
-                    torn = len(line.text)
-                    if not any(line.text.startswith(start[:torn]) for start in _STARTS):
+                    incomplete_bytes = len(line.text)
+                    if not any(line.text.startswith(start[:incomplete_bytes]) for start in _STARTS):
                         raise JournalError(
                             f"{self.path}: its last line was not written by `jrm annotate`; use another --out"
                         )
@@ -169,7 +169,7 @@ class Journal:
         )
         if changed:
             raise JournalError(f"{self.path} has answers for another {', '.join(changed)}; use another --out")
-        return torn
+        return incomplete_bytes
 
 
 def _locked(path: Path) -> BinaryIO:

@@ -17,7 +17,7 @@ from .jobs import KINDS, Judgement, Kind, Scale
 from .prompts import TEMPLATES, Templates
 
 
-def beside(out: Path, suffix: str) -> Path:
+def path_beside(out: Path, suffix: str) -> Path:
     """The file next to ``out`` with this suffix added to its name."""
     return out.with_name(f"{out.name}.{suffix}")
 
@@ -28,7 +28,7 @@ def check_outputs(data: Path, out: Path) -> None:
         raise typer.BadParameter(f"--out {out}: expected a file in an existing folder")
     if out.exists() and data.exists() and out.samefile(data):
         raise typer.BadParameter(f"--out {out}: this is the input file")
-    if out.exists() and not beside(out, "journal").exists():
+    if out.exists() and not path_beside(out, "journal").exists():
         raise typer.BadParameter(f"--out {out}: already exists without a journal beside it and is not overwritten")
 
 

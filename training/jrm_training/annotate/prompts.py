@@ -75,23 +75,23 @@ def ask(
     kind: Kind, instruction: str, sources: int, judgement: Judgement, boxes: Boxes, templates: Templates = TEMPLATES
 ) -> str:
     """The prompt for a critique. It goes with the images of ``images_of``, in that order."""
-    beside = judgement.verdict is not None
+    has_other_edit = judgement.verdict is not None
     values = {
         "instruction": instruction,
-        "images": ", ".join(_images(kind, sources, beside)),
+        "images": ", ".join(_images(kind, sources, has_other_edit)),
         "judgement": f"{judgement.score:g} of 4." if judgement.verdict is None else _VERDICTS[judgement.verdict],
-        "levels": _BESIDE if beside else _LEVELS[kind],
+        "levels": _BESIDE if has_other_edit else _LEVELS[kind],
         "most": str(MAX_REGIONS),
         "box": BOX[boxes],
     }
     return _PLACEHOLDER.sub(lambda match: values[match[1]], templates[kind])
 
 
-def _images(kind: Kind, sources: int, beside: bool) -> list[str]:
+def _images(kind: Kind, sources: int, has_other_edit: bool) -> list[str]:
     several = [f"source image {number}" for number in range(1, sources + 1)]
     named = (several if sources > 1 else ["the source image"] * sources) if kind == "following" else []
     edited = "the edited image" if kind == "following" else "the image"
-    return [*named, edited, *(["another edit"] if beside else [])]
+    return [*named, edited, *(["another edit"] if has_other_edit else [])]
 
 
 def images_of(kind: Kind, sources: Sequence[str], images: Sequence[str], edit: int, judgement: Judgement) -> list[str]:

@@ -151,11 +151,11 @@ class _Writer:
         text: str | None = None
         critique: dict[str, Any] | None = None
         read: int | str | None = None
-        asked, refused = 0, False
+        tries, refused = 0, False
         try:
             messages = [await self._question(edit, judgement)]
             while critique is None and len(faults) < self._options.tries:
-                asked += 1
+                tries += 1
                 answer = await self._endpoint.chat(messages, prompts.schema(job.kind))
                 spent.add(answer)
                 text = answer.text
@@ -180,7 +180,7 @@ class _Writer:
             edit=edit,
             critique=critique,
             read=read,
-            tries=asked,
+            tries=tries,
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
             unmetered=spent.unmetered,

@@ -110,9 +110,9 @@ def _group_sums(pairs: Sequence[Pair], right: Mask, counted: Mask, clusters: Clu
         members.setdefault(pairs[index].group, []).append(int(index))
     sums = np.zeros((clusters.count, 2))
     for indices in members.values():
-        whole = len(indices) == pairs[indices[0]].group_size
-        if whole or not cut:
-            sums[clusters.of_pair[indices[0]]] += (whole and bool(right[indices].all()), 1)
+        is_complete = len(indices) == pairs[indices[0]].group_size
+        if is_complete or not cut:
+            sums[clusters.of_pair[indices[0]]] += (is_complete and bool(right[indices].all()), 1)
     return sums
 
 

@@ -172,17 +172,17 @@ class PairSet(Sequence[Group]):
             rows[pair.identity].append(pair)
         repeated = [same for same in rows.values() if len(same) > 1]
         if repeated:
-            contrary = sum(len({pair.label for pair in same}) > 1 for same in repeated)
+            contradictory = sum(len({pair.label for pair in same}) > 1 for same in repeated)
             notes.append(
-                f"{sum(map(len, repeated)) - len(repeated):,} rows repeat another ({contrary:,} comparisons have "
+                f"{sum(map(len, repeated)) - len(repeated):,} rows repeat another ({contradictory:,} comparisons have "
                 f"verdicts that contradict each other), the first of them {repeated[0][1].row}: perhaps an early "
                 "revision of the data set"
             )
         sizes = Counter((pair.group, pair.group_size) for pair in self.pairs)
-        odd = sum(count != size for (_, size), count in sizes.items())
-        if odd:
+        wrong_size = sum(count != size for (_, size), count in sizes.items())
+        if wrong_size:
             counted = "left out of group figures" if self.cut else "counted as wrong, as in the benchmark's own code"
-            notes.append(f"{odd:,} groups have more or fewer pairs than they should: {counted}")
+            notes.append(f"{wrong_size:,} groups have more or fewer pairs than they should: {counted}")
         return notes
 
 
@@ -201,10 +201,10 @@ def open_benchmark(
     with ``skip_bad`` they are left out instead, and ``problems`` has all.
     """
     rows = open_rows(_files(benchmark, path), benchmark.json_key)
-    wanted = len(rows) if limit is None else min(limit, len(rows))
+    row_count = len(rows) if limit is None else min(limit, len(rows))
     places, pairs, problems = [], [], []
-    for place in range(wanted):
-        advance(place, wanted)
+    for place in range(row_count):
+        advance(place, row_count)
         try:
             parsed = benchmark.parse(rows.row(place), rows.folder(place))
             _group(parsed, resize=False)
@@ -213,12 +213,14 @@ def open_benchmark(
             continue
         places.append(place)
         pairs.append(_pair(parsed, rows.name(place)))
-    advance(wanted, wanted)
+    advance(row_count, row_count)
     if problems and not skip_bad:
         more = [f"  and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
         listed = [f"  {problem}" for problem in problems[:MAX_LISTED]]
         raise EvaluationError(
-            "\n".join([f"{path}: {len(problems)} bad rows of {wanted:,}; --skip-bad leaves them out", *listed, *more])
+            "\n".join(
+                [f"{path}: {len(problems)} bad rows of {row_count:,}; --skip-bad leaves them out", *listed, *more]
+            )
         )
     if not pairs:
         raise EvaluationError(f"{path}: no rows to evaluate")
