@@ -1,6 +1,5 @@
 """Real servers on real sockets, in a thread of the test process."""
 
-import asyncio
 import contextlib
 import json
 import threading
@@ -8,10 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
-import uvicorn.server
 
 from jrm_service.app import create_app
 from jrm_service.score_runtime import Parts
@@ -21,14 +18,6 @@ from jrm_service.server import Server
 from jrm_service.settings import Settings
 
 FAKE_MODEL = ServedModel("fake", "fake", {})
-
-
-async def _sleep(seconds: float) -> None:
-    await asyncio.sleep(min(seconds, 0.01))
-
-
-# uvicorn looks every 0.1 s whether it should stop, and then sleeps 0.1 s: with hundreds of servers, that is a minute.
-uvicorn.server.asyncio = SimpleNamespace(**vars(asyncio) | {"sleep": _sleep})
 
 
 def fake_parts(*backends, preparer=None) -> Parts:
