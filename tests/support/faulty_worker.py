@@ -43,8 +43,6 @@ def load_fake(load: Load, channel: Channel) -> FaultyBackend:
     """In place of the bundled checkpoint; there is nothing to prepare candidates with, which FakePreparer does."""
     if load.checkpoint is not None:
         raise CheckpointError([f"{load.checkpoint}: refused for a test"])
-    from jrm_service.model import devices  # noqa: F401 - with torch, which no batch should have to wait for
-
     backend = FaultyBackend(load.devices[load.number])
     precision = "float32" if load.dtype == "auto" else load.dtype
     model = ServedModel("jrm-fake", "fake", {"device": backend.device, "precision": precision})

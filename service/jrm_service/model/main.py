@@ -112,8 +112,6 @@ def _work(backend: SleepingBackend[Any], batches: SimpleQueue[_Work], channel: C
     from jrm_service.device.channel import Batch, Done, Scores, Sleep
     from jrm_service.scoring.local import score_batch
 
-    from .devices import device_bytes
-
     while True:
         message, batch = batches.get()
         answer: Scores | Done
@@ -121,6 +119,8 @@ def _work(backend: SleepingBackend[Any], batches: SimpleQueue[_Work], channel: C
             if isinstance(message, Batch):
                 answer = Scores(score_batch(backend, message.candidates, batch))
             else:
+                from .devices import device_bytes
+
                 (backend.sleep if isinstance(message, Sleep) else backend.wake)()
                 answer = Done(device_bytes(backend.device))
         except Exception:  # the device is lost, or has no room for the weights on waking
