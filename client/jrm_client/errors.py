@@ -6,11 +6,12 @@ JRMError
 ├── APIStatusError          the server refused the request as a whole: ``status``, ``code``, ``param``, ``retry_after``
 ├── APIResponseError        the reply breaks the contract; no number was taken from it
 ├── FingerprintMismatch     a reply came from a checkpoint that the client is not pinned to: ``pinned``, ``served``
-├── results.ScoreError      some candidates have no score: ``failed`` says which and why, ``scores`` has the others
+├── ScoreError              some candidates have no score: ``failed`` says which and why, ``scores`` has the others
 └── CandidateError          one candidate has no score: ``code``, ``message``
 
-Every error carries ``request_id`` (None where no request was involved): the server logs the same id. All of them can
-be pickled, because trainers pass them between processes.
+``ScoreError`` is in ``results``, beside the scores that it holds. Every error carries ``request_id`` (None where no
+request was involved): the server logs the same id. All of them can be pickled, because trainers pass them between
+processes.
 """
 
 from __future__ import annotations

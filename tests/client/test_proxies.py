@@ -208,7 +208,7 @@ def test_no_context_of_certificates_for_http(monkeypatch: pytest.MonkeyPatch) ->
         ({"SSL_CERT_FILE": "/nowhere.pem"}, "https://a.test", "jrm score: SSL_CERT_FILE='/nowhere.pem'"),
         ({"NO_PROXY": "[::1],::1/128,x:y:z"}, "http://127.0.0.1:1", "jrm score: no reply from http://127.0.0.1:1"),
         ({}, "http://a.test:99999", "jrm score: base_url: 'http://a.test:99999' cannot be read"),
-        ({}, "http://a..b", "jrm score: base_url: 'http://a..b' has a host"),
+        ({}, "http://a..b", "jrm score: base_url: 'http://a..b' has an invalid host"),
         ({"JRM_API_KEY": "a\nb"}, "http://a.test", "jrm score: api_key"),
     ],
 )

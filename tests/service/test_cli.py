@@ -64,7 +64,7 @@ def test_serve_prints_a_curl_line_that_works_and_ends_cleanly(tiny_checkpoint):
         reply = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True, timeout=60)
         assert json.loads(reply.stdout)["groups"][0]["scores"][0]["status"] == "ok"
         assert url in line
-        workers = processes.children(process.pid, "jrm_service.model.score_process")
+        workers = processes.children(process.pid, "jrm_service.model.main")
         maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in (process.pid, *workers)}
         assert [pid for pid in maps if "libtorch" in maps[pid]] == workers
         assert len(workers) == 2

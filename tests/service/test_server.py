@@ -94,7 +94,7 @@ def test_it_drains_until_a_second_signal_ends_it_at_once(replica):
 
 def test_a_server_whose_only_device_hangs_for_ever_ends_with_status_1(tmp_path):
     settings = {"backend": "fake", "grace_s": NEVER, "hang_timeout_s": 0.2}
-    replica = Replica(settings, ["--seconds-per-batch", NEVER], tmp_path / "log", module="support.impatient")
+    replica = Replica(settings, ["--seconds-per-batch", NEVER], tmp_path / "log", module="tests.support.impatient")
     with replica, caller(replica.url) as outcome:
         assert replica.wait() == 1  # after five starts that failed
     assert not isinstance(outcome[0], httpx.Response) or outcome[0].status_code >= 500

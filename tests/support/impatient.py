@@ -1,4 +1,4 @@
-"""``python -m support.impatient``: ``benchmarks.paced``, which starts a worker again and again without pauses."""
+"""``python -m tests.support.impatient``: ``benchmarks.paced``, which starts a worker again and again without pauses."""
 
 from benchmarks import paced
 from jrm_service.scoring import batcher
