@@ -40,6 +40,8 @@ def _context_once(arguments: tuple, _environment: tuple) -> ssl.SSLContext:
 def _ssl_context(*, verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
     """Each ``httpx.get`` reads all root certificates, which takes 20 ms. Here they are read once, while the environment
     names the same ones."""
+    if verify is not True or cert is not None:
+        return httpx.create_ssl_context(verify, cert, trust_env)
     named = tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")))
     return _context_once((verify, cert, trust_env), named)
 

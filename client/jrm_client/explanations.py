@@ -44,7 +44,9 @@ class ExplainDone(protocol.ExplainDone):
     explanation: Explanation
 
 
-class _Response(protocol.ExplainResponse):
+class ExplainResponse(protocol.ExplainResponse):
+    """The reply of ``/v1/explain``."""
+
     explanations: Mapping[str, Explanation]
 
 
@@ -96,7 +98,7 @@ async def explain(transport: Transport, pin: Pin, question: Question, deadline: 
     """Return the explanations by dimension. Raises APIResponseError if one that was asked for is missing."""
 
     def read(reply: wire.Reply) -> dict[str, Explanation]:
-        response = wire.parse(_Response, reply)
+        response = wire.parse(ExplainResponse, reply)
         pin.check(response.fingerprint, reply)
         if missing := set(question.dimensions or ()) - response.explanations.keys():
             raise APIResponseError(f"the reply lacks explanations of {_list(missing)}", request_id=reply.request_id)

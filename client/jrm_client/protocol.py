@@ -7,7 +7,7 @@ JPEG, WebP or PPM (P6) file; inside the ``request`` part of a multipart body it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -286,9 +286,6 @@ class ExplainDone(_Reply):
 
     dimension: str
     explanation: Explanation
-
-
-ExplainEvent: TypeAlias = ExplainDelta | ExplainDone
 
 
 # --- operations and errors --------------------------------------------------------------------------------------------

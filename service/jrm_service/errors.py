@@ -219,7 +219,7 @@ class NonFiniteScore(CandidateError):
 
 
 class DeviceMemoryTaken(CandidateError):
-    """The device has no memory for it now, though it is within a batch's budget: something else took the memory."""
+    """The device has no memory for it now: something else took it, if the candidate is within a batch's budget."""
 
     code = "no_memory"
 

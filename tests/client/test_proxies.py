@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from client.scripted_server import Drop, Reply, ScriptedServer, reward_of
@@ -187,6 +188,7 @@ def test_no_context_of_certificates_for_http(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: Any, **__: Any) -> None:
         pytest.fail("certificates were read")
 
+    monkeypatch.setattr("httpx._transports.default.create_ssl_context", httpx.create_ssl_context)  # not conftest's
     monkeypatch.setattr("ssl.create_default_context", refuse)
     with ScriptedServer() as server:
 

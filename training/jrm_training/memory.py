@@ -111,8 +111,8 @@ def export_bytes(recipe: Recipe, checkpoint: Checkpoint) -> int:
 
 def outline(recipe: Recipe, checkpoint: Checkpoint, tokens: Sequence[int]) -> JointModel:
     """The model of a run on the meta device, its weights in the dtype that layers compute in."""
-    frozen_or_spread = recipe.shard or recipe.lora is not None
-    dtype = torch.bfloat16 if recipe.dtype == "bfloat16" and frozen_or_spread else torch.float32
+    frozen_or_sharded = recipe.shard or recipe.lora is not None
+    dtype = torch.bfloat16 if recipe.dtype == "bfloat16" and frozen_or_sharded else torch.float32
     backbone: Any = empty_model(checkpoint.config)
     with torch.device("meta"):
         heads = RewardHeads(checkpoint.manifest, checkpoint.hidden_size)

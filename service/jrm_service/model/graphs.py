@@ -194,7 +194,7 @@ def find_graphs(language_model: Any, kernel: Kernel | None, device: str, deepsta
             graphs = Graphs(language_model, buffers, _Capture(device))
             if graphs.verify(kernel, deepstack):
                 return graphs
-        logger.warning("graphs on %s: none, their outputs differ from those of their kernels one by one", device)
+        logger.warning("graphs on %s: none, their outputs differ from those of the same kernels run one by one", device)
     except Exception as error:  # recording may raise anything
         logger.warning("graphs on %s: none: %s", device, one_line(error))
     if not is_responsive(device):

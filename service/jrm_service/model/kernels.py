@@ -44,7 +44,7 @@ _TRIAL_SCALE = 0.05  # of hidden states: small compared with what a layer adds, 
 
 @dataclass(frozen=True, slots=True)
 class KernelVariant:
-    """A way to run the functions between the products, such as compiled; ``wrap`` gives each as it is run."""
+    """A way to run the functions between the products, such as compiled; ``wrap`` turns each into what is run."""
 
     name: str
     wrap: Callable[[Any], Any]

@@ -40,7 +40,8 @@ def main() -> None:
         backend.append(_load(load, channel))
     except Exception as error:
         give_up(channel, error)
-    gc.freeze()  # what has been loaded stays, so no later collection, which stops the scoring, needs to look at it
+    gc.collect()  # a layer that was tried and refused must not keep its memory
+    gc.freeze()  # what is left stays, so no later collection, which stops the scoring, needs to look at it
     gc.enable()
     _work(backend[0], batches, channel)
 
@@ -101,6 +102,8 @@ def _load(load: Load, channel: Channel) -> SleepingBackend[Any]:
     model, [backend] = source.load(hashed=load.hashed)
     tokens = 0
     if load.measured:
+        if device.startswith("cuda"):
+            gc.collect()  # what only trials needed would count as taken
         tokens = source.batch_tokens([backend], spared=load.spared, sharing=devices.count(device))
     compile_no_more()
     channel.send(Loaded(model, source.checkpoint.image_spec, source.checkpoint.builder, tokens))

@@ -23,7 +23,7 @@ _ROW_BYTES = {  # mode -> a function from the width to the bytes of a row
 
 
 class Pictures:
-    """Reads the PIL images of one pickle, whose files take no more bytes than the pixels that were incoming."""
+    """Reads the PIL images of one pickle, whose files take no more bytes than the pixels that were sent."""
 
     def __init__(self, *, max_pixels: int) -> None:
         self._max_pixels = max_pixels

@@ -53,7 +53,7 @@ def wires_of(names: Sequence[str], *, normalized: Sequence[str], further_names: 
 
 
 def warn_of_raw_rewards(names: Sequence[str], *, normalized: Sequence[str]) -> None:
-    """Log once that a client assumes rewards between 0 and 1 while raw ones are incoming."""
+    """Log once that a client assumes rewards between 0 and 1 while raw ones are sent."""
     for name in names:
         if name in _ASSUMED and name not in normalized:
             logger.warning(

@@ -117,8 +117,8 @@ def test_two_gigabytes_that_somebody_sends(server, kind):
 
 
 def squares() -> list[bytes]:
-    """15 files of a few kB, each of which decodes to 11 MB."""
-    return [encode(Image.fromarray(np.full((1900, 1900, 3), number, np.uint8))) for number in range(15)]
+    """30 files of a few kB, each of which decodes to 11 MB."""
+    return [encode(Image.fromarray(np.full((1900, 1900, 3), number, np.uint8))) for number in range(30)]
 
 
 @functools.cache

@@ -277,7 +277,7 @@ FAULTS: dict[str, Callable[[int, Path], list[str]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_worker_that_dies_or_stops_once_costs_no_score(fault: str, tmp_path: Path) -> None:
     async def main() -> None:
-        async with batching(2, 3.0) as batcher:
+        async with batching(2, 5.0) as batcher:
             texts = ["a", *FAULTS[fault](0, tmp_path), "b", "c"]
             prepared = candidates(FakePreparer(), texts)
             results = await outcomes(batcher, prepared)

@@ -111,9 +111,8 @@ class Endpoint:
 
 def _answer(reply: httpx.Response) -> Answer:
     try:
-        value = json.loads(
-            reply.content
-        )  # not strictly: an incomplete character at the end of a text is no reason to stop
+        # Not strictly: an incomplete character at the end of a text is no reason to stop.
+        value = json.loads(reply.content)
         choice = value["choices"][0]
         content = choice["message"].get("content")
         if content is None:  # a refusal, or reasoning without an answer

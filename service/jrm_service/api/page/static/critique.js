@@ -122,6 +122,6 @@ function finish(block, boxes, explanation) {
     sentences.push(sentence);
     return h("span", {}, sentence, " ");
   });
-  const note = explanation.status === "truncated" && hint("Cut at the limit of tokens.");
+  const note = explanation.status === "truncated" && hint("Cut off at the token limit.");
   block.replaceChildren(title, h("p", {}, ...sentences), note || "");
 }
