@@ -70,7 +70,7 @@ class Measured:
     not_sent: int
     window: float
     replies: list[Reply]
-    patients: list[PatientRequest]
+    patient_requests: list[PatientRequest]
 
     @property
     def goodput(self) -> float:
@@ -89,12 +89,12 @@ class Measured:
     @property
     def refused(self) -> int:
         """The patient callers' requests that were refused at least once."""
-        return sum(patient.refusals > 0 for patient in self.patients)
+        return sum(patient.refusals > 0 for patient in self.patient_requests)
 
     @property
     def starved(self) -> int:
         """The patient callers' requests that had no scores in the end."""
-        return sum(not patient.scored for patient in self.patients)
+        return sum(not patient.scored for patient in self.patient_requests)
 
 
 def patience(plan: Plan, capacity: float) -> float:
@@ -141,7 +141,7 @@ class _Offering:
     closes: float
     timeout_s: float
     replies: list[Reply] = field(default_factory=list)
-    patients: list[PatientRequest] = field(default_factory=list)
+    patient_requests: list[PatientRequest] = field(default_factory=list)
 
     async def impatient(self, due: float) -> None:
         """Sent once."""
@@ -155,7 +155,7 @@ class _Offering:
             reply = await self.callers.send(group, due=due, timeout_s=gives_up - clock())
             self.replies.append(reply)
             if reply.retry_after is None or clock() + reply.retry_after >= gives_up:
-                self.patients.append(PatientRequest(refusals, reply.status == OK))
+                self.patient_requests.append(PatientRequest(refusals, reply.status == OK))
                 return
             await asyncio.sleep(reply.retry_after)
 
@@ -186,7 +186,7 @@ async def _overload(callers: RawCallers, plan: Plan, capacity: float) -> Measure
     first, last = _from_answer_to_answer(ends, opens, offering.closes)
     inside = [reply for reply in offering.replies if first <= reply.ended < last]
     offered = EDITS * sent / plan.seconds
-    return Measured(plan, capacity, offered, not_sent, last - first, inside, offering.patients)
+    return Measured(plan, capacity, offered, not_sent, last - first, inside, offering.patient_requests)
 
 
 async def measure(url: str, plan: Plan) -> Measured:
@@ -218,7 +218,7 @@ def report(measured: Measured) -> str:
         ["504, share of requests", f"{len(late) / max(1, len(measured.replies)):.3f}", ""],
         ["other answers / none", f"{other}", _goal(other == 0, "0")],
         ["wrong rewards", f"{wrong}", _goal(wrong == 0, "0")],
-        ["patient: refused once or more", f"{measured.refused} of {len(measured.patients)}", ""],
+        ["patient: refused once or more", f"{measured.refused} of {len(measured.patient_requests)}", ""],
         ["patient: no scores in the end", f"{measured.starved}", _goal(measured.starved == 0, "0")],
         ["requests this process did not send", f"{measured.not_sent}", _goal(measured.not_sent == 0, "0")],
     ]

@@ -33,8 +33,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 @functools.cache
-def _context_once(arguments: tuple, _environment: tuple) -> ssl.SSLContext:
-    return httpx.create_ssl_context(*arguments)
+def _default_context(trust_env: bool, _environment: tuple) -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def _ssl_context(*, verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
@@ -43,7 +43,7 @@ def _ssl_context(*, verify: Any = True, cert: Any = None, trust_env: bool = True
     if verify is not True or cert is not None:
         return httpx.create_ssl_context(verify, cert, trust_env)
     named = tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")))
-    return _context_once((verify, cert, trust_env), named)
+    return _default_context(trust_env, named)
 
 
 httpx._transports.default.create_ssl_context = _ssl_context

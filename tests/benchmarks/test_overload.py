@@ -33,5 +33,10 @@ def test_goodput_counts_what_was_scored_in_the_window():
 
 
 def test_a_patient_caller_without_scores_has_starved_however_often_it_came():
-    patients = [PatientRequest(0, True), PatientRequest(2, True), PatientRequest(0, False), PatientRequest(3, False)]
-    assert Measured(PLAN, 50.0, 200.0, 0, 2.0, [], patients).starved == 2
+    patient_requests = [
+        PatientRequest(0, True),
+        PatientRequest(2, True),
+        PatientRequest(0, False),
+        PatientRequest(3, False),
+    ]
+    assert Measured(PLAN, 50.0, 200.0, 0, 2.0, [], patient_requests).starved == 2

@@ -13,16 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from jrm_client.cli import app
-from jrm_service.app import create_app
-from jrm_service.errors import KeysError
 from jrm_service.model import golden_recording
 from jrm_service.model.checkpoint import open_checkpoint
-from jrm_service.settings import Settings
 from support import checkpoints, processes
 from support.cases import each
 
@@ -97,11 +93,6 @@ def test_json_logs_are_json_line_by_line(tmp_path):
 
 
 def test_a_broken_keys_file_is_told_before_anything_starts(tmp_path):
-    (tmp_path / "bytes").write_bytes(b"a\xff\xfe sha256:\0")
-    for path, told in ((tmp_path, "Is a directory"), (tmp_path / "bytes", "not UTF-8")):
-        with pytest.raises(KeysError) as refused:
-            create_app(Settings(backend="fake", api_keys_file=path))
-        assert refused.value.problems[-1].startswith(f"{path}: {told}")
     (tmp_path / "keys").write_text("trainer-a my-password\n")
     run = jrm("serve", "--backend", "fake", "--port", "0", "--api-keys-file", str(tmp_path / "keys"))
     assert run.returncode == 1
@@ -135,6 +126,12 @@ def test_a_failed_self_test_ends_the_server_and_says_by_how_much(tmp_path):
     assert "Traceback" not in run.stderr
 
 
+def test_a_device_that_is_not_there_is_told(tiny_checkpoint):
+    run = jrm("serve", "--port", "0", "--checkpoint", str(tiny_checkpoint), "--device", "cuda:0")
+    assert run.returncode == 1
+    assert "torch sees 0 GPUs here" in run.stderr
+
+
 def test_a_port_that_is_taken_is_told():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -145,8 +142,9 @@ def test_a_port_that_is_taken_is_told():
     assert run.stderr.splitlines()[-1] == f"error: cannot listen on port {port} of 127.0.0.1: Address already in use"
 
 
-def test_what_cannot_be_used_is_told_in_a_line():
+def test_what_cannot_be_used_is_told_in_a_line(tmp_path):
     """No traceback for what a user typed or set."""
+    (tmp_path / "bytes").write_bytes(b"a\xff\xfe sha256:\0")
     strange = os.fsdecode(b"strange\xff")
     settings = [
         (["--port", "http"], "error: port: "),
@@ -162,6 +160,11 @@ def test_what_cannot_be_used_is_told_in_a_line():
         assert run.stderr.splitlines()[-1].startswith(told), run.stderr
         assert isinstance(run.exception, SystemExit), flags
     cases = [
+        (["--host", "nosuchhost.invalid"], {}, "error: the host nosuchhost.invalid has no address here: "),
+        (["--host", "a" * 300], {}, "error: the host aaa"),
+        (["--host", "192.0.2.1"], {}, "error: cannot listen on port 0 of 192.0.2.1: "),
+        (["--api-keys-file", str(tmp_path)], {}, f"error: {tmp_path}: Is a directory"),
+        (["--api-keys-file", str(tmp_path / "bytes")], {}, f"error: {tmp_path}/bytes: not UTF-8"),
         ([], {"JRM_API_KEYS_FILE": strange}, "error: strange"),
         ([], {"JRM_HOST": strange}, "error: host: "),
         ([], {"JRM_" + strange: "1"}, "error: unknown environment variable JRM_strange"),

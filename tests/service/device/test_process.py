@@ -1,6 +1,6 @@
 """Real worker processes: what they answer, what becomes of candidates when they die, and what they leave behind.
 
-The one whose scores are compared loads the bundled checkpoint, the others the fake model, which takes no time.
+Those whose scores or precision matter load the bundled checkpoint, the others the fake model, which takes no time.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def test_what_a_worker_refuses(changes: dict[str, Any], told: str) -> None:
 def test_workers_that_would_score_in_different_precision_are_refused() -> None:
     async def main() -> None:
         loads = [load(0, 2, dtype="float32", measured=False), load(1, 2, dtype="bfloat16", measured=False)]
-        workers = [ProcessWorker(one, start_timeout_s=START_S, module=FAULTY) for one in loads]
+        workers = [ProcessWorker(one, start_timeout_s=START_S) for one in loads]
         with pytest.raises(CheckpointError, match="different precision: cpu in float32, cpu in bfloat16"):
             await load_all(workers)
         assert all(process.lost.done() for process in workers)
@@ -179,7 +179,7 @@ def test_workers_that_would_score_in_different_precision_are_refused() -> None:
 
 def test_a_worker_that_comes_back_in_another_precision_is_refused() -> None:
     async def main() -> None:
-        worker = ProcessWorker(load(measured=False), start_timeout_s=START_S, module=FAULTY)
+        worker = ProcessWorker(load(measured=False), start_timeout_s=START_S)
         [loaded] = await load_all([worker])
         await worker.end()
         worker.expect(replace(loaded.model, description={"precision": "fp8"}))

@@ -185,14 +185,14 @@ def test_answers_of_a_process_that_dies_fail_at_once_and_it_can_be_started_again
 def test_one_that_is_started_again_must_find_the_same_checkpoint(tmp_path: Path) -> None:
     async def main() -> None:
         path = checkpoints.write(tmp_path / "checkpoint", checkpoints.one_pass())
-        explainer = ExplainWorker(opening(checkpoint=str(path)), start_timeout_s=240, module=MODULE)
-        explainer.expect(open_checkpoint(path).fingerprint)
-        manifest = path / "reward" / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"regions": true', '"regions": false'))
-        with pytest.raises(StartFailed) as failed:
+        async with worker(checkpoint=str(path)) as (explainer, opened):
+            explainer.expect(opened.model.fingerprint)
             await explainer.start()
-        assert "the checkpoint has become another" in failed.value.problems[0]
-        await explainer.end()
+            await explainer.end()
+            manifest = path / "reward" / "manifest.json"
+            manifest.write_text(manifest.read_text().replace('"regions": true', '"regions": false'))
+            with pytest.raises(StartFailed, match="the checkpoint has become another"):
+                await explainer.start()
 
     run(main())
 

@@ -74,14 +74,13 @@ class World(Sequence[Group]):
         if self.annotator is not None:
             noise = Random(f"{self._name(index)}/annotator {self.annotator}")  # noqa: S311 - not a secret
 
-        def picture(scene: Scene) -> Image.Image:
-            return draw(scene, plan.side, plan.oversample)
+        def picture(scene: Scene, flaw: flaws.Flaw | None = None) -> Image.Image:
+            image = draw(scene, plan.side, plan.oversample)
+            return image if flaw is None else flaws.apply(image, flaw)
 
         made = tuple(
             Edit(
-                image=picture(planned.edit.scene)
-                if planned.flaw is None
-                else flaws.apply(picture(planned.edit.scene), planned.flaw),
+                image=picture(planned.edit.scene, planned.flaw),
                 labels=_labels(planned.edit, planned.quality, noise),
                 critiques=plan.critiques(planned),
             )
