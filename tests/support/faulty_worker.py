@@ -44,8 +44,7 @@ def load_fake(load: Load, channel: Channel) -> FaultyBackend:
     if load.checkpoint is not None:
         raise CheckpointError([f"{load.checkpoint}: refused for a test"])
     backend = FaultyBackend(load.devices[load.number])
-    precision = "float32" if load.dtype == "auto" else load.dtype
-    model = ServedModel("jrm-fake", "fake", {"device": backend.device, "precision": precision})
+    model = ServedModel("jrm-fake", "fake", {"device": backend.device, "precision": "float32"})
     channel.send(Loaded(model, None, None, DEFAULT_TOKENS))
     return backend
 
