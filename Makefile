@@ -29,7 +29,7 @@ demo: $(VENV)/.service ## score edits of a drawn scene through the SDK and print
 rl-demo: $(VENV)/.train ## train with Flow-GRPO against the service, and save edits from before and after (about 10 minutes)
 	@$(BIN)/python -m examples.flow_grpo.demo $(FLAGS)
 
-test: $(VENV)/.dev ## run the everyday tests (about seven minutes); once set up, they need no network, GPU or model hub
+test: $(VENV)/.dev ## run the everyday tests (about eight minutes); once set up, they need no network, GPU or model hub
 	@$(PYTEST) -m "not heavy" $(ARGS)
 	@echo "Not run: heavy tests (vLLM, a soak, the benchmarks, the base install). make test-all runs everything."
 
